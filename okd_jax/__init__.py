@@ -1,0 +1,1 @@
+"""Online knowledge distillation in JAX and Flax."""

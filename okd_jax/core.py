@@ -1,0 +1,213 @@
+"""The core abstraction: a method maps the outputs of a group to loss terms.
+
+    images --peers--> Outputs --method--> terms --objective--> scalar
+
+This is the only file that the author of a method has to read. Shape letters
+mean the same thing everywhere: P peers, B examples, C classes, D feature
+width, E width of the shared trunk, H and W height and width.
+"""
+
+import dataclasses
+from typing import Any
+
+from flax import linen as nn
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+# One array with a leading peer axis, or one array a peer where shapes differ.
+PerPeer = Array | tuple[Array, ...]
+Variables = dict[str, Any]  # linen: {collection: nested dict of arrays}
+
+
+@struct.dataclass
+class Batch:
+  """A batch of examples.
+
+  Attributes:
+    image: uint8 [B, H, W, c] from a data source; float, augmented and
+      normalised, [B, H, W, c] or with one view a peer [P, B, H, W, c], where a
+      network sees it.
+    label: int32 [B].
+    index: int32 [B], position of the example in its split.
+    mask: bool [B], False on padding. Only evaluation pads.
+  """
+
+  image: Array
+  label: Array
+  index: Array
+  mask: Array
+
+
+@struct.dataclass
+class Context:
+  """What a method may know about the moment it is called.
+
+  Attributes:
+    epoch: float32 scalar, 0-based; whole unless the ramp-up is per step.
+    step: int32 scalar, 0-based.
+    rampup: float32 scalar in [0, 1], weight of ramped distillation terms.
+    key: random key, folded with the step already.
+    train: whether this is a training step.
+  """
+
+  epoch: Array
+  step: Array
+  rampup: Array
+  key: Array
+  train: bool = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class Outputs:
+  """What the networks of a group say about a batch.
+
+  A single network returns the same class without the peer axis.
+
+  Attributes:
+    logits: [P, B, C].
+    features: [P, B, D], the exact vectors that enter the classifiers; a tuple
+      of [B, D_i] where widths differ.
+    maps: one entry a stage, [P, B, H, W, D] each, or a tuple of P arrays.
+    trunk: [B, E], the shared trunk's output averaged over positions; [P, B, E]
+      with one view a peer; None for separate networks.
+    ema: the same from the averaged peers, without gradient.
+    teacher: the same from frozen teachers, without gradient.
+  """
+
+  logits: Array
+  features: PerPeer
+  maps: tuple[PerPeer, ...] = ()
+  trunk: Array | None = None
+  ema: "Outputs | None" = None
+  teacher: "Outputs | None" = None
+
+
+@struct.dataclass
+class MethodOutput:
+  """Loss terms and what the group as a whole predicts.
+
+  Attributes:
+    terms: weighted and unreduced, [Q, B] with Q <= P, or [B].
+    predictions: logits [B, C] of group predictions by name, for example a
+      gated ensemble.
+  """
+
+  terms: dict[str, Array]
+  predictions: dict[str, Array] = struct.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+  """What costs compute or data and so must be asked for.
+
+  Attributes:
+    views: one augmented view per peer instead of one shared view.
+    ema_decay: keep averaged peers and method variables with this decay, and
+      pass the batch through them; None keeps none.
+    teacher: outputs of frozen teachers.
+    held_out: fraction of the training data kept for `Method.refresh`.
+    mean_trunk_gradient: average the branches' gradients where they enter the
+      shared trunk, instead of summing them.
+  """
+
+  views: bool = False
+  ema_decay: float | None = None
+  teacher: bool = False
+  held_out: float = 0.0
+  mean_trunk_gradient: bool = False
+
+
+class Method(nn.Module):
+  """Abstract base of all methods; every subclass is final.
+
+  What is learned (attention, gates, fusion heads) is in `params`; what is
+  remembered (statistics, weights refreshed once an epoch) is in the other
+  collections; hyperparameters are the dataclass fields.
+  """
+
+  @property
+  def needs(self) -> Needs:
+    """What the method needs beyond one pass of the peers."""
+    return Needs()
+
+  @property
+  def leader(self) -> int:
+    """Index of the peer to deploy; negative counts from the last."""
+    return 0
+
+  @property
+  def joint(self) -> bool:
+    """Whether the terms of one peer send gradient into another."""
+    return False
+
+  @property
+  def min_peers(self) -> int:
+    """The smallest group that the method makes sense for."""
+    return 1
+
+  def members(self, num_peers: int) -> tuple[int, ...]:
+    """Peers that form the ensemble, the mean of peers and the diversity."""
+    return tuple(range(num_peers))
+
+  def turns(self, num_peers: int) -> tuple[int | None, ...]:
+    """One update for all peers, (None,), or one after another: (0, 1, ...)."""
+    del num_peers
+    return (None,)
+
+  def refresh(self, logits: Array, labels: Array) -> Variables:
+    """Returns new state from held-out logits [P, N, C] and labels [N].
+
+    Called once at the start of every epoch if `needs.held_out` is positive.
+    The result replaces collections of the method's state by name.
+    """
+    raise NotImplementedError
+
+  def __call__(
+    self, outputs: Outputs, batch: Batch, ctx: Context
+  ) -> MethodOutput:
+    raise NotImplementedError
+
+
+def objective(terms: dict[str, Array]) -> Array:
+  """Sums, over terms and peers, the mean over examples."""
+  return jnp.sum(
+    jnp.stack([jnp.sum(jnp.mean(t, axis=-1)) for t in terms.values()])
+  )
+
+
+def require_peers(name: str, outputs: Outputs, at_least: int) -> None:
+  """Raises ValueError unless the group has enough peers."""
+  num_peers = outputs.logits.shape[0]
+  if num_peers < at_least:
+    raise ValueError(
+      f"method '{name}' got {num_peers} peer(s) and needs at least "
+      f"{at_least}; raise config.peers.num_peers."
+    )
+
+
+class Network(nn.Module):
+  """Abstract base of networks that can be split into a trunk and a tail.
+
+  A network is a sequence of stages and a head. `split` stages form the trunk;
+  the rest and the head form the tail. Variable names are the same in all
+  parts, so the variables of the whole network are the union of those of trunk
+  and tail.
+
+  Attributes:
+    num_classes: C.
+    split: number of stages in the trunk.
+    part: "whole" and "tail" return `Outputs` without the peer axis; "trunk"
+      returns the map that enters the tail.
+    dtype: computation dtype; None is that of parameters and input. Batch
+      statistics and the returned logits are float32 at least.
+  """
+
+  num_classes: int
+  split: int = 3
+  part: str = "whole"
+  dtype: Any = None
+
+  def __call__(self, x: Array, *, train: bool) -> Outputs | Array:
+    raise NotImplementedError

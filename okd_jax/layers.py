@@ -1,0 +1,100 @@
+"""Layers with the conventions of the published code (PyTorch)."""
+
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+# Weight of the old value in running statistics (0.1 in PyTorch's terms).
+MOMENTUM = 0.9
+EPSILON = 1e-5
+
+# U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for linear layers.
+uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def at_least_float32(x: Array) -> Array:
+  """Casts 16-bit floats to float32 and leaves float32 and float64 alone."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation over all axes but the last.
+
+  Differs from `nn.BatchNorm` in the running variance, which takes the unbiased
+  batch variance, n / (n - 1) times the biased one that normalises. n counts
+  the positions of the whole batch over all devices on `axis_name`.
+
+  Attributes:
+    axis_name: mesh axis that the batch is split over, inside `shard_map`.
+      `okd_jax.peers` sets it; leave it None elsewhere.
+    dtype: dtype of the result; None is the input's.
+  """
+
+  axis_name: str | None = None
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x: Array, *, use_running_average: bool) -> Array:
+    width = x.shape[-1]
+    running_mean = self.variable("batch_stats", "mean", jnp.zeros, (width,))
+    running_var = self.variable("batch_stats", "var", jnp.ones, (width,))
+    scale = self.param("scale", nn.initializers.ones, (width,))
+    bias = self.param("bias", nn.initializers.zeros, (width,))
+    wide = at_least_float32(x)
+    if use_running_average:
+      mean, var = running_mean.value, running_var.value
+    else:
+      mean, var = self._batch_statistics(wide, (running_mean, running_var))
+    factor = scale * jax.lax.rsqrt(var + EPSILON)
+    return ((wide - mean) * factor + bias).astype(self.dtype or x.dtype)
+
+  def _batch_statistics(self, x, running):
+    axes = tuple(range(x.ndim - 1))
+    count = x.size // x.shape[-1]
+    axis_name = None if self.is_initializing() else self.axis_name
+    mean = jnp.mean(x, axes)
+    if axis_name is not None:
+      mean = jax.lax.pmean(mean, axis_name)
+      count *= jax.lax.axis_size(axis_name)
+    # Two passes: the mean of squares less the squared mean can go negative.
+    var = jnp.mean(jnp.square(x - mean), axes)
+    if axis_name is not None:
+      var = jax.lax.pmean(var, axis_name)
+    if not self.is_initializing():
+      unbiased = var * (count / max(count - 1, 1))
+      for old, new in zip(running, (mean, unbiased), strict=True):
+        old.value = MOMENTUM * old.value + (1 - MOMENTUM) * new
+    return mean, var
+
+
+class Dropout(nn.Module):
+  """Dropout whose mask belongs to the example's place in the whole batch.
+
+  Results do not depend on how the batch is spread over devices.
+
+  Attributes:
+    rate: probability of dropping a value.
+    axis_name: as in `BatchNorm`.
+  """
+
+  rate: float
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x: Array, *, deterministic: bool) -> Array:
+    if deterministic or self.rate == 0.0:
+      return x
+    slots = jnp.arange(x.shape[0])
+    if self.axis_name is not None and not self.is_initializing():
+      slots += jax.lax.axis_index(self.axis_name) * x.shape[0]
+    key = self.make_rng("dropout")
+    keep = jax.vmap(
+      lambda slot: jax.random.bernoulli(
+        jax.random.fold_in(key, slot), 1 - self.rate, x.shape[1:]
+      )
+    )(slots)
+    return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
