@@ -92,10 +92,13 @@ class MethodOutput:
     terms: weighted and unreduced, [Q, B] with Q <= P, or [B].
     predictions: logits [B, C] of group predictions by name, for example a
       gated ensemble.
+    summaries: small arrays worth a look, averaged over examples, for example
+      how much the peers attend to each other [P, P].
   """
 
   terms: dict[str, Array]
   predictions: dict[str, Array] = struct.field(default_factory=dict)
+  summaries: dict[str, Array] = struct.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,73 @@
+"""The device mesh: axes `data` for the batch and `peer` for the networks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+DATA = "data"
+PEER = "peer"
+
+
+def make_mesh(
+  data: int = -1,
+  peer: int = 1,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """Arranges devices as `data` x `peer`.
+
+  Args:
+    data: size of the data axis; -1 takes every device that `peer` leaves.
+    peer: size of the peer axis. It must divide the number of peers.
+    devices: devices to use; all by default. With explicit sizes, the first
+      `data * peer` of them.
+
+  Returns:
+    A mesh whose axes are partitioned by the compiler outside `shard_map`.
+
+  Raises:
+    ValueError: if the sizes do not fit the devices.
+  """
+  available = list(jax.devices() if devices is None else devices)
+  if peer < 1 or (data < 1 and data != -1):
+    raise ValueError(
+      f"config.mesh.data={data} and config.mesh.peer={peer} must be positive; "
+      "data=-1 takes all devices that are left."
+    )
+  if data == -1:
+    if len(available) % peer:
+      raise ValueError(
+        f"config.mesh.peer={peer} must divide the number of devices, "
+        f"{len(available)}; choose another, or set config.mesh.data too."
+      )
+    data = len(available) // peer
+  if data * peer > len(available):
+    raise ValueError(
+      f"config.mesh.data={data} times config.mesh.peer={peer} is more than "
+      f"the {len(available)} device(s) here; lower one of them."
+    )
+  grid = np.asarray(available[: data * peer]).reshape(data, peer)
+  return Mesh(grid, (DATA, PEER), axis_types=(AxisType.Auto,) * 2)
+
+
+def shardings(mesh: Mesh, specs: Any) -> Any:
+  """Turns a tree of partition specs into a tree of shardings."""
+  return jax.tree.map(
+    lambda spec: NamedSharding(mesh, spec),
+    specs,
+    is_leaf=lambda leaf: isinstance(leaf, PartitionSpec),
+  )
+
+
+def place(tree: Any, sharding: Any) -> Any:
+  """Puts host values that every process holds on the devices of a mesh."""
+
+  def put(value: Any, where: NamedSharding) -> jax.Array:
+    host = np.asarray(value)
+    return jax.make_array_from_callback(
+      host.shape, where, lambda index: host[index]
+    )
+
+  return jax.tree.map(put, tree, sharding)

@@ -1,0 +1,97 @@
+"""OKDDip: online knowledge distillation with diverse peers."""
+
+from typing import Any
+
+from flax import linen as nn
+import jax.numpy as jnp
+
+from okd_jax import core, layers, losses
+
+
+class Method(core.Method):
+  """Peers learn from attention over each other, the leader from all of them.
+
+  Chen et al., "Online Knowledge Distillation with Diverse Peers", AAAI 2020.
+  All peers but the last are auxiliary: each gets its own target, the others'
+  and its own predictions weighted by attention between projected features. The
+  last is the group leader; its target is the plain mean of the auxiliary
+  peers. The defaults are those of the authors' code: targets are means of
+  logits, and gradient flows through them, which is what trains the attention.
+
+  Attributes:
+    temperature: of both distillation levels.
+    kd_weight: of both distillation levels, before the ramp-up.
+    eps: added to softened target probabilities.
+    aggregate: "logits" averages logits, "probs" averages softened
+      probabilities as the paper has it.
+    stop_gradient: treat targets as constants; the attention then learns
+      nothing.
+    with_leader: False makes every peer auxiliary, for ensembles.
+  """
+
+  temperature: float = 3.0
+  kd_weight: float = 1.0
+  eps: float = 1e-7
+  aggregate: str = "logits"
+  stop_gradient: bool = False
+  with_leader: bool = True
+
+  @property
+  def leader(self):
+    return -1 if self.with_leader else 0
+
+  @property
+  def joint(self):
+    return not self.stop_gradient
+
+  @property
+  def min_peers(self):
+    return 3 if self.with_leader else 2
+
+  def members(self, num_peers):
+    return tuple(range(num_peers - self.with_leader))
+
+  @nn.compact
+  def __call__(self, outputs, batch, ctx):
+    core.require_peers("okddip", outputs, self.min_peers)
+    num_auxiliary = len(self.members(outputs.logits.shape[0]))
+    auxiliary = outputs.features[:num_auxiliary]
+    width = max(1, min(f.shape[-1] for f in auxiliary) // 8)
+    queries = _project(auxiliary, width, "query")
+    keys = _project(auxiliary, width, "key")
+    terms = losses.okddip(
+      outputs.logits[:num_auxiliary],
+      outputs.logits[-1] if self.with_leader else None,
+      queries,
+      keys,
+      batch.label,
+      temperature=self.temperature,
+      kd_weight=self.kd_weight * ctx.rampup,
+      eps=self.eps,
+      aggregate=self.aggregate,
+      stop_gradient=self.stop_gradient,
+    )
+    attention = losses.peer_attention(queries, keys)
+    return core.MethodOutput(
+      terms, summaries={"attention": jnp.mean(attention, 1)}
+    )
+
+
+def _project(features: core.PerPeer, width: int, name: str) -> Any:
+  """Projects features to `width`; peers of equal width share the weights."""
+
+  def dense(suffix=""):
+    return nn.Dense(
+      width,
+      use_bias=False,
+      kernel_init=layers.uniform_fan_in,
+      precision="highest",
+      name=name + suffix,
+    )
+
+  if not isinstance(features, tuple):
+    return dense()(features)
+  by_width = {
+    size: dense(f"_{size}") for size in {f.shape[-1]: None for f in features}
+  }
+  return jnp.stack([by_width[f.shape[-1]](f) for f in features])

@@ -1,0 +1,96 @@
+"""The optimiser: SGD with coupled weight decay, settings by path prefix."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+
+from okd_jax import schedules
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Sgd:
+  """SGD with momentum, as in PyTorch, and a multi-step schedule by epoch.
+
+  One update is `d = g + wd p; v = m v + d; p = p - lr (d + m v)` with Nesterov
+  momentum and `p = p - lr v` without.
+
+  Attributes:
+    learning_rate: at the start.
+    momentum: m.
+    nesterov: look ahead by one step.
+    weight_decay: wd, coupled L2 on all parameters.
+    drops: where the rate drops, as fractions of the epochs.
+    factor: what it is multiplied with at every drop.
+  """
+
+  learning_rate: float = 0.1
+  momentum: float = 0.9
+  nesterov: bool = True
+  weight_decay: float = 5e-4
+  drops: tuple[float, ...] = (0.5, 0.75)
+  factor: float = 0.1
+
+  def rate(self, epoch: Array, epochs: int) -> Array:
+    """The learning rate in a 0-based epoch of a run of `epochs`."""
+    return schedules.multistep(
+      epoch,
+      base=self.learning_rate,
+      drops=tuple(round(fraction * epochs) for fraction in self.drops),
+      factor=self.factor,
+    )
+
+
+def make(
+  settings: Sgd, overrides: Mapping[str, Mapping[str, float]] | None = None
+) -> optax.GradientTransformationExtraArgs:
+  """Builds the optimiser.
+
+  Args:
+    settings: for all parameters.
+    overrides: settings to replace by path prefix, for example
+      `{"method/fusion": {"weight_decay": 1e-5}}`. The first prefix that fits a
+      parameter counts.
+
+  Returns:
+    A transformation whose update takes the learning rate as the keyword
+    argument `learning_rate`, so that it keeps no step count of its own.
+  """
+  if not overrides:
+    return _sgd(settings)
+  groups = {"": _sgd(settings)}
+  for prefix, changes in overrides.items():
+    groups[prefix] = _sgd(dataclasses.replace(settings, **changes))
+  return optax.with_extra_args_support(
+    optax.multi_transform(groups, _labels(tuple(overrides)))
+  )
+
+
+def _labels(prefixes: tuple[str, ...]) -> Callable[[Any], Any]:
+  def label(path, _):
+    name = "/".join(str(entry.key) for entry in path)
+    return next((p for p in prefixes if name.startswith(p)), "")
+
+  return lambda params: jax.tree_util.tree_map_with_path(label, params)
+
+
+def _sgd(settings: Sgd) -> optax.GradientTransformationExtraArgs:
+  return optax.chain(
+    optax.add_decayed_weights(settings.weight_decay),
+    optax.trace(settings.momentum, nesterov=settings.nesterov),
+    _scale_by_rate(),
+  )
+
+
+def _scale_by_rate() -> optax.GradientTransformationExtraArgs:
+  def update(updates, state, params=None, *, learning_rate, **extra):
+    del params, extra
+    return jax.tree.map(lambda u: -learning_rate * u, updates), state
+
+  return optax.GradientTransformationExtraArgs(
+    lambda params: optax.EmptyState(), update
+  )
