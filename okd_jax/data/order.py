@@ -1,0 +1,85 @@
+"""The order of training examples: a function of seed, step and batch size.
+
+Batches are consecutive slices of the concatenated permutations of the epochs,
+so every example is seen once an epoch and every batch is full.
+"""
+
+import functools
+
+import numpy as np
+
+
+def _shuffled(count: int, key: tuple[int, int]) -> np.ndarray:
+  # NumPy guarantees the raw stream of a bit generator, but not the results of
+  # Generator.permutation, across releases; a resumed run must not depend on it.
+  draws = np.random.Philox(key=np.asarray(key, np.uint64)).random_raw(count)
+  return np.argsort(draws, kind="stable").astype(np.int32)
+
+
+@functools.lru_cache(maxsize=4)
+def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+  """Returns the order of one epoch, int32 [num_examples], read-only."""
+  if seed < 0:
+    raise ValueError(f"seed={seed} must not be negative; choose another.")
+  order = _shuffled(num_examples, (seed, epoch))
+  order.flags.writeable = False
+  return order
+
+
+def indices(
+  seed: int, step: int, batch_size: int, num_examples: int
+) -> np.ndarray:
+  """Returns the examples of one training batch.
+
+  Args:
+    seed: of the run, not negative.
+    step: global step, 0-based.
+    batch_size: B; may exceed `num_examples`.
+    num_examples: size of the training set.
+
+  Returns:
+    int32 [B], each in [0, num_examples).
+  """
+  parts = []
+  start, stop = step * batch_size, (step + 1) * batch_size
+  while start < stop:
+    epoch, offset = divmod(start, num_examples)
+    part = permutation(seed, epoch, num_examples)[
+      offset : offset + stop - start
+    ]
+    parts.append(part)
+    start += len(part)
+  return np.concatenate(parts)
+
+
+def stratified(
+  labels: np.ndarray, count: int, purpose: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Divides examples in two, each class in proportion.
+
+  The choice does not depend on the seed of a run, and a smaller choice from a
+  balanced set lies within a larger one.
+
+  Args:
+    labels: int [N].
+    count: number of examples to choose, at most N.
+    purpose: a number that makes choices for different purposes independent.
+
+  Returns:
+    Positions of the chosen examples and of the rest, each in rising order.
+  """
+  classes, sizes = np.unique(labels, return_counts=True)
+  share = sizes * (count / len(labels))
+  quota = np.floor(share).astype(int)
+  # Largest remainder; the stable sort gives ties to the lower class.
+  largest = np.argsort(quota - share, kind="stable")[: count - quota.sum()]
+  quota[largest] += 1
+  chosen = np.zeros(len(labels), bool)
+  for label, take in zip(classes, quota, strict=True):
+    members = np.flatnonzero(labels == label)
+    order = _shuffled(len(members), (purpose, int(label)))
+    chosen[members[order[:take]]] = True
+  return (
+    np.flatnonzero(chosen).astype(np.int32),
+    np.flatnonzero(~chosen).astype(np.int32),
+  )
