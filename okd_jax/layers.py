@@ -15,10 +15,51 @@ EPSILON = 1e-5
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for linear layers.
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
+# N(0, 2 / (k * k * channels)); "normal" is not truncated here.
+he_fan_out = nn.initializers.variance_scaling(2, "fan_out", "normal")
+he_fan_in = nn.initializers.variance_scaling(2, "fan_in", "normal")
+
 
 def at_least_float32(x: Array) -> Array:
   """Casts 16-bit floats to float32 and leaves float32 and float64 alone."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def uniform_bias(fan_in: int) -> nn.initializers.Initializer:
+  """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)) of a linear layer's bias."""
+  bound = fan_in**-0.5
+
+  def init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init
+
+
+def conv(
+  features: int,
+  size: int,
+  stride: int = 1,
+  *,
+  kernel_init: nn.initializers.Initializer = he_fan_out,
+  use_bias: bool = False,
+  dtype: Any = None,
+  name: str,
+) -> nn.Conv:
+  """Square convolution that keeps the size at stride 1.
+
+  Pads size // 2 on every side at any stride, where "SAME" would pad the right
+  and bottom alone at stride 2.
+  """
+  return nn.Conv(
+    features,
+    (size, size),
+    strides=stride,
+    padding=size // 2,
+    use_bias=use_bias,
+    kernel_init=kernel_init,
+    dtype=dtype,
+    name=name,
+  )
 
 
 class BatchNorm(nn.Module):

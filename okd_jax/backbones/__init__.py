@@ -1,0 +1,90 @@
+"""Networks by name.
+
+A family is a module of this package; a network is a `functools.partial` in it,
+under the network's name, that fixes what makes the network and leaves its
+options open. What is defined there is found here: there is no table to edit.
+
+Submodules are named so that the natural order of their names is the order in
+which they run, with "stem" first and "head" last; `okd_jax.interop` relies on
+it.
+"""
+
+import dataclasses
+import difflib
+import functools
+import importlib
+import pkgutil
+from typing import Any
+
+from okd_jax import core
+from okd_jax.backbones.count import count_multiply_adds as count_multiply_adds
+from okd_jax.backbones.count import count_parameters as count_parameters
+
+
+def names() -> tuple[str, ...]:
+  """Names of the networks that `make` builds, sorted."""
+  return tuple(sorted(_networks()))
+
+
+def make(name: str, num_classes: int, **options: Any) -> core.Network:
+  """Builds a network.
+
+  Args:
+    name: one of `names()`.
+    num_classes: C.
+    **options: `split`, `part`, `dtype` (see `core.Network`) and, for VGG,
+      `dropout`.
+
+  Returns:
+    The network, a linen module.
+
+  Raises:
+    ValueError: if the name or an option is unknown or a value is not legal.
+  """
+  networks = _networks()
+  if name not in networks:
+    raise ValueError(
+      f"network {name!r} is unknown{_suggest(name, networks)}; available: "
+      f"{', '.join(sorted(networks))}."
+    )
+  network = networks[name]
+  allowed = _options(network)
+  for option in options:
+    if option not in allowed:
+      raise ValueError(
+        f"network '{name}' has no option {option!r}"
+        f"{_suggest(option, allowed)}; options: {', '.join(sorted(allowed))}."
+      )
+  if num_classes < 1:
+    raise ValueError(f"num_classes={num_classes} must be at least 1.")
+  net = network(num_classes, **options)
+  net.check()
+  return net
+
+
+def _networks() -> dict[str, functools.partial[core.Network]]:
+  modules = (
+    importlib.import_module(f"{__name__}.{module.name}")
+    for module in pkgutil.iter_modules(__path__)
+  )
+  return {
+    name: value
+    for module in modules
+    for name, value in vars(module).items()
+    if not name.startswith("_")
+    and isinstance(value, functools.partial)
+    and isinstance(value.func, type)
+    and issubclass(value.func, core.Network)
+  }
+
+
+def _options(network: functools.partial[core.Network]) -> set[str]:
+  family: Any = network.func
+  fields = {field.name for field in dataclasses.fields(family)}
+  fixed = {"num_classes", "parent", "name", *network.keywords}
+  return fields - fixed
+
+
+def _suggest(name, known) -> str:
+  close = difflib.get_close_matches(name, known, n=1)
+  return f" (did you mean '{close[0]}'?)" if close else ""

@@ -1,0 +1,75 @@
+"""Parameters and multiply-adds of a network, without compiling it."""
+
+import math
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def count_parameters(params: Any) -> int:
+  """Number of scalars in a tree of arrays or of their shapes."""
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def count_multiply_adds(net: nn.Module, input_shape: tuple[int, ...]) -> int:
+  """Multiply-adds of the convolutions and linear layers for one image.
+
+  Counts in the traced program of the forward pass in evaluation mode, so it
+  works for any linen module called as `net(x, train=False)`. Pooling,
+  normalisation and activations are not counted.
+
+  Args:
+    net: the network, or one part of it.
+    input_shape: shape of one image, or of one map for a tail: [H, W, c].
+
+  Returns:
+    The number of multiply-adds.
+  """
+  x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+
+  def forward(x):
+    key = jax.random.key(0)
+    return net.init_with_output({"params": key}, x, train=False)[0]
+
+  return _count(jax.make_jaxpr(forward)(x))
+
+
+def _count(jaxpr) -> int:
+  total = 0
+  for eqn in jaxpr.eqns:
+    if eqn.primitive.name == "conv_general_dilated":
+      total += _count_conv(eqn)
+    elif eqn.primitive.name == "dot_general":
+      total += _count_dot(eqn)
+    elif eqn.primitive.name == "cond":
+      total += max(_count(branch) for branch in eqn.params["branches"])
+    else:
+      repeats = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+      for inner in jax.tree.leaves(
+        list(eqn.params.values()), is_leaf=_has_equations
+      ):
+        total += repeats * _count(inner) if _has_equations(inner) else 0
+  return total
+
+
+def _has_equations(value) -> bool:
+  return hasattr(value, "eqns")
+
+
+def _count_conv(eqn) -> int:
+  # The kernel's input channels are those of one group already.
+  kernel = eqn.invars[1].aval.shape
+  channels = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+  per_output = math.prod(kernel) // channels
+  per_output //= eqn.params["batch_group_count"]
+  return math.prod(eqn.outvars[0].aval.shape) * per_output
+
+
+def _count_dot(eqn) -> int:
+  (contracted, _), _ = eqn.params["dimension_numbers"]
+  lhs = eqn.invars[0].aval.shape
+  return math.prod(eqn.outvars[0].aval.shape) * math.prod(
+    lhs[axis] for axis in contracted
+  )

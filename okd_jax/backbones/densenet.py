@@ -1,0 +1,99 @@
+"""Densely connected networks for small images.
+
+Huang et al., `Densely Connected Convolutional Networks
+<https://arxiv.org/abs/1608.06993>`_, 2017: DenseNet-BC.
+"""
+
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from okd_jax import core, layers
+
+Array = jax.Array
+
+
+class DenseLayer(nn.Module):
+  """Appends `growth` channels, computed through a bottleneck, to its input."""
+
+  growth: int
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    y = x
+    shapes = ((4 * self.growth, 1), (self.growth, 3))
+    for i, (width, size) in enumerate(shapes, 1):
+      y = bn_relu(y, train=train, dtype=self.dtype, name=f"bn{i}")
+      y = _conv(width, size, dtype=self.dtype, name=f"conv{i}")(y)
+    return jnp.concatenate([x.astype(y.dtype), y], axis=-1)
+
+
+class Transition(nn.Module):
+  """Halves channels, height and width."""
+
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    x = bn_relu(x, train=train, dtype=self.dtype, name="bn")
+    x = _conv(x.shape[-1] // 2, 1, dtype=self.dtype, name="conv")(x)
+    return nn.avg_pool(x, (2, 2), (2, 2))
+
+
+class DenseNet(core.Network, kw_only=True):
+  """Dense blocks with transitions between them.
+
+  A transition belongs to the stage of the block before it. By default the
+  branches of a split network own the last block. `split=3` shares all blocks,
+  as OKDDip's code does: branches own the last batch norm and the classifier.
+
+  Attributes:
+    blocks: number of layers of each dense block.
+    growth: channels that a layer adds. The stem has twice as many.
+  """
+
+  blocks: tuple[int, ...]
+  growth: int
+  split: int = 2
+
+  @property
+  def num_stages(self) -> int:
+    return len(self.blocks)
+
+  def stage(self, number: int, x: Array, train: bool) -> Array:
+    if number == 1:
+      x = _conv(2 * self.growth, 3, dtype=self.dtype, name="stem")(x)
+    for i in range(self.blocks[number - 1]):
+      x = DenseLayer(
+        self.growth, dtype=self.dtype, name=f"stage{number}_layer{i}"
+      )(x, train)
+    if number < self.num_stages:
+      x = Transition(dtype=self.dtype, name=f"stage{number}_transition")(
+        x, train
+      )
+    return x
+
+  def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
+    x = bn_relu(x, train=train, dtype=self.dtype, name="head_bn")
+    features = jnp.mean(x, (1, 2))
+    logits = nn.Dense(
+      self.num_classes,
+      kernel_init=layers.uniform_fan_in,
+      dtype=self.dtype,
+      name="head_linear",
+    )(features)
+    return x, features, logits
+
+
+def bn_relu(x, *, train, dtype, name) -> Array:
+  """Batch normalisation and ReLU."""
+  bn = layers.BatchNorm(dtype=dtype, name=name)
+  return nn.relu(bn(x, use_running_average=not train))
+
+
+_conv = functools.partial(layers.conv, kernel_init=layers.he_fan_in)
+
+densenet40_12 = functools.partial(DenseNet, blocks=(6, 6, 6), growth=12)

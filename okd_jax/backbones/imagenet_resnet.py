@@ -1,0 +1,32 @@
+"""Residual networks for ImageNet.
+
+He et al., `Deep Residual Learning for Image Recognition
+<https://arxiv.org/abs/1512.03385>`_, 2016, table 1.
+"""
+
+import functools
+
+from flax import linen as nn
+import jax
+
+from okd_jax.backbones import resnet
+
+Array = jax.Array
+
+
+class ImageNetResNet(resnet.ResNet):
+  """Residual network whose stem shrinks height and width by four."""
+
+  split: int = 3
+
+  def stem(self, x: Array, train: bool) -> Array:
+    x = resnet.conv_bn(x, 64, 7, 2, train=train, dtype=self.dtype, name="stem")
+    return nn.max_pool(nn.relu(x), (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+
+_basic = functools.partial(
+  ImageNetResNet, widths=(64, 128, 256, 512), inner_widths=None
+)
+
+resnet18 = functools.partial(_basic, blocks=(2, 2, 2, 2))
+resnet34 = functools.partial(_basic, blocks=(3, 4, 6, 3))

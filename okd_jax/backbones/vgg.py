@@ -1,0 +1,75 @@
+"""VGG with batch normalisation for images of 32x32.
+
+Simonyan and Zisserman, `Very Deep Convolutional Networks for Large-Scale Image
+Recognition <https://arxiv.org/abs/1409.1556>`_, 2015, configuration D, with the
+smaller classifier of the online distillation papers.
+"""
+
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from okd_jax import core, layers
+
+Array = jax.Array
+
+
+class VGG(core.Network, kw_only=True):
+  """Groups of 3x3 convolutions, each halved by max-pooling, and an MLP.
+
+  The features are the pooled vector before the MLP. The last map is averaged
+  over positions where the published code flattens it: the same at 32x32, where
+  one position is left.
+
+  Attributes:
+    widths: output channels of the convolutions of each group.
+    hidden: channels of the two hidden layers of the MLP.
+    dropout: rate after each hidden layer of the MLP. OKDDip's code uses 0.5 in
+      branches and 0 in separate networks.
+  """
+
+  widths: tuple[tuple[int, ...], ...]
+  hidden: int
+  split: int = 4
+  dropout: float = 0.0
+
+  @property
+  def num_stages(self) -> int:
+    return len(self.widths)
+
+  def check(self) -> None:
+    super().check()
+    if not 0.0 <= self.dropout < 1.0:
+      raise ValueError(f"dropout={self.dropout} must be in [0, 1).")
+
+  def stage(self, number: int, x: Array, train: bool) -> Array:
+    for i, width in enumerate(self.widths[number - 1]):
+      name = f"stage{number}_conv{i}"
+      x = layers.conv(width, 3, use_bias=True, dtype=self.dtype, name=name)(x)
+      bn = layers.BatchNorm(dtype=self.dtype, name=f"{name}_bn")
+      x = nn.relu(bn(x, use_running_average=not train))
+    return nn.max_pool(x, (2, 2), (2, 2))
+
+  def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
+    features = jnp.mean(x, (1, 2))
+    y = features
+    for i, width in enumerate((self.hidden, self.hidden, self.num_classes)):
+      y = nn.Dense(
+        width,
+        kernel_init=nn.initializers.normal(0.01),
+        dtype=self.dtype,
+        name=f"head_linear{i}",
+      )(y)
+      if i < 2:
+        dropout = layers.Dropout(self.dropout, name=f"head_dropout{i}")
+        y = dropout(nn.relu(y), deterministic=not train)
+    return x, features, y
+
+
+vgg16 = functools.partial(
+  VGG,
+  widths=((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3),
+  hidden=512,
+)
