@@ -65,7 +65,7 @@ def place(tree: Any, sharding: Any) -> Any:
   """Puts host values that every process holds on the devices of a mesh."""
 
   def put(value: Any, where: NamedSharding) -> jax.Array:
-    host = np.asarray(value)
+    host = np.array(value)  # a copy: two leaves may share a buffer
     return jax.make_array_from_callback(
       host.shape, where, lambda index: host[index]
     )

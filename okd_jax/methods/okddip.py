@@ -46,7 +46,7 @@ class Method(core.Method):
 
   @property
   def min_peers(self):
-    return 3 if self.with_leader else 2
+    return 2
 
   def members(self, num_peers):
     return tuple(range(num_peers - self.with_leader))

@@ -1,0 +1,1 @@
+"""Recipes: one a method and data set."""

@@ -1,0 +1,19 @@
+"""OKDDip on CIFAR-10, four ResNet-32 (Chen et al., AAAI 2020).
+
+Published top-1 accuracy in %, ResNet-32: 94.17 +- 0.15 (Wu and Gong, AAAI 2021,
+their own runs, as copied in a public reproduction of their paper). Variants:
+any network of okd_jax.backbones and "branches".
+
+    python main.py --config=configs/okddip_c10.py
+"""
+
+from configs import common
+
+
+def get_config(words: str = ""):
+  config = common.cifar(common.base(), "cifar10")
+  config.method = common.method("okddip")
+  config = common.variant(config, words)
+  if config.peers.net == "vgg16" and config.peers.kind == "branches":
+    config.peers.dropout = 0.5  # as in the authors' code, in branches only
+  return config

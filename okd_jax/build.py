@@ -1,0 +1,149 @@
+"""Builds the parts of a run from its configuration."""
+
+import importlib
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from okd_jax import backbones, config as config_lib, data, mesh as mesh_lib
+from okd_jax.data.info import DataInfo
+from okd_jax.optim import Sgd
+from okd_jax.peers import Branches, Mixed, Peers, Replicas
+from okd_jax.recipe import Recipe
+
+
+def mesh(config: ConfigDict) -> Mesh:
+  """Arranges the devices, and checks that batches and peers divide evenly.
+
+  Raises:
+    ConfigError: naming the sizes that do not fit.
+  """
+  made = mesh_lib.make_mesh(config.mesh.data, config.mesh.peer)
+  shards = made.shape[mesh_lib.DATA]
+  for name in ("batch_size", "eval_batch_size"):
+    if config[name] % shards:
+      raise config_lib.ConfigError(
+        f"config.{name}={config[name]} must be a multiple of the data axis of "
+        f"the mesh ({shards}); change one of them."
+      )
+  return made
+
+
+def source(config: ConfigDict, on: Mesh | None = None) -> data.Source:
+  """Opens the data set.
+
+  Raises:
+    DataError: if it is missing or damaged.
+  """
+  made = data.make(
+    config.data,
+    batch_size=config.batch_size,
+    eval_batch_size=config.eval_batch_size,
+    seed=config.seed,
+    held_out=config_lib.make_method(config).needs.held_out,
+    mesh=on,
+  )
+  if made.train_size < config.batch_size:
+    raise config_lib.ConfigError(
+      f"config.batch_size={config.batch_size} must not exceed the "
+      f"{made.train_size} training examples; lower it."
+    )
+  return made
+
+
+def recipe(
+  config: ConfigDict,
+  info: DataInfo,
+  train_size: int,
+  on: Mesh,
+  teacher: Peers | None = None,
+) -> Recipe:
+  """Puts together everything that stays fixed during a run."""
+  method = config_lib.make_method(config)
+  return Recipe(
+    peers=peers(config, info, on, method.needs.mean_trunk_gradient),
+    method=method,
+    sgd=Sgd(**{**config.optim, "drops": tuple(config.optim.drops)}),
+    info=info,
+    epochs=config.epochs,
+    batch_size=config.batch_size,
+    train_size=train_size,
+    rampup_epochs=config.rampup_epochs,
+    rampup_per_step=config.rampup_per_step,
+    pad_mode=config.pad_mode,
+    teacher=teacher,
+  )
+
+
+def peers(
+  config: ConfigDict, info: DataInfo, on: Mesh, mean_trunk_gradient: bool
+) -> Peers:
+  """Builds the group.
+
+  Raises:
+    ValueError: if networks, kind and mesh do not go together.
+  """
+  names = config.peers.net.split(",")
+  nets = [network(name, config, info) for name in names]
+  mapping = config.peers.mapping
+  if config.peers.kind == "branches":
+    if len(names) > 1:
+      raise config_lib.ConfigError(
+        f"config.peers.net='{config.peers.net}': branches share a trunk, so "
+        "they are of one network; name one, or set config.peers.kind=replicas."
+      )
+    return Branches(
+      nets[0], config.peers.num_peers, on, mapping, mean_trunk_gradient
+    )
+  if len(names) == 1:
+    return Replicas(nets[0], config.peers.num_peers, on, mapping)
+  return Mixed(tuple(Replicas(net, 1, on, mapping) for net in nets))
+
+
+def network(name: str, config: ConfigDict, info: DataInfo) -> nn.Module:
+  """Builds one network: ours by name, or a user's by `module:Class`.
+
+  Raises:
+    ValueError: if the name is unknown or an option is not the network's.
+  """
+  options: dict[str, Any] = {}
+  if config.peers.split:
+    options["split"] = config.peers.split
+  if config.peers.dropout:
+    options["dropout"] = config.peers.dropout
+  if config.precision != "float32":
+    options["dtype"] = jnp.dtype(config.precision)
+  if ":" not in name:
+    return backbones.make(name, info.num_classes, **options)
+  module, _, attribute = name.partition(":")
+  try:
+    made = getattr(importlib.import_module(module), attribute)
+  except (ImportError, AttributeError) as error:
+    raise config_lib.ConfigError(
+      f"config.peers.net='{name}' must name an importable module and a class "
+      f"in it, as module:Class ({error}); check the spelling, and that the "
+      "module is in the working directory or installed."
+    ) from error
+  try:
+    return made(num_classes=info.num_classes, **options)
+  except TypeError as error:
+    raise config_lib.ConfigError(
+      f"config.peers.net='{name}' could not be made with num_classes and "
+      f"{sorted(options) or 'no options'} ({error}); give the class these "
+      "fields."
+    ) from error
+
+
+def check_input_size(recipe: Recipe) -> None:
+  """Traces the networks on the data's image size, without compiling.
+
+  Raises:
+    ValueError: if a network cannot take images of that size.
+  """
+  jax.eval_shape(
+    recipe.peers.init, jax.random.key(0), recipe.example_images()
+  )

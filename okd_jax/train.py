@@ -1,0 +1,284 @@
+"""The training loop: one function, read from top to bottom."""
+
+from collections.abc import Mapping
+import contextlib
+import functools
+import json
+from pathlib import Path
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+
+from okd_jax import (
+  build,
+  config as config_lib,
+  evaluate as evaluate_lib,
+  logs,
+  recipe as recipe_lib,
+  signals,
+  state as state_lib,
+  steps,
+  summary,
+)
+from okd_jax.checkpoint import Checkpoints
+from okd_jax.data import Source
+from okd_jax.dispatch import Dispatch
+from okd_jax.lock import RunLock
+from okd_jax.recipe import Recipe
+from okd_jax.state import TrainState
+
+
+class NotFiniteError(RuntimeError):
+  """A loss term, a gradient or a state that is not a finite number."""
+
+
+class Interrupted(Exception):
+  """The run was asked to stop and has saved its state."""
+
+
+def train(
+  config: ConfigDict, workdir: Path, began: float | None = None
+) -> tuple[TrainState, dict[str, Any]]:
+  """Trains a group, or goes on where an earlier call stopped.
+
+  Args:
+    config: every key of `configs/common.py`, with a method.
+    workdir: gets config.json, metrics, checkpoints and summary.json.
+    began: `time.monotonic()` at the start of the program, for the time to the
+      first step; now by default.
+
+  Returns:
+    The final state and the summary.
+
+  Raises:
+    ConfigError: if the configuration cannot be run, or not in this workdir.
+    DataError: if data are missing or damaged.
+    NotFiniteError: if training diverged; the last good state stays saved.
+    Interrupted: after a signal; the last finished step is saved.
+  """
+  began = time.monotonic() if began is None else began
+  config_lib.check(config)
+  _require_same_run(config, workdir)
+  mesh = build.mesh(config)
+  source = build.source(config, mesh)
+  recipe = build.recipe(config, source.info, source.train_size, mesh)
+  build.check_input_size(recipe)
+
+  with RunLock(workdir), signals.Stop() as stop:
+    _write_config(config, workdir)
+    summary.show_plan(config, recipe, source)
+    checkpoints = Checkpoints(
+      workdir / "checkpoints", config_hash=config_lib.digest(config)
+    )
+    init_key, step_key = recipe_lib.random_key(config.seed)
+    with stop.busy("initialising"):
+      state, step = _initial_or_saved(recipe, checkpoints, init_key)
+    total = recipe.total_steps
+    first_step = step
+    dispatch = Dispatch(recipe, source, state, step_key)
+    eval_fn = jax.jit(functools.partial(steps.eval_step, recipe))
+    saved_at = time.monotonic()
+
+    with (
+      logs.Writer(workdir, resume_step=step or None) as writer,
+      logs.Display(
+        total, recipe.steps_per_epoch, config.method.name
+      ) as display,
+    ):
+      if step == total:
+        display.note(f"This run is finished: {total} steps of {total}.")
+      elif step:
+        display.note(f"Resuming after step {step} of {total}.")
+      while step < total:
+        # Training, up to the next step after which something is due.
+        with stop.busy("compiling") if step == first_step else contextlib.nullcontext():
+          state = _refresh(recipe, eval_fn, source, state, step)
+          last = _next_stop(recipe, config, step, dispatch.most_steps)
+          state, measured = dispatch.run(state, step, last)
+        if step == first_step:
+          display.note(
+            f"First step after {time.monotonic() - began:.1f} s, of which "
+            f"{dispatch.compile_seconds:.1f} s tracing and compiling."
+          )
+        step = last
+
+        # Records.
+        if _due(step, config.log_steps, total):
+          record = check_finite(step, measured)
+          writer.write(step, record)
+          display.update(step, _shown(record), dispatch.images_per_second)
+        if _evaluation_due(recipe, step, config.eval_epochs):
+          with stop.busy("evaluating") if stop.requested else contextlib.nullcontext():
+            figures = evaluate_all(recipe, eval_fn, state, source)
+          writer.write(step, figures, kind="eval")
+          display.evaluated(step, figures)
+
+        # Checkpoints: last, so that what is saved was recorded.
+        checkpoints.check()
+        overdue = time.monotonic() - saved_at > config.checkpoint_secs
+        stopping = stop.agreed()
+        if stopping or step == total or signals.agree(overdue):
+          check_state(step, state)
+          checkpoints.save(step, state, wait=stopping or step == total)
+          saved_at = time.monotonic()
+        if stopping and step < total:
+          raise Interrupted(
+            f"Stopped after step {step} of {total}; the same command goes on."
+          )
+    checkpoints.finish()
+    return state, summary.conclude(config, recipe, workdir, dispatch)
+
+
+def check_finite(step: int, measured: Mapping[str, Any]) -> dict[str, float]:
+  """Turns the measures of a step into named numbers.
+
+  Args:
+    step: for the message.
+    measured: as from `okd_jax.steps.train_step`.
+
+  Returns:
+    `loss`, every term summed over peers, `accuracy` averaged over peers,
+    `learning_rate`, `rampup`, `gradient_norm`, and the method's summaries with
+    one entry an element, such as `attention/0/1`.
+
+  Raises:
+    NotFiniteError: naming term, peer and step.
+  """
+  host = jax.device_get(measured)
+  for name, value in host["terms"].items():
+    bad = np.flatnonzero(~np.isfinite(np.atleast_1d(value)))
+    if len(bad):
+      where = f" of peer {bad[0]}" if np.ndim(value) else ""
+      raise NotFiniteError(
+        f"'{name}'{where} is {np.atleast_1d(value)[bad[0]]} at step {step}. "
+        "Lower config.optim.learning_rate, or look at the images; the last "
+        "checkpoint stands."
+      )
+  if not np.isfinite(host["gradient_norm"]):
+    raise NotFiniteError(
+      f"the gradient's norm is {host['gradient_norm']} at step {step}. Lower "
+      "config.optim.learning_rate; the last checkpoint stands."
+    )
+  terms = {name: float(np.sum(v)) for name, v in host["terms"].items()}
+  record = {"loss": sum(terms.values()), **terms}
+  record["accuracy"] = float(np.mean(host["accuracy"]))
+  for name in ("learning_rate", "rampup", "gradient_norm"):
+    record[name] = float(host[name])
+  for name, value in host["summaries"].items():
+    for index in np.ndindex(value.shape):
+      record["/".join((name, *map(str, index)))] = float(value[index])
+  return record
+
+
+def check_state(step: int, state: TrainState) -> None:
+  """Raises NotFiniteError, naming the array, unless a state is all finite."""
+  finite = _all_finite(state)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(
+    jax.device_get(finite)
+  ):
+    if not np.all(leaf):
+      peers = np.flatnonzero(~np.atleast_1d(leaf))
+      raise NotFiniteError(
+        f"state{jax.tree_util.keystr(path)} is not finite (index {peers[0]} of "
+        f"its first axis) after step {step}, and is not saved. Lower "
+        "config.optim.learning_rate; the last checkpoint stands."
+      )
+
+
+@jax.jit
+def _all_finite(tree: Any) -> Any:
+  """For every leaf, which entries of its first axis are finite."""
+
+  def finite(leaf):
+    return jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))
+
+  return jax.tree.map(finite, tree)
+
+
+def evaluate_all(
+  recipe: Recipe,
+  eval_fn: evaluate_lib.EvalFn,
+  state: TrainState,
+  source: Source,
+) -> dict[str, float]:
+  """Figures for every split there is, named "test/leader/accuracy"."""
+  figures = {}
+  for split in ("test", "validation"):
+    if not len(source.positions[split]):
+      continue
+    batches = functools.partial(source.evaluation, split)
+    measured = evaluate_lib.evaluate(recipe, eval_fn, state, batches)
+    figures |= {f"{split}/{name}": value for name, value in measured.items()}
+  return figures
+
+
+def _require_same_run(config: ConfigDict, workdir: Path) -> None:
+  saved = workdir / "config.json"
+  if saved.exists():
+    config_lib.require_resumable(config, json.loads(saved.read_text()))
+
+
+def _write_config(config: ConfigDict, workdir: Path) -> None:
+  if jax.process_index() == 0:
+    text = json.dumps(config.to_dict(), indent=2) + "\n"
+    (workdir / "config.json").write_text(text)
+
+
+def _initial_or_saved(
+  recipe: Recipe, checkpoints: Checkpoints, key: jax.Array
+) -> tuple[TrainState, int]:
+  if checkpoints.latest_verified() is None:
+    return state_lib.init(recipe, key), 0
+  state, step, _ = checkpoints.restore(state_lib.abstract(recipe, key))
+  return state, step
+
+
+def _shown(record: Mapping[str, float]) -> dict[str, float]:
+  """What fits on a line: the terms, without the method's summaries."""
+  return {name: value for name, value in record.items() if "/" not in name}
+
+
+def _due(step: int, every: int, total: int) -> bool:
+  return step % every == 0 or step == total
+
+
+def _epochs_done(recipe: Recipe, step: int) -> int:
+  return step * recipe.batch_size // recipe.train_size
+
+
+def _evaluation_due(recipe: Recipe, step: int, every: int) -> bool:
+  done = _epochs_done(recipe, step)
+  if step == recipe.total_steps:
+    return True
+  return done > _epochs_done(recipe, step - 1) and done % every == 0
+
+
+def _next_stop(
+  recipe: Recipe, config: ConfigDict, step: int, most_steps: int
+) -> int:
+  """The last step to run before something else has to be done."""
+  epoch_end = recipe.first_step(_epochs_done(recipe, step) + 1)
+  log = (step // config.log_steps + 1) * config.log_steps
+  return min(epoch_end, log, step + most_steps, recipe.total_steps)
+
+
+def _refresh(
+  recipe: Recipe,
+  eval_fn: evaluate_lib.EvalFn,
+  source: Source,
+  state: TrainState,
+  step: int,
+) -> TrainState:
+  """Lets the method look at the held-out data at the start of an epoch."""
+  epoch = _epochs_done(recipe, step)
+  if not recipe.method.needs.held_out or epoch == 0:
+    return state
+  if step != recipe.first_step(epoch):
+    return state
+  logits, labels = evaluate_lib.held_out_logits(recipe, state, source)
+  memory = state.memory["method"] | recipe.method.refresh(logits, labels)
+  return state.replace(memory=state.memory | {"method": memory})
