@@ -115,9 +115,13 @@ def read_state_dict(path: str | pathlib.Path) -> StateDict:
   """
   path = pathlib.Path(path)
   if path.suffix == ".safetensors":
-    from safetensors import numpy as safetensors
+    # Not among the base dependencies.
+    import safetensors.numpy
 
-    return dict(safetensors.load_file(path))
+    try:
+      return dict(safetensors.numpy.load_file(path))
+    except safetensors.SafetensorError as error:
+      raise ValueError(f"{path} cannot be read: {error}") from error
   loaded = torch_archive.read(path)
   if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
     loaded = loaded["state_dict"]

@@ -387,6 +387,10 @@ def test_other_files_are_refused(save, tmp_path):
     interop.read_state_dict(save({"epoch": 3}))
   with pytest.raises(ValueError, match="holds a list"):
     interop.read_state_dict(save([1, 2]))
+  damaged = tmp_path / "damaged.safetensors"
+  damaged.write_bytes(b"not a header at all")
+  with pytest.raises(ValueError, match="damaged.safetensors cannot be read"):
+    interop.read_state_dict(damaged)
   plain = tmp_path / "plain.pt"
   with zipfile.ZipFile(plain, "w") as archive:
     archive.writestr("readme.txt", "nothing")
