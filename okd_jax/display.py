@@ -1,0 +1,208 @@
+"""What a person sees: a live display on a terminal, plain lines elsewhere."""
+
+import datetime
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import rich.box
+import rich.console
+import rich.live
+import rich.progress
+import rich.table
+import rich.text
+
+# Between plain lines within an epoch: often enough to see that it runs.
+_LINE_SECONDS = 10.0
+
+# A figure, or nothing to show: aligned to the right.
+_FIGURE = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( ?(%|[kKMGT]?B|s|M|G))?|-?|nan")
+
+
+class Display:
+  """Context manager that shows how a run goes.
+
+  On a terminal one block is redrawn in place. Elsewhere a line is printed
+  when an epoch begins, at the last step, and in between at most every ten
+  seconds; evaluations and notes always are.
+  """
+
+  def __init__(self, total_steps: int, steps_per_epoch: int, title: str):
+    self._total = total_steps
+    self._per_epoch = steps_per_epoch
+    self._epochs = -(-total_steps // steps_per_epoch)
+    self._title = title
+    self._first: tuple[int, float] | None = None
+    self._printed_epoch = -1
+    self._printed_at = 0.0
+    self._progress, self._terms = "", ""
+    self._evaluations: dict[str, str] = {}
+    self._bar = rich.progress.Progress(
+      rich.progress.BarColumn(), rich.progress.TaskProgressColumn()
+    )
+    self._task = self._bar.add_task(title, total=total_steps)
+    self._live = (
+      rich.live.Live(get_renderable=self._render, refresh_per_second=4)
+      if sys.stdout.isatty()
+      else None
+    )
+
+  def update(
+    self, step: int, metrics: Mapping[str, Any], images_per_second: float
+  ) -> None:
+    """Shows training metrics.
+
+    Args:
+      step: number of finished training steps.
+      metrics: terms of the loss and other scalars by name.
+      images_per_second: measured speed.
+    """
+    now = time.monotonic()
+    epoch = max(0, step - 1) // self._per_epoch
+    self._progress = (
+      f"epoch {epoch + 1}/{self._epochs}  step {step}/{self._total}  "
+      f"{images_per_second:,.0f} images/s  ETA {self._remaining(step, now)}"
+    )
+    self._terms = format_metrics(metrics)
+    if self._live is not None:
+      self._bar.update(self._task, completed=step)
+    elif (
+      epoch != self._printed_epoch
+      or step == self._total
+      or now - self._printed_at >= _LINE_SECONDS
+    ):
+      self._printed_epoch, self._printed_at = epoch, now
+      print(f"{self._progress}  {self._terms}", flush=True)
+
+  def evaluated(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Shows the metrics of an evaluation.
+
+    Args:
+      step: number of finished training steps.
+      metrics: scalars by name, "<split>/<who>/accuracy" and
+        "<split>/diversity"; others are not shown.
+    """
+    splits: dict[str, dict[str, Any]] = {}
+    for name, value in metrics.items():
+      split, _, rest = name.partition("/")
+      if rest.endswith("accuracy") or rest == "diversity":
+        splits.setdefault(split, {})[rest] = value
+    for split, shown in splits.items():
+      text = f"{split} at step {step}: {format_metrics(shown)}"
+      self._evaluations[split] = text
+      if self._live is None:
+        print(text, flush=True)
+
+  def note(self, text: str) -> None:
+    """Prints a line that stays."""
+    if self._live is None:
+      print(text, flush=True)
+    else:
+      self._live.console.print(text, markup=False, highlight=False)
+
+  def _remaining(self, step: int, now: float) -> str:
+    # Counted from the first update: compilation lies before it.
+    if self._first is None or step <= self._first[0]:
+      self._first = (step, now)
+      return "-:--:--"
+    first_step, first_time = self._first
+    pace = (now - first_time) / (step - first_step)
+    return str(datetime.timedelta(seconds=round(pace * (self._total - step))))
+
+  def _render(self) -> rich.console.RenderableType:
+    lines = [self._progress, self._terms, *self._evaluations.values()]
+    return rich.console.Group(
+      rich.text.Text(self._title, style="bold"),
+      self._bar.get_renderable(),
+      *(rich.text.Text(line) for line in lines if line),
+    )
+
+  def __enter__(self) -> "Display":
+    if self._live is None:
+      print(self._title, flush=True)
+    else:
+      self._live.start()
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+  ) -> None:
+    if self._live is not None:
+      self._live.stop()
+
+
+def format_metrics(metrics: Mapping[str, Any]) -> str:
+  """One line of names and values, accuracies in percent.
+
+  Args:
+    metrics: scalars by name; accuracies are fractions.
+
+  Returns:
+    For example "loss 3.214  leader 45.10 %".
+  """
+  parts = []
+  for name, value in metrics.items():
+    if name.split("/")[-1] == "accuracy":
+      who = name.removesuffix("accuracy").removesuffix("/") or "accuracy"
+      parts.append(
+        f"{who.replace('peers_mean', 'peers mean')} {percent(value)}"
+      )
+    else:
+      parts.append(f"{name} {float(value):.4g}")
+  return "  ".join(parts)
+
+
+def percent(fraction: Any) -> str:
+  """A fraction as it is shown: 0.4512 is "45.12 %"."""
+  return f"{100 * float(fraction):.2f} %"
+
+
+def table(
+  title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> None:
+  """Prints a table, with lines on a terminal and as plain text elsewhere.
+
+  Args:
+    title: printed above it.
+    columns: their headings.
+    rows: cells, one a column; shown by `str`. Columns of figures are aligned
+      to the right.
+  """
+  cells = [[str(cell) for cell in row] for row in rows]
+  for row in cells:
+    if len(row) != len(columns):
+      raise ValueError(
+        f"row {row} has {len(row)} cells, the table has {len(columns)} "
+        "columns; give one cell a column."
+      )
+  right = [
+    bool(cells) and all(_FIGURE.fullmatch(row[i]) for row in cells)
+    for i in range(len(columns))
+  ]
+  if sys.stdout.isatty():
+    drawn = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD)
+    for name, figures in zip(columns, right, strict=True):
+      drawn.add_column(name, justify="right" if figures else "left")
+    for row in cells:
+      drawn.add_row(*(rich.text.Text(cell) for cell in row))
+    rich.console.Console().print(drawn)
+    return
+  widths = [
+    max(len(row[i]) for row in [list(columns), *cells])
+    for i in range(len(columns))
+  ]
+  rule = ["-" * width for width in widths]
+  print(f"\n{title}")
+  for row in [list(columns), rule, *cells]:
+    padded = (
+      cell.rjust(width) if figures else cell.ljust(width)
+      for cell, width, figures in zip(row, widths, right, strict=True)
+    )
+    print("  ".join(padded).rstrip())
+  print(flush=True)

@@ -1,0 +1,206 @@
+"""Manifests: what a checkpoint holds, with the checksum of every file.
+
+Orbax 0.12 restores arrays whose files have flipped bits without notice, so a
+step counts as saved only once a manifest with the SHA-256 of its files lies
+beside it, and is used only after those sums have been checked.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+_VERSION = 1
+
+# (path, shape, dtype) of one leaf of a state.
+Leaf = tuple[str, tuple[int, ...], str]
+
+
+class ManifestError(ValueError):
+  """A manifest that is damaged, or of files that are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """What one saved step holds.
+
+  Attributes:
+    step: number of finished training steps.
+    config_hash: of the configuration that saved it; empty if unknown.
+    leaves: path, shape and dtype of every array, in tree order.
+    files: size in bytes and SHA-256 by path relative to the step's directory.
+    extra: what the caller wants back, as JSON values.
+    score: what retention ranks by, higher is better; None ranks nowhere.
+  """
+
+  step: int
+  config_hash: str
+  leaves: tuple[Leaf, ...]
+  files: Mapping[str, tuple[int, str]]
+  extra: Mapping[str, Any]
+  score: float | None
+
+
+def hash_files(directory: Path) -> dict[str, tuple[int, str]]:
+  """Size and SHA-256 of every file under `directory`, by relative path."""
+  files = {}
+  for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+    files[path.relative_to(directory).as_posix()] = _fingerprint(path)
+  return files
+
+
+def _fingerprint(path: Path) -> tuple[int, str]:
+  with path.open("rb") as file:
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return os.fstat(file.fileno()).st_size, digest
+
+
+def check_files(directory: Path, manifest: Manifest) -> None:
+  """Compares every file with its entry.
+
+  Args:
+    directory: of the step.
+    manifest: of the step.
+
+  Raises:
+    ManifestError: naming the first file that is missing, unreadable or not
+      the one that was saved.
+  """
+  for name, (size, digest) in manifest.files.items():
+    path = directory / name
+    try:
+      found_size = path.stat().st_size
+      if found_size != size:
+        raise ManifestError(f"{path} has {found_size} bytes, {size} were saved")
+      if _fingerprint(path)[1] != digest:
+        raise ManifestError(f"{path} is damaged: its SHA-256 has changed")
+    except FileNotFoundError:
+      raise ManifestError(f"{path} is missing") from None
+    except OSError as error:
+      raise ManifestError(f"{path} cannot be read: {error}") from error
+
+
+def compare_leaves(
+  saved: Sequence[Leaf], wanted: Sequence[Leaf], *, limit: int = 5
+) -> list[str]:
+  """Describes the first leaves in which two states differ.
+
+  Args:
+    saved: leaves of the checkpoint.
+    wanted: leaves of the state to fill.
+    limit: how many differences to describe.
+
+  Returns:
+    One line a difference; empty if the states have the same leaves.
+  """
+  have = {path: _describe(shape, dtype) for path, shape, dtype in saved}
+  want = {path: _describe(shape, dtype) for path, shape, dtype in wanted}
+  differences = [
+    f"{path}: saved {have.get(path, 'nothing')}, "
+    f"wanted {want.get(path, 'nothing')}"
+    for path in want | have
+    if have.get(path) != want.get(path)
+  ]
+  more = len(differences) - limit
+  return differences[:limit] + ([f"and {more} more"] if more > 0 else [])
+
+
+def _describe(shape: Sequence[int], dtype: str) -> str:
+  return f"{dtype}[{','.join(map(str, shape))}]"
+
+
+def write(path: Path, manifest: Manifest) -> None:
+  """Writes a manifest so that it is either whole or not there at all."""
+  temporary = path.with_name(path.name + ".tmp")
+  with temporary.open("wb") as file:
+    file.write(_encode({"version": _VERSION, **dataclasses.asdict(manifest)}))
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, path)
+  directory = os.open(path.parent, os.O_RDONLY)
+  try:
+    os.fsync(directory)
+  finally:
+    os.close(directory)
+
+
+def read(path: Path) -> Manifest:
+  """Reads a manifest back.
+
+  Args:
+    path: of the manifest.
+
+  Returns:
+    The manifest, every field of the right type.
+
+  Raises:
+    ManifestError: if it cannot be read, or one bit of it has changed.
+  """
+  try:
+    raw = path.read_bytes()
+    body = json.loads(raw)["manifest"]
+    if body["version"] != _VERSION:
+      raise ManifestError(
+        f"{path} has version {body['version']}, this program reads {_VERSION}"
+      )
+    # Not only the checksum: also bytes that JSON would ignore are compared.
+    if raw != _encode(body):
+      raise ManifestError(f"{path} is damaged: its SHA-256 does not match")
+    return Manifest(
+      step=_integer(body["step"]),
+      config_hash=_text(body["config_hash"]),
+      leaves=tuple(
+        (_text(p), tuple(_integer(n) for n in shape), _text(dtype))
+        for p, shape, dtype in body["leaves"]
+      ),
+      files={
+        _inside(name): (_integer(size), _text(digest))
+        for name, (size, digest) in body["files"].items()
+      },
+      extra=dict(body["extra"]),
+      score=None if body["score"] is None else float(body["score"]),
+    )
+  except ManifestError:
+    raise
+  except FileNotFoundError:
+    raise ManifestError(f"{path} is missing: the save was cut off") from None
+  except OSError as error:
+    raise ManifestError(f"{path} cannot be read: {error}") from error
+  except (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+  ) as error:
+    raise ManifestError(f"{path} is damaged: {error!r}") from error
+
+
+def _encode(body: Mapping[str, Any]) -> bytes:
+  text = json.dumps(body, sort_keys=True, allow_nan=False)
+  digest = hashlib.sha256(text.encode()).hexdigest()
+  content = {"sha256": digest, "manifest": body}
+  return json.dumps(content, indent=1, sort_keys=True).encode()
+
+
+def _integer(value: Any) -> int:
+  if type(value) is not int or value < 0:
+    raise TypeError(f"{value!r} is not a whole number >= 0")
+  return value
+
+
+def _text(value: Any) -> str:
+  if not isinstance(value, str):
+    raise TypeError(f"{value!r} is not a string")
+  return value
+
+
+def _inside(name: str) -> str:
+  path = PurePosixPath(name)
+  if path.is_absolute() or ".." in path.parts:
+    raise ValueError(f"file {name!r} lies outside the checkpoint")
+  return name

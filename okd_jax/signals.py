@@ -1,0 +1,166 @@
+"""Stopping on a signal, after the step that is running.
+
+Python runs signal handlers between bytecodes of the main thread, so not
+while XLA compiles. A watcher thread therefore reads the signals from a pipe.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+# EX_TEMPFAIL: run the same command again.
+EXIT_CODE = 75
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+# Enough to flush a terminal or a file; a reader that hangs must not hold us.
+_FLUSH_SECONDS = 1.0
+
+# A signal to a process group also comes through launchers that pass it on.
+_ECHO_SECONDS = 0.2
+
+
+class Stop:
+  """Context manager that turns the first signal into a request to stop.
+
+  The loop polls `requested` between steps, saves and ends with `EXIT_CODE`.
+  The process ends with that code at once on a second signal, and on the first
+  one inside `busy`, where nothing can be polled. Enter it in the main thread,
+  after `jax.distributed.initialize`, which sets a handler of its own.
+  """
+
+  def __init__(self) -> None:
+    self._lock = threading.Lock()
+    self._requested = False
+    self._received_at = 0.0
+    self._busy: list[str] = []
+    self._restore = contextlib.ExitStack()
+
+  @property
+  def requested(self) -> bool:
+    """Whether a signal has come."""
+    return self._requested
+
+  def agreed(self) -> bool:
+    """Whether a signal has come to any process; all must ask together."""
+    return agree(self._requested)
+
+  @contextlib.contextmanager
+  def busy(self, kind: str) -> Iterator[None]:
+    """Marks work that polls nothing and loses nothing when it is cut off.
+
+    Args:
+      kind: what is going on, for the message: "compiling".
+
+    Yields:
+      None.
+    """
+    with self._lock:
+      self._busy.append(kind)
+    try:
+      yield
+    finally:
+      with self._lock:
+        self._busy.pop()
+
+  def __enter__(self) -> "Stop":
+    with contextlib.ExitStack() as stack:
+      reader, writer = os.pipe()
+      os.set_blocking(writer, False)
+      watcher = threading.Thread(
+        target=self._watch, args=(reader,), name="signals", daemon=True
+      )
+      watcher.start()
+      stack.callback(os.close, reader)
+      stack.callback(watcher.join)
+      # Closing the writing end is what ends the watcher.
+      stack.callback(os.close, writer)
+      previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+      stack.callback(signal.set_wakeup_fd, previous)
+      for number in SIGNALS:
+        handler = signal.signal(number, _leave_to_watcher)
+        # None: a handler that Python did not install and cannot put back.
+        handler = signal.SIG_DFL if handler is None else handler
+        stack.callback(signal.signal, number, handler)
+      self._restore = stack.pop_all()
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+  ) -> None:
+    self._restore.close()
+
+  def _watch(self, reader: int) -> None:
+    while received := os.read(reader, 64):
+      for number in received:
+        if number in SIGNALS:
+          self._receive(signal.Signals(number).name)
+
+  def _receive(self, name: str) -> None:
+    with self._lock:
+      if self._requested:
+        if time.monotonic() - self._received_at < _ECHO_SECONDS:
+          return
+        _exit_now(f"Second signal ({name}): stopping without another save.")
+      if self._busy:
+        _exit_now(
+          f"{name} while {self._busy[-1]}: stopping now, the last save stands."
+        )
+      self._received_at = time.monotonic()
+      self._requested = True
+    _say(f"{name}: stopping after this step. Again to stop at once.")
+
+
+def agree(flag: bool) -> bool:
+  """Whether the flag is set in any process.
+
+  With several processes this is a collective: every process must call it at
+  the same steps, so that all stop at the same one.
+
+  Args:
+    flag: of this process.
+
+  Returns:
+    The same value in every process.
+  """
+  if jax.process_count() == 1:
+    return flag
+  with jax.transfer_guard("allow"):
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def _leave_to_watcher(number: int, frame: FrameType | None) -> None:
+  """Replaces the default action; the watcher does the work."""
+
+
+def _say(text: str) -> None:
+  # Past sys.stderr, whose lock the interrupted main thread may hold.
+  with contextlib.suppress(OSError):
+    os.write(2, f"{text}\n".encode())
+
+
+def _exit_now(text: str) -> None:
+  _say(text)
+  flusher = threading.Thread(target=_flush, daemon=True)
+  flusher.start()
+  flusher.join(_FLUSH_SECONDS)
+  os._exit(EXIT_CODE)
+
+
+def _flush() -> None:
+  with contextlib.suppress(OSError, ValueError):
+    if sys.stdout.isatty():
+      sys.stdout.write("\x1b[?25h")  # a live display has hidden the cursor
+    sys.stdout.flush()
