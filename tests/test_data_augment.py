@@ -44,7 +44,8 @@ def draws(key, view, slot, info):
   """The documented draw of one example: two offsets and the flip."""
   key = jax.random.fold_in(jax.random.fold_in(key, view), slot)
   span = 2 * info.pad + 1
-  return jax.random.randint(key, (3,), 0, jnp.array([span, span, 2])).tolist()
+  bits = np.asarray(jax.random.bits(key, (3,), jnp.uint32))
+  return (bits % np.array([span, span, 2])).tolist()
 
 
 def numpy_augment(image, row, column, flip, info, pad_mode):

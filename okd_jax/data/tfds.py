@@ -6,7 +6,7 @@ A batch is then a function of (seed, step), and resuming decodes nothing twice.
 TensorFlow is imported when a source is made, and never sees a GPU.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from jax.sharding import Mesh
@@ -110,40 +110,40 @@ class TfdsSource(Source):
     )
 
   def batches(self, first_step: int) -> Iterator[core.Batch]:
+    import tensorflow as tf
+
     slots = local_slots(self._mesh, self.batch_size)
     mask = np.ones(len(slots), bool)
 
-    def rows():
-      step = first_step
-      while True:
-        yield self.order(step)[slots], mask
-        step += 1
+    def rows(step):
+      # A generator data set would be simpler, but complains when the program
+      # ends before it does.
+      index = tf.numpy_function(
+        lambda step: self.order(int(step))[slots], [step], tf.int32
+      )
+      return tf.ensure_shape(index, slots.shape), mask
 
-    return self._stream(rows, self._train, self.batch_size)
+    steps = tf.data.Dataset.counter(first_step).map(rows)
+    return self._stream(steps, self._train, self.batch_size)
 
   def evaluation(self, split: str) -> Iterator[core.Batch]:
+    import tensorflow as tf
+
     slots = local_slots(self._mesh, self.eval_batch_size)
-    # Made here because an error inside tf.data would lose its type.
-    batches = [
+    rows = [
       (rows[slots], mask[slots]) for rows, mask in self._evaluation_rows(split)
     ]
+    index, mask = (np.stack(part) for part in zip(*rows, strict=True))
     examples = self._test if split == "test" else self._train
-    return self._stream(lambda: batches, examples, self.eval_batch_size)
+    steps = tf.data.Dataset.from_tensor_slices((index, mask))
+    return self._stream(steps, examples, self.eval_batch_size)
 
-  def _stream(
-    self, rows: Callable, examples: tuple, size: int
-  ) -> Iterator[core.Batch]:
+  def _stream(self, rows, examples: tuple, size: int) -> Iterator[core.Batch]:
+    """Gathers, prefetches and puts on the devices what `rows` asks for."""
     import tensorflow as tf
 
     images, labels = examples
-    dataset = tf.data.Dataset.from_generator(
-      rows,
-      output_signature=(
-        tf.TensorSpec([None], tf.int32),
-        tf.TensorSpec([None], tf.bool),
-      ),
-    )
-    dataset = dataset.map(
+    dataset = rows.map(
       lambda index, mask: (
         tf.gather(images, index),
         tf.gather(labels, index),
