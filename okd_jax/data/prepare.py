@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from okd_jax.data import prepared, readers
 from okd_jax.data.errors import DataError
 
-_PROBE_SECS = 3.0
+_PROBE_SECS = 2.0
 _INSTALL = "pip install 'okd-jax[tfds]'"
 
 
