@@ -144,6 +144,4 @@ def check_input_size(recipe: Recipe) -> None:
   Raises:
     ValueError: if a network cannot take images of that size.
   """
-  jax.eval_shape(
-    recipe.peers.init, jax.random.key(0), recipe.example_images()
-  )
+  jax.eval_shape(recipe.peers.init, jax.random.key(0), recipe.example_images())

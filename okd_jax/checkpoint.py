@@ -5,23 +5,23 @@ A step is an Orbax directory `<step>/` and, written last, a manifest
 not match it, is never used.
 """
 
+from collections.abc import Mapping, Sequence
+from concurrent import futures
 import dataclasses
 import json
 import logging
 import math
 import os
-import shutil
-from collections.abc import Mapping, Sequence
-from concurrent import futures
 from pathlib import Path
+import shutil
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from okd_jax import leaves as leaves_lib
-from okd_jax import manifest as manifest_lib
+from okd_jax import leaves as leaves_lib, manifest as manifest_lib
+from okd_jax.leaves import Named
 from okd_jax.manifest import Leaf, Manifest, ManifestError
 
 _SUFFIX = ".manifest.json"
@@ -61,7 +61,10 @@ class Checkpoints:
     self.directory = Path(directory).absolute()
     self.keep = keep
     self.config_hash = config_hash
-    self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+    self._orbax = ocp.AsyncCheckpointer(
+      # Trained weights shrink by 7 % and take a third longer.
+      ocp.PyTreeCheckpointHandler(use_compression=False)
+    )
     self._worker = futures.ThreadPoolExecutor(1, "checkpoint")
     self._pending: futures.Future[None] | None = None
     self._swept = False
@@ -106,12 +109,13 @@ class Checkpoints:
       step=int(step),
       config_hash=self.config_hash,
       leaves=leaves_lib.describe(leaves),
+      apart=(),
       files={},
       extra=extra,
       score=None if score is None else float(score),
     )
     self._pending = self._worker.submit(
-      self._write, content, dict(leaves_lib.copy(leaves))
+      self._write, content, leaves_lib.copy(leaves)
     )
     if wait:
       self.finish()
@@ -222,17 +226,13 @@ class Checkpoints:
         f"Step {step} cannot be restored: {error}. Leave the step out to use "
         "the newest verified one."
       ) from error
-    plan = {path: leaves_lib.to_orbax(leaf) for path, leaf in wanted}
-    arrays = self._orbax.restore(
+    item, args = leaves_lib.plan(wanted, content.apart)
+    tree = self._orbax.restore(
       self.directory / str(step),
-      args=ocp.args.PyTreeRestore(
-        item={path: empty for path, (empty, _) in plan.items()},
-        restore_args={path: args for path, (_, args) in plan.items()},
-      ),
+      args=ocp.args.PyTreeRestore(item=item, restore_args=args),
     )
     state = jax.tree.unflatten(
-      jax.tree.structure(abstract_state),
-      [leaves_lib.from_orbax(leaf, arrays[path]) for path, leaf in wanted],
+      jax.tree.structure(abstract_state), leaves_lib.unpack(tree, wanted)
     )
     return state, step, dict(content.extra)
 
@@ -275,7 +275,7 @@ class Checkpoints:
         + "\nUse the configuration that saved it, or another workdir."
       )
 
-  def _write(self, content: Manifest, arrays: dict[str, Any]) -> None:
+  def _write(self, content: Manifest, leaves: Sequence[Named]) -> None:
     """Saves one step; runs in the background thread."""
     step, primary = content.step, jax.process_index() == 0
     try:
@@ -284,18 +284,18 @@ class Checkpoints:
       except ManifestError:
         if primary:
           self._delete(step)
+        tree, apart = leaves_lib.pack(leaves)
         self._orbax.save(
-          self.directory / str(step), args=ocp.args.PyTreeSave(arrays)
+          self.directory / str(step), args=ocp.args.PyTreeSave(tree)
         )
         self._orbax.wait_until_finished()
-        files = None
+        files: Mapping[str, tuple[int, str]] = {}
       else:
         self._require_same(saved, content.leaves)
-        files = saved.files
+        apart, files = saved.apart, saved.files
       if primary:
-        if files is None:
-          files = manifest_lib.hash_files(self.directory / str(step))
-        content = dataclasses.replace(content, files=files)
+        files = files or manifest_lib.hash_files(self.directory / str(step))
+        content = dataclasses.replace(content, apart=apart, files=files)
         manifest_lib.write(self._manifest_path(step), content)
         self._retain(step)
     except CheckpointError:

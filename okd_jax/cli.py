@@ -59,7 +59,7 @@ def prepare_jax(*, deterministic: bool = False) -> None:
   if deterministic:
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
-  if jax.config.jax_compilation_cache_dir is None:
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = Path.home() / ".cache" / "okd_jax" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
 

@@ -11,8 +11,7 @@ import dataclasses
 from typing import Any
 
 import chex
-from flax import linen as nn
-from flax import struct
+from flax import linen as nn, struct
 import jax
 import jax.numpy as jnp
 

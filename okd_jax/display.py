@@ -1,10 +1,10 @@
 """What a person sees: a live display on a terminal, plain lines elsewhere."""
 
+from collections.abc import Mapping, Sequence
 import datetime
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 

@@ -4,13 +4,17 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from okd_jax import metrics
 from okd_jax.core import Batch
+from okd_jax.data import Source
 from okd_jax.recipe import Recipe
 from okd_jax.state import TrainState
 
 EvalFn = Callable[[Any, Any, Batch], dict[str, Any]]
+PredictFn = Callable[[Any, Any, Batch], tuple[jax.Array, dict[str, jax.Array]]]
 
 
 def evaluate(
@@ -67,3 +71,18 @@ def _measure(recipe, eval_fn, params, memory, batches):
   count = max(int(total["peers"].count), 1)
   named["diversity"] = float(total["diversity"] / count)
   return named
+
+
+def held_out_logits(
+  predict_fn: PredictFn, state: TrainState, source: Source
+) -> tuple[jax.Array, jax.Array]:
+  """Logits [P, N, C] and labels [N] of the held-out examples, clean images."""
+  logits, labels = [], []
+  for batch in source.evaluation("held_out"):
+    mask = np.asarray(batch.mask)
+    each, _ = predict_fn(state.params, state.memory, batch)
+    logits.append(np.asarray(each)[:, mask])
+    labels.append(np.asarray(batch.label)[mask])
+  return jnp.asarray(np.concatenate(logits, 1)), jnp.asarray(
+    np.concatenate(labels)
+  )

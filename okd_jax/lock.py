@@ -2,8 +2,8 @@
 
 import json
 import os
-import socket
 from pathlib import Path
+import socket
 from types import TracebackType
 
 import filelock

@@ -1,17 +1,16 @@
 """What a run writes down: JSON lines, CSV, TensorBoard, trackers."""
 
+from collections.abc import Mapping, Sequence
 import csv
 import json
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
-from okd_jax.display import Display as Display
-from okd_jax.display import table as table
+from okd_jax.display import Display as Display, table as table
 
 _log = logging.getLogger(__name__)
 

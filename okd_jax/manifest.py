@@ -5,11 +5,11 @@ step counts as saved only once a manifest with the SHA-256 of its files lies
 beside it, and is used only after those sums have been checked.
 """
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,6 +31,7 @@ class Manifest:
     step: number of finished training steps.
     config_hash: of the configuration that saved it; empty if unknown.
     leaves: path, shape and dtype of every array, in tree order.
+    apart: paths of the leaves that are stored as arrays of their own.
     files: size in bytes and SHA-256 by path relative to the step's directory.
     extra: what the caller wants back, as JSON values.
     score: what retention ranks by, higher is better; None ranks nowhere.
@@ -39,6 +40,7 @@ class Manifest:
   step: int
   config_hash: str
   leaves: tuple[Leaf, ...]
+  apart: tuple[str, ...]
   files: Mapping[str, tuple[int, str]]
   extra: Mapping[str, Any]
   score: float | None
@@ -156,6 +158,7 @@ def read(path: Path) -> Manifest:
         (_text(p), tuple(_integer(n) for n in shape), _text(dtype))
         for p, shape, dtype in body["leaves"]
       ),
+      apart=tuple(_text(path) for path in body["apart"]),
       files={
         _inside(name): (_integer(size), _text(digest))
         for name, (size, digest) in body["files"].items()

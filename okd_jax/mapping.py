@@ -60,9 +60,9 @@ def _unstack(tree: Any) -> list[Any]:
       return list(leaf)
     return [jnp.squeeze(x, 0) for x in lax.split(leaf, (1,) * len(leaf))]
 
-  leaves, treedef = jax.tree.flatten(tree)
+  leaves, structure = jax.tree.flatten(tree)
   rows = zip(*(split(leaf) for leaf in leaves), strict=True)
-  return [treedef.unflatten(row) for row in rows]
+  return [jax.tree.unflatten(structure, row) for row in rows]
 
 
 def across_devices(axis_name: str) -> Any:

@@ -35,7 +35,7 @@ class Sgd:
   drops: tuple[float, ...] = (0.5, 0.75)
   factor: float = 0.1
 
-  def rate(self, epoch: Array, epochs: int) -> Array:
+  def rate(self, epoch: Array, epochs: int) -> float | Array:
     """The learning rate in a 0-based epoch of a run of `epochs`."""
     return schedules.multistep(
       epoch,
@@ -46,7 +46,7 @@ class Sgd:
 
 
 def make(
-  settings: Sgd, overrides: Mapping[str, Mapping[str, float]] | None = None
+  settings: Sgd, overrides: Mapping[str, Mapping[str, Any]] | None = None
 ) -> optax.GradientTransformationExtraArgs:
   """Builds the optimiser.
 

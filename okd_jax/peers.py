@@ -23,11 +23,19 @@ from okd_jax.core import Array, Outputs, Variables
 from okd_jax.mapping import across_devices, map_peers, MAPPINGS
 from okd_jax.mesh import DATA, PEER
 
+
 class Peers(abc.ABC):
   """A group of `num_peers` networks that see the same batch."""
 
-  num_peers: int
-  mesh: Mesh
+  @property
+  @abc.abstractmethod
+  def num_peers(self) -> int:
+    """P."""
+
+  @property
+  @abc.abstractmethod
+  def mesh(self) -> Mesh:
+    """The devices."""
 
   @abc.abstractmethod
   def init(self, key: Array, images: Array) -> Variables:
@@ -91,9 +99,10 @@ def _as_outputs(result: Any) -> Outputs:
     outputs = Outputs(logits=result[0], features=result[1])
   else:
     outputs = Outputs(logits=result, features=result)
-  return outputs.replace(
+  return dataclasses.replace(
+    outputs,
     logits=layers.at_least_float32(outputs.logits),
-    features=layers.at_least_float32(outputs.features),
+    features=jax.tree.map(layers.at_least_float32, outputs.features),
   )
 
 
@@ -110,17 +119,18 @@ def _init_stacked(
 ) -> Variables:
   """Compiles the initialisation of one network and runs it for every peer."""
   init = jax.jit(functools.partial(net.init, train=False))
-  each = [
-    init(jax.random.fold_in(key, i), example) for i in range(num_peers)
-  ]
+  each = [init(jax.random.fold_in(key, i), example) for i in range(num_peers)]
+  return _stack(each)
+
+
+@jax.jit
+def _stack(each: list[Variables]) -> Variables:
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
 
 
 def _check(num_peers: int, mesh: Mesh, mapping: str) -> None:
   if num_peers < 1:
-    raise ValueError(
-      f"config.peers.num_peers={num_peers} must be at least 1."
-    )
+    raise ValueError(f"config.peers.num_peers={num_peers} must be at least 1.")
   if num_peers % mesh.shape[PEER]:
     raise ValueError(
       f"config.mesh.peer={mesh.shape[PEER]} must divide "
@@ -259,9 +269,9 @@ class Branches(Peers):
         trunk_keys = jax.vmap(jax.random.fold_in, (0, None))(
           keys, self.num_peers
         )
-        hidden, after = map_peers(
-          through_trunk, self.mapping, (None, 0, 0)
-        )(trunk, images, trunk_keys)
+        hidden, after = map_peers(through_trunk, self.mapping, (None, 0, 0))(
+          trunk, images, trunk_keys
+        )
         after = _in_peer_order(trunk, after, self.num_peers)
       else:
         trunk_key = jax.random.fold_in(key, self.num_peers)
@@ -289,7 +299,7 @@ class Branches(Peers):
         P(PEER),
       ),
     )(trunk, tails, images, key)
-    outputs = outputs.replace(trunk=pooled)
+    outputs = dataclasses.replace(outputs, trunk=pooled)
     if not train:
       return outputs, _without_params(variables)
     return outputs, _join(trunk_after, tails_after)

@@ -76,7 +76,7 @@ class Recipe:
     """The 0-based epoch that a step begins in: examples seen // N."""
     return step * self.batch_size // self.train_size
 
-  def learning_rate(self, step: Array) -> Array:
+  def learning_rate(self, step: Array) -> float | Array:
     """The learning rate of a step."""
     return self.sgd.rate(self.epoch(step), self.epochs)
 
@@ -90,7 +90,7 @@ class Recipe:
     return Context(
       epoch=epoch,
       step=step,
-      rampup=schedules.rampup(epoch, self.rampup_epochs),
+      rampup=jnp.asarray(schedules.rampup(epoch, self.rampup_epochs)),
       key=key,
       train=train,
     )
@@ -116,7 +116,7 @@ class Recipe:
     return jnp.zeros((1, *self.info.image_shape), self.image_dtype)
 
 
-def random_key(seed: int) -> tuple[Array, Array]:
+def random_keys(seed: int) -> tuple[Array, Array]:
   """The keys of a run: of its initial values, and of its steps."""
-  init_key, step_key = jax.random.split(jax.random.key(seed))
-  return init_key, step_key
+  # Programs that draw many arrays compile three times faster with "rbg".
+  return jax.random.key(seed, impl="rbg"), jax.random.key(seed)

@@ -4,18 +4,18 @@ Python runs signal handlers between bytecodes of the main thread, so not
 while XLA compiles. A watcher thread therefore reads the signals from a pipe.
 """
 
+from collections.abc import Iterator
 import contextlib
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
+import numpy as np
 
 # EX_TEMPFAIL: run the same command again.
 EXIT_CODE = 75

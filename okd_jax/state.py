@@ -1,5 +1,6 @@
 """The training state, its initial value, and how it lies on the devices."""
 
+import dataclasses
 from typing import Any
 
 from flax import struct
@@ -81,7 +82,7 @@ def _initial_values(recipe: Recipe, key: Array) -> TrainState:
     step=jnp.zeros((), jnp.int32),
     params=params,
     memory=memory,
-    opt_state=recipe.optimizer.init(params),
+    opt_state=jax.jit(recipe.optimizer.init)(params),
     average=Average(params, memory) if averaged else None,
   )
 
@@ -89,20 +90,27 @@ def _initial_values(recipe: Recipe, key: Array) -> TrainState:
 def shardings(recipe: Recipe, state: TrainState) -> Any:
   """The sharding of every leaf of a state or of its shapes."""
   params, memory = specs(recipe, state.params, state.memory)
-  tree = TrainState(
-    step=P(),
-    params=params,
-    memory=memory,
-    opt_state=optax.tree.map_params(
-      recipe.optimizer,
-      lambda _, spec: spec,
-      state.opt_state,
-      params,
-      transform_non_params=lambda _: P(),
-    ),
-    average=None if state.average is None else Average(params, memory),
+  opt_state = optax.tree.map_params(
+    recipe.optimizer,
+    lambda _, spec: spec,
+    state.opt_state,
+    params,
+    transform_non_params=lambda _: P(),
   )
-  return mesh_lib.shardings(recipe.mesh, tree)
+  average = None if state.average is None else Average(params, memory)
+  return dataclasses.replace(
+    state,
+    **mesh_lib.shardings(
+      recipe.mesh,
+      {
+        "step": P(),
+        "params": params,
+        "memory": memory,
+        "opt_state": opt_state,
+        "average": average,
+      },
+    ),
+  )
 
 
 def specs(recipe: Recipe, params: Any, memory: Any) -> tuple[Any, Any]:
@@ -132,7 +140,7 @@ def outputs_like(recipe: Recipe, peers_variables: Variables) -> Outputs:
     )[0]
 
   outputs = jax.eval_shape(forward, peers_variables)
-  return outputs.replace(ema=outputs, teacher=outputs)
+  return dataclasses.replace(outputs, ema=outputs, teacher=outputs)
 
 
 def _init_method(

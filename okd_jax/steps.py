@@ -1,5 +1,6 @@
 """The training step and the evaluation step: pure functions of arrays."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -47,7 +48,7 @@ def train_step(
     outputs, peers_memory = recipe.peers.apply(
       variables(params, memory, "peers"), images, peers_key, train=True
     )
-    outputs = outputs.replace(ema=averaged, teacher=taught)
+    outputs = dataclasses.replace(outputs, ema=averaged, teacher=taught)
     result, method_memory = recipe.method.apply(
       variables(params, memory, "method"),
       outputs,
@@ -127,10 +128,10 @@ def predict(
     key,
     train=False,
   )
-  result = recipe.method.apply(
+  result: Any = recipe.method.apply(
     variables(params, memory, "method"),
     # Targets are not used here, but a method may ask for them.
-    outputs.replace(ema=outputs, teacher=outputs),
+    dataclasses.replace(outputs, ema=outputs, teacher=outputs),
     batch,
     recipe.context(jnp.zeros((), jnp.int32), key, train=False),
   )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import contextlib
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -74,13 +75,14 @@ def train(
     checkpoints = Checkpoints(
       workdir / "checkpoints", config_hash=config_lib.digest(config)
     )
-    init_key, step_key = recipe_lib.random_key(config.seed)
+    init_key, step_key = recipe_lib.random_keys(config.seed)
     with stop.busy("initialising"):
       state, step = _initial_or_saved(recipe, checkpoints, init_key)
     total = recipe.total_steps
     first_step = step
     dispatch = Dispatch(recipe, source, state, step_key)
     eval_fn = jax.jit(functools.partial(steps.eval_step, recipe))
+    predict_fn = jax.jit(functools.partial(steps.predict, recipe))
     saved_at = time.monotonic()
 
     with (
@@ -95,8 +97,12 @@ def train(
         display.note(f"Resuming after step {step} of {total}.")
       while step < total:
         # Training, up to the next step after which something is due.
-        with stop.busy("compiling") if step == first_step else contextlib.nullcontext():
-          state = _refresh(recipe, eval_fn, source, state, step)
+        with (
+          stop.busy("compiling")
+          if step == first_step
+          else contextlib.nullcontext()
+        ):
+          state = _refresh(recipe, predict_fn, source, state, step)
           last = _next_stop(recipe, config, step, dispatch.most_steps)
           state, measured = dispatch.run(state, step, last)
         if step == first_step:
@@ -112,7 +118,11 @@ def train(
           writer.write(step, record)
           display.update(step, _shown(record), dispatch.images_per_second)
         if _evaluation_due(recipe, step, config.eval_epochs):
-          with stop.busy("evaluating") if stop.requested else contextlib.nullcontext():
+          with (
+            stop.busy("evaluating")
+            if stop.requested
+            else contextlib.nullcontext()
+          ):
             figures = evaluate_all(recipe, eval_fn, state, source)
           writer.write(step, figures, kind="eval")
           display.evaluated(step, figures)
@@ -177,9 +187,7 @@ def check_finite(step: int, measured: Mapping[str, Any]) -> dict[str, float]:
 def check_state(step: int, state: TrainState) -> None:
   """Raises NotFiniteError, naming the array, unless a state is all finite."""
   finite = _all_finite(state)
-  for path, leaf in jax.tree_util.tree_leaves_with_path(
-    jax.device_get(finite)
-  ):
+  for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(finite)):
     if not np.all(leaf):
       peers = np.flatnonzero(~np.atleast_1d(leaf))
       raise NotFiniteError(
@@ -206,7 +214,7 @@ def evaluate_all(
   source: Source,
 ) -> dict[str, float]:
   """Figures for every split there is, named "test/leader/accuracy"."""
-  figures = {}
+  figures: dict[str, float] = {}
   for split in ("test", "validation"):
     if not len(source.positions[split]):
       continue
@@ -235,6 +243,12 @@ def _initial_or_saved(
     return state_lib.init(recipe, key), 0
   state, step, _ = checkpoints.restore(state_lib.abstract(recipe, key))
   return state, step
+
+
+def _unpolled(
+  stop: signals.Stop, kind: str, *, when: bool
+) -> contextlib.AbstractContextManager[None]:
+  return stop.busy(kind) if when else contextlib.nullcontext()
 
 
 def _shown(record: Mapping[str, float]) -> dict[str, float]:
@@ -268,7 +282,7 @@ def _next_stop(
 
 def _refresh(
   recipe: Recipe,
-  eval_fn: evaluate_lib.EvalFn,
+  predict_fn: evaluate_lib.PredictFn,
   source: Source,
   state: TrainState,
   step: int,
@@ -279,6 +293,6 @@ def _refresh(
     return state
   if step != recipe.first_step(epoch):
     return state
-  logits, labels = evaluate_lib.held_out_logits(recipe, state, source)
+  logits, labels = evaluate_lib.held_out_logits(predict_fn, state, source)
   memory = state.memory["method"] | recipe.method.refresh(logits, labels)
-  return state.replace(memory=state.memory | {"method": memory})
+  return dataclasses.replace(state, memory=state.memory | {"method": memory})

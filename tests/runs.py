@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 
-import toys
 from okd_jax import mesh as mesh_lib, state as state_lib, steps
 from okd_jax.recipe import Recipe
+import toys
 
 
 def jitted(recipe: Recipe, state: Any) -> Any:

@@ -3,9 +3,11 @@
 The letters are rows of the reliability table of the README.
 """
 
+from collections import namedtuple
 import json
 import logging
 import os
+from pathlib import Path
 import random
 import resource
 import shutil
@@ -14,19 +16,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections import namedtuple
-from pathlib import Path
 from typing import Any
 
+from flax import struct
+from hypothesis import given, settings, strategies as st
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 import optax
 import pytest
-from flax import struct
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from okd_jax import manifest
 from okd_jax.checkpoint import CheckpointError, Checkpoints
@@ -488,6 +487,7 @@ FUZZ_BASE = {
   "step": 3,
   "config_hash": "",
   "leaves": [["a", [2, 3], "float32"]],
+  "apart": [],
   "files": {"d/0": [10, "00"]},
   "extra": {},
   "score": None,

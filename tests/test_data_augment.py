@@ -6,9 +6,9 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
 
 from okd_jax import data
 from okd_jax.data.info import KNOWN

@@ -2,8 +2,8 @@
 
 import jax
 import numpy as np
-import pytest
 from PIL import Image
+import pytest
 
 from okd_jax import data
 from okd_jax.data import folder

@@ -15,8 +15,8 @@ import textwrap
 
 import jax
 import numpy as np
-import pytest
 from PIL import Image
+import pytest
 
 from okd_jax import data
 from okd_jax.data import prepare, prepared, readers, records, tfds

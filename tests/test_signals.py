@@ -3,16 +3,16 @@
 The letters are rows of the reliability table of the README.
 """
 
+from collections.abc import Iterator
 import contextlib
 import json
 import os
+from pathlib import Path
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 

@@ -17,8 +17,10 @@ import pkgutil
 from typing import Any
 
 from okd_jax import core
-from okd_jax.backbones.count import count_multiply_adds as count_multiply_adds
-from okd_jax.backbones.count import count_parameters as count_parameters
+from okd_jax.backbones.count import (
+  count_multiply_adds as count_multiply_adds,
+  count_parameters as count_parameters,
+)
 
 
 def names() -> tuple[str, ...]:

@@ -8,14 +8,14 @@ import dataclasses
 import difflib
 from typing import Any
 
-import numpy as np
 from jax.sharding import Mesh
+import numpy as np
 
 from okd_jax.data import folder, memory, prepare, prepared, readers, tfds
 from okd_jax.data.augment import augment, normalize
 from okd_jax.data.errors import DataError
-from okd_jax.data.info import KNOWN, DataInfo, HostData
-from okd_jax.data.source import Source, divide
+from okd_jax.data.info import DataInfo, HostData, KNOWN
+from okd_jax.data.source import divide, Source
 
 __all__ = [
   "Config",

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from okd_jax.data import prepared
 from okd_jax.data.errors import DataError
-from okd_jax.data.info import HostData, Split, describe
+from okd_jax.data.info import describe, HostData, Split
 
 _SUFFIXES = frozenset(
   ".bmp .gif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()

@@ -1,16 +1,16 @@
 """Data sets that fit the device: uint8 there, batches gathered there."""
 
-import functools
 from collections.abc import Iterator
+import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
+import numpy as np
 
 from okd_jax import core
 from okd_jax.data.info import HostData
-from okd_jax.data.source import Source, sharding
+from okd_jax.data.source import sharding, Source
 
 
 class MemorySource(Source):

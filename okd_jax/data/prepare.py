@@ -3,6 +3,7 @@
 The network is touched only here, and only if files are missing.
 """
 
+from collections.abc import Iterable
 import hashlib
 import json
 import os
@@ -12,7 +13,6 @@ import socket
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable
 
 from okd_jax.data import prepared, readers
 from okd_jax.data.errors import DataError

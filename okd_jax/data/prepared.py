@@ -17,7 +17,7 @@ from PIL import Image
 
 from okd_jax.data import order, records
 from okd_jax.data.errors import DataError
-from okd_jax.data.info import HostData, Split, describe
+from okd_jax.data.info import describe, HostData, Split
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _TEST = 0x7E58  # fixed: the test split of sets that have none

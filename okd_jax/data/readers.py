@@ -10,7 +10,7 @@ import numpy as np
 
 from okd_jax.data import order
 from okd_jax.data.errors import DataError
-from okd_jax.data.info import KNOWN, HostData, Split, describe
+from okd_jax.data.info import describe, HostData, KNOWN, Split
 
 _UNSIGNED_BYTE = 8  # IDX's code of the element type
 _TEST_OF_DIGITS = 0x7E57  # fixed: the test split of digits

@@ -1,8 +1,8 @@
 """TFRECORD files and tf.train.Example messages, read without TensorFlow."""
 
+from collections.abc import Iterator
 import pathlib
 import struct
-from collections.abc import Iterator
 
 from okd_jax.data.errors import DataError
 

@@ -4,8 +4,8 @@ import abc
 from collections.abc import Iterator
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
 
 from okd_jax import core
 from okd_jax.data import order

@@ -8,14 +8,14 @@ TensorFlow is imported when a source is made, and never sees a GPU.
 
 from collections.abc import Iterator
 
-import numpy as np
 from jax.sharding import Mesh
+import numpy as np
 
 from okd_jax import core
 from okd_jax.data import prepare, prepared
 from okd_jax.data.errors import DataError
-from okd_jax.data.info import HostData, Split, describe
-from okd_jax.data.source import Source, local_slots, to_devices
+from okd_jax.data.info import describe, HostData, Split
+from okd_jax.data.source import local_slots, Source, to_devices
 
 
 def read(
