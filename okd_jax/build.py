@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 
 from okd_jax import backbones, config as config_lib, data, mesh as mesh_lib
 from okd_jax.data.info import DataInfo
+from okd_jax.mixed import Mixed
 from okd_jax.optim import Sgd
-from okd_jax.peers import Branches, Mixed, Peers, Replicas
+from okd_jax.peers import Branches, Peers, Replicas
 from okd_jax.recipe import Recipe
 
 
