@@ -14,9 +14,11 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from okd_jax import signals
+from okd_jax.checkpoint import Checkpoints
 from okd_jax.lock import RunLock, RunLockError
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
@@ -172,24 +174,31 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from okd_jax.checkpoint import Checkpoints
 from okd_jax.signals import EXIT_CODE, Stop
 mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
-sharding = NamedSharding(mesh, PartitionSpec("data"))
-state = jax.make_array_from_callback(
-  (4,), sharding, lambda where: np.arange(4.0, dtype="float32")[where])
+def wanted(*spec):
+  sharding = NamedSharding(mesh, PartitionSpec(*spec))
+  return jax.ShapeDtypeStruct((4,), np.float32, sharding=sharding)
 checkpoints = Checkpoints(workdir)
 with Stop() as stop:
-  checkpoints.save(1, {"a": state}, wait=True)
+  like = {"split": wanted("data"), "whole": wanted(), "n": 0}
+  state, step, _ = checkpoints.restore(like)
   print("ready", flush=True)
-  step = 1
   while not stop.agreed():
     step += 1
     time.sleep(0.01)
-  checkpoints.save(step, {"a": state}, wait=True)
+  checkpoints.save(step, state, wait=True)
   print("stopped at", step, flush=True)
 sys.exit(EXIT_CODE)
 """
 
 
 def test_a4_two_processes_stop_at_the_same_step(tmp_path: Path):
+  # Saved by one process, restored and saved by two, restored by one again.
+  state = {
+    "split": np.arange(4, dtype=np.float32),
+    "whole": np.ones(4, np.float32),
+    "n": 3,
+  }
+  Checkpoints(tmp_path).save(1, state, wait=True)
   with socket.socket() as free:
     free.bind(("localhost", 0))
     port = str(free.getsockname()[1])
@@ -213,7 +222,12 @@ def test_a4_two_processes_stop_at_the_same_step(tmp_path: Path):
       process.kill()
       process.communicate()
   step = int(said[0].split()[-1])
-  assert (tmp_path / f"{step}.manifest.json").exists()
+  assert step > 1
+  restored, found, _ = Checkpoints(tmp_path).restore(state)
+  assert found == step
+  assert restored["n"] == 3
+  np.testing.assert_array_equal(restored["split"], state["split"])
+  np.testing.assert_array_equal(restored["whole"], state["whole"])
 
 
 HOLD = """
