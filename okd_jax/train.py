@@ -20,6 +20,7 @@ from okd_jax import (
   evaluate as evaluate_lib,
   logs,
   recipe as recipe_lib,
+  reopen,
   signals,
   state as state_lib,
   steps,
@@ -70,7 +71,7 @@ def train(
   build.check_input_size(recipe)
 
   with RunLock(workdir), signals.Stop() as stop:
-    _write_config(config, workdir)
+    reopen.remember(config, source, workdir)
     summary.show_plan(config, recipe, source)
     checkpoints = Checkpoints(
       workdir / "checkpoints", config_hash=config_lib.digest(config)
@@ -228,12 +229,6 @@ def _require_same_run(config: ConfigDict, workdir: Path) -> None:
   saved = workdir / "config.json"
   if saved.exists():
     config_lib.require_resumable(config, json.loads(saved.read_text()))
-
-
-def _write_config(config: ConfigDict, workdir: Path) -> None:
-  if jax.process_index() == 0:
-    text = json.dumps(config.to_dict(), indent=2) + "\n"
-    (workdir / "config.json").write_text(text)
 
 
 def _initial_or_saved(
