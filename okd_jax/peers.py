@@ -253,10 +253,9 @@ class Branches(Peers):
     def local(trunk, tails, images, key):
       count = self.num_peers // lax.axis_size(PEER)
       keys = _peer_keys(key, count)
-      if lax.axis_size(PEER) > 1:
-        # Each device sums its own peers' gradients of the trunk's parameters,
-        # so that parameters, not activations, are summed over devices.
-        trunk = jax.tree.map(lambda v: lax.pcast(v, PEER, to="varying"), trunk)
+      # Each device sums its own peers' gradients of the trunk's parameters, so
+      # that parameters, not activations, are summed over devices.
+      trunk = jax.tree.map(lambda v: lax.pcast(v, PEER, to="varying"), trunk)
       if views:
         # Folding in P, beyond every peer index, keeps the masks apart.
         trunk_keys = jax.vmap(jax.random.fold_in, (0, None))(
@@ -274,7 +273,7 @@ class Branches(Peers):
         jnp.mean(hidden, (-3, -2)) if hidden.ndim > 3 else hidden
       )
       if not views:
-        pooled = lax.pmean(pooled, PEER) if lax.axis_size(PEER) > 1 else pooled
+        pooled = lax.pmean(pooled, PEER)
       if self.mean_trunk_gradient:
         hidden = losses.scale_gradient(hidden, 1 / self.num_peers)
       outputs, statistics = through_tails(tails, hidden, keys)

@@ -84,7 +84,7 @@ def train_step(
     "accuracy": jnp.mean(jnp.argmax(logits, -1) == batch.label, -1),
     "learning_rate": learning_rate,
     "rampup": ctx.rampup,
-    "gradient_norm": optax.global_norm(grads),
+    "gradient_norm": optax.tree.norm(grads),
     "summaries": result.summaries,
   }
   return new_state, measured

@@ -70,7 +70,7 @@ def train(
   recipe = build.recipe(config, source.info, source.train_size, mesh)
   build.check_input_size(recipe)
 
-  with RunLock(workdir), signals.Stop() as stop:
+  with _lock(workdir), signals.Stop() as stop:
     reopen.remember(config, source, workdir)
     summary.show_plan(config, recipe, source)
     checkpoints = Checkpoints(
@@ -223,6 +223,12 @@ def evaluate_all(
     measured = evaluate_lib.evaluate(recipe, eval_fn, state, batches)
     figures |= {f"{split}/{name}": value for name, value in measured.items()}
   return figures
+
+
+def _lock(workdir: Path) -> contextlib.AbstractContextManager[Any]:
+  # The processes of one run share the folder; the first one speaks for all.
+  first = jax.process_index() == 0
+  return RunLock(workdir) if first else contextlib.nullcontext()
 
 
 def _require_same_run(config: ConfigDict, workdir: Path) -> None:
