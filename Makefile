@@ -13,7 +13,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m configs.demo
+	$(BIN)/python examples/demo.py
 
 test: check
 	$(BIN)/python -m pytest
