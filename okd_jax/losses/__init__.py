@@ -1,0 +1,65 @@
+"""Losses of online knowledge distillation, as pure functions of arrays.
+
+Peers are on the first axis, examples on the next, classes on the last. Nothing
+is reduced over examples, and nothing but jax, optax and chex is imported.
+Computation is in float32 at least; float64 stays float64.
+
+One function a paper returns named, weighted loss terms, [P, B] or [B] each,
+whose sum over terms and peers of the mean over examples is the loss.
+"""
+
+from okd_jax.losses._divergences import (
+  cross_entropy as cross_entropy,
+  softened_cross_entropy as softened_cross_entropy,
+  softened_kl as softened_kl,
+)
+from okd_jax.losses._ffl import ffl as ffl
+from okd_jax.losses._kdcl import (
+  kdcl as kdcl,
+  kdcl_general_target as kdcl_general_target,
+  kdcl_general_weights as kdcl_general_weights,
+  kdcl_linear_target as kdcl_linear_target,
+  kdcl_minlogit_target as kdcl_minlogit_target,
+  kdcl_naive_target as kdcl_naive_target,
+)
+from okd_jax.losses._mutual import (
+  cl_ilr as cl_ilr,
+  dml as dml,
+  dml_ensemble as dml_ensemble,
+)
+from okd_jax.losses._okddip import okddip as okddip
+from okd_jax.losses._one import one as one
+from okd_jax.losses._pcl import pcl as pcl
+from okd_jax.losses._peers import (
+  leave_one_out_mean as leave_one_out_mean,
+  mix_peers as mix_peers,
+  peer_attention as peer_attention,
+  peer_diversity as peer_diversity,
+  scale_gradient as scale_gradient,
+)
+from okd_jax.losses._teacher import kd as kd
+
+__all__ = (
+  "cl_ilr",
+  "cross_entropy",
+  "dml",
+  "dml_ensemble",
+  "ffl",
+  "kd",
+  "kdcl",
+  "kdcl_general_target",
+  "kdcl_general_weights",
+  "kdcl_linear_target",
+  "kdcl_minlogit_target",
+  "kdcl_naive_target",
+  "leave_one_out_mean",
+  "mix_peers",
+  "okddip",
+  "one",
+  "pcl",
+  "peer_attention",
+  "peer_diversity",
+  "scale_gradient",
+  "softened_cross_entropy",
+  "softened_kl",
+)

@@ -1,0 +1,173 @@
+"""Objectives of peers that learn from each other without further modules."""
+
+import jax
+
+from okd_jax.losses._divergences import cross_entropy, softened_kl
+from okd_jax.losses._inputs import (
+  Array,
+  as_float,
+  check_group,
+  check_logits,
+  Scalar,
+  weighted,
+)
+from okd_jax.losses._peers import leave_one_out_mean, mean_over_others
+
+
+def dml(
+  logits: Array,
+  labels: Array,
+  *,
+  temperature: Scalar = 1.0,
+  kd_weight: Scalar = 1.0,
+  eps: float = 1e-7,
+  stop_gradient: bool = True,
+) -> dict[str, Array]:
+  r"""Loss terms of deep mutual learning, pairwise.
+
+  Peer j learns from each of the others: the mean over :math:`k \ne j` of
+  :math:`\tau^2 \mathrm{KL}(z_k \| z_j)`. The loss is the sum over terms and
+  peers of the mean over examples.
+
+  Args:
+    logits: float [P, B, C].
+    labels: class indices, integer [B].
+    temperature: positive scalar; 1 in the paper.
+    kd_weight: scalar weight of the distillation term.
+    eps: added to the softened targets, see `softened_kl`.
+    stop_gradient: makes every peer's predictions constant where they are
+      targets, as in the paper.
+
+  Returns:
+    Weighted terms "peer_ce" and "peer_kd", [P, B] each.
+
+  Raises:
+    AssertionError: if the shapes do not match or a dtype is wrong.
+    ValueError: for fewer than two peers or an invalid temperature.
+
+  References:
+    Zhang et al., `Deep Mutual Learning <https://arxiv.org/abs/1706.00384>`_,
+    CVPR 2018.
+
+  >>> import jax.numpy as jnp
+  >>> logits = jnp.zeros((2, 1, 3))
+  >>> dml(logits, jnp.array([0]), eps=0.0)["peer_kd"].tolist()
+  [[0.0], [0.0]]
+  """
+  check_logits(logits, labels)
+  check_group("dml", logits, at_least=2)
+  targets = jax.lax.stop_gradient(logits) if stop_gradient else logits
+  pairs = softened_kl(
+    logits[:, None], targets[None], temperature=temperature, eps=eps
+  )
+  return {
+    "peer_ce": cross_entropy(logits, labels),
+    "peer_kd": weighted(kd_weight, mean_over_others(pairs)),
+  }
+
+
+def dml_ensemble(
+  logits: Array,
+  labels: Array,
+  *,
+  temperature: Scalar = 3.0,
+  kd_weight: Scalar = 1.0,
+  eps: float = 1e-7,
+  stop_gradient: bool = False,
+) -> dict[str, Array]:
+  r"""Loss terms of deep mutual learning towards the ensemble of the others.
+
+  Peer j learns from the mean of the others' logits, the default of the code
+  published with OKDDip. The loss is the sum over terms and peers of the mean
+  over examples.
+
+  Args:
+    logits: float [P, B, C].
+    labels: class indices, integer [B].
+    temperature: positive scalar.
+    kd_weight: scalar weight of the distillation term.
+    eps: added to the softened targets, see `softened_kl`.
+    stop_gradient: makes the targets constant.
+
+  Returns:
+    Weighted terms "peer_ce" and "peer_kd", [P, B] each.
+
+  Raises:
+    AssertionError: if the shapes do not match or a dtype is wrong.
+    ValueError: for fewer than two peers or an invalid temperature.
+
+  References:
+    Zhang et al., `Deep Mutual Learning <https://arxiv.org/abs/1706.00384>`_,
+    CVPR 2018; ensemble form as in the code of `OKDDip
+    <https://arxiv.org/abs/1912.00350>`_.
+
+  >>> import jax.numpy as jnp
+  >>> dml_ensemble(jnp.zeros((3, 1, 2)), jnp.array([0]))["peer_kd"].shape
+  (3, 1)
+  """
+  check_logits(logits, labels)
+  check_group("dml_ensemble", logits, at_least=2)
+  return _towards_the_others(
+    logits, labels, temperature, kd_weight, eps, stop_gradient
+  )
+
+
+def cl_ilr(
+  logits: Array,
+  labels: Array,
+  *,
+  temperature: Scalar = 3.0,
+  kd_weight: Scalar = 1.0,
+  eps: float = 1e-7,
+  stop_gradient: bool = False,
+) -> dict[str, Array]:
+  r"""Loss terms of collaborative learning with shared low-level layers.
+
+  Branch i learns from :math:`\frac{1}{P - 1} \sum_{j \ne i} z_j`. The loss is
+  the sum over terms and peers of the mean over examples. The rescaling of
+  gradients at the trunk is `scale_gradient`, for the caller to apply.
+
+  Args:
+    logits: logits of the branches, float [P, B, C].
+    labels: class indices, integer [B].
+    temperature: positive scalar.
+    kd_weight: scalar weight of the distillation term, ramp-up included.
+    eps: added to the softened targets, see `softened_kl`.
+    stop_gradient: makes the targets constant.
+
+  Returns:
+    Weighted terms "peer_ce" and "peer_kd", [P, B] each.
+
+  Raises:
+    AssertionError: if the shapes do not match or a dtype is wrong.
+    ValueError: for fewer than two peers or an invalid temperature.
+
+  References:
+    Song & Chai, `Collaborative Learning for Deep Neural Networks
+    <https://arxiv.org/abs/1805.11761>`_, NeurIPS 2018; without its mixing
+    coefficient, as in the code of `OKDDip
+    <https://arxiv.org/abs/1912.00350>`_.
+
+  >>> import jax.numpy as jnp
+  >>> cl_ilr(jnp.zeros((3, 1, 2)), jnp.array([0]))["peer_ce"].shape
+  (3, 1)
+  """
+  check_logits(logits, labels)
+  check_group("cl_ilr", logits, at_least=2)
+  return _towards_the_others(
+    logits, labels, temperature, kd_weight, eps, stop_gradient
+  )
+
+
+def _towards_the_others(
+  logits, labels, temperature, kd_weight, eps, stop_gradient
+):
+  logits = as_float(logits)
+  targets = leave_one_out_mean(logits)
+  if stop_gradient:
+    targets = jax.lax.stop_gradient(targets)
+  kl = softened_kl(logits, targets, temperature=temperature, eps=eps)
+  return {
+    "peer_ce": cross_entropy(logits, labels),
+    "peer_kd": weighted(kd_weight, kl),
+  }

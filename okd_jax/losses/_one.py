@@ -1,0 +1,70 @@
+"""The objective of ONE."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from okd_jax.losses._divergences import cross_entropy, softened_kl
+from okd_jax.losses._inputs import (
+  Array,
+  as_float,
+  check_logits,
+  Scalar,
+  weighted,
+)
+from okd_jax.losses._peers import HIGHEST
+
+
+def one(
+  logits: Array,
+  gate: Array,
+  labels: Array,
+  *,
+  temperature: Scalar = 3.0,
+  kd_weight: Scalar = 1.0,
+  eps: float = 1e-7,
+  stop_gradient: bool = False,
+) -> dict[str, Array]:
+  r"""Loss terms of ONE: a gated ensemble of branches teaches every branch.
+
+  The ensemble is :math:`z_e = \sum_i g_i z_i`. The loss is the sum over terms
+  and peers of the mean over examples.
+
+  Args:
+    logits: logits of the branches, float [P, B, C].
+    gate: weights of the branches, float [P, B]: probabilities that sum to one
+      over P.
+    labels: class indices, integer [B].
+    temperature: positive scalar.
+    kd_weight: scalar weight of the distillation term, ramp-up included.
+    eps: added to the softened target, see `softened_kl`.
+    stop_gradient: makes the ensemble constant where it is the target. The
+      cross-entropy of the ensemble trains branches and gate in any case.
+
+  Returns:
+    Weighted terms: "peer_ce" [P, B], "ensemble_ce" [B], "peer_kd" [P, B].
+
+  Raises:
+    AssertionError: if the shapes do not match or a dtype is wrong.
+    ValueError: for an invalid temperature.
+
+  References:
+    Lan et al., `Knowledge Distillation by On-the-Fly Native Ensemble
+    <https://arxiv.org/abs/1806.04606>`_, NeurIPS 2018.
+
+  >>> logits, gate = jnp.zeros((3, 1, 2)), jnp.full((3, 1), 1 / 3)
+  >>> terms = one(logits, gate, jnp.array([0]))
+  >>> {name: term.shape for name, term in sorted(terms.items())}
+  {'ensemble_ce': (1,), 'peer_ce': (3, 1), 'peer_kd': (3, 1)}
+  """
+  check_logits(logits, labels)
+  chex.assert_shape(gate, logits.shape[:2])
+  logits, gate = as_float(logits), as_float(gate)
+  ensemble = jnp.einsum("pb,pbc->bc", gate, logits, precision=HIGHEST)
+  target = jax.lax.stop_gradient(ensemble) if stop_gradient else ensemble
+  kl = softened_kl(logits, target, temperature=temperature, eps=eps)
+  return {
+    "peer_ce": cross_entropy(logits, labels),
+    "ensemble_ce": cross_entropy(ensemble, labels),
+    "peer_kd": weighted(kd_weight, kl),
+  }

@@ -1,0 +1,83 @@
+"""The objective of peer collaborative learning."""
+
+import chex
+import jax
+
+from okd_jax.losses._divergences import cross_entropy, softened_kl
+from okd_jax.losses._inputs import (
+  Array,
+  check_group,
+  check_logits,
+  Scalar,
+  weighted,
+)
+from okd_jax.losses._peers import mean_over_others
+
+
+def pcl(
+  peer_logits: Array,
+  ensemble_logits: Array,
+  mean_teacher_logits: Array,
+  labels: Array,
+  *,
+  temperature: Scalar = 3.0,
+  kd_weight: Scalar = 1.0,
+  stop_gradient: bool = True,
+) -> dict[str, Array]:
+  r"""Loss terms of PCL: an ensemble and the others' mean teachers.
+
+  Peer j learns from the ensemble classifier and, in the mean over
+  :math:`l \ne j`, from the mean teacher of every other peer:
+  :math:`\tau^2 \mathrm{KL}(z_t \| z_j)` and
+  :math:`\frac{\tau^2}{P - 1} \sum_{l \ne j} \mathrm{KL}(\bar z_l \| z_j)`.
+  The loss is the sum over terms and peers of the mean over examples.
+
+  Args:
+    peer_logits: float [P, B, C], each peer on its own view.
+    ensemble_logits: logits of the ensemble classifier, float [B, C].
+    mean_teacher_logits: logits of the averaged peers, float [P, B, C]; never
+      given a gradient.
+    labels: class indices, integer [B].
+    temperature: positive scalar.
+    kd_weight: scalar weight of both distillation terms, ramp-up included.
+    stop_gradient: makes the ensemble constant where it is the target.
+
+  Returns:
+    Weighted terms: "peer_ce" [P, B], "ensemble_ce" [B], "ensemble_kd" [P, B]
+    (from the ensemble to the peers), "mean_teacher_kd" [P, B].
+
+  Raises:
+    AssertionError: if the shapes do not match or a dtype is wrong.
+    ValueError: for fewer than two peers or an invalid temperature.
+
+  References:
+    Wu & Gong, `Peer Collaborative Learning for Online Knowledge Distillation
+    <https://arxiv.org/abs/2006.04147>`_, AAAI 2021, equations 1 and 2.
+
+  >>> import jax.numpy as jnp
+  >>> peers, ensemble = jnp.zeros((3, 1, 2)), jnp.zeros((1, 2))
+  >>> terms = pcl(peers, ensemble, peers, jnp.array([0]))
+  >>> sorted(terms)
+  ['ensemble_ce', 'ensemble_kd', 'mean_teacher_kd', 'peer_ce']
+  """
+  check_logits(peer_logits, labels)
+  check_group("pcl", peer_logits, at_least=2)
+  chex.assert_shape(ensemble_logits, peer_logits.shape[1:])
+  chex.assert_equal_shape([peer_logits, mean_teacher_logits])
+  target = ensemble_logits
+  if stop_gradient:
+    target = jax.lax.stop_gradient(target)
+  from_ensemble = softened_kl(peer_logits, target, temperature=temperature)
+  from_mean_teachers = softened_kl(
+    peer_logits[:, None],
+    jax.lax.stop_gradient(mean_teacher_logits)[None],
+    temperature=temperature,
+  )
+  return {
+    "peer_ce": cross_entropy(peer_logits, labels),
+    "ensemble_ce": cross_entropy(ensemble_logits, labels),
+    "ensemble_kd": weighted(kd_weight, from_ensemble),
+    "mean_teacher_kd": weighted(
+      kd_weight, mean_over_others(from_mean_teachers)
+    ),
+  }

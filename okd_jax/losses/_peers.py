@@ -1,0 +1,181 @@
+"""Functions of a group of peers, stacked on the first axis."""
+
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from okd_jax.losses._inputs import Array, as_float, check_group, Scalar
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def peer_attention(queries: Array, keys: Array) -> Array:
+  r"""Attention weights between peers, for every example.
+
+  Computes :math:`a_{ij} = \mathrm{softmax}_j(q_i \cdot k_j)`: unscaled dot
+  products, a peer attends to itself too, and the weights are asymmetric.
+
+  Args:
+    queries: projected features, float [P, B, E].
+    keys: the same through the other projection, float [P, B, E].
+
+  Returns:
+    [P, B, P]: weight that the first index gives to the last; rows sum to one.
+
+  Raises:
+    AssertionError: if shapes differ, or a dtype is not floating.
+
+  References:
+    Chen et al., `Online Knowledge Distillation with Diverse Peers
+    <https://arxiv.org/abs/1912.00350>`_, AAAI 2020: the weights alpha_ab.
+
+  >>> peer_attention(jnp.zeros((2, 1, 3)), jnp.ones((2, 1, 3))).tolist()
+  [[[0.5, 0.5]], [[0.5, 0.5]]]
+  """
+  return jnp.exp(log_peer_attention(queries, keys))
+
+
+def log_peer_attention(queries: Array, keys: Array) -> Array:
+  """Logarithms of `peer_attention`."""
+  queries, keys = as_float(queries), as_float(keys)
+  chex.assert_rank([queries, keys], 3)
+  chex.assert_equal_shape([queries, keys])
+  energy = jnp.einsum("pbe,qbe->pbq", queries, keys, precision=HIGHEST)
+  return jax.nn.log_softmax(energy)
+
+
+def mix_peers(weights: Array, values: Array) -> Array:
+  """Weighted sums over peers, one a peer and example.
+
+  Args:
+    weights: float [P, B, P], as `peer_attention` returns them.
+    values: logits or probabilities of the peers, float [P, B, C].
+
+  Returns:
+    [P, B, C], float32 or float64.
+
+  Raises:
+    AssertionError: if the shapes do not match or a dtype is not floating.
+
+  References:
+    Chen et al., `Online Knowledge Distillation with Diverse Peers
+    <https://arxiv.org/abs/1912.00350>`_, AAAI 2020: first-level targets.
+
+  >>> weights = jnp.array([[[0.0, 1.0]], [[0.5, 0.5]]])
+  >>> mix_peers(weights, jnp.array([[[2.0]], [[4.0]]])).tolist()
+  [[[4.0]], [[3.0]]]
+  """
+  weights, values = as_float(weights), as_float(values)
+  chex.assert_rank([weights, values], 3)
+  num_peers, num_examples, _ = values.shape
+  chex.assert_shape(weights, (num_peers, num_examples, num_peers))
+  return jnp.einsum("pbq,qbc->pbc", weights, values, precision=HIGHEST)
+
+
+def _equal_shares_of_others(num_peers: int, dtype) -> Array:
+  """[P, P]: 1 / (P - 1) off the diagonal, 0 on it."""
+  return (1 - jnp.eye(num_peers, dtype=dtype)) / (num_peers - 1)
+
+
+def leave_one_out_mean(values: Array) -> Array:
+  """For every peer, the mean over all the other peers.
+
+  Args:
+    values: float [P, ...], usually logits [P, B, C].
+
+  Returns:
+    The same shape, float32 or float64.
+
+  Raises:
+    ValueError: if there are fewer than two peers.
+
+  References:
+    Song & Chai, `Collaborative Learning for Deep Neural Networks
+    <https://arxiv.org/abs/1805.11761>`_, NeurIPS 2018: the soft targets.
+
+  >>> leave_one_out_mean(jnp.array([[[1.0]], [[2.0]], [[6.0]]])).tolist()
+  [[[4.0]], [[3.5]], [[1.5]]]
+  """
+  values = as_float(values)
+  check_group("leave_one_out_mean", values, at_least=2)
+  shares = _equal_shares_of_others(values.shape[0], values.dtype)
+  return jnp.einsum("pq,q...->p...", shares, values, precision=HIGHEST)
+
+
+def mean_over_others(pairs: Array) -> Array:
+  """[P, B] from pairs [P, P, B]: the mean over the second index, not itself."""
+  shares = _equal_shares_of_others(pairs.shape[0], pairs.dtype)
+  return jnp.einsum("pq,pqb->pb", shares, pairs, precision=HIGHEST)
+
+
+def scale_gradient(x: Array, scale: Scalar) -> Array:
+  """The identity, whose gradient is multiplied by `scale`.
+
+  Args:
+    x: any float array.
+    scale: scalar; gradients do not flow into it.
+
+  Returns:
+    x itself.
+
+  References:
+    Song & Chai, `Collaborative Learning for Deep Neural Networks
+    <https://arxiv.org/abs/1805.11761>`_, NeurIPS 2018: backpropagation
+    rescaling, 1 / P where the branches enter the trunk.
+
+  >>> value, grad = jax.value_and_grad(lambda x: scale_gradient(x, 0.5))(2.0)
+  >>> float(value), float(grad)
+  (2.0, 0.5)
+  """
+  return _scale_gradient(x, scale)
+
+
+@jax.custom_jvp
+def _scale_gradient(x: Array, scale: Scalar) -> Array:
+  del scale
+  return x
+
+
+@_scale_gradient.defjvp
+def _scale_gradient_jvp(primals, tangents):
+  x, scale = primals
+  return x, tangents[0] * jnp.asarray(scale, jnp.result_type(x))
+
+
+def peer_diversity(logits: Array) -> Array:
+  r"""Mean Euclidean distance between the predictions of two peers.
+
+  The mean over pairs j < k of :math:`\|p_j - p_k + 10^{-6}\|_2`, p at
+  temperature 1. The published code divides by 3 whatever the number of pairs;
+  here it is the mean for every P.
+
+  Args:
+    logits: float [P, B, C].
+
+  Returns:
+    [B], float32 or float64, between 0 and about 1.41.
+
+  Raises:
+    AssertionError: if the rank is not 3 or the dtype is not floating.
+    ValueError: if there are fewer than two peers.
+
+  References:
+    Chen et al., `Online Knowledge Distillation with Diverse Peers
+    <https://arxiv.org/abs/1912.00350>`_, AAAI 2020, figure 2; the constant as
+    in the published code.
+
+  >>> logits = jnp.array([[[100.0, 0.0]], [[0.0, 100.0]]])
+  >>> peer_diversity(logits).round(2)
+  Array([1.41], dtype=float32)
+  """
+  logits = as_float(logits)
+  chex.assert_rank(logits, 3)
+  check_group("peer_diversity", logits, at_least=2)
+  probs = jax.nn.softmax(logits)
+  pairs = itertools.combinations(range(logits.shape[0]), 2)
+  distances = [
+    jnp.linalg.norm(probs[j] - probs[k] + 1e-6, axis=-1) for j, k in pairs
+  ]
+  return jnp.mean(jnp.stack(distances), axis=0)
