@@ -84,7 +84,7 @@ def _apply_network(net: nn.Module, train: bool) -> Callable[..., Any]:
   return fn
 
 
-def _as_outputs(result: Any) -> Outputs:
+def as_outputs(result: Any) -> Outputs:
   """Accepts what a user's network returns: logits, with or without features."""
   if isinstance(result, Outputs):
     outputs = result
@@ -309,7 +309,7 @@ class Branches(Peers):
 def _with_outputs(fn: Callable[..., Any]) -> Callable[..., Any]:
   def wrapped(variables, images, key):
     result, statistics = fn(variables, images, key)
-    return _as_outputs(result), statistics
+    return as_outputs(result), statistics
 
   return wrapped
 

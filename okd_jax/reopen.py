@@ -32,12 +32,14 @@ class Run:
   """A finished or interrupted run.
 
   Attributes:
+    workdir: where it lies.
     config: of the run.
     recipe: its group and method, without frozen teachers.
     state: of the newest verified checkpoint.
     step: number of training steps behind it.
   """
 
+  workdir: Path
   config: ConfigDict
   recipe: Recipe
   state: TrainState
@@ -94,7 +96,7 @@ def run(workdir: Path, on: Mesh | None = None) -> Run:
   )
   key = recipe_lib.random_keys(config.seed)[0]
   state, step, _ = checkpoints.restore(state_lib.abstract(recipe, key))
-  return Run(config, recipe, state, step)
+  return Run(workdir, config, recipe, state, step)
 
 
 def about(workdir: Path) -> tuple[ConfigDict, DataInfo, int]:

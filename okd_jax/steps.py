@@ -121,12 +121,18 @@ def predict(
   recipe: Recipe, params: Any, memory: Any, batch: Batch
 ) -> tuple[Array, dict[str, Array]]:
   """Logits of every peer [P, B, C], and of the group by name, each [B, C]."""
+  image = recipe.normalize(batch.image)
+  batch = dataclasses.replace(batch, image=image)
+  return predict_normalized(recipe, params, memory, batch)
+
+
+def predict_normalized(
+  recipe: Recipe, params: Any, memory: Any, batch: Batch
+) -> tuple[Array, dict[str, Array]]:
+  """The same for images that are normalised floats."""
   key = jax.random.key(0)  # nothing is random in evaluation
   outputs, _ = recipe.peers.apply(
-    variables(params, memory, "peers"),
-    recipe.normalize(batch.image),
-    key,
-    train=False,
+    variables(params, memory, "peers"), batch.image, key, train=False
   )
   result: Any = recipe.method.apply(
     variables(params, memory, "method"),
