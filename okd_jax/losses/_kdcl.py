@@ -160,8 +160,8 @@ def kdcl_general_weights(
   Args:
     probs: predictions on held-out examples, float [P, N, C].
     labels: class indices, integer [N].
-    ridge: added to the diagonal, as a fraction of its mean; for peers so
-      alike that C is singular.
+    ridge: added to the diagonal, as a fraction of its mean, for peers so
+      alike that C is singular; raised to what the dtype can resolve unless 0.
 
   Returns:
     [P] without gradient, with sum one.
@@ -183,6 +183,8 @@ def kdcl_general_weights(
   errors = probs - jax.nn.one_hot(labels, num_classes, dtype=probs.dtype)
   correlation = jnp.einsum("inc,jnc->ij", errors, errors, precision=HIGHEST)
   correlation /= num_examples
+  if ridge:
+    ridge = max(ridge, 4 * float(jnp.finfo(probs.dtype).eps))
   identity = jnp.eye(num_peers, dtype=probs.dtype)
   correlation += ridge * jnp.trace(correlation) / num_peers * identity
   shares = jnp.linalg.solve(correlation, jnp.ones(num_peers, probs.dtype))
