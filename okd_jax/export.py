@@ -1,7 +1,6 @@
 """Takes a network, or the whole group, out of a run."""
 
 from collections.abc import Callable
-import dataclasses
 import json
 from pathlib import Path
 import re
@@ -112,9 +111,8 @@ def describe(run: Run, what: str = "leader") -> dict[str, Any]:
   peer = _peer(run, what)
   return {
     "what": what,
-    "network": nets[0 if len(nets) == 1 or peer is None else peer]
-    if peer is not None
-    else config.peers.net,
+    # One name for all peers, or one a peer.
+    "network": config.peers.net if peer is None else nets[peer % len(nets)],
     "data": config.data.name,
     "num_classes": info.num_classes,
     "classes": list(info.class_names),

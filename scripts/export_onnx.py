@@ -1,0 +1,88 @@
+"""Writes an exported leader as ONNX and compares it with JAX.
+
+jax2onnx pins an older Orbax than training needs, so this runs in an environment
+of its own, in which the network is rebuilt from its safetensors weights:
+
+    python -m venv .venv-onnx
+    .venv-onnx/bin/pip install "jax2onnx>=0.17,<0.18" onnxruntime optax chex \
+      safetensors
+    PYTHONPATH=. .venv-onnx/bin/python scripts/export_onnx.py RUN/leader
+"""
+
+import argparse
+import importlib
+from pathlib import Path
+import sys
+
+import jax.numpy as jnp
+import jax2onnx
+import numpy as np
+import onnx
+import onnxruntime
+
+from okd_jax import backbones, leader as leader_lib
+from okd_jax.peers import as_outputs
+
+TOLERANCE = 1e-5
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("leader", type=Path, help="folder of an exported network")
+  parser.add_argument("--to", type=Path, help="file; LEADER/model.onnx")
+  args = parser.parse_args()
+  try:
+    card = leader_lib.read_card(args.leader)
+    weights = leader_lib.read_weights(args.leader, card)
+    apply, variables = leader_lib.load_leader(args.leader)
+  except leader_lib.LeaderError as error:
+    sys.exit(f"okd_jax: {error}")
+  rebuilt = leader_lib.unflatten(weights)
+  if "params" not in rebuilt:
+    sys.exit(
+      f"okd_jax: {args.leader} holds '{card['what']}', a prediction of several "
+      "networks; export one of them, for example --what=leader."
+    )
+  net = network(card)
+  mean, std = (np.asarray(card[name], np.float32) for name in ("mean", "std"))
+
+  def logits(images):
+    result = net.apply(rebuilt, (images - mean) / std, train=False)
+    return as_outputs(result).logits
+
+  model = jax2onnx.to_onnx(
+    logits,
+    [("batch", *card["image_shape"])],
+    model_name=card["network"],
+    input_names=["images"],
+    output_names=["logits"],
+  )
+  path = args.to or args.leader / "model.onnx"
+  onnx.save(model, path)
+
+  session = onnxruntime.InferenceSession(path)
+  rng = np.random.default_rng(0)
+  worst = 0.0
+  for size in (1, 257):
+    images = rng.random((size, *card["image_shape"]), np.float32)
+    (result,) = session.run(None, {"images": images})
+    worst = max(worst, float(abs(result - apply(variables, images)).max()))
+  print(f"{path}: logits differ from JAX's by {worst:.1e} at most.")
+  if worst > TOLERANCE:
+    sys.exit(f"okd_jax: that is more than {TOLERANCE}; do not use the file.")
+
+
+def network(card):
+  """Rebuilds the network that a card names."""
+  options = {}
+  if card["precision"] != "float32":
+    options["dtype"] = jnp.dtype(card["precision"])
+  module, _, attribute = card["network"].partition(":")
+  if attribute:
+    made = getattr(importlib.import_module(module), attribute)
+    return made(num_classes=card["num_classes"], **options)
+  return backbones.make(module, card["num_classes"], **options)
+
+
+if __name__ == "__main__":
+  main()
