@@ -28,6 +28,9 @@ def parse(argv: list[str]) -> None:
   """Reads the flags; every mistake in them is a wrong configuration."""
   try:
     rest = flags.FLAGS(argv)
+    missing = CONFIG.value is None
+    if not missing:
+      CONFIG.value.to_dict()  # raises if the recipe was not found
   except Exception as error:  # a recipe is Python and may raise anything
     raise config_lib.explain_flag_error(error) from error
   if rest[1:]:
@@ -35,7 +38,7 @@ def parse(argv: list[str]) -> None:
       f"unexpected argument '{rest[1]}'; settings are given as "
       "--config.key=value."
     )
-  if CONFIG.value is None:
+  if missing:
     raise config_lib.ConfigError(
       "--config is missing; name a recipe, for example "
       "--config=configs/okddip_digits.py."

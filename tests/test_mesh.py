@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import pytest
-import runs
-import toys
 
 from benchmarks.collectives import collectives
 from okd_jax import core, mesh as mesh_lib
+import runs
+import toys
 
 
 def test_default_mesh_puts_every_device_on_data():
@@ -69,7 +69,9 @@ def test_step_sends_no_activation_maps(kind, data, peer, capsys):
   # Gradients once, statistics forward and backward (mean and variance, each
   # there and back), and per example a few times logits and features.
   def size(tree):
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return sum(
+      leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
+    )
 
   width = toys.Toy(toys.INFO.num_classes).width
   examples = recipe.batch_size * recipe.peers.num_peers

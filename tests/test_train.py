@@ -1,0 +1,185 @@
+"""Whole runs: from the command to the summary, resumed, refused."""
+
+import json
+from pathlib import Path
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import common, okddip_digits
+from okd_jax import config as config_lib, logs, train
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def tiny(**changes):
+  """A run of 12 steps on a hundred digits."""
+  config = okddip_digits.get_config("smoke")
+  config.peers.num_peers = 3
+  config.mesh.data = 1
+  config.epochs = 2
+  config.batch_size = 16
+  config.eval_epochs = 1
+  config.checkpoint_secs = 1e6
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+class Stopped(Exception):
+  """Ends a run in the middle, as a lost machine would."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """An undisturbed run, with a checkpoint after every step."""
+  workdir = tmp_path_factory.mktemp("whole")
+  state, summary = train.train(tiny(checkpoint_secs=1e-9), workdir)
+  return workdir, jax.device_get(state), summary
+
+
+def test_workdir_has_what_a_user_looks_for(whole):
+  workdir, _, summary = whole
+  for name in ("config.json", "metrics.jsonl", "metrics.csv", "summary.json"):
+    assert (workdir / name).stat().st_size, name
+  assert list(workdir.glob("events.out.tfevents*")) or list(
+    workdir.glob("*/events.out.tfevents*")
+  )
+  assert json.loads((workdir / "summary.json").read_text()) == summary
+  records = logs.read_metrics(workdir)
+  steps = [r["step"] for r in records if r["kind"] == "train"]
+  assert steps == list(range(1, 14))
+  names = set(records[0])
+  assert {"peer_ce", "peer_kd", "leader_ce", "leader_kd", "loss"} <= names
+  last = summary["last"]
+  assert (
+    last["step"] == 13
+    and last["test/leader/accuracy"] == (last["test/peer_2/accuracy"])
+  )
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 7])
+def test_resumed_run_is_the_same_to_the_last_bit(
+  whole, tmp_path, stop_after, monkeypatch
+):
+  # 100 examples in batches of 16: the first epoch ends inside step 7.
+  _, expected, summary = whole
+  check = train.check_finite
+
+  def stop(step, measured):
+    if step == stop_after + 1:
+      raise Stopped
+    return check(step, measured)
+
+  monkeypatch.setattr(train, "check_finite", stop)
+  with pytest.raises(Stopped):
+    train.train(tiny(checkpoint_secs=1e-9), tmp_path)
+  monkeypatch.undo()
+  state, again = train.train(tiny(checkpoint_secs=1e-9), tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), expected)
+  assert again["last"] == summary["last"]
+  assert logs.read_metrics(tmp_path) == logs.read_metrics(whole[0])
+
+
+def test_finished_run_says_so_and_changes_nothing(whole, capsys):
+  workdir, expected, summary = whole
+  before = (workdir / "metrics.jsonl").read_bytes()
+  state, again = train.train(tiny(checkpoint_secs=1e-9), workdir)
+  assert "finished" in capsys.readouterr().out
+  assert again == summary
+  assert (workdir / "metrics.jsonl").read_bytes() == before
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), expected)
+
+
+def test_other_configuration_in_the_same_workdir_is_refused(whole):
+  changed = tiny(**{"method.temperature": 4.0, "optim.momentum": 0.8})
+  with pytest.raises(config_lib.ConfigError) as error:
+    train.train(changed, whole[0])
+  for part in ("method.temperature", "3.0", "4.0", "optim.momentum"):
+    assert part in str(error.value)
+
+
+def test_not_finite_loss_stops_the_run_and_is_not_saved(tmp_path):
+  config = tiny(**{"optim.learning_rate": 1e30})
+  with pytest.raises(train.NotFiniteError, match="at step"):
+    train.train(config, tmp_path)
+  assert not list((tmp_path / "checkpoints").glob("*.manifest.json"))
+
+
+def test_not_finite_peer_is_named():
+  terms = {"peer_ce": jnp.array([1.0, jnp.nan, 2.0]), "leader_ce": jnp.ones(())}
+  measured = {
+    "terms": terms,
+    "accuracy": jnp.zeros(3),
+    "learning_rate": 0.1,
+    "rampup": 1.0,
+    "gradient_norm": jnp.ones(()),
+    "summaries": {},
+  }
+  with pytest.raises(train.NotFiniteError, match="'peer_ce' of peer 1 .* 7"):
+    train.check_finite(7, measured)
+
+
+def test_not_finite_state_is_named(whole):
+  state = jax.tree.map(jnp.asarray, whole[1])
+  leaf = state.memory["peers"]["batch_stats"]["stem_bn"]
+  leaf["var"] = leaf["var"].at[1, 0].set(jnp.inf)
+  with pytest.raises(train.NotFiniteError, match=r"stem_bn.*var.*index 1"):
+    train.check_state(3, state)
+
+
+def recipes():
+  """Every recipe, by module name."""
+  return sorted(
+    path.stem
+    for path in (ROOT / "configs").glob("*_*.py")
+    if not path.stem.startswith(("_", "compare"))
+  )
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_passes_the_checks(name):
+  module = __import__(f"configs.{name}", fromlist=["get_config"])
+  config = module.get_config()
+  config_lib.check(config)
+  smoke = module.get_config("smoke")
+  config_lib.check(smoke)
+  assert config_lib.flatten(config).keys() == config_lib.flatten(smoke).keys()
+  assert f"configs/{name}.py" in module.__doc__
+
+
+def test_short_runs_scale_the_ramp_up():
+  config = common.base()
+  assert config.rampup_epochs == 80
+  for epochs, expected in ((30, 8), (10, 3), (1, 0), (90, 24)):
+    config.epochs = epochs
+    assert config.rampup_epochs == expected == round(epochs * 80 / 300)
+
+
+def run_main(*args):
+  return subprocess.run(
+    [sys.executable, "main.py", *args],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=200,
+  )
+
+
+def test_command_trains_and_goes_on(tmp_path):
+  command = [
+    "--config=configs/okddip_digits.py:smoke,branches",
+    f"--workdir={tmp_path / 'run'}",
+    "--config.epochs=1",
+    "--config.peers.num_peers=3",
+    "--config.mesh.data=1",
+  ]
+  done = run_main(*command)
+  assert done.returncode == 0, done.stderr
+  for word in ("Plan", "branches of resnet8", "First step after", "leader"):
+    assert word in done.stdout
+  again = run_main(*command)
+  assert again.returncode == 0 and "finished" in again.stdout, again.stderr
