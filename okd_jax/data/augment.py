@@ -102,7 +102,9 @@ def _views(images, key, views, slots, *, info, pad_mode, dtype):
     example_key = jax.random.fold_in(jax.random.fold_in(key, view), slot)
     bits = jax.random.bits(example_key, (3,), jnp.uint32)
     row, column, flip = (bits % limits).astype(jnp.int32)
-    crop = jax.lax.dynamic_slice(image, (row, column, 0), info.image_shape)
+    crop = jax.lax.dynamic_slice(
+      image, (row, column, jnp.zeros_like(row)), info.image_shape
+    )
     if not info.flip:
       return crop
     return jnp.where(flip, crop[:, ::-1], crop)
