@@ -52,8 +52,8 @@ def ffl(
     Kim et al., `Feature Fusion for Online Mutual Knowledge Distillation
     <https://arxiv.org/abs/1904.09058>`_, ICPR 2020.
 
-  >>> subnets, fused = jnp.zeros((2, 1, 3)), jnp.zeros((1, 3))
-  >>> terms = ffl(subnets, fused, jnp.array([0]))
+  >>> subnets, fused = jnp.zeros((3, 2, 5)), jnp.zeros((2, 5))
+  >>> terms = ffl(subnets, fused, jnp.array([0, 1]))
   >>> sorted(terms)
   ['ensemble_ce', 'ensemble_kd', 'peer_ce', 'peer_kd']
   """

@@ -47,10 +47,10 @@ def kdcl(
     Guo et al., "Online Knowledge Distillation via Collaborative Learning",
     CVPR 2020.
 
-  >>> logits, labels = jnp.zeros((2, 1, 3)), jnp.array([0])
+  >>> logits, labels = jnp.zeros((3, 2, 5)), jnp.array([0, 1])
   >>> target = kdcl_minlogit_target(logits, labels)
-  >>> kdcl(logits, target, labels)["peer_kd"].tolist()
-  [[0.0], [0.0]]
+  >>> kdcl(logits, target, labels)["peer_kd"].shape
+  (3, 2)
   """
   check_logits(logits, labels)
   chex.assert_shape(target_logits, logits.shape[1:])

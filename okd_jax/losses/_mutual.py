@@ -50,9 +50,8 @@ def dml(
     CVPR 2018.
 
   >>> import jax.numpy as jnp
-  >>> logits = jnp.zeros((2, 1, 3))
-  >>> dml(logits, jnp.array([0]), eps=0.0)["peer_kd"].tolist()
-  [[0.0], [0.0]]
+  >>> dml(jnp.zeros((3, 2, 5)), jnp.array([0, 1]))["peer_kd"].shape
+  (3, 2)
   """
   check_logits(logits, labels)
   check_group("dml", logits, at_least=2)
@@ -102,8 +101,8 @@ def dml_ensemble(
     <https://arxiv.org/abs/1912.00350>`_.
 
   >>> import jax.numpy as jnp
-  >>> dml_ensemble(jnp.zeros((3, 1, 2)), jnp.array([0]))["peer_kd"].shape
-  (3, 1)
+  >>> dml_ensemble(jnp.zeros((3, 2, 5)), jnp.array([0, 1]))["peer_kd"].shape
+  (3, 2)
   """
   check_logits(logits, labels)
   check_group("dml_ensemble", logits, at_least=2)
@@ -149,8 +148,8 @@ def cl_ilr(
     <https://arxiv.org/abs/1912.00350>`_.
 
   >>> import jax.numpy as jnp
-  >>> cl_ilr(jnp.zeros((3, 1, 2)), jnp.array([0]))["peer_ce"].shape
-  (3, 1)
+  >>> cl_ilr(jnp.zeros((3, 2, 5)), jnp.array([0, 1]))["peer_kd"].shape
+  (3, 2)
   """
   check_logits(logits, labels)
   check_group("cl_ilr", logits, at_least=2)

@@ -52,10 +52,10 @@ def one(
     Lan et al., `Knowledge Distillation by On-the-Fly Native Ensemble
     <https://arxiv.org/abs/1806.04606>`_, NeurIPS 2018.
 
-  >>> logits, gate = jnp.zeros((3, 1, 2)), jnp.full((3, 1), 1 / 3)
-  >>> terms = one(logits, gate, jnp.array([0]))
+  >>> logits, gate = jnp.zeros((3, 2, 5)), jnp.full((3, 2), 1 / 3)
+  >>> terms = one(logits, gate, jnp.array([0, 1]))
   >>> {name: term.shape for name, term in sorted(terms.items())}
-  {'ensemble_ce': (1,), 'peer_ce': (3, 1), 'peer_kd': (3, 1)}
+  {'ensemble_ce': (2,), 'peer_ce': (3, 2), 'peer_kd': (3, 2)}
   """
   check_logits(logits, labels)
   chex.assert_shape(gate, logits.shape[:2])

@@ -55,8 +55,8 @@ def pcl(
     <https://arxiv.org/abs/2006.04147>`_, AAAI 2021, equations 1 and 2.
 
   >>> import jax.numpy as jnp
-  >>> peers, ensemble = jnp.zeros((3, 1, 2)), jnp.zeros((1, 2))
-  >>> terms = pcl(peers, ensemble, peers, jnp.array([0]))
+  >>> peers, ensemble = jnp.zeros((3, 2, 5)), jnp.zeros((2, 5))
+  >>> terms = pcl(peers, ensemble, peers, jnp.array([0, 1]))
   >>> sorted(terms)
   ['ensemble_ce', 'ensemble_kd', 'mean_teacher_kd', 'peer_ce']
   """

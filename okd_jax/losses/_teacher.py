@@ -41,9 +41,9 @@ def kd(
     code of `OKDDip <https://arxiv.org/abs/1912.00350>`_.
 
   >>> import jax.numpy as jnp
-  >>> student, teacher = jnp.zeros((4, 2, 5)), jnp.ones((2, 5))
+  >>> student, teacher = jnp.zeros((3, 2, 5)), jnp.ones((2, 5))
   >>> kd(student, teacher, jnp.array([0, 1]))["peer_kd"].shape
-  (4, 2)
+  (3, 2)
   """
   chex.assert_rank(student_logits, {2, 3})
   chex.assert_shape(teacher_logits, student_logits.shape[-2:])
