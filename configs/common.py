@@ -32,11 +32,23 @@ def base() -> ConfigDict:
   # Same numbers on every run on a GPU too, at some cost.
   config.deterministic = False
 
+  # The frozen teacher of two-stage distillation: the work directory of a run,
+  # or a PyTorch state dict (.safetensors, .pth) and the network it belongs to.
+  config.teacher = ""
+  config.teacher_net = ""
+
+  # Mean and deviation of each channel; empty for the data set's own.
+  config.image_mean = ()
+  config.image_std = ()
   # How images are padded before the crop: constant (black) or reflect.
   config.pad_mode = "constant"
 
   # The data set; the meaning of every key stands in okd_jax.data.Config.
   config.data = ConfigDict(dataclasses.asdict(data.Config(name="cifar100")))
+
+  # Trained weights to start from: a work directory of a group of the same
+  # shape, or an exported leader for every peer; see okd_jax.init_from.
+  config.init_from = ""
 
   config.peers = ConfigDict()
   # replicas: whole networks. branches: tails on one shared trunk.
@@ -67,6 +79,8 @@ def base() -> ConfigDict:
   config.eval_epochs = 1
   # Seconds between two checkpoints.
   config.checkpoint_secs = 60.0
+  # Experiment trackers to log to as well: "wandb", "mlflow".
+  config.trackers = ()
   return config
 
 

@@ -1,5 +1,6 @@
 """Builds the parts of a run from its configuration."""
 
+import dataclasses
 import importlib
 from typing import Any
 
@@ -65,6 +66,7 @@ def recipe(
 ) -> Recipe:
   """Puts together everything that stays fixed during a run."""
   method = config_lib.make_method(config)
+  info = seen(config, info)
   return Recipe(
     peers=peers(config, info, on, method.needs.mean_trunk_gradient),
     method=method,
@@ -78,6 +80,25 @@ def recipe(
     pad_mode=config.pad_mode,
     teacher=teacher,
   )
+
+
+def seen(config: ConfigDict, info: DataInfo) -> DataInfo:
+  """The data as networks see them: normalised as the configuration says.
+
+  Raises:
+    ConfigError: if there is not one number a channel.
+  """
+  changes = {}
+  for name in ("mean", "std"):
+    values = tuple(config[f"image_{name}"])
+    if len(values) not in (0, info.image_shape[-1]):
+      raise config_lib.ConfigError(
+        f"config.image_{name}={values} must have one number for each of the "
+        f"{info.image_shape[-1]} channels, or none for the data set's own."
+      )
+    if values:
+      changes[name] = values
+  return dataclasses.replace(info, **changes)
 
 
 def peers(

@@ -1,10 +1,12 @@
 """Checks a configuration early: value, expectation, remedy."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import difflib
 import hashlib
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -17,12 +19,31 @@ class ConfigError(ValueError):
   """A configuration that cannot be run; the message says what to change."""
 
 
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+  """Marks where parts are built: what they refuse, the configuration asked.
+
+  Yields:
+    None.
+
+  Raises:
+    ConfigError: in place of any ValueError.
+  """
+  try:
+    yield
+  except ConfigError:
+    raise
+  except ValueError as error:
+    raise ConfigError(str(error)) from error
+
+
 # Keys that may differ when a run is resumed: they change no result.
 FREE_ON_RESUME = (
   "epochs",
   "log_steps",
   "eval_epochs",
   "checkpoint_secs",
+  "trackers",
   "eval_batch_size",
   "data.dir",
   "data.download",
@@ -61,6 +82,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
   "log_steps": _at_least(1),
   "eval_epochs": _at_least(1),
   "checkpoint_secs": _above(0),
+  "trackers": (
+    lambda v: set(v) <= {"wandb", "mlflow"},
+    "some of ('wandb', 'mlflow'), or ()",
+  ),
   "pad_mode": _one_of("constant", "reflect"),
   "peers.kind": _one_of("replicas", "branches"),
   "peers.num_peers": _at_least(1),
@@ -83,6 +108,16 @@ _METHOD_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
   "aggregate": _one_of("logits", "probs"),
   "stop_gradient": _FLAG,
   "with_leader": _FLAG,
+  "form": _one_of("ensemble", "pairwise"),
+  "update": _one_of("simultaneous", "alternating"),
+  "rule": _one_of("naive", "linear", "minlogit", "general"),
+  "views": _FLAG,
+  "ema_decay": _from_to(0, 1),
+  "fusion_weight_decay": _at_least(0),
+  "diversity_weight": _at_least(0),
+  "self_weight": _at_least(0),
+  "fusion_weight": _at_least(0),
+  "map_rampup_epochs": _at_least(0),
 }
 
 
@@ -134,11 +169,44 @@ def check(config: ConfigDict) -> None:
       f"'{config.method.name}' needs at least {method.min_peers} peers; raise "
       "it."
     )
-  if method.needs.mean_trunk_gradient and config.peers.kind != "branches":
+  kind = method.needs.kind
+  if kind and config.peers.kind != kind:
     raise ConfigError(
       f"config.peers.kind='{config.peers.kind}': method "
-      f"'{config.method.name}' averages gradients at the shared trunk; set "
-      "config.peers.kind=branches."
+      f"'{config.method.name}' with these settings needs {kind}; set "
+      f"config.peers.kind={kind}."
+    )
+  _check_teacher(config, method.needs.teacher)
+
+
+def _check_teacher(config: ConfigDict, needed: bool) -> None:
+  if not needed:
+    if config.teacher or config.teacher_net:
+      raise ConfigError(
+        f"config.teacher='{config.teacher}': method '{config.method.name}' "
+        "has no teacher; leave config.teacher and config.teacher_net empty."
+      )
+    return
+  if not config.teacher:
+    raise ConfigError(
+      f"config.teacher='': method '{config.method.name}' needs a trained "
+      "teacher; set it to the work directory of a run, or to a .safetensors "
+      "or .pth file and config.teacher_net to its network."
+    )
+  path = Path(config.teacher)
+  _require(path.exists(), "teacher", config.teacher, "an existing path")
+  if path.is_file():
+    _require(
+      path.suffix in (".safetensors", ".pth", ".pt"),
+      "teacher",
+      config.teacher,
+      "a work directory or a file that ends in .safetensors, .pth or .pt",
+    )
+    _require(
+      bool(config.teacher_net),
+      "teacher_net",
+      config.teacher_net,
+      "the network that the file belongs to, a name of okd_jax.backbones",
     )
 
 
@@ -209,8 +277,8 @@ def explain_flag_error(error: Exception) -> ConfigError:
   text = str(error)
   if isinstance(error, AttributeError | KeyError):
     # ml_collections puts a suggestion behind the key if it knows one.
-    key, _, suggestion = text.strip("\"'").partition("\\n")
-    key = key.strip("'")
+    key, _, suggestion = text.replace("\\'", "'").partition("\\n")
+    key, suggestion = key.strip("\"'"), suggestion.strip("\"'")
     return ConfigError(
       f"config has no key '{key}'. {suggestion or 'See configs/common.py.'}"
     )

@@ -7,6 +7,7 @@ mean the same thing everywhere: P peers, B examples, C classes, D feature
 width, E width of the shared trunk, H and W height and width.
 """
 
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -113,6 +114,8 @@ class Needs:
     held_out: fraction of the training data kept for `Method.refresh`.
     mean_trunk_gradient: average the branches' gradients where they enter the
       shared trunk, instead of summing them.
+    kind: the only kind of group that will do, "replicas" or "branches"; None
+      takes both.
   """
 
   views: bool = False
@@ -120,6 +123,7 @@ class Needs:
   teacher: bool = False
   held_out: float = 0.0
   mean_trunk_gradient: bool = False
+  kind: str | None = None
 
 
 class Method(nn.Module):
@@ -151,8 +155,8 @@ class Method(nn.Module):
     return 1
 
   @property
-  def optimizer_overrides(self) -> dict[str, dict[str, float]]:
-    """Optimiser settings that differ, by prefix of "method/..." or "peers"."""
+  def optimizer_overrides(self) -> Mapping[str, Mapping[str, Any]]:
+    """Settings that differ by path prefix, see `okd_jax.optim.make`."""
     return {}
 
   def members(self, num_peers: int) -> tuple[int, ...]:
@@ -193,6 +197,37 @@ def require_peers(name: str, outputs: Outputs, at_least: int) -> None:
       f"method '{name}' got {num_peers} peer(s) and needs at least "
       f"{at_least}; raise config.peers.num_peers."
     )
+
+
+def require_trunk(name: str, outputs: Outputs) -> Array:
+  """Returns the shared trunk's output [B, E].
+
+  Raises:
+    ValueError: if the peers share no trunk.
+  """
+  if outputs.trunk is None:
+    raise ValueError(
+      f"method '{name}' reads the shared trunk, and these peers are separate "
+      "networks; set config.peers.kind=branches."
+    )
+  return outputs.trunk
+
+
+def require_maps(
+  name: str, outputs: Outputs, at_least: int = 1
+) -> tuple[PerPeer, ...]:
+  """Returns the maps of the stages, the deepest one last.
+
+  Raises:
+    ValueError: if the networks return fewer stages.
+  """
+  if len(outputs.maps) < at_least:
+    raise ValueError(
+      f"method '{name}' reads the maps of {at_least} stage(s), and these "
+      f"networks return {len(outputs.maps)}; return okd_jax.core.Outputs with "
+      "maps from the network, or split it earlier."
+    )
+  return outputs.maps
 
 
 class Network(nn.Module):

@@ -54,7 +54,8 @@ def make(
     settings: for all parameters.
     overrides: settings to replace by path prefix, for example
       `{"method/fusion": {"weight_decay": 1e-5}}`. The first prefix that fits a
-      parameter counts.
+      parameter counts. `adam_rate` takes Adam with that constant rate instead
+      of SGD, weight decay coupled too.
 
   Returns:
     A transformation whose update takes the learning rate as the keyword
@@ -64,7 +65,10 @@ def make(
     return _sgd(settings)
   groups = {"": _sgd(settings)}
   for prefix, changes in overrides.items():
-    groups[prefix] = _sgd(dataclasses.replace(settings, **changes))
+    changes = dict(changes)
+    rate = changes.pop("adam_rate", None)
+    own = dataclasses.replace(settings, **changes)
+    groups[prefix] = _sgd(own) if rate is None else _adam(own, rate)
   return optax.with_extra_args_support(
     optax.multi_transform(groups, _labels(tuple(overrides)))
   )
@@ -83,6 +87,14 @@ def _sgd(settings: Sgd) -> optax.GradientTransformationExtraArgs:
     optax.add_decayed_weights(settings.weight_decay),
     optax.trace(settings.momentum, nesterov=settings.nesterov),
     _scale_by_rate(),
+  )
+
+
+def _adam(settings: Sgd, rate: float) -> optax.GradientTransformationExtraArgs:
+  return optax.with_extra_args_support(
+    optax.chain(
+      optax.add_decayed_weights(settings.weight_decay), optax.adam(rate)
+    )
   )
 
 

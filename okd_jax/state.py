@@ -90,13 +90,7 @@ def _initial_values(recipe: Recipe, key: Array) -> TrainState:
 def shardings(recipe: Recipe, state: TrainState) -> Any:
   """The sharding of every leaf of a state or of its shapes."""
   params, memory = specs(recipe, state.params, state.memory)
-  opt_state = optax.tree.map_params(
-    recipe.optimizer,
-    lambda _, spec: spec,
-    state.opt_state,
-    params,
-    transform_non_params=lambda _: P(),
-  )
+  opt_state = opt_specs(recipe, state.opt_state, params)
   average = None if state.average is None else Average(params, memory)
   return dataclasses.replace(
     state,
@@ -124,6 +118,23 @@ def specs(recipe: Recipe, params: Any, memory: Any) -> tuple[Any, Any]:
       part: {name: v for name, v in tree.items() if name != "params"}
       for part, tree in parts.items()
     },
+  )
+
+
+def opt_specs(recipe: Recipe, opt_state: Any, params: Any) -> Any:
+  """The partition specs of the optimiser's state, from those of parameters."""
+
+  def choose(leaf, spec):
+    # Where settings differ by prefix, each group leaves the others' out.
+    return leaf if isinstance(leaf, optax.MaskedNode) else spec
+
+  return optax.tree.map_params(
+    recipe.optimizer,
+    choose,
+    opt_state,
+    params,
+    transform_non_params=lambda _: P(),
+    is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
   )
 
 

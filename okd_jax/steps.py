@@ -190,16 +190,10 @@ def _only_peer(recipe: Recipe, peer: int, before: Any, after: Any) -> Any:
   """Takes what belongs to one peer from `after` and the rest from `before`."""
   params, memory, opt_state = before
   by_params, by_memory = state_lib.specs(recipe, params, memory)
-  by_state = optax.tree.map_params(
-    recipe.optimizer,
-    lambda _, spec: spec,
-    opt_state,
-    by_params,
-    transform_non_params=lambda _: None,
-  )
+  by_state = state_lib.opt_specs(recipe, opt_state, by_params)
 
   def select(spec, old, new):
-    if spec is None or PEER not in spec:
+    if PEER not in spec:
       return new
     own = jnp.arange(len(old)) == peer
     return jnp.where(own.reshape(-1, *[1] * (old.ndim - 1)), new, old)
@@ -209,5 +203,5 @@ def _only_peer(recipe: Recipe, peer: int, before: Any, after: Any) -> Any:
     (by_params, by_memory, by_state),
     before,
     after,
-    is_leaf=lambda leaf: leaf is None or isinstance(leaf, jax.P),
+    is_leaf=lambda leaf: isinstance(leaf, jax.P),
   )

@@ -5,12 +5,14 @@ import contextlib
 import dataclasses
 import functools
 import json
+import logging
 from pathlib import Path
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -18,13 +20,18 @@ from okd_jax import (
   build,
   config as config_lib,
   evaluate as evaluate_lib,
+  export,
+  init_from,
   logs,
+  mesh as mesh_lib,
   recipe as recipe_lib,
   reopen,
   signals,
   state as state_lib,
   steps,
   summary,
+  teacher,
+  trackers,
 )
 from okd_jax.checkpoint import Checkpoints
 from okd_jax.data import Source
@@ -32,6 +39,8 @@ from okd_jax.dispatch import Dispatch
 from okd_jax.lock import RunLock
 from okd_jax.recipe import Recipe
 from okd_jax.state import TrainState
+
+_log = logging.getLogger(__name__)
 
 
 class NotFiniteError(RuntimeError):
@@ -63,12 +72,16 @@ def train(
     Interrupted: after a signal; the last finished step is saved.
   """
   began = time.monotonic() if began is None else began
-  config_lib.check(config)
-  _require_same_run(config, workdir)
-  mesh = build.mesh(config)
-  source = build.source(config, mesh)
-  recipe = build.recipe(config, source.info, source.train_size, mesh)
-  build.check_input_size(recipe)
+  with config_lib.refusing():
+    config_lib.check(config)
+    _require_same_run(config, workdir)
+    mesh = build.mesh(config)
+    source = build.source(config, mesh)
+    taught_by, frozen = teacher.load(config, source.info, mesh)
+    recipe = build.recipe(
+      config, source.info, source.train_size, mesh, taught_by
+    )
+    build.check_input_size(recipe)
 
   with _lock(workdir), signals.Stop() as stop:
     reopen.remember(config, source, workdir)
@@ -78,16 +91,21 @@ def train(
     )
     init_key, step_key = recipe_lib.random_keys(config.seed)
     with stop.busy("initialising"):
-      state, step = _initial_or_saved(recipe, checkpoints, init_key)
+      state, step = _initial_or_saved(
+        recipe, checkpoints, init_key, config.init_from
+      )
     total = recipe.total_steps
     first_step = step
-    dispatch = Dispatch(recipe, source, state, step_key)
+    dispatch = Dispatch(recipe, source, state, step_key, frozen)
     eval_fn = jax.jit(functools.partial(steps.eval_step, recipe))
     predict_fn = jax.jit(functools.partial(steps.predict, recipe))
     saved_at = time.monotonic()
 
     with (
-      logs.Writer(workdir, resume_step=step or None) as writer,
+      trackers.started(config, workdir) as tracking,
+      logs.Writer(
+        workdir, resume_step=step or None, trackers=tracking
+      ) as writer,
       logs.Display(
         total, recipe.steps_per_epoch, config.method.name
       ) as display,
@@ -141,7 +159,9 @@ def train(
             f"Stopped after step {step} of {total}; the same command goes on."
           )
     checkpoints.finish()
-    return state, summary.conclude(config, recipe, workdir, dispatch)
+    concluded = summary.conclude(config, recipe, workdir, dispatch)
+    _take_away(reopen.Run(workdir, config, recipe, state, step))
+    return state, concluded
 
 
 def check_finite(step: int, measured: Mapping[str, Any]) -> dict[str, float]:
@@ -237,11 +257,31 @@ def _require_same_run(config: ConfigDict, workdir: Path) -> None:
     config_lib.require_resumable(config, json.loads(saved.read_text()))
 
 
+def _take_away(run: reopen.Run) -> None:
+  """Exports the leader and draws the curves; the run stands without them."""
+  try:
+    export.export(run, run.workdir / "leader")
+  except Exception as error:
+    _log.warning("The leader was not exported: %s", error)
+  if jax.process_index() != 0:
+    return
+  try:
+    # Takes seconds to import, and is not needed to train.
+    from okd_jax import plots
+  except ModuleNotFoundError as error:
+    _log.warning("No curves were drawn: %s; pip install matplotlib.", error)
+  else:
+    plots.plot(run.workdir)
+
+
 def _initial_or_saved(
-  recipe: Recipe, checkpoints: Checkpoints, key: jax.Array
+  recipe: Recipe, checkpoints: Checkpoints, key: jax.Array, trained: str
 ) -> tuple[TrainState, int]:
   if checkpoints.latest_verified() is None:
-    return state_lib.init(recipe, key), 0
+    state = state_lib.init(recipe, key)
+    if trained:
+      state = init_from.fill(recipe, state, Path(trained))
+    return state, 0
   state, step, _ = checkpoints.restore(state_lib.abstract(recipe, key))
   return state, step
 
@@ -295,5 +335,8 @@ def _refresh(
   if step != recipe.first_step(epoch):
     return state
   logits, labels = evaluate_lib.held_out_logits(predict_fn, state, source)
-  memory = state.memory["method"] | recipe.method.refresh(logits, labels)
+  everywhere = NamedSharding(recipe.mesh, PartitionSpec())
+  renewed = recipe.method.refresh(logits, labels)
+  renewed = mesh_lib.place(renewed, jax.tree.map(lambda _: everywhere, renewed))
+  memory = state.memory["method"] | renewed
   return dataclasses.replace(state, memory=state.memory | {"method": memory})

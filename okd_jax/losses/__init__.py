@@ -22,6 +22,11 @@ from okd_jax.losses._kdcl import (
   kdcl_minlogit_target as kdcl_minlogit_target,
   kdcl_naive_target as kdcl_naive_target,
 )
+from okd_jax.losses._maps import (
+  attention_distance as attention_distance,
+  diverse_attention as diverse_attention,
+  map_distance as map_distance,
+)
 from okd_jax.losses._mutual import (
   cl_ilr as cl_ilr,
   dml as dml,
@@ -40,8 +45,10 @@ from okd_jax.losses._peers import (
 from okd_jax.losses._teacher import kd as kd
 
 __all__ = (
+  "attention_distance",
   "cl_ilr",
   "cross_entropy",
+  "diverse_attention",
   "dml",
   "dml_ensemble",
   "ffl",
@@ -53,6 +60,7 @@ __all__ = (
   "kdcl_minlogit_target",
   "kdcl_naive_target",
   "leave_one_out_mean",
+  "map_distance",
   "mix_peers",
   "okddip",
   "one",

@@ -1,0 +1,74 @@
+"""Fusing the maps of several networks."""
+
+from collections.abc import Sequence
+
+from flax import linen as nn
+import jax.numpy as jnp
+
+from okd_jax import layers
+from okd_jax.core import Array
+
+
+class Fusion(nn.Module):
+  """Fuses the last maps of several networks and classifies the result.
+
+  Kim et al., "Feature Fusion for Online Mutual Knowledge Distillation", ICPR
+  2020: a depthwise and a pointwise convolution, each with batch norm and ReLU,
+  then the mean over positions and a linear classifier. Of maps of different
+  size the larger ones are averaged down to the smallest.
+
+  Attributes:
+    num_classes: C.
+  """
+
+  num_classes: int
+
+  @nn.compact
+  def __call__(
+    self, maps: Sequence[Array], *, train: bool
+  ) -> tuple[Array, Array]:
+    """Returns the fused map [B, H, W, D] and logits [B, C].
+
+    Args:
+      maps: [B, H_k, W_k, D_k] of every network; D is the first one's.
+      train: whether batch statistics normalise.
+    """
+    width = maps[0].shape[-1]
+    size = tuple(min(m.shape[axis] for m in maps) for axis in (1, 2))
+    joined = [_shrink(layers.at_least_float32(m), size) for m in maps]
+    fused = conv_norm_relu(jnp.concatenate(joined, -1), None, train, "depth")
+    fused = conv_norm_relu(fused, width, train, "point")
+    logits = nn.Dense(
+      self.num_classes,
+      kernel_init=layers.uniform_fan_in,
+      bias_init=layers.uniform_bias(width),
+      name="head",
+    )(jnp.mean(fused, (1, 2)))
+    return fused, logits
+
+
+def conv_norm_relu(
+  x: Array, features: int | None, train: bool, name: str
+) -> Array:
+  """A pointwise convolution to `features`, or a depthwise one if that is None.
+
+  To be called in a compact method; [B, H, W, D] to [B, H, W, features].
+  """
+  width = x.shape[-1]
+  x = nn.Conv(
+    features or width,
+    (1, 1) if features else (3, 3),
+    padding=0 if features else 1,
+    feature_group_count=1 if features else width,
+    use_bias=False,
+    kernel_init=layers.he_fan_out,
+    name=f"{name}_conv",
+  )(x)
+  norm = layers.BatchNorm(name=f"{name}_norm")
+  return nn.relu(norm(x, use_running_average=not train))
+
+
+def _shrink(x: Array, size: tuple[int, ...]) -> Array:
+  window = (x.shape[1] // size[0], x.shape[2] // size[1])
+  pooled = nn.avg_pool(x, window, window)
+  return pooled[:, : size[0], : size[1]]

@@ -1,0 +1,121 @@
+"""Attention maps: which positions of a feature map matter."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from okd_jax.losses._inputs import Array, as_float
+
+
+def attention_distance(maps: Array, target_maps: Array) -> Array:
+  r"""Mean squared distance between the attention of two maps.
+
+  With :math:`A(F)` the mean over channels of :math:`F^2`, and :math:`n(v)` a
+  map flattened and divided by its Euclidean norm, computes the mean over
+  positions of :math:`(n(A(F)) - n(A(F')))^2`.
+
+  Args:
+    maps: float [..., H, W, D].
+    target_maps: float [..., H, W, D'], never given a gradient.
+
+  Returns:
+    One value a map, [...], float32 or float64.
+
+  Raises:
+    AssertionError: if positions differ or a dtype is not floating.
+
+  References:
+    Li et al., `Distilling a Powerful Student Model via Online Knowledge
+    Distillation <https://arxiv.org/abs/2103.14473>`_, 2022.
+
+  >>> x = jnp.ones((1, 2, 2, 3))
+  >>> attention_distance(x, 5 * x).tolist()
+  [0.0]
+  """
+  maps, target_maps = as_float(maps), as_float(target_maps)
+  chex.assert_equal_shape_prefix([maps, target_maps], maps.ndim - 1)
+  target = jax.lax.stop_gradient(_attention(target_maps))
+  gap = _normalize(_attention(maps)) - _normalize(target)
+  return jnp.mean(jnp.square(gap), axis=-1)
+
+
+def map_distance(maps: Array, target_maps: Array) -> Array:
+  """Mean squared distance between maps, each divided by its Euclidean norm.
+
+  Args:
+    maps: float [..., H, W, D].
+    target_maps: float, the same shape; never given a gradient.
+
+  Returns:
+    One value a map, [...], float32 or float64.
+
+  References:
+    Li et al., `Distilling a Powerful Student Model via Online Knowledge
+    Distillation <https://arxiv.org/abs/2103.14473>`_, 2022.
+
+  >>> x = jnp.ones((1, 2, 2, 3))
+  >>> map_distance(x, 2 * x).tolist()
+  [0.0]
+  """
+  maps, target_maps = as_float(maps), as_float(target_maps)
+  chex.assert_equal_shape([maps, target_maps])
+  flat, target = (
+    x.reshape(*x.shape[:-3], -1)
+    for x in (maps, jax.lax.stop_gradient(target_maps))
+  )
+  return jnp.mean(jnp.square(_normalize(flat) - _normalize(target)), axis=-1)
+
+
+def diverse_attention(
+  maps: Array, reference_maps: Array
+) -> tuple[Array, Array]:
+  r"""Drives attention to what a reference ignores.
+
+  With :math:`a = A(F_{ref})` flattened, :math:`r = \|a\|_2`, :math:`\hat a = a
+  / r` and :math:`\tau` the :math:`\lfloor S / 3 \rfloor`-th smallest of the S
+  values, the target is :math:`t = (r/2 - \hat a)\,\mathrm{sign}(\hat a - \tau)
+  + r/2`. That r is not in units of :math:`\hat a` is a quirk of the published
+  code, kept here.
+
+  Args:
+    maps: float [..., H, W, D].
+    reference_maps: float [..., H, W, D], never given a gradient.
+
+  Returns:
+    The mean squared distance of n(A(maps)) from t, [...], and the reference
+    map as it would be with that attention, :math:`F_{ref} + (t - \hat a) r /
+    D`, [..., H, W, D] without gradient.
+
+  References:
+    Li et al., `Distilling a Powerful Student Model via Online Knowledge
+    Distillation <https://arxiv.org/abs/2103.14473>`_, 2022, published code.
+
+  >>> x = jnp.arange(12.0).reshape(1, 2, 2, 3)
+  >>> distance, guide = diverse_attention(x, x)
+  >>> distance.shape, guide.shape
+  ((1,), (1, 2, 2, 3))
+  """
+  maps = as_float(maps)
+  reference = jax.lax.stop_gradient(as_float(reference_maps))
+  chex.assert_equal_shape([maps, reference])
+  attention = _attention(reference)
+  norm = jnp.linalg.norm(attention, axis=-1, keepdims=True)
+  relative = _normalize(attention)
+  rank = max(attention.shape[-1] // 3, 1) - 1
+  threshold = jnp.sort(relative, axis=-1)[..., rank, None]
+  target = (norm / 2 - relative) * jnp.sign(relative - threshold) + norm / 2
+  gap = _normalize(_attention(maps)) - target
+  width = reference.shape[-1]
+  shift = ((target - relative) * norm / width).reshape(reference.shape[:-1])
+  return jnp.mean(jnp.square(gap), axis=-1), reference + shift[..., None]
+
+
+def _attention(maps: Array) -> Array:
+  """[..., H * W]: the mean over channels of squares."""
+  return jnp.mean(jnp.square(maps), axis=-1).reshape(*maps.shape[:-3], -1)
+
+
+def _normalize(x: Array) -> Array:
+  """Divides by the norm of the last axis; zeros stay zeros."""
+  square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
