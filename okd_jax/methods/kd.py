@@ -1,0 +1,37 @@
+"""Distillation from a teacher that was trained before."""
+
+from okd_jax import core, losses
+
+
+class Method(core.Method):
+  """Every peer learns from the labels and from one frozen teacher.
+
+  Hinton et al., "Distilling the Knowledge in a Neural Network", 2015. The
+  defaults are those of the code of Chen et al., AAAI 2020: no ramp-up. With
+  several peers each of them is a student of its own.
+
+  Attributes:
+    temperature: of the distillation.
+    kd_weight: of the distillation.
+    eps: added to softened target probabilities.
+  """
+
+  temperature: float = 3.0
+  kd_weight: float = 1.0
+  eps: float = 1e-7
+
+  @property
+  def needs(self):
+    return core.Needs(teacher=True)
+
+  def __call__(self, outputs, batch, ctx):
+    return core.MethodOutput(
+      losses.kd(
+        outputs.logits,
+        outputs.teacher.logits[0],
+        batch.label,
+        temperature=self.temperature,
+        kd_weight=self.kd_weight,
+        eps=self.eps,
+      )
+    )
