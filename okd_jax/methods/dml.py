@@ -1,0 +1,63 @@
+"""DML: deep mutual learning."""
+
+from okd_jax import core, losses
+
+
+class Method(core.Method):
+  """Every peer learns from the labels and from the other peers.
+
+  Zhang et al., "Deep Mutual Learning", CVPR 2018. The defaults are those of
+  the code of Chen et al., AAAI 2020: towards the mean of the others' logits,
+  gradient through the targets, no ramp-up. As published it is
+  `form="pairwise"`, `update="alternating"`, `temperature=1`,
+  `stop_gradient=True`.
+
+  Attributes:
+    temperature: of the distillation.
+    kd_weight: of the distillation.
+    eps: added to softened target probabilities.
+    form: "ensemble" learns from the mean of the others' logits, "pairwise"
+      from each of the others.
+    update: "simultaneous", or "alternating": in every step one peer after
+      another, each of them seeing the updates before its own.
+    stop_gradient: treat targets as constants.
+  """
+
+  temperature: float = 3.0
+  kd_weight: float = 1.0
+  eps: float = 1e-7
+  form: str = "ensemble"
+  update: str = "simultaneous"
+  stop_gradient: bool = False
+
+  @property
+  def needs(self):
+    # A shared trunk belongs to no turn.
+    alternating = self.update == "alternating"
+    return core.Needs(kind="replicas" if alternating else None)
+
+  @property
+  def joint(self):
+    return not self.stop_gradient
+
+  @property
+  def min_peers(self):
+    return 2
+
+  def turns(self, num_peers):
+    alternating = self.update == "alternating"
+    return tuple(range(num_peers)) if alternating else (None,)
+
+  def __call__(self, outputs, batch, ctx):
+    core.require_peers("dml", outputs, self.min_peers)
+    objective = losses.dml if self.form == "pairwise" else losses.dml_ensemble
+    return core.MethodOutput(
+      objective(
+        outputs.logits,
+        batch.label,
+        temperature=self.temperature,
+        kd_weight=self.kd_weight,
+        eps=self.eps,
+        stop_gradient=self.stop_gradient,
+      )
+    )
