@@ -1,0 +1,49 @@
+"""CL-ILR: collaborative learning with shared low-level layers."""
+
+from okd_jax import core, losses
+
+
+class Method(core.Method):
+  """Branches learn from the mean of the others; the trunk is spared their sum.
+
+  Song and Chai, "Collaborative Learning for Deep Neural Networks", NeurIPS
+  2018: the gradient that enters the trunk is the mean over branches. The rest
+  as in the code of Chen et al., AAAI 2020: no mixing of hard and soft losses,
+  gradient through the targets.
+
+  Attributes:
+    temperature: of the distillation.
+    kd_weight: of the distillation, before the ramp-up.
+    eps: added to softened target probabilities.
+    stop_gradient: treat targets as constants.
+  """
+
+  temperature: float = 3.0
+  kd_weight: float = 1.0
+  eps: float = 1e-7
+  stop_gradient: bool = False
+
+  @property
+  def needs(self):
+    return core.Needs(kind="branches", mean_trunk_gradient=True)
+
+  @property
+  def joint(self):
+    return not self.stop_gradient
+
+  @property
+  def min_peers(self):
+    return 2
+
+  def __call__(self, outputs, batch, ctx):
+    core.require_peers("cl_ilr", outputs, self.min_peers)
+    return core.MethodOutput(
+      losses.cl_ilr(
+        outputs.logits,
+        batch.label,
+        temperature=self.temperature,
+        kd_weight=self.kd_weight * ctx.rampup,
+        eps=self.eps,
+        stop_gradient=self.stop_gradient,
+      )
+    )
