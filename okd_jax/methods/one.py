@@ -1,0 +1,69 @@
+"""ONE: knowledge distillation by an on-the-fly native ensemble."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from okd_jax import core, layers, losses
+
+
+class Method(core.Method):
+  """A gate on the shared trunk weights the branches; all learn from the sum.
+
+  Lan et al., "Knowledge Distillation by On-the-Fly Native Ensemble", NeurIPS
+  2018. The defaults are those of the code of Chen et al., AAAI 2020, in which
+  gradient flows through the target; as published it is `stop_gradient=True`
+  and three branches. The gate starts as it does there for residual networks,
+  whatever the network.
+
+  Attributes:
+    temperature: of the distillation.
+    kd_weight: of the distillation, before the ramp-up.
+    eps: added to softened target probabilities.
+    stop_gradient: treat the ensemble as constant where it is the target.
+  """
+
+  temperature: float = 3.0
+  kd_weight: float = 1.0
+  eps: float = 1e-7
+  stop_gradient: bool = False
+
+  @property
+  def needs(self):
+    return core.Needs(kind="branches")
+
+  @property
+  def joint(self):
+    return not self.stop_gradient
+
+  @property
+  def min_peers(self):
+    return 2
+
+  @nn.compact
+  def __call__(self, outputs, batch, ctx):
+    core.require_peers("one", outputs, self.min_peers)
+    trunk = core.require_trunk("one", outputs)
+    scores = nn.Dense(
+      len(outputs.logits),
+      kernel_init=layers.uniform_fan_in,
+      bias_init=layers.uniform_bias(trunk.shape[-1]),
+      precision="highest",
+      name="gate",
+    )(trunk)
+    norm = layers.BatchNorm(name="norm")
+    scores = nn.relu(norm(scores, use_running_average=not ctx.train))
+    gate = jax.nn.softmax(scores).T
+    terms = losses.one(
+      outputs.logits,
+      gate,
+      batch.label,
+      temperature=self.temperature,
+      kd_weight=self.kd_weight * ctx.rampup,
+      eps=self.eps,
+      stop_gradient=self.stop_gradient,
+    )
+    ensemble = jnp.sum(gate[..., None] * outputs.logits, 0)
+    return core.MethodOutput(
+      terms, {"gated_ensemble": ensemble}, {"gate": jnp.mean(gate, 1)}
+    )
