@@ -1,0 +1,64 @@
+"""PCL: peer collaborative learning."""
+
+from flax import linen as nn
+import jax.numpy as jnp
+
+from okd_jax import core, layers, losses
+
+
+class Method(core.Method):
+  """An ensemble classifier and the others' averages over time teach each peer.
+
+  Wu and Gong, "Peer Collaborative Learning for Online Knowledge Distillation",
+  AAAI 2021, equations 1 and 2. Every peer sees its own view of the images, as
+  does its average; the features of all views enter one linear classifier. The
+  averaged first peer is deployed; the prediction "ensemble_classifier" of the
+  averages is PCL-E.
+
+  Attributes:
+    temperature: of both distillations.
+    kd_weight: of both distillations, before the ramp-up.
+    stop_gradient: treat the ensemble as constant where it is the target.
+    views: one augmented view a peer instead of one for all.
+    ema_decay: limit of the averages' decay, see `schedules.ema_decay`.
+  """
+
+  temperature: float = 3.0
+  kd_weight: float = 1.0
+  stop_gradient: bool = True
+  views: bool = True
+  ema_decay: float = 0.999
+
+  @property
+  def needs(self):
+    return core.Needs(views=self.views, ema_decay=self.ema_decay)
+
+  @property
+  def joint(self):
+    return not self.stop_gradient
+
+  @property
+  def min_peers(self):
+    return 2
+
+  @nn.compact
+  def __call__(self, outputs, batch, ctx):
+    core.require_peers("pcl", outputs, self.min_peers)
+    joined = jnp.concatenate(tuple(outputs.features), -1)
+    ensemble = nn.Dense(
+      outputs.logits.shape[-1],
+      kernel_init=layers.uniform_fan_in,
+      bias_init=layers.uniform_bias(joined.shape[-1]),
+      precision="highest",
+      name="ensemble",
+    )(joined)
+    terms = losses.pcl(
+      outputs.logits,
+      ensemble,
+      outputs.ema.logits,
+      batch.label,
+      temperature=self.temperature,
+      kd_weight=self.kd_weight * ctx.rampup,
+      stop_gradient=self.stop_gradient,
+    )
+    return core.MethodOutput(terms, {"ensemble_classifier": ensemble})
