@@ -1,0 +1,69 @@
+"""KDCL: online knowledge distillation via collaborative learning."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from okd_jax import core, losses
+
+
+class Method(core.Method):
+  """Peers, which may differ, learn from one target made of all their logits.
+
+  Guo et al., "Online Knowledge Distillation via Collaborative Learning", CVPR
+  2020. Every peer sees its own view of the images; no ramp-up.
+
+  Attributes:
+    temperature: of the distillation.
+    kd_weight: of the distillation.
+    rule: how the target is made: "naive", the peer with the least
+      cross-entropy; "linear", the best convex combination; "minlogit", the
+      least logits; "general", weights that minimise the error on held-out
+      training data, renewed once an epoch.
+    views: one augmented view a peer instead of one for all.
+  """
+
+  temperature: float = 2.0
+  kd_weight: float = 1.0
+  rule: str = "minlogit"
+  views: bool = True
+
+  @property
+  def needs(self):
+    held_out = 0.1 if self.rule == "general" else 0.0
+    return core.Needs(views=self.views, held_out=held_out)
+
+  @property
+  def min_peers(self):
+    return 2
+
+  def refresh(self, logits, labels):
+    probs = jax.nn.softmax(logits)
+    # Peers alike make the correlation singular.
+    weights = losses.kdcl_general_weights(probs, labels, ridge=1e-8)
+    return {"weights": {"peers": weights}}
+
+  @nn.compact
+  def __call__(self, outputs, batch, ctx):
+    core.require_peers("kdcl", outputs, self.min_peers)
+    target = self._target(outputs.logits, batch.label)
+    terms = losses.kdcl(
+      outputs.logits,
+      target,
+      batch.label,
+      temperature=self.temperature,
+      kd_weight=self.kd_weight,
+    )
+    return core.MethodOutput(terms)
+
+  def _target(self, logits, labels):
+    if self.rule == "naive":
+      return losses.kdcl_naive_target(logits, labels)
+    if self.rule == "linear":
+      return losses.kdcl_linear_target(logits, labels)
+    if self.rule == "minlogit":
+      return losses.kdcl_minlogit_target(logits, labels)
+    num_peers = len(logits)
+    equal = jnp.full(num_peers, 1 / num_peers)
+    weights = self.variable("weights", "peers", lambda: equal)
+    return losses.kdcl_general_target(logits, weights.value)
