@@ -1,0 +1,51 @@
+"""FFL: feature fusion learning."""
+
+from flax import linen as nn
+
+from okd_jax import core, losses
+from okd_jax.fusion import Fusion
+
+
+class Method(core.Method):
+  """Peers and a classifier of their fused maps teach each other.
+
+  Kim et al., "Feature Fusion for Online Mutual Knowledge Distillation", ICPR
+  2020, with the settings of the authors' code: gradient flows from the fusion
+  module into the peers, targets are constants, and the module has a weight
+  decay of its own.
+
+  Attributes:
+    temperature: of all distillation.
+    kd_weight: of all distillation, before the ramp-up.
+    eps: added to softened target probabilities; 1e-7 in the authors' code.
+    fusion_weight_decay: of the fusion module's parameters.
+  """
+
+  temperature: float = 3.0
+  kd_weight: float = 1.0
+  eps: float = 0.0
+  fusion_weight_decay: float = 1e-5
+
+  @property
+  def min_peers(self):
+    return 2
+
+  @property
+  def optimizer_overrides(self):
+    return {"method/fusion": {"weight_decay": self.fusion_weight_decay}}
+
+  @nn.compact
+  def __call__(self, outputs, batch, ctx):
+    core.require_peers("ffl", outputs, self.min_peers)
+    maps = core.require_maps("ffl", outputs)[-1]
+    fusion = Fusion(outputs.logits.shape[-1], name="fusion")
+    fused = fusion(tuple(maps), train=ctx.train)[1]
+    terms = losses.ffl(
+      outputs.logits,
+      fused,
+      batch.label,
+      temperature=self.temperature,
+      kd_weight=self.kd_weight * ctx.rampup,
+      eps=self.eps,
+    )
+    return core.MethodOutput(terms, {"fused": fused})
