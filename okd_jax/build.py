@@ -88,7 +88,7 @@ def seen(config: ConfigDict, info: DataInfo) -> DataInfo:
   Raises:
     ConfigError: if there is not one number a channel.
   """
-  changes = {}
+  changes: dict[str, Any] = {}
   for name in ("mean", "std"):
     values = tuple(config[f"image_{name}"])
     if len(values) not in (0, info.image_shape[-1]):

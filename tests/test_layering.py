@@ -19,6 +19,7 @@ LEVELS = {
   "mesh": 1,
   "display": 1,
   "leaves": 1,
+  "fusion": 1.5,
   "backbones": 2,
   "mapping": 2,
   "methods": 2,
@@ -38,6 +39,7 @@ LEVELS = {
   "build": 6,
   "dispatch": 6,
   "summary": 6.5,
+  "teacher": 6.9,
   "train": 7,
   "cli": 8,
 }

@@ -1,6 +1,7 @@
 """FFSD: feature fusion and self-distillation."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -154,14 +155,18 @@ class Method(core.Method):
     return core.MethodOutput(terms, {"fused": fused})
 
   def _between_predictions(self, logits, fused, labels):
-    settings = {"temperature": self.temperature, "kd_weight": self.kd_weight}
+    settings: dict[str, Any] = {
+      "temperature": self.temperature,
+      "kd_weight": self.kd_weight,
+      "eps": 0.0,
+    }
     students, leader = logits[:-1], logits[-1]
-    terms = losses.dml(students, labels, eps=0.0, **settings)
+    terms = losses.dml(students, labels, **settings)
     for name, student, teacher in (
       ("ensemble", fused, jnp.mean(students, 0)),
       ("leader", leader, fused),
     ):
-      taught = losses.kd(student, teacher, labels, eps=0.0, **settings)
+      taught = losses.kd(student, teacher, labels, **settings)
       terms[f"{name}_ce"] = taught["peer_ce"]
       terms[f"{name}_kd"] = taught["peer_kd"]
     return terms
