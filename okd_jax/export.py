@@ -66,10 +66,7 @@ def export(
   written.mkdir(parents=True)
   (written / leader_lib.WEIGHTS).write_bytes(safetensors.numpy.save(weights))
   if form == "savedmodel":
-    # Needs TensorFlow, which nothing else here does.
-    from okd_jax import saved_model
-
-    saved_model.write(_of_weights(apply), weights, shape, written, PLATFORMS)
+    _saved_model().write(_of_weights(apply), weights, shape, written, PLATFORMS)
   else:
     program = _program(_of_weights(apply), weights, shape)
     (written / leader_lib.PROGRAM).write_bytes(program)
@@ -177,6 +174,18 @@ def function(run: Run, what: str = "leader") -> tuple[ApplyFn, Variables]:
       f"{' and the same behind ' + _AVERAGED if averaged else ''}."
     )
   return lambda v, images: _of_group(run)(v, images)[name], variables
+
+
+def _saved_model() -> Any:
+  try:
+    # Needs TensorFlow, which nothing else here does.
+    from okd_jax import saved_model
+  except ModuleNotFoundError as error:
+    raise config_lib.ConfigError(
+      f"--format=savedmodel: {error}; pip install tensorflow-cpu adds what is "
+      "missing."
+    ) from error
+  return saved_model
 
 
 def _part(run: Run, what: str) -> tuple[Any, Any, str]:

@@ -5,7 +5,8 @@ The folder holds `weights.safetensors`, `model.stablehlo` (a program of
 this file, the same is
 
     weights = safetensors.numpy.load_file("leader/weights.safetensors")
-    program = jax.export.deserialize(open("leader/model.stablehlo", "rb").read())
+    content = pathlib.Path("leader/model.stablehlo").read_bytes()
+    program = jax.export.deserialize(bytearray(content))
     logits = program.call(weights, images)
 """
 

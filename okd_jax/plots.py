@@ -156,7 +156,8 @@ def _loss(curves: Mapping[str, Curve], title: str) -> Figure:
   terms = [n for n in curves if n not in _NO_TERMS and "/" not in n]
   for i, name in enumerate(terms):
     look = _look(i) | {"marker": _MARKERS[i % len(_MARKERS)], "markersize": 4}
-    panel.plot(*curves[name], **look, markevery=0.1, label=name)
+    every = max(1, len(curves[name][0]) // 10)
+    panel.plot(*curves[name], **look, markevery=every, label=name)
   # Terms differ by orders of magnitude.
   panel.set_yscale("log", nonpositive="mask")
   _legend(figure, panel)
@@ -210,8 +211,11 @@ def _accuracy_of(
     if found and (averaged or int(found[1]) != leader):
       panel.plot(*curve, **_look(int(found[1])), label=f"peer {found[1]}")
   # The first epochs would squeeze the rest into a line.
-  settled = [y[len(y) // 5 :] for _, y in named.values()]
-  low, high = min(map(np.nanmin, settled)), max(map(np.nanmax, settled))
+  settled = np.concatenate([y[len(y) // 5 :] for _, y in named.values()])
+  settled = settled[np.isfinite(settled)]
+  if not len(settled):
+    return
+  low, high = settled.min(), settled.max()
   margin = 0.05 * max(high - low, 1.0)
   panel.set_ylim(max(0.0, low - margin), min(100.0, high) + margin)
 

@@ -258,7 +258,11 @@ def _require_same_run(config: ConfigDict, workdir: Path) -> None:
 
 
 def _take_away(run: reopen.Run) -> None:
-  """Exports the leader and draws the curves; the run stands without them."""
+  """Exports the leader and draws the curves.
+
+  A finished run stands without them, so no failure here is one of training;
+  `python -m okd_jax export` and `plot` try again.
+  """
   try:
     export.export(run, run.workdir / "leader")
   except Exception as error:
@@ -268,10 +272,10 @@ def _take_away(run: reopen.Run) -> None:
   try:
     # Takes seconds to import, and is not needed to train.
     from okd_jax import plots
-  except ModuleNotFoundError as error:
-    _log.warning("No curves were drawn: %s; pip install matplotlib.", error)
-  else:
+
     plots.plot(run.workdir)
+  except Exception as error:
+    _log.warning("No curves were drawn: %s", error)
 
 
 def _initial_or_saved(

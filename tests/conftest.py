@@ -1,6 +1,9 @@
 """Eight virtual CPU devices, set before jax is imported."""
 
 import os
+from pathlib import Path
+
+import pytest
 
 # Tests compile much and compute little: the compiler need not try hard.
 os.environ["XLA_FLAGS"] = " ".join(
@@ -12,3 +15,23 @@ os.environ["XLA_FLAGS"] = " ".join(
   )
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Runs of the same recipe, in this process or in a child, compile once.
+cache = Path.home() / ".cache" / "okd_jax" / "tests" / "xla"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+  """The work directory of a finished run of ten steps; not to be changed."""
+  from configs import okddip_digits
+  from okd_jax import train
+
+  config = okddip_digits.get_config("smoke")
+  config.peers.num_peers = 3
+  config.mesh.data = 1
+  config.epochs = 1
+  config.log_steps = 2
+  workdir = tmp_path_factory.mktemp("runs") / "trained"
+  train.train(config, workdir)
+  return workdir
