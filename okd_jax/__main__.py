@@ -18,7 +18,6 @@ from okd_jax import (
   cli,
   display,
   evaluate as evaluate_lib,
-  leader as leader_lib,
   mesh as mesh_lib,
   reopen,
   steps,
@@ -31,10 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   with cli.exit_codes():
     args = _parser().parse_args(argv)
     cli.prepare_jax()
-    try:
-      args.command(args)
-    except leader_lib.LeaderError as error:
-      cli.leave(error, cli.BAD_CHECKPOINT)
+    args.command(args)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from okd_jax import config as config_lib, signals
 from okd_jax.checkpoint import CheckpointError
 from okd_jax.data import DataError
+from okd_jax.leader import LeaderError
 from okd_jax.lock import RunLockError
 from okd_jax.train import Interrupted, NotFiniteError
 
@@ -40,7 +41,7 @@ def exit_codes() -> Iterator[None]:
     leave(error, BAD_DATA)
   except NotFiniteError as error:
     leave(error, NOT_FINITE)
-  except CheckpointError as error:
+  except (CheckpointError, LeaderError) as error:
     leave(error, BAD_CHECKPOINT)
   except RunLockError as error:
     leave(error, IN_USE)

@@ -84,7 +84,6 @@ def train(
     build.check_input_size(recipe)
 
   with _lock(workdir), signals.Stop() as stop:
-    reopen.remember(config, source, workdir)
     summary.show_plan(config, recipe, source)
     checkpoints = Checkpoints(
       workdir / "checkpoints", config_hash=config_lib.digest(config)
@@ -94,6 +93,8 @@ def train(
       state, step = _initial_or_saved(
         recipe, checkpoints, init_key, config.init_from
       )
+    # Not before: a run that cannot start must not bind the work directory.
+    reopen.remember(config, source, workdir)
     total = recipe.total_steps
     first_step = step
     dispatch = Dispatch(recipe, source, state, step_key, frozen)

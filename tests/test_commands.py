@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import shutil
 import sys
 import types
 
@@ -23,6 +24,7 @@ from okd_jax import (
   reopen,
   state as state_lib,
   trackers,
+  train,
 )
 from okd_jax.mesh import make_mesh
 
@@ -232,6 +234,22 @@ def test_weights_of_another_shape_are_refused(trained):
   drawn = state_lib.init(other, jax.random.key(5))
   with pytest.raises(config_lib.ConfigError, match="stage1_block1.*absent"):
     init_from.fill(other, drawn, trained / "leader")
+
+
+def test_a_run_that_cannot_start_leaves_its_folder_free(trained, tmp_path):
+  config = reopen.about(trained)[0]
+  config.init_from = str(tmp_path / "nowhere")
+  with pytest.raises(config_lib.ConfigError, match="nowhere is not the work"):
+    train.train(config, tmp_path / "new")
+  assert not (tmp_path / "new" / "config.json").exists()
+
+
+def test_a_damaged_leader_ends_with_a_code(trained, tmp_path, capsys):
+  shutil.copytree(trained / "leader", tmp_path / "leader")
+  (tmp_path / "leader" / leader.WEIGHTS).write_bytes(b"")
+  with leaving(cli.BAD_CHECKPOINT):
+    command("predict", tmp_path / "leader", "x.png")
+  assert "does not match the SHA-256" in capsys.readouterr().err
 
 
 def test_trackers_that_fail_are_one_warning(trained, monkeypatch, caplog):
