@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -20,7 +20,7 @@ check: $(VENV)/.installed
 	$(BIN)/mypy okd_jax
 
 smoke: $(VENV)/.installed
-	$(BIN)/python -m pytest $(SMOKE)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(SMOKE)
 
 # Every method on every network, in both kinds, on every mesh.
 matrix: $(VENV)/.installed
