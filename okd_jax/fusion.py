@@ -1,6 +1,7 @@
 """Fusing the maps of several networks."""
 
 from collections.abc import Sequence
+import itertools
 
 from flax import linen as nn
 import jax.numpy as jnp
@@ -47,6 +48,25 @@ class Fusion(nn.Module):
     return fused, logits
 
 
+class Depthwise(nn.Module):
+  """A 3x3 convolution of every channel for itself, [B, H, W, D] to the same.
+
+  As a sum of shifted products: XLA's partitioner gets the kernel's gradient of
+  a grouped convolution wrong if examples and channels are both spread over
+  devices, which the joined maps of peers are.
+  """
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    _, height, width, channels = x.shape
+    kernel = self.param("kernel", layers.he_fan_out, (3, 3, 1, channels))
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    total = jnp.zeros_like(x)
+    for i, j in itertools.product(range(3), range(3)):
+      total += kernel[i, j, 0] * padded[:, i : i + height, j : j + width]
+    return total
+
+
 def conv_norm_relu(
   x: Array, features: int | None, train: bool, name: str
 ) -> Array:
@@ -54,16 +74,10 @@ def conv_norm_relu(
 
   To be called in a compact method; [B, H, W, D] to [B, H, W, features].
   """
-  width = x.shape[-1]
-  x = nn.Conv(
-    features or width,
-    (1, 1) if features else (3, 3),
-    padding=0 if features else 1,
-    feature_group_count=1 if features else width,
-    use_bias=False,
-    kernel_init=layers.he_fan_out,
-    name=f"{name}_conv",
-  )(x)
+  if features is None:
+    x = Depthwise(name=f"{name}_conv")(x)
+  else:
+    x = layers.conv(features, 1, name=f"{name}_conv")(x)
   norm = layers.BatchNorm(name=f"{name}_norm")
   return nn.relu(norm(x, use_running_average=not train))
 

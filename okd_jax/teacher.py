@@ -43,9 +43,7 @@ def load(
   """
   if not config.teacher:
     return None, None
-  devices = Mesh(
-    on.devices.reshape(-1, 1), on.axis_names, axis_types=on.axis_types
-  )
+  devices = without_peer_axis(on)
   if config.batch_size % devices.size:
     raise config_lib.ConfigError(
       f"config.batch_size={config.batch_size} must be a multiple of the "
@@ -58,6 +56,13 @@ def load(
   stacked = jax.tree.map(lambda leaf: jax.device_get(leaf)[None], variables)
   where = mesh_lib.shardings(devices, group.specs(stacked))
   return group, mesh_lib.place(stacked, where)
+
+
+def without_peer_axis(mesh: Mesh) -> Mesh:
+  """The same devices, all of them on the data axis."""
+  return Mesh(
+    mesh.devices.reshape(-1, 1), mesh.axis_names, axis_types=mesh.axis_types
+  )
 
 
 def _from_run(path: Path, config: ConfigDict, info: DataInfo) -> Any:

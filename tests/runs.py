@@ -34,7 +34,8 @@ def teacher(recipe: Recipe) -> Any:
   made = recipe.teacher.init(jax.random.key(7), recipe.example_images())
   made = toys.widen(made) if recipe.image_dtype == jnp.float64 else made
   return mesh_lib.place(
-    made, mesh_lib.shardings(recipe.mesh, recipe.teacher.specs(made))
+    made,
+    mesh_lib.shardings(recipe.teacher.mesh, recipe.teacher.specs(made)),
   )
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from okd_jax import core, layers, methods
+from okd_jax import core, layers, methods, teacher as teacher_lib
 from okd_jax.data.info import DataInfo
 from okd_jax.mesh import make_mesh
 from okd_jax.optim import Sgd
@@ -48,11 +48,13 @@ class Toy(core.Network):
     maps.append(x)
     features = jnp.mean(x, (-3, -2))
     hidden = nn.Dropout(self.dropout)(features, deterministic=not train)
-    logits = nn.Dense(self.num_classes, name="head")(hidden)
+    logits = nn.Dense(self.num_classes, dtype=self.dtype, name="head")(hidden)
     return core.Outputs(logits, features, tuple(maps))
 
   def _stage(self, x, name, width, train):
-    x = nn.Conv(width, (3, 3), name=f"{name}_conv", use_bias=False)(x)
+    x = nn.Conv(
+      width, (3, 3), use_bias=False, dtype=self.dtype, name=f"{name}_conv"
+    )(x)
     norm = layers.BatchNorm(name=f"{name}_norm")
     return nn.relu(norm(x, use_running_average=not train))
 
@@ -80,7 +82,9 @@ def recipe(
     )
   else:
     peers = Replicas(net, num_peers, mesh, mapping)
-  teacher = Replicas(net, 1, mesh) if method.needs.teacher else None
+  teacher = None
+  if method.needs.teacher:
+    teacher = Replicas(net, 1, teacher_lib.without_peer_axis(mesh))
   made = Recipe(
     peers=peers,
     method=method,
