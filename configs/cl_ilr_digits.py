@@ -1,0 +1,15 @@
+"""CL-ILR on scikit-learn's digits, four ResNet-8 branches.
+
+Reproduces no published figure.
+
+    python main.py --config=configs/cl_ilr_digits.py
+"""
+
+from configs import common
+
+
+def get_config(words: str = ""):
+  config = common.digits(common.base())
+  config.method = common.method("cl_ilr")
+  config.peers.kind = "branches"
+  return common.variant(config, words)
