@@ -41,12 +41,14 @@ def source(config: ConfigDict, on: Mesh | None = None) -> data.Source:
   Raises:
     DataError: if it is missing or damaged.
   """
+  needs = config_lib.make_method(config).needs
   made = data.make(
     config.data,
     batch_size=config.batch_size,
     eval_batch_size=config.eval_batch_size,
     seed=config.seed,
-    held_out=config_lib.make_method(config).needs.held_out,
+    held_out=needs.held_out,
+    num_views=config.peers.num_peers if needs.views else None,
     mesh=on,
   )
   if made.train_size < config.batch_size:

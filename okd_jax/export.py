@@ -119,6 +119,7 @@ def describe(run: Run, what: str = "leader") -> dict[str, Any]:
     "output": "float32 [batch, num_classes], logits",
     "mean": list(info.mean),
     "std": list(info.std),
+    "resized_crop": info.resized_crop,
     "accuracy": accuracy,
     "method": config.method.name,
     "step": run.step,

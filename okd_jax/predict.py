@@ -1,24 +1,17 @@
 """Classifies image files with a run's leader or an exported network."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from okd_jax import export, leader as leader_lib, reopen
-from okd_jax.data import DataError, prepared
+from okd_jax.data import DataError, folder, prepared
 
 _BATCH_SIZE = 64
-_DAMAGE = (
-  UnidentifiedImageError,
-  Image.DecompressionBombError,
-  OSError,
-  SyntaxError,
-  ValueError,
-)
 
 
 def predict(
@@ -27,7 +20,8 @@ def predict(
   """Classifies images.
 
   An image of any size and mode is converted to the channels that the network
-  was trained on and resized to its input, as in training from files.
+  was trained on and resized to its input; its centre is taken where training
+  was on crops of random size.
 
   Args:
     target: a work directory or an exported network.
@@ -56,7 +50,7 @@ def predict(
   results = []
   for start in range(0, len(files), _BATCH_SIZE):
     part = files[start : start + _BATCH_SIZE]
-    images = [read(file, card["image_shape"]) for file in part]
+    images = [read(file, card) for file in part]
     probabilities = np.asarray(probabilities_of(variables, np.stack(images)))
     for file, row in zip(part, probabilities, strict=True):
       best = np.argsort(-row, kind="stable")[:top]
@@ -97,18 +91,19 @@ def find(paths: Iterable[Path]) -> list[Path]:
   return files
 
 
-def read(file: Path, image_shape: Sequence[int]) -> np.ndarray:
-  """Reads an image as float32 [H, W, c] in [0, 1].
+def read(file: Path, card: Mapping[str, Any]) -> np.ndarray:
+  """Reads an image as float32 [H, W, c] in [0, 1], as a card asks for it.
 
   Raises:
     DataError: if the file cannot be decoded.
   """
-  height, width, channels = image_shape
+  height, width, channels = card["image_shape"]
+  decode = prepared.decode_center if card["resized_crop"] else prepared.decode
   try:
-    pixels = prepared.decode(
+    pixels = decode(
       file.read_bytes(), "L" if channels == 1 else "RGB", (height, width)
     )
-  except _DAMAGE as error:
+  except folder.DAMAGE as error:
     raise DataError(
       f"{file} cannot be decoded ({error}); replace it or leave it out."
     ) from error

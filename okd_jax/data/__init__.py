@@ -11,7 +11,15 @@ from typing import Any
 from jax.sharding import Mesh
 import numpy as np
 
-from okd_jax.data import folder, memory, prepare, prepared, readers, tfds
+from okd_jax.data import (
+  folder,
+  memory,
+  prepare,
+  prepared,
+  readers,
+  stream,
+  tfds,
+)
 from okd_jax.data.augment import augment, normalize
 from okd_jax.data.errors import DataError
 from okd_jax.data.info import DataInfo, HostData, KNOWN
@@ -38,14 +46,16 @@ class Config:
   Attributes:
     name: digits, fashion_mnist, cifar10, cifar100, any image-classification
       name of TensorFlow Datasets (`name` or `name/config`), or "folder:PATH".
-    source: "memory", on the device, or "tfds", through `tf.data`.
+    source: "memory", on the device; "tfds", through `tf.data` from host memory;
+      or "stream", decoded and cropped as it is read, for large images.
     dir: where prepared copies or the publisher's files are; "" is the folder
       of TensorFlow Datasets (TFDS_DATA_DIR, or ~/tensorflow_datasets).
     train_examples: size of a fixed training subset, each class in proportion;
       0 for all.
     validation: fraction of the training split held out, the same in every run.
     test_fraction: fraction held out of a data set without a test split.
-    image_size: to which images of varying size are resized.
+    image_size: to which images of varying size are resized; with "stream" the
+      size of the crops.
     download: whether a missing data set may be downloaded.
   """
 
@@ -89,8 +99,8 @@ def check(config_data: Any) -> Config:
   _require(
     config,
     "source",
-    config.source in ("memory", "tfds"),
-    "be 'memory' or 'tfds'",
+    config.source in ("memory", "tfds", "stream"),
+    "be 'memory', 'tfds' or 'stream'",
   )
   _require(
     config,
@@ -122,6 +132,7 @@ def make(
   eval_batch_size: int,
   seed: int,
   held_out: float = 0.0,
+  num_views: int | None = None,
   mesh: Mesh | None = None,
 ) -> Source:
   """Makes the source of a configuration.
@@ -133,7 +144,8 @@ def make(
     seed: of the order of training examples.
     held_out: fraction of each class excluded from training and given out as
       split "held_out".
-    mesh: with an axis "data"; None for the default device.
+    num_views: P, the views of a batch, for a source that draws them itself.
+    mesh: with axes "data" and "peer"; None for the default device.
 
   Raises:
     ValueError: if a value is wrong.
@@ -163,25 +175,28 @@ def make(
     held_out=held_out,
   )
   positions["test"] = np.arange(data.info.num_test, dtype=np.int32)
+  sizes: dict[str, Any] = {
+    "batch_size": batch_size,
+    "eval_batch_size": eval_batch_size,
+    "seed": seed,
+    "mesh": mesh,
+  }
+  if isinstance(data, stream.Listing):
+    return stream.StreamSource(data, positions, num_views=num_views, **sizes)
   kind = memory.MemorySource if config.source == "memory" else tfds.TfdsSource
-  return kind(
-    data,
-    positions,
-    batch_size=batch_size,
-    eval_batch_size=eval_batch_size,
-    seed=seed,
-    mesh=mesh,
-  )
+  return kind(data, positions, **sizes)
 
 
-def _load(config: Config) -> HostData:
+def _load(config: Config) -> HostData | stream.Listing:
   name = config.name
+  options = (config.image_size, config.test_fraction)
   if name == "digits":
     return readers.digits()
   if name.startswith(_FOLDER):
-    return folder.read(
-      name.removeprefix(_FOLDER), config.image_size, config.test_fraction
-    )
+    path = name.removeprefix(_FOLDER)
+    if config.source == "stream":
+      return stream.from_folder(path, *options)
+    return folder.read(path, *options)
   data_dir = prepared.data_dir(config.dir)
   files = readers.find(name, data_dir)
   copy = prepared.find(name, data_dir)
@@ -189,9 +204,11 @@ def _load(config: Config) -> HostData:
     return readers.read(name, files)
   if not copy:
     copy = prepare.prepare(name, data_dir, files, download=config.download)
-  read = prepared.read if config.source == "memory" else tfds.read
   about = prepared.inspect(copy)
-  return read(name, about, config.image_size, config.test_fraction)
+  if config.source == "stream":
+    return stream.from_copy(name, about, *options)
+  read = prepared.read if config.source == "memory" else tfds.read
+  return read(name, about, *options)
 
 
 def _check_name(config: Config) -> None:

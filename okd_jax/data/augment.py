@@ -37,8 +37,12 @@ def augment(
   and the view, never on the device that it is on. View 0 is what is returned
   without views.
 
+  Images that the source has cropped and flipped (`info.resized_crop`) are only
+  normalised.
+
   Args:
-    images: uint8 [B, H, W, c].
+    images: uint8 [B, H, W, c]; with `info.resized_crop` and views
+      [P, B, H, W, c].
     key: random key of this step.
     info: of the data set.
     num_views: P, one independent view a peer; None for one view without the
@@ -50,6 +54,10 @@ def augment(
   Returns:
     [B, H, W, c], or [P, B, H, W, c] with views.
   """
+  if info.resized_crop:
+    leading = (num_views, None) if num_views else (None,)
+    chex.assert_shape(images, (*leading, *info.image_shape))
+    return normalize(images, info, dtype)
   chex.assert_shape(images, (None, *info.image_shape))
   chex.assert_type(images, jnp.uint8)
   if pad_mode not in ("constant", "reflect"):

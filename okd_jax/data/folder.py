@@ -17,7 +17,7 @@ _SUFFIXES = frozenset(
   ".bmp .gif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()
 )
 # What Pillow raises on damaged files, by format.
-_DAMAGE = (
+DAMAGE = (
   UnidentifiedImageError,
   Image.DecompressionBombError,
   OSError,
@@ -58,9 +58,26 @@ def read(path: str, image_size: int, test_fraction: float) -> HostData:
   Raises:
     DataError: naming the folder or the damaged file.
   """
+  splits = find(path)
+  class_names = tuple(next(iter(splits.values())))
+  train, *rest = [_decode(files, image_size) for files in splits.values()]
+  if rest:
+    test = rest[0]
+  else:
+    train, test = prepared.hold_out(train, test_fraction)
+  return describe(f"folder:{path}", train, test, class_names)
+
+
+def find(path: str) -> dict[str, dict[str, list[pathlib.Path]]]:
+  """Returns the image files by split ("all" without splits) and class.
+
+  All in alphabetical order; training comes first.
+
+  Raises:
+    DataError: if the folder has another structure.
+  """
   splits = _splits(pathlib.Path(path).expanduser())
-  first = next(iter(splits.values()))
-  class_names = tuple(first)
+  class_names = tuple(next(iter(splits.values())))
   for split, files in splits.items():
     if tuple(files) != class_names:
       odd = sorted(set(files) ^ set(class_names))
@@ -68,12 +85,7 @@ def read(path: str, image_size: int, test_fraction: float) -> HostData:
         f"{path} has the classes {', '.join(odd)} in one split only; {split} "
         "must have the same class folders as train. Add or remove them."
       )
-  train, *rest = [_decode(files, image_size) for files in splits.values()]
-  if rest:
-    test = rest[0]
-  else:
-    train, test = prepared.hold_out(train, test_fraction)
-  return describe(f"folder:{path}", train, test, class_names)
+  return splits
 
 
 def check_folder(path: str) -> FolderReport:
@@ -95,7 +107,7 @@ def check_folder(path: str) -> FolderReport:
         with Image.open(io.BytesIO(data)) as image:
           image.load()
           sizes[image.size] += 1
-      except _DAMAGE as error:
+      except DAMAGE as error:
         damaged[file] = str(error)
   duplicates = tuple(
     tuple(files) for files in contents.values() if len(files) > 1
@@ -153,7 +165,7 @@ def _decode(classes: dict[str, list[pathlib.Path]], image_size: int) -> Split:
   for image, file in zip(images, files, strict=True):
     try:
       image[...] = prepared.decode(file.read_bytes(), "RGB", size)
-    except _DAMAGE as error:
+    except DAMAGE as error:
       raise DataError(
         f"{file} cannot be decoded ({error}); replace or remove the file."
       ) from error

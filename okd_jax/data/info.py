@@ -22,6 +22,10 @@ class DataInfo:
     num_train: size of the publisher's training split.
     num_test: size of the test split.
     class_names: one a class.
+    resized_crop: training images are crops of random size and place, flipped
+      at random, as the source has drawn them, and test images the centre of
+      the resized picture. Otherwise whole pictures are resized, and `augment`
+      pads, crops and flips.
   """
 
   name: str
@@ -34,6 +38,7 @@ class DataInfo:
   num_train: int
   num_test: int
   class_names: tuple[str, ...]
+  resized_crop: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,14 +193,7 @@ def describe(
   num_classes = len(class_names)
   for split_name, split in (("train", train), ("test", test)):
     _check_split(f"{name}/{split_name}", split, num_classes)
-  counts = np.bincount(train.labels, minlength=num_classes)
-  if not counts.all():
-    missing = [class_names[c] for c in np.flatnonzero(counts == 0)]
-    raise DataError(
-      f"{name}/train has no example of {len(missing)} of its {num_classes} "
-      f"classes: {', '.join(missing[:10])}; every class needs one at least. "
-      "Add examples or remove the class."
-    )
+  check_every_class(name, train.labels, class_names)
   if train.images.shape[1:] != test.images.shape[1:]:
     raise DataError(
       f"{name} has images of shape {train.images.shape[1:]} in train and "
@@ -223,12 +221,49 @@ def describe(
     mean=mean,
     std=std,
     pad=round(min(height, width) / 8),
-    flip=name.split("/")[0] not in _CHARACTERS,
+    flip=may_flip(name),
     num_train=num_train,
     num_test=num_test,
     class_names=class_names,
   )
   return HostData(info, train, test)
+
+
+def may_flip(name: str) -> bool:
+  """Whether a horizontal flip keeps the classes of a data set."""
+  return name.split("/")[0] not in _CHARACTERS
+
+
+def check_every_class(
+  name: str, labels: np.ndarray, class_names: tuple[str, ...]
+) -> None:
+  """Refuses training labels [N] in which a class is missing.
+
+  Raises:
+    DataError: naming the missing classes.
+  """
+  counts = np.bincount(labels, minlength=len(class_names))
+  if not counts.all():
+    missing = [class_names[c] for c in np.flatnonzero(counts == 0)]
+    raise DataError(
+      f"{name}/train has no example of {len(missing)} of its "
+      f"{len(class_names)} classes: {', '.join(missing[:10])}; every class "
+      "needs one at least. Add examples or remove the class."
+    )
+
+
+def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
+  """Refuses labels [N] that are not in [0, num_classes).
+
+  Raises:
+    DataError: naming the first wrong label.
+  """
+  wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+  if len(wrong):
+    raise DataError(
+      f"{where} has label {labels[wrong[0]]} at position {wrong[0]}; 0 to "
+      f"{num_classes - 1} were expected. Replace the damaged file."
+    )
 
 
 def _check_split(where: str, split: Split, num_classes: int) -> None:
@@ -243,9 +278,4 @@ def _check_split(where: str, split: Split, num_classes: int) -> None:
       f"{where} has {len(images)} images and {len(labels)} labels; as many of "
       "each, and one at least, were expected."
     )
-  wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-  if len(wrong):
-    raise DataError(
-      f"{where} has label {labels[wrong[0]]} at position {wrong[0]}; 0 to "
-      f"{num_classes - 1} were expected. Replace the damaged file."
-    )
+  check_labels(where, labels, num_classes)

@@ -15,7 +15,7 @@ import re
 import numpy as np
 from PIL import Image
 
-from okd_jax.data import order, records
+from okd_jax.data import crops, order, records
 from okd_jax.data.errors import DataError
 from okd_jax.data.info import describe, HostData, Split
 
@@ -190,12 +190,20 @@ def read(
 
 def hold_out(split: Split, test_fraction: float) -> tuple[Split, Split]:
   """Takes a fixed fraction of each class away for testing."""
-  count = round(test_fraction * len(split.labels))
-  test, train = order.stratified(split.labels, count, _TEST)
+  train, test = hold_out_rows(split.labels, test_fraction)
   return (
     Split(split.images[train], split.labels[train]),
     Split(split.images[test], split.labels[test]),
   )
+
+
+def hold_out_rows(
+  labels: np.ndarray, test_fraction: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """The same, of labels [N]: positions to train on and to test on."""
+  count = round(test_fraction * len(labels))
+  test, train = order.stratified(labels, count, _TEST)
+  return train, test
 
 
 def _read_split(copy: Copy, split: str, image_size: int) -> Split:
@@ -239,3 +247,17 @@ def decode(encoded: bytes, mode: str, size: tuple[int, ...]) -> np.ndarray:
     if image.size != (size[1], size[0]):
       image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.asarray(image).reshape(*size, -1)
+
+
+def decode_center(
+  encoded: bytes, mode: str, size: tuple[int, ...]
+) -> np.ndarray:
+  """Decodes an image and takes its centre, as `crops.center_crop` does."""
+  with Image.open(io.BytesIO(encoded)) as file:
+    image = file.convert(mode)
+  short, side = round(size[0] * crops.MARGIN), min(image.size)
+  width, height = (short * length // side for length in image.size)
+  image = image.resize((width, height), Image.Resampling.BILINEAR)
+  left, top = round((width - size[1]) / 2), round((height - size[0]) / 2)
+  cropped = image.crop((left, top, left + size[1], top + size[0]))
+  return np.asarray(cropped).reshape(*size, -1)

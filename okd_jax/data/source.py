@@ -66,7 +66,8 @@ def divide(
 class Source(abc.ABC):
   """Batches of one data set, on the devices.
 
-  Images are uint8 [B, H, W, c]; labels int32 [B]; index int32 [B] is the
+  Images are uint8 [B, H, W, c], or [P, B, H, W, c] in training where the source
+  draws the views; labels int32 [B]; index int32 [B] is the
   position in the publisher's training split (test split for "test"), as the
   copy in use orders it; mask is False on padding. With a mesh all are split
   over its "data" axis.
@@ -143,12 +144,12 @@ def sharding(mesh: Mesh, *axes: str) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(*axes))
 
 
-def local_slots(mesh: Mesh | None, size: int) -> np.ndarray:
-  """Returns which examples of a batch this process must load, rising."""
+def local_slots(mesh: Mesh | None, size: int, axis: str = "data") -> np.ndarray:
+  """Returns which parts of an axis this process must load, rising."""
   slots = np.arange(size)
   if mesh is None:
     return slots
-  parts = sharding(mesh, "data").addressable_devices_indices_map((size,))
+  parts = sharding(mesh, axis).addressable_devices_indices_map((size,))
   mine = np.zeros(size, bool)
   for part in parts.values():
     assert part is not None, "every local device holds a part"
@@ -156,14 +157,35 @@ def local_slots(mesh: Mesh | None, size: int) -> np.ndarray:
   return slots[mine]
 
 
-def to_devices(local: core.Batch, mesh: Mesh | None, size: int) -> core.Batch:
-  """Puts this process's part of a batch of `size` examples on the devices."""
+def to_devices(
+  local: core.Batch,
+  mesh: Mesh | None,
+  size: int,
+  num_views: int | None = None,
+) -> core.Batch:
+  """Puts this process's part of a batch of `size` examples on the devices.
+
+  Args:
+    local: with images [P, B, H, W, c] if there are views, of which a process
+      holds those that its devices see.
+    mesh: the devices; None for the default one.
+    size: of the whole batch.
+    num_views: P, None without that axis.
+  """
   if mesh is None:
     return jax.device_put(local)
-  placed = sharding(mesh, "data")
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(
-      placed, x, (size, *x.shape[1:])
-    ),
-    local,
-  )
+
+  def put(x, leading, axes):
+    return jax.make_array_from_process_local_data(
+      sharding(mesh, *axes), x, (*leading, *x.shape[len(leading) :])
+    )
+
+  placed = {
+    name: put(getattr(local, name), (size,), ("data",))
+    for name in ("label", "index", "mask")
+  }
+  if local.image.ndim == 5:
+    image = put(local.image, (num_views, size), ("peer", "data"))
+  else:
+    image = put(local.image, (size,), ("data",))
+  return core.Batch(image=image, **placed)
