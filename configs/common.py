@@ -5,7 +5,6 @@ class has the default, it is read from there, so that it stands in one place.
 """
 
 import dataclasses
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -113,24 +112,6 @@ def cifar(config: ConfigDict, name: str) -> ConfigDict:
   return config
 
 
-def imagenet(config: ConfigDict) -> ConfigDict:
-  """ImageNet-2012 with the schedule that is usual for it.
-
-  Chen et al., AAAI 2020, state none; the values are this project's.
-  """
-  config.data.name = "imagenet2012"
-  config.data.source = "stream"
-  config.data.image_size = 224
-  config.peers.net = "resnet34"
-  config.epochs = 90
-  config.batch_size = 256
-  config.eval_batch_size = 256
-  config.optim.learning_rate = 0.1
-  config.optim.drops = (1 / 3, 2 / 3, 8 / 9)
-  config.optim.weight_decay = 1e-4
-  return config
-
-
 def method(name: str, **hyperparameters) -> ConfigDict:
   """The section of a method: its hyperparameters, some of them replaced."""
   return ConfigDict({"name": name, **methods.options(name), **hyperparameters})
@@ -173,58 +154,3 @@ def smoke(config: ConfigDict) -> None:
   config.batch_size = 20
   config.epochs = 2
   config.log_steps = 1
-
-
-def comparison(base: ConfigDict, net: str, teacher_net: str) -> ConfigDict:
-  """A comparison of all methods: see `okd_jax.compare`.
-
-  Args:
-    base: the recipe of all runs, without a method.
-    net: what is compared.
-    teacher_net: the teacher of kd.
-  """
-  config = ConfigDict()
-  config.base = base
-  # Rows besides one network alone, which is always there.
-  config.methods = ("independent",) + tuple(
-    name for name in methods.names() if name != "independent"
-  )
-  config.nets = (net,)
-  config.seeds = (0, 1, 2)
-  # The kind of group that a method trains.
-  config.kinds = ConfigDict(
-    {
-      name: methods.load(name)().needs.kind or base.peers.kind
-      for name in methods.names()
-    }
-  )
-  # As in its paper.
-  config.kinds.pcl = "branches"
-  config.teacher_net = teacher_net
-  # Figures to stand beside ours.
-  config.published = str(Path(__file__).with_name("published.json"))
-  return config
-
-
-def comparison_variant(config: ConfigDict, words: str | None) -> ConfigDict:
-  """Applies the words behind the colon of --config=FILE:word,word.
-
-  Args:
-    config: of a comparison, changed in place.
-    words: "smoke", which takes two methods and two seeds and makes their runs
-      as short as a test needs them, or networks to compare.
-
-  Returns:
-    The same config.
-  """
-  nets = [word for word in (words or "").split(",") if word]
-  if "smoke" in nets:
-    nets.remove("smoke")
-    smoke(config.base)
-    config.nets = (config.base.peers.net,)
-    config.teacher_net = config.base.peers.net
-    config.methods = ("independent", "okddip")
-    config.seeds = (0, 1)
-  elif nets:
-    config.nets = tuple(nets)
-  return config

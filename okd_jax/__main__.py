@@ -4,7 +4,8 @@ Training itself is main.py.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import functools
 import json
 from pathlib import Path
@@ -28,7 +29,11 @@ from okd_jax.data import DataError
 def main(argv: Sequence[str] | None = None) -> None:
   """Reads the command line and runs one command."""
   with cli.exit_codes():
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.command is not _compare:
+      parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.flags = rest
     cli.prepare_jax()
     args.command(args)
 
@@ -87,6 +92,20 @@ def _parser() -> argparse.ArgumentParser:
 
   command = add(_plot, "plot", "Draw the curves of runs.", workdir=False)
   command.add_argument("workdirs", type=Path, nargs="+", metavar="WORKDIR")
+
+  text = "Train methods, networks and seeds by one recipe, and tabulate them."
+  command = add(_compare, "compare", text, workdir=False)
+  command.usage = (
+    "python -m okd_jax compare --config=configs/compare_c100.py "
+    "[--workdir=DIR] [--config.key=value ...]"
+  )
+
+  text = "Write one HTML page about runs and comparisons."
+  command = add(_report, "report", text, workdir=False)
+  command.add_argument("workdirs", type=Path, nargs="+", metavar="WORKDIR")
+  command.add_argument(
+    "--to", type=Path, help="file; report.html in the first WORKDIR by default"
+  )
 
   text = "Check a folder of images: counts, sizes, damaged, duplicate files."
   command = add(_data, "data", text, workdir=False)
@@ -194,13 +213,42 @@ def _predict(args: argparse.Namespace) -> None:
 
 
 def _plot(args: argparse.Namespace) -> None:
-  try:
+  with _needing_matplotlib():
     from okd_jax import plots
-  except ModuleNotFoundError as error:
-    cli.leave(f"{error}; pip install matplotlib adds it.", cli.BAD_CONFIG)
   for workdir in args.workdirs:
     for path in plots.plot(workdir):
       print(path)
+
+
+@contextlib.contextmanager
+def _needing_matplotlib() -> Iterator[None]:
+  try:
+    yield
+  except ModuleNotFoundError as error:
+    cli.leave(f"{error}; pip install matplotlib adds it.", cli.BAD_CONFIG)
+
+
+def _compare(args: argparse.Namespace) -> None:
+  from okd_jax import compare, result_tables
+
+  config, workdir = cli.read_recipe(["compare", *args.flags], comparison=True)
+  cli.prepare_jax(deterministic=config.base.deterministic)
+  failed = compare.compare(config, workdir)
+  for table in result_tables.write(workdir):
+    display.table(table.title, table.columns, table.rows)
+    for note in table.notes:
+      print(note)
+  print(f"Results are in {workdir}.")
+  if failed:
+    sys.exit(1)
+
+
+def _report(args: argparse.Namespace) -> None:
+  with _needing_matplotlib():
+    from okd_jax import report
+  to = args.to or args.workdirs[0] / "report.html"
+  report.write(args.workdirs, to)
+  print(to)
 
 
 def _data(args: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """What the commands share: exit codes, the compilation cache, work folders."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import logging
 import os
@@ -8,8 +8,9 @@ from pathlib import Path
 import sys
 from typing import NoReturn
 
+from absl import flags
 import jax
-from ml_collections import ConfigDict
+from ml_collections import config_flags, ConfigDict
 
 from okd_jax import config as config_lib, signals
 from okd_jax.checkpoint import CheckpointError
@@ -51,6 +52,58 @@ def exit_codes() -> Iterator[None]:
     leave(error, BAD_CONFIG)
 
 
+def read_recipe(
+  argv: Sequence[str], *, comparison: bool = False
+) -> tuple[ConfigDict, Path]:
+  """Reads the flags --config, --config.KEY and --workdir.
+
+  Args:
+    argv: the program's name and its arguments.
+    comparison: whether the recipe must be one of a comparison or of a run.
+
+  Returns:
+    The configuration, and the work directory: a folder under runs/ by default.
+
+  Raises:
+    ConfigError: for every mistake in them.
+  """
+  known = flags.FlagValues()
+  recipe = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "A recipe, such as configs/okddip_c100.py.",
+    flag_values=known,
+    lock_config=True,
+    sys_argv=list(argv),
+  )
+  flags.DEFINE_string("workdir", None, "Where results go.", flag_values=known)
+  try:
+    rest = known(list(argv))
+    missing = recipe.value is None
+    if not missing:
+      recipe.value.to_dict()  # raises if the recipe was not found
+  except Exception as error:  # a recipe is Python and may raise anything
+    raise config_lib.explain_flag_error(error) from error
+  if rest[1:]:
+    raise config_lib.ConfigError(
+      f"unexpected argument '{rest[1]}'; settings are given as "
+      "--config.key=value."
+    )
+  if missing:
+    raise config_lib.ConfigError(
+      "--config is missing; name a recipe, for example "
+      "--config=configs/okddip_digits.py."
+    )
+  named = config_flags.get_config_filename(known["config"])
+  if comparison != ("base" in recipe.value):
+    raise config_lib.ConfigError(
+      f"--config={named} is not a recipe for this command: python -m okd_jax "
+      "compare takes configs/compare_*.py, main.py takes the others."
+    )
+  workdir = known["workdir"].value or default_workdir(recipe.value, named)
+  return recipe.value, Path(workdir)
+
+
 def prepare_jax(*, deterministic: bool = False) -> None:
   """Sets what must be set before the first device is touched.
 
@@ -66,6 +119,10 @@ def prepare_jax(*, deterministic: bool = False) -> None:
 
 
 def default_workdir(config: ConfigDict, config_file: str) -> Path:
-  """A folder of its own for every recipe, seed and change to a recipe."""
+  """A folder of its own for every recipe, seed and change to a recipe.
+
+  Comparisons that differ in their grids alone share one, and so their cells.
+  """
   stem = Path(config_file.split(":")[0]).stem
-  return Path("runs") / f"{stem}-{config_lib.digest(config)}"
+  about = config.base if "base" in config else config
+  return Path("runs") / f"{stem}-{config_lib.digest(about)}"

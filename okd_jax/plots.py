@@ -13,7 +13,7 @@ import numpy as np
 from okd_jax import config as config_lib, logs, reopen
 
 # Okabe and Ito, "Color Universal Design", 2008; yellow, faint on white, last.
-_COLORS = (
+COLORS = (
   "#0072B2",
   "#E69F00",
   "#009E73",
@@ -24,7 +24,7 @@ _COLORS = (
 )
 _BLACK = "#000000"
 _STYLES = ("-", "--", ":", "-.")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 # Of a training record, what is no loss term.
 _NO_TERMS = (
   "step",
@@ -36,7 +36,7 @@ _NO_TERMS = (
   "gradient_norm",
 )
 _PER_ROW = 4
-_STYLE: Any = {
+STYLE: Any = {
   "axes.grid": True,
   "axes.spines.right": False,
   "axes.spines.top": False,
@@ -82,7 +82,7 @@ def plot(workdir: Path, to: Path | None = None) -> list[Path]:
   )
   method = config_lib.make_method(config)
   leader = range(config.peers.num_peers)[method.leader]
-  with mpl.rc_context(_STYLE):
+  with mpl.rc_context(STYLE):
     figures = {
       "loss": _loss(curves["train"], title),
       "accuracy": _accuracy(curves["eval"], leader, title),
@@ -92,16 +92,28 @@ def plot(workdir: Path, to: Path | None = None) -> list[Path]:
       name.split("/")[0] for name in curves["train"] if "/" in name
     ):
       figures[name] = _summary(curves["train"], name, title)
-    folder = to or workdir / "plots"
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, figure in figures.items():
-      for suffix, options in (
-        ("png", {"dpi": 150}),
-        ("svg", {"metadata": {"Date": None}}),
-      ):
-        written.append(folder / f"{name}.{suffix}")
-        figure.savefig(written[-1], **options)
+    return save(figures, to or workdir / "plots")
+
+
+def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+  """Writes figures as PNG and SVG.
+
+  Args:
+    figures: by name of file.
+    folder: made if it is not there.
+
+  Returns:
+    The files.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  written = []
+  for name, figure in figures.items():
+    for suffix, options in (
+      ("png", {"dpi": 150}),
+      ("svg", {"metadata": {"Date": None}}),
+    ):
+      written.append(folder / f"{name}.{suffix}")
+      figure.savefig(written[-1], **options)
   return written
 
 
@@ -141,11 +153,11 @@ def _legend(figure: Figure, panel: Axes) -> None:
     figure.legend(handles, labels, loc="outside right center")
 
 
-def _look(i: int) -> dict[str, Any]:
+def line_look(i: int) -> dict[str, Any]:
   """Colour, and beyond the number of colours a style, of line i."""
   return {
-    "color": _COLORS[i % len(_COLORS)],
-    "linestyle": _STYLES[i // len(_COLORS) % len(_STYLES)],
+    "color": COLORS[i % len(COLORS)],
+    "linestyle": _STYLES[i // len(COLORS) % len(_STYLES)],
   }
 
 
@@ -155,7 +167,7 @@ def _loss(curves: Mapping[str, Curve], title: str) -> Figure:
     panel.plot(*curves["loss"], color=_BLACK, linewidth=2.4, label="sum")
   terms = [n for n in curves if n not in _NO_TERMS and "/" not in n]
   for i, name in enumerate(terms):
-    look = _look(i) | {"marker": _MARKERS[i % len(_MARKERS)], "markersize": 4}
+    look = line_look(i) | {"marker": MARKERS[i % len(MARKERS)], "markersize": 4}
     every = max(1, len(curves[name][0]) // 10)
     panel.plot(*curves[name], **look, markevery=every, label=name)
   # Terms differ by orders of magnitude.
@@ -209,7 +221,7 @@ def _accuracy_of(
     found = re.fullmatch(r"peer_(\d+)", name)
     # The leader is drawn already, unless it is an average.
     if found and (averaged or int(found[1]) != leader):
-      panel.plot(*curve, **_look(int(found[1])), label=f"peer {found[1]}")
+      panel.plot(*curve, **line_look(int(found[1])), label=f"peer {found[1]}")
   # The first epochs would squeeze the rest into a line.
   settled = np.concatenate([y[len(y) // 5 :] for _, y in named.values()])
   settled = settled[np.isfinite(settled)]
@@ -224,7 +236,9 @@ def _diversity(curves: Mapping[str, Curve], title: str) -> Figure:
   figure, (panel,) = _panels(title, 1, "mean distance between two peers")
   names = [n for n in curves if n.endswith("/diversity")]
   for i, name in enumerate(names):
-    panel.plot(*curves[name], **_look(i), label=name.removesuffix("/diversity"))
+    panel.plot(
+      *curves[name], **line_look(i), label=name.removesuffix("/diversity")
+    )
   if len(names) == 1:
     panel.set_title(names[0].removesuffix("/diversity"))
   panel.set_ylim(bottom=0)
@@ -245,7 +259,9 @@ def _summary(curves: Mapping[str, Curve], name: str, title: str) -> Figure:
       panel.set_title(f"{name} of peer {', '.join(of)}")
     for last, curve in lines.items():
       # Weights add up to one, so lines often lie on each other.
-      look = _look(int(last)) | {"linestyle": _STYLES[int(last) % len(_STYLES)]}
+      look = line_look(int(last)) | {
+        "linestyle": _STYLES[int(last) % len(_STYLES)]
+      }
       panel.plot(*curve, **look, label=f"peer {last}")
   _legend(figure, axes[0])
   return figure

@@ -52,7 +52,10 @@ class Interrupted(Exception):
 
 
 def train(
-  config: ConfigDict, workdir: Path, began: float | None = None
+  config: ConfigDict,
+  workdir: Path,
+  began: float | None = None,
+  stop: signals.Stop | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
   """Trains a group, or goes on where an earlier call stopped.
 
@@ -61,6 +64,7 @@ def train(
     workdir: gets config.json, metrics, checkpoints and summary.json.
     began: `time.monotonic()` at the start of the program, for the time to the
       first step; now by default.
+    stop: entered already, where signals count outside this run too.
 
   Returns:
     The final state and the summary.
@@ -83,7 +87,8 @@ def train(
     )
     build.check_input_size(recipe)
 
-  with _lock(workdir), signals.Stop() as stop:
+  asked = contextlib.nullcontext(stop) if stop else signals.Stop()
+  with _lock(workdir), asked as stop:
     summary.show_plan(config, recipe, source)
     checkpoints = Checkpoints(
       workdir / "checkpoints", config_hash=config_lib.digest(config)

@@ -51,6 +51,13 @@ LEVELS = {
   "predict": 6.9,
   "train": 7,
   "cli": 8,
+  "tables": 1,
+  "grid": 5,
+  "results": 6,
+  "result_tables": 6.1,
+  "compare_plots": 6.8,
+  "report": 6.9,
+  "compare": 8,
 }
 
 

@@ -1,0 +1,16 @@
+"""All methods on CIFAR-100, ResNet-32, three seeds.
+
+Published figures are in configs/published.json. OKDDip trains whole networks
+here; --config.kinds.okddip=branches trains branches, as in its Table 2. Behind
+a colon come other networks: configs/compare_c100.py:resnet32,vgg16.
+
+    python -m okd_jax compare --config=configs/compare_c100.py
+"""
+
+from configs import common, comparison
+
+
+def get_config(words: str = ""):
+  base = common.cifar(common.base(), "cifar100")
+  config = comparison.grid(base, "resnet32", "resnet110")
+  return comparison.variant(config, words)

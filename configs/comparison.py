@@ -1,0 +1,63 @@
+"""What all comparisons share: every key, with its meaning, at its default."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from configs import common
+from okd_jax import methods
+
+
+def grid(base: ConfigDict, net: str, teacher_net: str) -> ConfigDict:
+  """Every method on one network, three seeds, by one recipe.
+
+  Args:
+    base: the recipe of all runs, without a method.
+    net: what is compared.
+    teacher_net: the teacher of kd.
+  """
+  config = ConfigDict()
+  config.base = base
+  # Rows besides one network alone, which is always there.
+  config.methods = ("independent",) + tuple(
+    name for name in methods.names() if name != "independent"
+  )
+  config.nets = (net,)
+  config.seeds = (0, 1, 2)
+  # The kind of group that a method trains.
+  config.kinds = ConfigDict(
+    {
+      name: methods.load(name)().needs.kind or base.peers.kind
+      for name in methods.names()
+    }
+  )
+  # As in its paper.
+  config.kinds.pcl = "branches"
+  config.teacher_net = teacher_net
+  # Figures to stand beside ours.
+  config.published = str(Path(__file__).with_name("published.json"))
+  return config
+
+
+def variant(config: ConfigDict, words: str | None) -> ConfigDict:
+  """Applies the words behind the colon of --config=FILE:word,word.
+
+  Args:
+    config: of a comparison, changed in place.
+    words: "smoke", which takes two methods and two seeds and makes their runs
+      as short as a test needs them, or networks to compare.
+
+  Returns:
+    The same config.
+  """
+  nets = [word for word in (words or "").split(",") if word]
+  if "smoke" in nets:
+    nets.remove("smoke")
+    common.smoke(config.base)
+    config.nets = (config.base.peers.net,)
+    config.teacher_net = config.base.peers.net
+    config.methods = ("independent", "okddip")
+    config.seeds = (0, 1)
+  elif nets:
+    config.nets = tuple(nets)
+  return config

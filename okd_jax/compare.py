@@ -1,0 +1,125 @@
+"""Trains the cells of a comparison one after another, and tabulates them."""
+
+import json
+import logging
+from pathlib import Path
+import shutil
+import traceback
+
+import jax
+from ml_collections import ConfigDict
+
+from okd_jax import (
+  config as config_lib,
+  grid,
+  result_tables,
+  results,
+  signals,
+  train,
+)
+from okd_jax.grid import Cell
+
+_log = logging.getLogger(__name__)
+
+
+def compare(config: ConfigDict, workdir: Path) -> dict[str, str]:
+  """Runs what is left of a comparison.
+
+  Every cell is an ordinary run in `<network>/<row>/seed<k>`. Finished cells
+  are left alone; tables are renewed after each of the others.
+
+  Args:
+    config: see `configs.comparison.grid`.
+    workdir: of the comparison.
+
+  Returns:
+    Why cells have failed, by their names; they do not stop the others.
+
+  Raises:
+    ConfigError: if the grid cannot be run.
+    Interrupted: after a signal; the same command goes on.
+  """
+  with config_lib.refusing():
+    cells = grid.cells(config, workdir)
+    grid.check(config, cells)
+  first = jax.process_index() == 0
+  if first:
+    _remember(config, workdir)
+  failed: dict[str, str] = {}
+  # Around everything: signals between two runs must not be lost.
+  with signals.Stop() as stop:
+    for number, cell in enumerate(cells, 1):
+      if stop.requested:
+        raise train.Interrupted(
+          f"Stopped before cell {number} of {len(cells)}; the same command "
+          "goes on."
+        )
+      print(f"\nCell {number} of {len(cells)}: {cell.name}", flush=True)
+      try:
+        _require_teacher(cell, failed)
+        if not finished(cell):
+          train.train(cell.config, cell.workdir, stop=stop)
+        (cell.workdir / results.ERROR).unlink(missing_ok=True)
+      except train.Interrupted:
+        raise
+      except Exception as error:
+        failed[cell.name] = f"{type(error).__name__}: {error}"
+        _log.error("%s failed: %s", cell.name, failed[cell.name])
+        _record_failure(cell)
+      if first:
+        result_tables.write(workdir)
+  if first:
+    _draw(workdir)
+  return failed
+
+
+def finished(cell: Cell) -> bool:
+  """Whether the run of a cell is complete.
+
+  Raises:
+    ConfigError: if its folder holds a run of another configuration.
+  """
+  if not (cell.workdir / "summary.json").exists():
+    return False
+  saved = json.loads((cell.workdir / "config.json").read_text())
+  # The folder of the comparison may have been moved.
+  saved["teacher"] = cell.config.teacher
+  config_lib.require_resumable(cell.config, saved)
+  return saved["epochs"] == cell.config.epochs
+
+
+def _remember(config: ConfigDict, workdir: Path) -> None:
+  workdir.mkdir(parents=True, exist_ok=True)
+  path = workdir / results.CONFIG
+  path.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+  try:
+    shutil.copyfile(config.published, workdir / results.PUBLISHED)
+  except OSError as error:
+    raise config_lib.ConfigError(
+      f"config.published='{config.published}' must be a file like "
+      f"configs/published.json ({error.strerror})."
+    ) from error
+
+
+def _require_teacher(cell: Cell, failed: dict[str, str]) -> None:
+  teacher = "/".join((cell.net, grid.KD_TEACHER, f"seed{cell.seed}"))
+  # What it left behind may look like a run.
+  if cell.row == "kd" and teacher in failed:
+    raise config_lib.ConfigError(f"its teacher, {teacher}, failed.")
+
+
+def _record_failure(cell: Cell) -> None:
+  if jax.process_index() != 0:
+    return
+  cell.workdir.mkdir(parents=True, exist_ok=True)
+  (cell.workdir / results.ERROR).write_text(traceback.format_exc())
+
+
+def _draw(workdir: Path) -> None:
+  try:
+    # Takes seconds to import, and is not needed for the tables.
+    from okd_jax import compare_plots
+
+    compare_plots.plot(workdir)
+  except ModuleNotFoundError as error:
+    _log.warning("No plots were drawn: %s", error)
