@@ -258,7 +258,9 @@ def _to_theirs(leaf, value):
   value = np.asarray(value)
   if leaf[-1] != "kernel":
     return value
-  return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+  theirs = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+  # safetensors writes the buffer as it lies, whatever the strides.
+  return np.ascontiguousarray(theirs)
 
 
 def _torch_shape(leaf, shape):
