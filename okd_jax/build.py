@@ -69,6 +69,11 @@ def recipe(
   """Puts together everything that stays fixed during a run."""
   method = config_lib.make_method(config)
   info = seen(config, info)
+  if config.epochs * train_size + config.batch_size >= 2**31:
+    raise config_lib.ConfigError(
+      f"config.epochs={config.epochs} times {train_size} training examples "
+      "must be below 2147483648, as images are counted on the device; lower it."
+    )
   return Recipe(
     peers=peers(config, info, on, method.needs.mean_trunk_gradient),
     method=method,
@@ -146,20 +151,26 @@ def network(name: str, config: ConfigDict, info: DataInfo) -> nn.Module:
   module, _, attribute = name.partition(":")
   try:
     made = getattr(importlib.import_module(module), attribute)
-  except (ImportError, AttributeError) as error:
+  except (ImportError, AttributeError, ValueError) as error:
     raise config_lib.ConfigError(
       f"config.peers.net='{name}' must name an importable module and a class "
       f"in it, as module:Class ({error}); check the spelling, and that the "
       "module is in the working directory or installed."
     ) from error
   try:
-    return made(num_classes=info.num_classes, **options)
+    net = made(num_classes=info.num_classes, **options)
   except TypeError as error:
     raise config_lib.ConfigError(
       f"config.peers.net='{name}' could not be made with num_classes and "
       f"{sorted(options) or 'no options'} ({error}); give the class these "
       "fields."
     ) from error
+  if not isinstance(net, nn.Module):
+    raise config_lib.ConfigError(
+      f"config.peers.net='{name}' is no linen module; name a subclass of "
+      "flax.linen.Module."
+    )
+  return net
 
 
 def check_input_size(recipe: Recipe) -> None:

@@ -1,58 +1,75 @@
-"""A user's networks are trained, evaluated and exported like ours."""
+"""Users' own networks by name: whole, split, and of different kinds."""
 
 import jax
 import numpy as np
 import pytest
 
 from configs import okddip_digits
-from okd_jax import config as config_lib, leader, reopen, train
+from okd_jax import build, config as config_lib, leader, reopen, train
+
+OWN = "examples.own_network:"
 
 
-def config_for(net, kind):
+def recipe(net, kind="replicas", num_peers=3):
   config = okddip_digits.get_config("smoke")
-  config.peers.update({"net": net, "kind": kind, "num_peers": 3})
+  config.peers.net = net
+  config.peers.kind = kind
+  config.peers.num_peers = num_peers
   config.mesh.data = 2
   config.epochs = 1
   return config
 
 
 @pytest.mark.parametrize(
-  "net, kind",
+  ("net", "kind"),
   [
-    ("own_networks:Small", "replicas"),
-    ("own_networks:Parted", "branches"),
-    # The leader, which is last, is small; the peers that teach it are wide.
-    ("own_networks:Wide,own_networks:Wide,own_networks:Small", "replicas"),
+    (f"{OWN}Small", "replicas"),
+    (f"{OWN}Branched", "branches"),
+    # Auxiliary peers of two widths and a small leader.
+    (f"{OWN}Large,{OWN}Branched,{OWN}Small", "replicas"),
   ],
-  ids=["whole", "split", "different"],
 )
-def test_own_networks_are_peers(tmp_path, net, kind):
-  config = config_for(net, kind)
-  train.train(config, tmp_path)
-  card = leader.read_card(tmp_path / "leader")
-  assert card["network"] == net.split(",")[-1]
-  # The leader that was exported is the network of the user, alone.
+def test_trains_and_gives_its_leader_away(net, kind, tmp_path):
+  state, summary = train.train(recipe(net, kind), tmp_path)
+  assert int(state.step) == 5
   run = reopen.run(tmp_path)
-  network, variables = run.recipe.peers.extract(run.peers_variables, 2)
-  images = np.random.default_rng(0).random((3, 8, 8, 1), np.float32)
-  scaled = (images - np.float32(card["mean"])) / np.float32(card["std"])
-  expected = jax.tree.leaves(network.apply(variables, scaled, train=False))[0]
-  apply, exported = leader.load_leader(tmp_path / "leader")
+  network, variables = run.recipe.peers.extract(run.peers_variables, run.leader)
+  assert type(network).__name__ == net.split(":")[-1]
+  images = np.random.default_rng(0).uniform(size=(4, 8, 8, 1))
+  normalized = (images - run.recipe.info.mean) / run.recipe.info.std
+  expected = network.apply(variables, normalized, train=False)
+  if isinstance(expected, tuple):
+    expected = expected[0]
+  apply, taken = leader.load_leader(tmp_path / "leader")
   np.testing.assert_allclose(
-    apply(exported, images), expected, rtol=0, atol=1e-5
+    apply(taken, images.astype(np.float32)), expected, atol=1e-5
   )
+  assert leader.read_card(tmp_path / "leader")["network"] == net.split(",")[-1]
+
+
+def test_attention_projects_every_width_on_its_own():
+  config = recipe(f"{OWN}Large,{OWN}Branched,{OWN}Small")
+  mesh = build.mesh(config)
+  source = build.source(config, mesh)
+  made = build.recipe(config, source.info, source.train_size, mesh)
+  from okd_jax import state as state_lib
+
+  params = state_lib.init(made, jax.random.key(0)).params["method"]
+  shapes = jax.tree.map(lambda x: x.shape, params)
+  # An eighth of the narrower peer's 16.
+  assert shapes["query_32"]["kernel"] == (32, 2)
+  assert shapes["key_16"]["kernel"] == (16, 2)
 
 
 @pytest.mark.parametrize(
-  "net, kind, message",
+  ("net", "kind", "words"),
   [
-    ("own_networks:Tiny", "replicas", "must name an importable module"),
-    ("nowhere:Net", "replicas", "must name an importable module"),
-    ("own_networks:Small", "branches", "has no field 'part'"),
-    ("own_networks:Small,own_networks:Wide", "replicas", "names 2 networks"),
+    ("examples.own_network:Missing", "replicas", "check the spelling"),
+    ("no_such_module:Net", "replicas", "must name an importable module"),
+    (f"{OWN}Small", "branches", "has no field 'part'"),
+    ("collections:Counter", "replicas", "is no linen module"),
   ],
 )
-def test_what_cannot_be_a_peer_is_refused(tmp_path, net, kind, message):
-  with pytest.raises(config_lib.ConfigError, match=message):
-    train.train(config_for(net, kind), tmp_path / "run")
-  assert not (tmp_path / "run").exists()
+def test_wrong_names_are_refused(net, kind, words, tmp_path):
+  with pytest.raises(config_lib.ConfigError, match=words):
+    train.train(recipe(net, kind), tmp_path)
