@@ -240,6 +240,12 @@ class Trainer:
     self.ema_decay = ema_decay
     self.num_updates = 0
 
+  def to(self, device: torch.device, layout: torch.memory_format) -> None:
+    """Moves everything to a device, kernels into a layout."""
+    for modules in (self.modules, self.averaged):
+      if modules is not None:
+        modules.to(device=device, memory_format=layout)
+
   def loss(self, images: Tensor, labels: Tensor, weight: float) -> Tensor:
     """The objective; `weight` is the ramp-up's."""
     averaged = None

@@ -1,0 +1,91 @@
+"""Does the training step compute on this device what it computes on CPU?
+
+    python -m benchmarks.checks
+
+Three steps of every method with a small network in float32, with products at
+full precision: on the CPU, on the device, on the device with `vmap`, and in
+one chunk. Needs nothing but jax, flax and optax.
+"""
+
+import functools
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+import numpy as np
+
+from benchmarks import setting
+from okd_jax import dispatch, mesh, methods, state as state_lib, steps
+from okd_jax.recipe import random_keys, Recipe
+
+STEPS, BATCH = 3, 32
+# Three steps amplify the rounding of float32.
+TOLERANCE = 2e-2
+
+
+def train(recipe: Recipe, state: Any, chunk: bool) -> np.ndarray:
+  """Returns every loss term after each step, or after the last if in a chunk.
+
+  Args:
+    recipe: its mesh says where.
+    state: the initial state on the host.
+    chunk: make the steps in one call.
+  """
+  everywhere = NamedSharding(recipe.mesh, P())
+  state = mesh.place(state, state_lib.shardings(recipe, state))
+  batch = jax.device_put(setting.random_batch(BATCH), everywhere)
+  key = jax.device_put(jax.random.key(0), everywhere)
+  losses = []
+  if chunk:
+    rows = jax.device_put(jnp.tile(jnp.arange(BATCH), (STEPS, 1)), everywhere)
+    fn = jax.jit(functools.partial(dispatch.train_chunk, recipe))
+    images = (batch.image, batch.label, rows, jnp.int32(STEPS))
+    _, measured = fn(state, *images, key, None)
+    losses.append(measured["terms"])
+  else:
+    fn = jax.jit(functools.partial(steps.train_step, recipe))
+    for _ in range(STEPS):
+      state, measured = fn(state, batch, key)
+      losses.append(measured["terms"])
+  return np.stack(
+    [
+      np.concatenate([np.ravel(term) for _, term in sorted(terms.items())])
+      for terms in jax.device_get(losses)
+    ]
+  )
+
+
+def main() -> int:
+  on_device, on_cpu = jax.devices()[:1], jax.devices("cpu")[:1]
+  print(f"{on_device[0].device_kind}, jax {jax.__version__}")
+  wrong = 0
+  for method in methods.names():
+    made = methods.make(method)
+    if made.needs.teacher:
+      continue
+    kind = made.needs.kind or "replicas"
+    recipe = functools.partial(
+      setting.recipe, method, "resnet8", kind, 4, BATCH
+    )
+    reference = recipe(mapping="unroll", devices=on_cpu)
+    state = jax.device_get(state_lib.init(reference, random_keys(0)[0]))
+    expected = train(reference, state, chunk=False)
+    for name, mapping, chunk in (
+      ("unrolled", "unroll", False),
+      ("vmapped", "vmap", False),
+      ("in a chunk", "unroll", True),
+    ):
+      found = train(recipe(mapping=mapping, devices=on_device), state, chunk)
+      error = np.max(np.abs(found[-1] / expected[-1] - 1))
+      wrong += not error < TOLERANCE
+      verdict = "ok" if error < TOLERANCE else "WRONG"
+      print(f"{method:12} {name:10} differs by {error:.1e} from CPU: {verdict}")
+  print(f"checks: {wrong} wrong")
+  return min(wrong, 1)
+
+
+if __name__ == "__main__":
+  with jax.default_matmul_precision("highest"):
+    sys.exit(main())

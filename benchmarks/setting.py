@@ -1,0 +1,102 @@
+"""The training step that benchmarks measure, with synthetic images."""
+
+from collections.abc import Sequence
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+import numpy as np
+
+from okd_jax import backbones, mesh, methods, state as state_lib, steps
+from okd_jax.core import Batch
+from okd_jax.data.info import DataInfo, KNOWN
+from okd_jax.optim import Sgd
+from okd_jax.peers import Branches, Replicas
+from okd_jax.recipe import random_keys, Recipe
+
+INFO = KNOWN["cifar100"]
+
+
+def recipe(
+  method: str,
+  net: str,
+  kind: str,
+  peers: int,
+  batch: int,
+  precision: str = "f32",
+  *,
+  mapping: str = "auto",
+  data: int = 1,
+  peer: int = 1,
+  info: DataInfo = INFO,
+  devices: Sequence[jax.Device] | None = None,
+) -> Recipe:
+  """The published CIFAR-100 recipe with another group, method or batch."""
+  options: dict[str, Any] = {}
+  if precision == "bf16":
+    options["dtype"] = jnp.bfloat16
+  constructor = {"replicas": Replicas, "branches": Branches}[kind]
+  made = methods.make(method)
+  return Recipe(
+    peers=constructor(
+      backbones.make(net, info.num_classes, **options),
+      peers,
+      mesh.make_mesh(data, peer, devices),
+      mapping,
+    ),
+    method=made,
+    sgd=Sgd(),
+    info=info,
+    epochs=300,
+    batch_size=batch,
+    train_size=info.num_train,
+    rampup_epochs=80,
+  )
+
+
+def random_batch(size: int, info: DataInfo = INFO, seed: int = 0) -> Batch:
+  """Random images and labels on the host."""
+  rng = np.random.default_rng(seed)
+  return Batch(
+    image=rng.integers(0, 256, (size, *info.image_shape), dtype=np.uint8),
+    label=rng.integers(0, info.num_classes, size).astype(np.int32),
+    index=np.arange(size, dtype=np.int32),
+    mask=np.ones(size, bool),
+  )
+
+
+def step_and_arguments(recipe: Recipe) -> tuple[Any, tuple[Any, ...]]:
+  """The jitted step as a run has it, and what to call it with."""
+  state = state_lib.init(recipe, random_keys(0)[0])
+  step = jax.jit(
+    functools.partial(steps.train_step, recipe),
+    donate_argnums=0,
+    out_shardings=(state_lib.shardings(recipe, state), None),
+  )
+  batch = jax.device_put(
+    random_batch(recipe.batch_size, recipe.info),
+    NamedSharding(recipe.mesh, P("data")),
+  )
+  key = jax.device_put(jax.random.key(0), NamedSharding(recipe.mesh, P()))
+  return step, (state, batch, key)
+
+
+def multiply_adds(recipe: Recipe) -> int:
+  """Multiply-adds of the group's forward pass for one image."""
+  info = recipe.info
+  if isinstance(recipe.peers, Branches):
+    net = recipe.peers.net
+    trunk = net.clone(part="trunk")
+    hidden = jax.eval_shape(
+      lambda x: trunk.init_with_output(jax.random.key(0), x, train=False)[0],
+      jnp.zeros((1, *info.image_shape)),
+    )
+    count = backbones.count_multiply_adds
+    return count(trunk, info.image_shape) + recipe.peers.num_peers * count(
+      net.clone(part="tail"), hidden.shape[1:]
+    )
+  return recipe.peers.num_peers * backbones.count_multiply_adds(
+    recipe.peers.net, info.image_shape
+  )
