@@ -64,16 +64,16 @@ def conv(
   )
 
 
-# XLA's weight gradient on CPU falls out of the caches with larger batches.
-_CPU_PARTS = 4
-
-
 def _convolve(x, kernel, strides, padding, **options):
   """`lax.conv_general_dilated` with a faster gradient of the kernel on CPU.
 
-  There it is the sum over parts of the batch: up to three times as fast for
-  64 images (benchmarks/NOTES.md).
+  There XLA's own falls out of the caches; the sum over parts of the batch is up
+  to three times as fast (benchmarks/NOTES.md).
   """
+  size = x.shape[0]
+  count = next(
+    n for n in (8, 4, 2, 1) if size % n == 0 and size >= 8 * n or n == 1
+  )
 
   def plain(x, kernel):
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
@@ -82,9 +82,8 @@ def _convolve(x, kernel, strides, padding, **options):
     return jax.linear_transpose(lambda k: plain(x, k), kernel)(dy)[0]
 
   def in_parts(x, dy):
-    parts = zip(
-      jnp.split(x, _CPU_PARTS), jnp.split(dy, _CPU_PARTS), strict=True
-    )
+    x, dy = _unfused(x, dy)
+    parts = zip(jnp.split(x, count), jnp.split(dy, count), strict=True)
     total = sum(at_least_float32(whole(*part)) for part in parts)
     return jnp.asarray(total, kernel.dtype)
 
@@ -93,13 +92,29 @@ def _convolve(x, kernel, strides, padding, **options):
     (dx,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(dy)
     return dx, lax.platform_dependent(x, dy, cpu=in_parts, default=whole)
 
-  if x.shape[0] % _CPU_PARTS or x.shape[0] < 8 * _CPU_PARTS:
+  if count == 1:
     return plain(x, kernel)
   # What varies over a mesh axis in one varies in the gradient of the other.
   x, kernel = _vary(x, over=kernel), _vary(kernel, over=x)
   convolve = jax.custom_vjp(plain)
   convolve.defvjp(lambda *saved: (plain(*saved), saved), backward)
   return convolve(x, kernel)
+
+
+def _unfused(*arrays: Array) -> tuple[Array, ...]:
+  """Keeps XLA on CPU from computing arrays again inside what reads them.
+
+  It would repeat the whole chain of residual additions in the transposition of
+  every part. An optimisation barrier is gone before it fuses; a condition that
+  it cannot decide is not.
+  """
+  first = arrays[0].ravel()[0]
+  return lax.cond(
+    first == first,
+    lambda *arrays: arrays,
+    lambda *arrays: tuple(jnp.full_like(x, jnp.nan) for x in arrays),
+    *arrays,
+  )
 
 
 def _vary(x: Array, over: Array) -> Array:

@@ -1,5 +1,6 @@
 """Layers against PyTorch's conventions, in NumPy."""
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from okd_jax import layers
+from okd_jax.mesh import make_mesh
 
 P = PartitionSpec
 
@@ -202,3 +204,51 @@ def test_at_least_float32():
       (jnp.float64, jnp.float64),
     ):
       assert layers.at_least_float32(jnp.ones(2, given)).dtype == expected
+
+
+@pytest.mark.parametrize(
+  ("batch", "size", "stride"), [(64, 3, 1), (32, 3, 2), (16, 1, 2), (64, 1, 1)]
+)
+def test_gradients_of_a_convolution_are_those_of_linen(batch, size, stride):
+  ours = layers.conv(3, size, stride, name="conv")
+  linen = nn.Conv(
+    3, (size, size), stride, padding=size // 2, use_bias=False, name="conv"
+  )
+  with jax.enable_x64(True):
+    x = jax.random.normal(jax.random.key(0), (batch, 5, 5, 2), jnp.float64)
+    variables = linen.init(jax.random.key(1), x)
+
+    def gradients(net):
+      def loss(variables, x):
+        return jnp.sum(jnp.sin(net.apply(variables, x)))
+
+      return jax.jit(jax.grad(loss, (0, 1)))(variables, x)
+
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12),
+      gradients(ours),
+      gradients(linen),
+    )
+
+
+def test_gradient_of_a_convolution_is_summed_over_devices():
+  net = layers.conv(3, 3, name="conv")
+  x = jax.random.normal(jax.random.key(0), (64, 4, 4, 2))
+  one = net.init(jax.random.key(1), x)
+  peers = jax.tree.map(lambda leaf: jnp.stack([leaf, -leaf]), one)
+  mesh = make_mesh(2, 2)
+
+  def local(peers, x):
+    y = net.apply(jax.tree.map(lambda leaf: leaf[0], peers), x)
+    return jax.lax.psum(jnp.sum(jnp.sin(y)), "data")[None]
+
+  spread = jax.shard_map(
+    local, mesh=mesh, in_specs=(P("peer"), P("data")), out_specs=P("peer")
+  )
+  found = jax.jit(jax.grad(lambda v: jnp.sum(spread(v, x))))(peers)
+  alone = jax.grad(lambda v: jnp.sum(jnp.sin(net.apply(v, x))))(one)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a[0], b, rtol=1e-4, atol=1e-4),
+    found,
+    alone,
+  )
