@@ -234,7 +234,7 @@ def _compare(args: argparse.Namespace) -> None:
   config, workdir = cli.read_recipe(["compare", *args.flags], comparison=True)
   cli.prepare_jax(deterministic=config.base.deterministic)
   failed = compare.compare(config, workdir)
-  for table in result_tables.write(workdir):
+  for table in result_tables.read(workdir):
     display.table(table.title, table.columns, table.rows)
     for note in table.notes:
       print(note)

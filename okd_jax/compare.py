@@ -57,7 +57,9 @@ def compare(config: ConfigDict, workdir: Path) -> dict[str, str]:
       print(f"\nCell {number} of {len(cells)}: {cell.name}", flush=True)
       try:
         _require_teacher(cell, failed)
-        if not finished(cell):
+        if finished(cell):
+          print("Finished already.", flush=True)
+        else:
           train.train(cell.config, cell.workdir, stop=stop)
         (cell.workdir / results.ERROR).unlink(missing_ok=True)
       except train.Interrupted:
@@ -65,7 +67,7 @@ def compare(config: ConfigDict, workdir: Path) -> dict[str, str]:
       except Exception as error:
         failed[cell.name] = f"{type(error).__name__}: {error}"
         _log.error("%s failed: %s", cell.name, failed[cell.name])
-        _record_failure(cell)
+        _record_failure(cell, failed[cell.name])
       if first:
         result_tables.write(workdir)
   if first:
@@ -108,11 +110,12 @@ def _require_teacher(cell: Cell, failed: dict[str, str]) -> None:
     raise config_lib.ConfigError(f"its teacher, {teacher}, failed.")
 
 
-def _record_failure(cell: Cell) -> None:
+def _record_failure(cell: Cell, why: str) -> None:
   if jax.process_index() != 0:
     return
   cell.workdir.mkdir(parents=True, exist_ok=True)
-  (cell.workdir / results.ERROR).write_text(traceback.format_exc())
+  text = f"{why}\n\n{traceback.format_exc()}"
+  (cell.workdir / results.ERROR).write_text(text)
 
 
 def _draw(workdir: Path) -> None:

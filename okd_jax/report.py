@@ -65,14 +65,13 @@ def write(workdirs: Sequence[Path], to: Path) -> None:
 
 def _comparison(workdir: Path, prefix: str) -> str:
   rows = results.read(workdir)
-  made = result_tables.make_tables(rows, result_tables.published(workdir))
   with tempfile.TemporaryDirectory() as folder:
     files = compare_plots.plot(workdir, Path(folder))
     pictures = _pictures(files, prefix)
   done = sum(row.finished for row in rows)
   about = f"A comparison: {done} of {sum(r.planned for r in rows)} runs done."
   config = json.loads((workdir / results.CONFIG).read_text())
-  return _section(workdir, about, made, pictures, config)
+  return _section(workdir, about, result_tables.read(workdir), pictures, config)
 
 
 def _run(workdir: Path, prefix: str) -> str:

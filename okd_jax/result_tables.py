@@ -10,8 +10,13 @@ from okd_jax.results import Row, times, WHO
 from okd_jax.tables import Table
 
 
-def write(workdir: Path) -> list[Table]:
-  """Writes table.md, table.csv and table.tex; returns the tables."""
+def read(workdir: Path) -> list[Table]:
+  """The tables of a comparison, finished or not."""
+  return make_tables(results.read(workdir), published(workdir))
+
+
+def write(workdir: Path) -> None:
+  """Writes table.md, table.csv and table.tex."""
   rows, known = results.read(workdir), published(workdir)
   made = make_tables(rows, known)
   for name, text in (
@@ -20,7 +25,6 @@ def write(workdir: Path) -> list[Table]:
     ("table.csv", tables.as_csv(_flat(rows, known))),
   ):
     (workdir / name).write_text(text, encoding="utf-8")
-  return made
 
 
 def published(workdir: Path) -> dict[str, Any]:

@@ -146,8 +146,8 @@ def _row(cells: Sequence[Cell]) -> Row:
     error = cell.workdir / ERROR
     path = cell.workdir / "summary.json"
     if error.exists():
-      lines = error.read_text().strip().splitlines()
-      failures[cell.name] = lines[-1]
+      # Behind the message stands where it came from.
+      failures[cell.name] = error.read_text().partition("\n\n")[0]
     elif path.exists():
       finished += 1
       summary = json.loads(path.read_text())
