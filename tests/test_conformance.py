@@ -28,7 +28,7 @@ TERMS = {
   "decoder",
 }
 P, B, C, D, H = 4, 8, 5, 8, 4
-# One method on branches or whole networks, whichever costs less to compile.
+# Both kinds are seen; all combinations are in the slow test.
 BRANCHES = ("pcl", "dml")
 
 every_method = pytest.mark.parametrize("name", methods.names())
@@ -89,7 +89,6 @@ def loss_and_gradients(method, seen):
     return core.objective(apply(method, params, seen).terms)
 
   params = variables_of(method).get("params", {})
-  # Integers and keys are not differentiated; all of these are floats.
   return jax.jit(jax.value_and_grad(loss, (0, 1)))(params, seen)
 
 
@@ -204,7 +203,7 @@ def test_networks_in_bfloat16_keep_float32_state(name):
   net = toys.Toy(C, dtype=jnp.bfloat16)
   recipe = toys.recipe(name, kind=kind_of(name), net=net)
   state = state_lib.abstract(recipe, jax.random.key(0))
-  taught = jax.eval_shape(lambda: runs_teacher_shapes(recipe))
+  taught = jax.eval_shape(lambda: teacher_variables(recipe))
   after, measured = jax.eval_shape(
     runs.jitted(recipe, state), state, toys.batch(0), jax.random.key(1), taught
   )
@@ -215,7 +214,7 @@ def test_networks_in_bfloat16_keep_float32_state(name):
   assert all(t.dtype == jnp.float32 for t in measured["terms"].values())
 
 
-def runs_teacher_shapes(recipe):
+def teacher_variables(recipe):
   if recipe.teacher is None:
     return None
   return recipe.teacher.init(jax.random.key(7), recipe.example_images())
@@ -253,11 +252,16 @@ def test_meshes_agree(name):
     check_meshes(name, kind_of(name), [(1, 1), (4, 2)])
 
 
+ALL = [
+  (name, kind)
+  for name in methods.names()
+  for kind in ("replicas", "branches")
+  if methods.make(name).needs.kind in (None, kind)
+]
+
+
 @pytest.mark.slow
-@every_method
-@pytest.mark.parametrize("kind", ["replicas", "branches"])
+@pytest.mark.parametrize(("name", "kind"), ALL)
 def test_all_meshes_agree(name, kind):
-  if methods.make(name).needs.kind not in (None, kind):
-    pytest.skip(f"{name} is not for {kind}")
   with jax.enable_x64(True):
     check_meshes(name, kind, [(1, 1), (8, 1), (4, 2), (2, 4)])
