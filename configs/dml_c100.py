@@ -20,7 +20,7 @@ def get_config(words: str = ""):
     config.method = common.method(
       "dml",
       form="pairwise",
-      update="alternating",
+      updates="alternating",
       temperature=1.0,
       stop_gradient=True,
     )

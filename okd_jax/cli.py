@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import errno
 import logging
 import os
 from pathlib import Path
@@ -24,6 +25,8 @@ BAD_DATA = 3
 NOT_FINITE = 4
 BAD_CHECKPOINT = 5
 IN_USE = 6
+
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def leave(message: object, code: int) -> NoReturn:
@@ -50,6 +53,14 @@ def exit_codes() -> Iterator[None]:
     leave(error, signals.EXIT_CODE)
   except config_lib.ConfigError as error:
     leave(error, BAD_CONFIG)
+  except OSError as error:
+    if error.errno not in _CANNOT_WRITE:
+      raise
+    leave(
+      f"{error}; free some space or mend the permissions, then run the same "
+      "command again: the last checkpoint stands.",
+      BAD_CHECKPOINT,
+    )
 
 
 def read_recipe(

@@ -5,8 +5,8 @@ import contextlib
 import difflib
 import hashlib
 import json
-import math
 from pathlib import Path
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -53,12 +53,23 @@ FREE_ON_RESUME = (
 )
 
 
+# Beyond these float32 has no finite number, or only zero.
+_LARGEST, _SMALLEST = 3.4e38, 1.2e-38
+# Above it the device's integers end.
+_MOST = 2**31
+# A group of so many is a mistake; to find out otherwise would take hours.
+_MOST_PEERS = 1024
+
+
 def _at_least(low: float) -> tuple[Callable[[Any], bool], str]:
-  return lambda v: math.isfinite(v) and v >= low, f"at least {low}"
+  return lambda v: low <= v <= _LARGEST, f"a finite number of at least {low}"
 
 
-def _above(low: float) -> tuple[Callable[[Any], bool], str]:
-  return lambda v: math.isfinite(v) and v > low, f"a finite number above {low}"
+def _positive() -> tuple[Callable[[Any], bool], str]:
+  return (
+    lambda v: _SMALLEST <= v <= _LARGEST,
+    "a finite number above 0 in float32",
+  )
 
 
 def _from_to(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
@@ -69,47 +80,62 @@ def _one_of(*values: Any) -> tuple[Callable[[Any], bool], str]:
   return lambda v: v in values, f"one of {', '.join(map(str, values))}"
 
 
+def _each(
+  accepts: Callable[[Any], bool], expectation: str
+) -> tuple[Callable[[Any], bool], str]:
+  return (
+    lambda v: all(accepts(entry) for entry in v),
+    f"empty, or numbers, each of them {expectation}",
+  )
+
+
 _FLAG = _one_of(True, False)
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-  "seed": _from_to(0, 2**31),
-  "epochs": _at_least(1),
-  "batch_size": _at_least(1),
-  "eval_batch_size": _at_least(1),
-  "rampup_epochs": _at_least(0),
+  "seed": _from_to(0, _MOST),
+  "epochs": _from_to(1, _MOST),
+  "batch_size": _from_to(1, _MOST),
+  "eval_batch_size": _from_to(1, _MOST),
+  "rampup_epochs": _from_to(0, _MOST),
   "rampup_per_step": _FLAG,
   "precision": _one_of("float32", "bfloat16"),
   "deterministic": _FLAG,
-  "log_steps": _at_least(1),
-  "eval_epochs": _at_least(1),
-  "checkpoint_secs": _above(0),
+  "log_steps": _from_to(1, _MOST),
+  "eval_epochs": _from_to(1, _MOST),
+  "checkpoint_secs": _positive(),
   "trackers": (
     lambda v: set(v) <= {"wandb", "mlflow"},
     "some of ('wandb', 'mlflow'), or ()",
   ),
+  "image_mean": _each(lambda v: abs(v) <= _LARGEST, "finite"),
+  "image_std": _each(*_positive()),
   "pad_mode": _one_of("constant", "reflect"),
   "peers.kind": _one_of("replicas", "branches"),
-  "peers.num_peers": _at_least(1),
+  "peers.num_peers": _from_to(1, _MOST_PEERS + 1),
   "peers.split": _at_least(0),
   "peers.dropout": _from_to(0, 1),
   "peers.mapping": _one_of(*MAPPINGS),
-  "optim.learning_rate": _above(0),
+  "optim.learning_rate": _positive(),
   "optim.momentum": _from_to(0, 1),
   "optim.nesterov": _FLAG,
   "optim.weight_decay": _at_least(0),
-  "optim.factor": _above(0),
+  "optim.drops": (
+    lambda v: all(0 < d <= 1 for d in v) and sorted(v) == list(v),
+    "rising fractions of the epochs, above 0 and at most 1",
+  ),
+  "optim.factor": _positive(),
   "mesh.data": (lambda v: v == -1 or v >= 1, "-1 or at least 1"),
   "mesh.peer": _at_least(1),
 }
 # Hyperparameters mean the same in every method.
 _METHOD_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-  "temperature": _above(0),
+  "temperature": _positive(),
   "kd_weight": _at_least(0),
   "eps": _from_to(0, 1),
   "aggregate": _one_of("logits", "probs"),
   "stop_gradient": _FLAG,
   "with_leader": _FLAG,
   "form": _one_of("ensemble", "pairwise"),
-  "update": _one_of("simultaneous", "alternating"),
+  "updates": _one_of("simultaneous", "alternating"),
   "rule": _one_of("naive", "linear", "minlogit", "general"),
   "views": _FLAG,
   "ema_decay": _from_to(0, 1),
@@ -141,17 +167,13 @@ def check(config: ConfigDict) -> None:
   flat = flatten(config)
   rules = _RULES | {f"method.{k}": rule for k, rule in _METHOD_RULES.items()}
   for path, value in flat.items():
+    _require(
+      value is not None, path, value, "set; leave it out for its default"
+    )
     if path in rules:
       accepts, expectation = rules[path]
-      _require(accepts(value), path, value, expectation)
+      _require(_holds(accepts, value), path, value, expectation)
   data.check(config.data)
-  drops = flat["optim.drops"]
-  _require(
-    all(0 < d <= 1 for d in drops) and sorted(drops) == list(drops),
-    "optim.drops",
-    drops,
-    "rising fractions of the epochs, above 0 and at most 1",
-  )
   nets = flat["peers.net"].split(",")
   for net in nets:
     if ":" not in net:
@@ -183,8 +205,9 @@ def _check_teacher(config: ConfigDict, needed: bool) -> None:
   if not needed:
     if config.teacher or config.teacher_net:
       raise ConfigError(
-        f"config.teacher='{config.teacher}': method '{config.method.name}' "
-        "has no teacher; leave config.teacher and config.teacher_net empty."
+        f"config.teacher='{config.teacher}' and config.teacher_net="
+        f"'{config.teacher_net}': method '{config.method.name}' has no "
+        "teacher; leave both empty."
       )
     return
   if not config.teacher:
@@ -260,9 +283,29 @@ def require_resumable(config: ConfigDict, saved: Mapping[str, Any]) -> None:
     )
 
 
+def _holds(accepts: Callable[[Any], bool], value: Any) -> bool:
+  try:
+    return accepts(value)
+  except TypeError:  # of another type than what it is compared with
+    return False
+
+
 def _require(ok: bool, path: str, value: Any, expectation: str) -> None:
   if not ok:
     raise ConfigError(f"config.{path}={value!r} must be {expectation}.")
+
+
+# What absl says of a value that is not of the type of its flag.
+_WRONG_TYPE = re.compile(
+  r"flag --(config\.[\w.]+)=(.*): "
+  r".*(for int\(\)|string to float|boolean flag)",
+  re.DOTALL,
+)
+_TYPES = {
+  "for int()": "a whole number",
+  "string to float": "a number",
+  "boolean flag": "True or False",
+}
 
 
 def explain_flag_error(error: Exception) -> ConfigError:
@@ -275,6 +318,11 @@ def explain_flag_error(error: Exception) -> ConfigError:
     The error to raise instead: what was wrong, and what is expected.
   """
   text = str(error)
+  if "no attribute 'get_config'" in text:
+    return ConfigError(
+      "--config names a file without a function get_config, which makes the "
+      "configuration; recipes are in configs/."
+    )
   if isinstance(error, AttributeError | KeyError):
     # ml_collections puts a suggestion behind the key if it knows one.
     key, _, suggestion = text.replace("\\'", "'").partition("\\n")
@@ -287,6 +335,10 @@ def explain_flag_error(error: Exception) -> ConfigError:
     return ConfigError(
       f"--config names no readable recipe: {reason}. Recipes are in configs/."
     )
+  if found := _WRONG_TYPE.match(text):
+    path, value, reason = found.groups()
+    expected = next(v for k, v in _TYPES.items() if k in reason)
+    return ConfigError(f"{path}={value!r} must be {expected}.")
   if "parsing config file" in text:
     lines = [line for line in text.splitlines() if line.strip()]
     return ConfigError(f"the recipe could not be read: {lines[-1]}")

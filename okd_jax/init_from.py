@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 import numpy as np
 
 from okd_jax import (
@@ -19,6 +20,31 @@ from okd_jax.mixed import Mixed
 from okd_jax.peers import Branches, Peers
 from okd_jax.recipe import Recipe
 from okd_jax.state import Average, TrainState
+
+
+def check(config: ConfigDict, workdir: Path) -> None:
+  """Refuses a run whose trained weights are not there, before it begins.
+
+  Args:
+    config: of the run.
+    workdir: of the run; one that has begun needs those weights no more.
+
+  Raises:
+    ConfigError: if `config.init_from` names neither a run nor a leader.
+    LeaderError: if it names a damaged leader.
+  """
+  path = Path(config.init_from)
+  if not config.init_from or reopen.saved_config(workdir) is not None:
+    return
+  if (path / leader_lib.CARD).exists():
+    leader_lib.read_card(path)
+    return
+  try:
+    reopen.about(path)
+  except config_lib.ConfigError as error:
+    raise config_lib.ConfigError(
+      f"config.init_from='{path}': {error}"
+    ) from error
 
 
 def fill(recipe: Recipe, state: TrainState, path: Path) -> TrainState:

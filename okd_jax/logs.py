@@ -56,7 +56,7 @@ class Writer:
     if resume_step is not None:
       kept = [r for r in _records(self.workdir) if r["step"] <= resume_step]
     text = "".join(json.dumps(record) + "\n" for record in kept)
-    _replace(self.workdir / _LINES, text)
+    replace_file(self.workdir / _LINES, text)
     self._file = (self.workdir / _LINES).open("a", encoding="utf-8")
     self._trackers: list[Tracker] = list(trackers)
     if tensorboard:
@@ -176,7 +176,8 @@ def _records(workdir: Path) -> list[dict[str, Any]]:
   return records
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
+  """Writes a file so that a reader sees the old text or the new one."""
   temporary = path.with_name(f"{path.name}.tmp")
   temporary.write_text(text, encoding="utf-8")
   os.replace(temporary, path)

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from okd_jax import (
   build,
   config as config_lib,
+  logs,
   mesh as mesh_lib,
   recipe as recipe_lib,
   state as state_lib,
@@ -73,7 +74,29 @@ def remember(config: ConfigDict, source: Source, workdir: Path) -> None:
   if jax.process_index() == 0:
     about = {"train_size": source.train_size} | dataclasses.asdict(source.info)
     for name, content in ((_CONFIG, config.to_dict()), (_DATA, about)):
-      (workdir / name).write_text(json.dumps(content, indent=2) + "\n")
+      logs.replace_file(workdir / name, json.dumps(content, indent=2) + "\n")
+
+
+def saved_config(workdir: Path) -> dict[str, Any] | None:
+  """The configuration of the run in a work directory; None if there is none.
+
+  Raises:
+    ConfigError: if its file is damaged.
+  """
+  path = workdir / _CONFIG
+  try:
+    if not path.exists():
+      return None
+    saved = json.loads(path.read_text())
+    if not isinstance(saved, dict):
+      raise ValueError("it holds no object")
+  except (OSError, ValueError) as error:
+    raise config_lib.ConfigError(
+      f"{path} is damaged ({error}), so it cannot be told which run is there. "
+      "Choose another --workdir; or remove the file, if this command is the "
+      "one that made it: its checkpoints are still checked."
+    ) from error
+  return saved
 
 
 def run(workdir: Path, on: Mesh | None = None) -> Run:

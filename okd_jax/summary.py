@@ -14,6 +14,8 @@ from okd_jax.data import Source
 from okd_jax.dispatch import Dispatch
 from okd_jax.recipe import Recipe
 
+_TIMES = ("images_per_second", "compile_seconds")
+
 
 def show_plan(config: ConfigDict, recipe: Recipe, source: Source) -> None:
   """Prints what is about to be trained."""
@@ -31,7 +33,7 @@ def show_plan(config: ConfigDict, recipe: Recipe, source: Source) -> None:
       "peers",
       f"{recipe.peers.num_peers} {config.peers.kind} of {config.peers.net}",
     ),
-    ("parameters in training", f"{count_parameters(shapes['params']):,}"),
+    ("parameters of all peers", f"{count_parameters(shapes['params']):,}"),
     ("deployed", f"peer {leader}: {one:,} parameters, {adds:,} multiply-adds"),
     (
       "devices",
@@ -100,11 +102,22 @@ def conclude(
   if dispatch.images_per_second:
     result["images_per_second"] = dispatch.images_per_second
     result["compile_seconds"] = dispatch.compile_seconds
-  elif path.exists():  # nothing was trained, so nothing was timed
-    return json.loads(path.read_text())
+  else:  # nothing was trained, so nothing was timed
+    result |= _timed_before(path, result)
   if jax.process_index() == 0:
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    logs.replace_file(path, json.dumps(result, indent=2) + "\n")
   return result
+
+
+def _timed_before(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+  """The times in an earlier summary of the same steps."""
+  try:
+    earlier = json.loads(path.read_text())
+    if earlier["last"]["step"] != result["last"]["step"]:
+      return {}
+    return {name: earlier[name] for name in _TIMES}
+  except (OSError, ValueError, LookupError, TypeError):
+    return {}  # killed before it was written
 
 
 def show_result(result: dict[str, Any]) -> None:

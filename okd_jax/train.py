@@ -4,7 +4,6 @@ from collections.abc import Mapping
 import contextlib
 import dataclasses
 import functools
-import json
 import logging
 from pathlib import Path
 import time
@@ -79,6 +78,7 @@ def train(
   with config_lib.refusing():
     config_lib.check(config)
     _require_same_run(config, workdir)
+    init_from.check(config, workdir)
     mesh = build.mesh(config)
     source = build.source(config, mesh)
     taught_by, frozen = teacher.load(config, source.info, mesh)
@@ -143,12 +143,7 @@ def train(
           writer.write(step, record)
           display.update(step, _shown(record), dispatch.images_per_second)
         if _evaluation_due(recipe, step, config.eval_epochs):
-          with (
-            stop.busy("evaluating")
-            if stop.requested
-            else contextlib.nullcontext()
-          ):
-            figures = evaluate_all(recipe, eval_fn, state, source)
+          figures = evaluate_all(recipe, eval_fn, state, source)
           writer.write(step, figures, kind="eval")
           display.evaluated(step, figures)
 
@@ -258,9 +253,9 @@ def _lock(workdir: Path) -> contextlib.AbstractContextManager[Any]:
 
 
 def _require_same_run(config: ConfigDict, workdir: Path) -> None:
-  saved = workdir / "config.json"
-  if saved.exists():
-    config_lib.require_resumable(config, json.loads(saved.read_text()))
+  saved = reopen.saved_config(workdir)
+  if saved is not None:
+    config_lib.require_resumable(config, saved)
 
 
 def _take_away(run: reopen.Run) -> None:
@@ -294,12 +289,6 @@ def _initial_or_saved(
     return state, 0
   state, step, _ = checkpoints.restore(state_lib.abstract(recipe, key))
   return state, step
-
-
-def _unpolled(
-  stop: signals.Stop, kind: str, *, when: bool
-) -> contextlib.AbstractContextManager[None]:
-  return stop.busy(kind) if when else contextlib.nullcontext()
 
 
 def _shown(record: Mapping[str, float]) -> dict[str, float]:

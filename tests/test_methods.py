@@ -471,7 +471,7 @@ def test_alternating_updates_see_the_updates_before_them():
   method = methods.make(
     "dml",
     form="pairwise",
-    update="alternating",
+    updates="alternating",
     temperature=1.0,
     stop_gradient=True,
     eps=0.0,

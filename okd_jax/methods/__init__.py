@@ -62,6 +62,7 @@ def make(name: str, **hyperparameters: Any) -> Method:
       hint = f" Did you mean '{close[0]}'?" if close else ""
       raise ValueError(
         f"method '{name}' has no hyperparameter '{option}'.{hint} It has: "
-        f"{', '.join(known) or 'none'}."
+        f"{', '.join(known) or 'none'}. A method's settings are its own, so "
+        "another method is chosen by its recipe."
       )
   return method(**hyperparameters)

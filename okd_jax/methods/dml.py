@@ -9,7 +9,7 @@ class Method(core.Method):
   Zhang et al., "Deep Mutual Learning", CVPR 2018. The defaults are those of
   the code of Chen et al., AAAI 2020: towards the mean of the others' logits,
   gradient through the targets, no ramp-up. As published it is
-  `form="pairwise"`, `update="alternating"`, `temperature=1`,
+  `form="pairwise"`, `updates="alternating"`, `temperature=1`,
   `stop_gradient=True`.
 
   Attributes:
@@ -18,7 +18,7 @@ class Method(core.Method):
     eps: added to softened target probabilities.
     form: "ensemble" learns from the mean of the others' logits, "pairwise"
       from each of the others.
-    update: "simultaneous", or "alternating": in every step one peer after
+    updates: "simultaneous", or "alternating": in every step one peer after
       another, each of them seeing the updates before its own.
     stop_gradient: treat targets as constants.
   """
@@ -27,13 +27,13 @@ class Method(core.Method):
   kd_weight: float = 1.0
   eps: float = 1e-7
   form: str = "ensemble"
-  update: str = "simultaneous"
+  updates: str = "simultaneous"
   stop_gradient: bool = False
 
   @property
   def needs(self):
     # A shared trunk belongs to no turn.
-    alternating = self.update == "alternating"
+    alternating = self.updates == "alternating"
     return core.Needs(kind="replicas" if alternating else None)
 
   @property
@@ -45,7 +45,7 @@ class Method(core.Method):
     return 2
 
   def turns(self, num_peers):
-    alternating = self.update == "alternating"
+    alternating = self.updates == "alternating"
     return tuple(range(num_peers)) if alternating else (None,)
 
   def __call__(self, outputs, batch, ctx):
