@@ -70,7 +70,8 @@ def _convolve(x, kernel, strides, padding, **options):
   There XLA's own falls out of the caches; the sum over parts of the batch is up
   to three times as fast (benchmarks/NOTES.md).
   """
-  size = x.shape[0]
+  # An exported program has any batch size, and no gradient.
+  size = x.shape[0] if isinstance(x.shape[0], int) else 1
   count = next(
     n for n in (8, 4, 2, 1) if size % n == 0 and size >= 8 * n or n == 1
   )
