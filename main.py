@@ -10,7 +10,7 @@ BEGAN = time.monotonic()  # before the imports, for the time to the first step
 
 import sys
 
-from okd_jax import cli, summary, train
+from okd_jax import cli, distributed, summary, train
 
 
 def main() -> None:
@@ -18,6 +18,7 @@ def main() -> None:
   with cli.exit_codes():
     config, workdir = cli.read_recipe(sys.argv)
     cli.prepare_jax(deterministic=config.deterministic)
+    distributed.initialize()
     result = train.train(config, workdir, BEGAN)[1]
     summary.show_result(result)
     print(f"Results are in {workdir}.")

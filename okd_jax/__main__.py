@@ -18,6 +18,7 @@ from okd_jax import (
   build,
   cli,
   display,
+  distributed,
   evaluate as evaluate_lib,
   mesh as mesh_lib,
   reopen,
@@ -233,6 +234,7 @@ def _compare(args: argparse.Namespace) -> None:
 
   config, workdir = cli.read_recipe(["compare", *args.flags], comparison=True)
   cli.prepare_jax(deterministic=config.base.deterministic)
+  distributed.initialize()
   failed = compare.compare(config, workdir)
   for table in result_tables.read(workdir):
     display.table(table.title, table.columns, table.rows)

@@ -138,6 +138,25 @@ class Writer:
     self.close()
 
 
+class NoWriter(Writer):
+  """For those processes of a run that leave writing to the first."""
+
+  def __init__(self) -> None:
+    """Opens nothing."""
+
+  def write(
+    self,
+    step: int,
+    metrics: Mapping[str, Any],
+    *,
+    kind: Literal["train", "eval"] = "train",
+  ) -> None:
+    """Writes nothing."""
+
+  def close(self) -> None:
+    """Closes nothing."""
+
+
 def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
   """Reads the metrics of a run, also while it runs.
 

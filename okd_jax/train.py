@@ -109,9 +109,7 @@ def train(
 
     with (
       trackers.started(config, workdir) as tracking,
-      logs.Writer(
-        workdir, resume_step=step or None, trackers=tracking
-      ) as writer,
+      _writer(workdir, step, tracking) as writer,
       logs.Display(
         total, recipe.steps_per_epoch, config.method.name
       ) as display,
@@ -250,6 +248,14 @@ def _lock(workdir: Path) -> contextlib.AbstractContextManager[Any]:
   # The processes of one run share the folder; the first one speaks for all.
   first = jax.process_index() == 0
   return RunLock(workdir) if first else contextlib.nullcontext()
+
+
+def _writer(
+  workdir: Path, step: int, tracking: list[logs.Tracker]
+) -> logs.Writer:
+  if jax.process_index() != 0:
+    return logs.NoWriter()
+  return logs.Writer(workdir, resume_step=step or None, trackers=tracking)
 
 
 def _require_same_run(config: ConfigDict, workdir: Path) -> None:

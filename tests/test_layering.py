@@ -34,6 +34,7 @@ LEVELS = {
   "state": 4.5,
   "metrics": 4,
   "config": 4,
+  "distributed": 5,
   "steps": 5,
   "checkpoint": 5,
   "logs": 5,
