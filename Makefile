@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SMOKE := tests/test_losses_okddip.py tests/test_optim.py tests/test_peers.py \
 	tests/test_mesh.py tests/test_train.py
 
-.PHONY: demo test check smoke matrix clean
+.PHONY: demo docs test check smoke matrix clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -33,5 +33,14 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet -r requirements.txt -e '.[dev]'
 	touch $@
 
+# The pages of docs/, into site/; warnings are errors.
+docs: $(VENV)-docs/.installed
+	$(VENV)-docs/bin/mkdocs build --strict
+
+$(VENV)-docs/.installed: requirements-docs.txt
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet -r requirements-docs.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VENV)-docs site build *.egg-info

@@ -1,0 +1,45 @@
+"""Puts published figures into the pages of docs/.
+
+`<!-- published: METHOD -->` becomes a table of the figures that
+configs/published.json holds for a method.
+"""
+
+import json
+from pathlib import Path
+import re
+from typing import Any
+
+_PUBLISHED = Path(__file__).parents[1] / "configs" / "published.json"
+_MARK = re.compile(r"<!-- published: (\w+) -->")
+_DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+  """Puts the tables of figures in."""
+  return _MARK.sub(lambda found: _table(found[1]), markdown)
+
+
+def _table(method: str) -> str:
+  content = json.loads(_PUBLISHED.read_text())
+  rows = [row for row in content["figures"] if row["method"] == method]
+  if not rows:
+    return "None is known."
+  sources = list(dict.fromkeys(row["source"] for row in rows))
+  lines = [
+    "| data | network | top-1 error in % | source |",
+    "|---|---|---|---|",
+  ]
+  for row in rows:
+    error = row.get("error")
+    if error is None:
+      error = 100 - row["accuracy"]
+    spread = f" ± {row['std']:.2f}" if "std" in row else ""
+    network = f"{row['net']} {row.get('kind', '')}".strip()
+    lines.append(
+      f"| {_DATA[row['data']]} | {network} | {error:.2f}{spread} | "
+      f"{sources.index(row['source']) + 1} |"
+    )
+  notes = [
+    f"{i}. {content['sources'][name]}." for i, name in enumerate(sources, 1)
+  ]
+  return "\n".join([*lines, "", "Sources:", "", *notes])

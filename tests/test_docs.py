@@ -1,0 +1,89 @@
+"""The documentation: what its pages name exists, and its programs run."""
+
+import importlib.util
+import json
+from pathlib import Path
+import re
+import runpy
+
+import matplotlib
+import pytest
+
+from configs import common
+from okd_jax import __main__, config as config_lib, methods
+import runs
+import toys
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+
+
+def blocks(page):
+  """The Python blocks of a page."""
+  return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def test_every_method_has_a_page():
+  navigation = (ROOT / "mkdocs.yml").read_text()
+  overview = (ROOT / "docs" / "methods" / "index.md").read_text()
+  for name in methods.names():
+    text = (ROOT / "docs" / "methods" / f"{name}.md").read_text()
+    assert f"methods/{name}.md" in navigation
+    assert f"[{name}]({name}.md)" in overview
+    assert f'--8<-- "okd_jax/methods/{name}.py"' in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_names_exists(page, capsys):
+  text = page.read_text()
+  for path in re.findall(r"(?:configs|examples|scripts)/\w+\.py", text):
+    # The one that a reader is to write.
+    if path != "configs/weighted_mean_c100.py":
+      assert (ROOT / path).exists(), path
+  keys = set(config_lib.flatten(common.base()))
+  keys |= {
+    f"method.{option}"
+    for name in methods.names()
+    for option in methods.options(name)
+  }
+  sections = {key.split(".")[0] for key in keys}
+  for key in re.findall(r"config\.([a-z_]+(?:\.[a-z_]+)?)", text):
+    assert key in keys | sections | {"method.name"}, key
+  for command in set(re.findall(r"python -m okd_jax (\w+)", text)):
+    with pytest.raises(SystemExit) as left:
+      __main__.main([command, "--help"])
+    assert left.value.code == 0, command
+  capsys.readouterr()
+
+
+def test_losses_work_in_plain_jax():
+  ran = runpy.run_path(str(ROOT / "examples" / "losses_in_your_code.py"))
+  assert ran["accuracy"] > 0.8
+
+
+def test_the_method_of_the_page_trains(tmp_path):
+  path = tmp_path / "weighted_mean.py"
+  path.write_text(blocks(ROOT / "docs" / "adding_a_method.md")[0])
+  spec = importlib.util.spec_from_file_location("weighted_mean", path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  state, measured = runs.train(toys.recipe(module.Method(), num_peers=2), 2)
+  assert set(measured["terms"]) == {"peer_ce", "peer_kd", "ensemble_ce"}
+  assert (state.params["method"]["scores"] != 0).all()
+
+
+def test_the_notebook_runs(monkeypatch):
+  monkeypatch.setitem(matplotlib.rcParams, "backend", "agg")
+  notebook = json.loads((ROOT / "examples" / "digits.ipynb").read_text())
+  cells = [c["source"] for c in notebook["cells"] if c["cell_type"] == "code"]
+  program = "\n".join("".join(cell) for cell in cells)
+  # As short as it can be, and on one of the devices.
+  for old, new in (
+    ("get_config()", "get_config('smoke')"),
+    ("config.log_steps = 10", "config.mesh.data = 1"),
+  ):
+    assert old in program
+    program = program.replace(old, new)
+  space = {}
+  exec(program, space)
+  assert 0 <= space["right"] <= 1
