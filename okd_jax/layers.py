@@ -174,32 +174,3 @@ class BatchNorm(nn.Module):
       for old, new in zip(running, (mean, unbiased), strict=True):
         old.value = MOMENTUM * old.value + (1 - MOMENTUM) * new
     return mean, var
-
-
-class Dropout(nn.Module):
-  """Dropout whose mask belongs to the example's place in the whole batch.
-
-  Results do not depend on how the batch is spread over devices.
-
-  Attributes:
-    rate: probability of dropping a value.
-    axis_name: as in `BatchNorm`.
-  """
-
-  rate: float
-  axis_name: str | None = None
-
-  @nn.compact
-  def __call__(self, x: Array, *, deterministic: bool) -> Array:
-    if deterministic or self.rate == 0.0:
-      return x
-    slots = jnp.arange(x.shape[0])
-    if self.axis_name is not None and not self.is_initializing():
-      slots += jax.lax.axis_index(self.axis_name) * x.shape[0]
-    key = self.make_rng("dropout")
-    keep = jax.vmap(
-      lambda slot: jax.random.bernoulli(
-        jax.random.fold_in(key, slot), 1 - self.rate, x.shape[1:]
-      )
-    )(slots)
-    return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))

@@ -63,7 +63,7 @@ class VGG(core.Network, kw_only=True):
         name=f"head_linear{i}",
       )(y)
       if i < 2:
-        dropout = layers.Dropout(self.dropout, name=f"head_dropout{i}")
+        dropout = nn.Dropout(self.dropout, name=f"head_dropout{i}")
         y = dropout(nn.relu(y), deterministic=not train)
     return x, features, y
 
