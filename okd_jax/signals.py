@@ -34,8 +34,9 @@ class Stop:
 
   The loop polls `requested` between steps, saves and ends with `EXIT_CODE`.
   The process ends with that code at once on a second signal, and on the first
-  one inside `busy`, where nothing can be polled. Enter it in the main thread,
-  after `jax.distributed.initialize`, which sets a handler of its own.
+  one inside `busy` or before it, as nothing can be polled there. Enter it in
+  the main thread, after `jax.distributed.initialize`, which sets a handler of
+  its own.
   """
 
   def __init__(self) -> None:
@@ -65,6 +66,8 @@ class Stop:
       None.
     """
     with self._lock:
+      if self._requested:
+        _exit_now(f"Not {kind}: stopping now, the last save stands.")
       self._busy.append(kind)
     try:
       yield
