@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 
 from okd_jax import mesh as mesh_lib, state as state_lib, steps
-from okd_jax.recipe import Recipe
+from okd_jax.recipe import random_keys, Recipe
 import toys
 
 
@@ -41,7 +41,7 @@ def teacher(recipe: Recipe) -> Any:
 
 def start(recipe: Recipe, seed: int = 0) -> Any:
   """The initial state; float64 if the images are."""
-  state = state_lib.init(recipe, jax.random.key(seed))
+  state = state_lib.init(recipe, random_keys(seed)[0])
   if recipe.image_dtype == jnp.float64:
     where = state_lib.shardings(recipe, state)
     state = mesh_lib.place(toys.widen(state), where)

@@ -142,6 +142,7 @@ def test_donated_buffers_do_not_reach_the_save(tmp_path: Path):
   np.testing.assert_array_equal(state["host"], np.ones(3))
 
 
+@pytest.mark.checklist("C1")
 def test_c1_every_flipped_bit_is_found(directory: Path, caplog):
   checkpoints = Checkpoints(directory)
   rng = random.Random(0)
@@ -165,6 +166,7 @@ def test_c1_every_flipped_bit_is_found(directory: Path, caplog):
   assert checkpoints.latest_verified() == 2
 
 
+@pytest.mark.checklist("C1")
 def test_c1_previous_step_is_restored(directory: Path, caplog):
   largest = max(files_of(directory, 2)[1:], key=lambda f: f.stat().st_size)
   raw = bytearray(largest.read_bytes())
@@ -179,6 +181,7 @@ def test_c1_previous_step_is_restored(directory: Path, caplog):
 
 
 @pytest.mark.parametrize("harm", ["truncate", "empty", "delete", "folder"])
+@pytest.mark.checklist("C2")
 def test_c2_damaged_files_are_named(directory: Path, harm: str, caplog):
   for file in files_of(directory, 2):
     intact = file.read_bytes()
@@ -198,6 +201,7 @@ def test_c2_damaged_files_are_named(directory: Path, harm: str, caplog):
     file.write_bytes(intact)
 
 
+@pytest.mark.checklist("C2")
 def test_c2_no_verified_step_is_refused(directory: Path):
   for step in (1, 2):
     files_of(directory, step)[-1].write_bytes(b"")
@@ -206,6 +210,7 @@ def test_c2_no_verified_step_is_refused(directory: Path):
     Checkpoints(directory).restore(abstract(make_state()))
 
 
+@pytest.mark.checklist("C2")
 def test_a_manifest_of_another_step_is_not_used(directory: Path, caplog):
   shutil.move(directory / "2.manifest.json", directory / "3.manifest.json")
   shutil.move(directory / "2", directory / "3")
@@ -213,6 +218,7 @@ def test_a_manifest_of_another_step_is_not_used(directory: Path, caplog):
   assert "is of step 2" in caplog.text
 
 
+@pytest.mark.checklist("A3")
 def test_a3_what_a_dead_save_leaves_is_never_used(directory: Path, caplog):
   # Between write and rename, rename and manifest, and within the manifest.
   shutil.copytree(directory / "2", directory / "3.orbax-checkpoint-tmp")
@@ -248,6 +254,7 @@ for step in range(first + 1, first + 1000):
 """
 
 
+@pytest.mark.checklist("A2")
 def test_a2_kill_inside_a_save(tmp_path: Path):
   like = {str(i): np.zeros((64, 64), np.float32) for i in range(50)}
   newest = 0
@@ -271,6 +278,7 @@ def test_a2_kill_inside_a_save(tmp_path: Path):
     newest = found
 
 
+@pytest.mark.checklist("C3")
 def test_c3_another_configuration_is_refused(directory: Path):
   other = make_state()
   other.variables["params"]["stem"]["kernel"] = jnp.zeros((5, 8))
@@ -285,6 +293,7 @@ def test_c3_another_configuration_is_refused(directory: Path):
   assert "params/gate: saved nothing, wanted bfloat16[2,2]" in text
 
 
+@pytest.mark.checklist("C3")
 def test_c3_another_hash_is_refused(tmp_path: Path):
   state = {"a": jnp.ones(2)}
   Checkpoints(tmp_path, config_hash="one").save(1, state, wait=True)
@@ -324,6 +333,7 @@ def mesh_state(data: int, peer: int, fill: bool) -> dict[str, Any]:
   "saved_on, restored_on",
   [((4, 2), (1, 1)), ((1, 1), (4, 2)), ((4, 2), (8, 1)), ((8, 1), (2, 4))],
 )
+@pytest.mark.checklist("C4")
 def test_c4_restores_onto_another_mesh(tmp_path, saved_on, restored_on):
   original = mesh_state(*saved_on, fill=True)
   Checkpoints(tmp_path).save(1, original, wait=True)
@@ -334,6 +344,7 @@ def test_c4_restores_onto_another_mesh(tmp_path, saved_on, restored_on):
     assert array.sharding == wanted[name].sharding
 
 
+@pytest.mark.checklist("C5")
 def test_c5_failed_background_save_is_raised_by_the_next(
   directory: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -361,6 +372,7 @@ def test_c5_failed_background_save_is_raised_by_the_next(
   assert_same(checkpoints.restore(abstract(make_state()), 2)[0], make_state(2))
 
 
+@pytest.mark.checklist("F1")
 def test_f1_disk_that_refuses_to_be_written(directory: Path):
   checkpoints = Checkpoints(directory)
   noise = np.random.default_rng(0).integers(0, 256, 2**21, dtype=np.uint8)
@@ -378,6 +390,7 @@ def test_f1_disk_that_refuses_to_be_written(directory: Path):
   assert checkpoints.latest_verified() == 3
 
 
+@pytest.mark.checklist("F1")
 def test_f1_too_little_space_is_refused_before_writing(
   directory: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -396,6 +409,7 @@ def test_f1_too_little_space_is_refused_before_writing(
   assert sorted(directory.rglob("*")) == before
 
 
+@pytest.mark.checklist("F1")
 def test_f1_directory_that_cannot_be_made(
   tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -407,6 +421,7 @@ def test_f1_directory_that_cannot_be_made(
     Checkpoints(tmp_path).save(1, {"a": 1})
 
 
+@pytest.mark.checklist("F2")
 def test_f2_newest_and_best_are_kept(tmp_path: Path):
   checkpoints = Checkpoints(tmp_path, keep=2)
   scores = {1: 0.3, 2: 0.9, 3: 0.5, 4: None, 5: 0.4}
@@ -421,6 +436,7 @@ def test_f2_newest_and_best_are_kept(tmp_path: Path):
   ]
 
 
+@pytest.mark.checklist("F2")
 def test_f2_damaged_steps_do_not_count(tmp_path: Path, caplog):
   checkpoints = Checkpoints(tmp_path, keep=2)
   for step in (1, 2):
@@ -431,6 +447,7 @@ def test_f2_damaged_steps_do_not_count(tmp_path: Path, caplog):
   assert "step 2" in caplog.text
 
 
+@pytest.mark.checklist("F2")
 def test_f2_a_failing_save_deletes_nothing(
   tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -516,6 +533,7 @@ def signed(body: Any) -> bytes:
     ),
   )
 )
+@pytest.mark.checklist("C2")
 def test_fuzzed_manifests_are_read_or_refused(tmp_path_factory, raw: bytes):
   path = tmp_path_factory.getbasetemp() / "fuzzed.json"
   path.write_bytes(raw)
@@ -528,6 +546,7 @@ def test_fuzzed_manifests_are_read_or_refused(tmp_path_factory, raw: bytes):
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../1/a", "d/../../a"])
+@pytest.mark.checklist("security")
 def test_manifest_cannot_point_outside(tmp_path: Path, name: str):
   path = tmp_path / "m.json"
   path.write_bytes(signed(FUZZ_BASE | {"files": {name: [1, "00"]}}))

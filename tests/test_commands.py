@@ -236,6 +236,7 @@ def test_weights_of_another_shape_are_refused(trained):
     init_from.fill(other, drawn, trained / "leader")
 
 
+@pytest.mark.checklist("G1")
 def test_a_run_that_cannot_start_leaves_its_folder_free(trained, tmp_path):
   config = reopen.about(trained)[0]
   config.init_from = str(tmp_path / "nowhere")
@@ -252,6 +253,7 @@ def test_a_damaged_leader_ends_with_a_code(trained, tmp_path, capsys):
   assert "does not match the SHA-256" in capsys.readouterr().err
 
 
+@pytest.mark.checklist("I1")
 def test_trackers_that_fail_are_one_warning(trained, monkeypatch, caplog):
   told = []
   mlflow = types.SimpleNamespace(

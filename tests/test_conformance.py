@@ -114,6 +114,7 @@ def test_terms_are_named_and_shaped_alike(name):
   [(1e3, jnp.float32), (1.0, jnp.bfloat16)],
   ids=["large_logits", "bfloat16"],
 )
+@pytest.mark.checklist("E2")
 def test_loss_and_gradients_are_finite(name, scale, dtype):
   seen = outputs(scale=scale, dtype=dtype)
   loss, gradients = loss_and_gradients(methods.make(name), seen)
@@ -247,6 +248,7 @@ def check_meshes(name, kind, meshes):
 
 
 @every_method
+@pytest.mark.checklist("B4")
 def test_meshes_agree(name):
   with jax.enable_x64(True):
     check_meshes(name, kind_of(name), [(1, 1), (4, 2)])
@@ -262,6 +264,7 @@ ALL = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), ALL)
+@pytest.mark.checklist("B4")
 def test_all_meshes_agree(name, kind):
   with jax.enable_x64(True):
     check_meshes(name, kind, [(1, 1), (8, 1), (4, 2), (2, 4)])

@@ -126,6 +126,7 @@ def test_distribution_of_offsets_and_flips():
 
 
 @pytest.mark.parametrize("shape", [(4, 2), (8, 1), (2, 4), (1, 1)])
+@pytest.mark.checklist("D2")
 def test_results_do_not_depend_on_the_mesh(shape):
   batch, key = images(8), jax.random.key(7)
   where = mesh(shape)

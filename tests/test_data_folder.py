@@ -70,6 +70,7 @@ def test_one_folder_is_divided_by_class(tmp_path):
     ("LA", "png"),
   ],
 )
+@pytest.mark.checklist("H1")
 def test_every_mode_becomes_rgb(tmp_path, mode, suffix):
   write_classes(tmp_path, 2)
   save(tmp_path / "grey" / f"a.{suffix}", (255, 255, 255), mode=mode)
@@ -93,6 +94,7 @@ def test_resize_is_pillows(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 20, -30])
+@pytest.mark.checklist("H1")
 def test_damaged_file_is_named(tmp_path, kept):
   write_classes(tmp_path, 3)
   noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3))
@@ -105,6 +107,7 @@ def test_damaged_file_is_named(tmp_path, kept):
   assert list(report.damaged) == [path]
 
 
+@pytest.mark.checklist("H1")
 def test_wrong_structure_is_refused(tmp_path):
   with pytest.raises(data.DataError, match="is not a folder"):
     make(tmp_path / "missing")
@@ -116,6 +119,7 @@ def test_wrong_structure_is_refused(tmp_path):
     make(tmp_path)
 
 
+@pytest.mark.checklist("H1")
 def test_splits_must_have_the_same_classes(tmp_path):
   write_classes(tmp_path / "train", 2)
   write_classes(tmp_path / "test", 2)

@@ -7,6 +7,7 @@ from okd_jax.data import order, source
 
 
 @pytest.mark.parametrize("batch_size", [7, 10, 64])
+@pytest.mark.checklist("D1")
 def test_every_epoch_is_a_permutation(batch_size):
   num_examples = 30
   steps = 3 * num_examples  # a whole number of epochs for every batch size

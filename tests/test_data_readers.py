@@ -171,6 +171,7 @@ def damage(path, kind):
   ],
 )
 @pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.checklist("H1")
 def test_damaged_idx_is_named(tmp_path, kind, which):
   generator = np.random.default_rng(0)
   paths = idx_files(
@@ -182,6 +183,7 @@ def test_damaged_idx_is_named(tmp_path, kind, which):
     readers.read_idx(*paths)
 
 
+@pytest.mark.checklist("H1")
 def test_idx_counts_labels_and_shape_are_checked(tmp_path):
   paths = idx_files(tmp_path, np.zeros((20, 28, 28)), np.arange(19) % 10)
   with pytest.raises(DataError, match="20 images .* 19 labels"):
@@ -228,6 +230,7 @@ def test_idx_counts_labels_and_shape_are_checked(tmp_path):
     ),
   ],
 )
+@pytest.mark.checklist("H1")
 def test_damaged_cifar_archive_is_named(tmp_path, change, message):
   members = cifar10_members(
     cifar_examples("cifar10", 50), cifar_examples("cifar10", 10)
@@ -241,6 +244,7 @@ def test_damaged_cifar_archive_is_named(tmp_path, change, message):
 
 
 @pytest.mark.parametrize("kept", [0, 100, 5000])
+@pytest.mark.checklist("H1")
 def test_truncated_cifar_archive_is_named(tmp_path, kept):
   path = tmp_path / "cifar-10-binary.tar.gz"
   write_archive(

@@ -70,6 +70,7 @@ def test_training_batches(kind):
 
 
 @pytest.mark.parametrize("kind", ["memory", "tfds"])
+@pytest.mark.checklist("D1")
 def test_resume_is_exact(kind):
   made = make(kind)
   # Step 22 is the last of the first epoch.
@@ -82,6 +83,7 @@ def test_resume_is_exact(kind):
 
 @pytest.mark.parametrize("kind", ["memory", "tfds"])
 @pytest.mark.parametrize("shape", [(8, 1), (4, 2)])
+@pytest.mark.checklist("D1")
 def test_meshes_give_the_same_batches(kind, shape):
   where = mesh(shape)
   made = make(kind, where=where)
@@ -101,6 +103,7 @@ def test_meshes_give_the_same_batches(kind, shape):
 
 @pytest.mark.parametrize("kind", ["memory", "tfds"])
 @pytest.mark.parametrize("eval_batch_size", [1, 7, 128, 10_000])
+@pytest.mark.checklist("D3")
 def test_evaluation_counts_every_example_once(kind, eval_batch_size):
   made = make(kind, eval_batch_size=eval_batch_size)
   host = readers.digits().test
@@ -192,6 +195,7 @@ def memory_cache_size():
     ({"name": 3}, "name=3 must be of type str"),
   ],
 )
+@pytest.mark.checklist("G1")
 def test_wrong_configuration_is_refused(config, message):
   with pytest.raises(ValueError, match=message):
     data.make(config, batch_size=8, eval_batch_size=8, seed=0)

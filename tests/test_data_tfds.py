@@ -264,6 +264,7 @@ def flip_image(path):
 
 @pytest.mark.parametrize("source", ["memory", "tfds"])
 @pytest.mark.parametrize("harm", [truncate, flip_image, pathlib.Path.unlink])
+@pytest.mark.checklist("H1")
 def test_damaged_records_are_named(tmp_path, source, harm):
   images, labels = animals(12, (8, 8))
   root = tmp_path / "animals" / "1.0.0"
@@ -283,6 +284,7 @@ def test_damaged_records_are_named(tmp_path, source, harm):
     ("label.labels.txt", "cat\n", "", "has 2 lines; 3 classes"),
   ],
 )
+@pytest.mark.checklist("H1")
 def test_wrong_metadata_is_named(tmp_path, file, old, new, message):
   images, labels = animals(12, (8, 8))
   root = tmp_path / "animals" / "1.0.0"
@@ -293,6 +295,7 @@ def test_wrong_metadata_is_named(tmp_path, file, old, new, message):
     make(tmp_path, "memory", "animals")
 
 
+@pytest.mark.checklist("H1")
 def test_wrong_file_at_hand_is_refused(tmp_path):
   bad = tmp_path / "cifar-10-binary.tar.gz"
   bad.write_bytes(b"not the archive")
@@ -334,6 +337,7 @@ def run_offline(config, delay):
 
 @pytest.mark.parametrize("delay", [0, 30])
 @pytest.mark.parametrize("source", ["memory", "tfds"])
+@pytest.mark.checklist("H2")
 def test_missing_data_without_network(tmp_path, source, delay):
   config = {"name": "cifar10", "source": source, "dir": str(tmp_path)}
   said = run_offline(config, delay)
@@ -343,6 +347,7 @@ def test_missing_data_without_network(tmp_path, source, delay):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.checklist("H2")
 def test_missing_data_without_leave_to_download(tmp_path):
   config = {"name": "cats_vs_dogs", "dir": str(tmp_path), "download": False}
   said = run_offline(config, 30)

@@ -83,6 +83,7 @@ np.savez(results, **found)
 """
 
 
+@pytest.mark.checklist("K1")
 def test_a_fresh_process_gives_the_same_logits(
   expected, images, trained, tmp_path
 ):
@@ -232,6 +233,7 @@ def damage(folder: Path, how: str) -> None:
     ("card", "is damaged"),
   ],
 )
+@pytest.mark.checklist("security")
 def test_damage_is_refused(run, tmp_path, how, message):
   export.export(run, tmp_path / "it")
   damage(tmp_path / "it", how)

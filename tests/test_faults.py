@@ -104,7 +104,7 @@ def evaluates(workdir):
   return bool(steps) and steps[-1] % 20 == 0
 
 
-@pytest.mark.checklist("A1", "B1")
+@pytest.mark.checklist("A1", "B1", "B3")
 def test_stopped_in_every_phase_and_resumed_by_the_same_command(
   quiet, tmp_path
 ):

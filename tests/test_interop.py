@@ -371,6 +371,7 @@ class Malicious:
     return setattr, (Malicious, "ran", True)
 
 
+@pytest.mark.checklist("security")
 def test_code_in_a_file_is_refused_and_not_run(save):
   path = save({"w": Malicious()})
   with pytest.raises(ValueError, match="builtin.*setattr.*not run"):

@@ -149,6 +149,7 @@ class Recorder:
     self.calls.append((step, metrics))
 
 
+@pytest.mark.checklist("I1")
 def test_i1_failing_tracker_is_left_out_after_one_warning(
   tmp_path: Path, caplog
 ):

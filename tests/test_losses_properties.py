@@ -55,6 +55,7 @@ def kl_grads(student, teacher, temperature, eps=0.0):
   return jax.grad(total, argnums=(0, 1))(student, teacher)
 
 
+@pytest.mark.checklist("E2")
 class SoftenedKlTest(chex.TestCase):
   @chex.variants(with_jit=True, without_jit=True)
   def test_matches_numpy(self):
@@ -83,6 +84,7 @@ class SoftenedKlTest(chex.TestCase):
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.checklist("E2")
 def test_close_predictions_keep_their_small_divergence(temperature):
   teacher = draw(0, (8, 100), scale=3.0)
   student = (teacher + draw(1, (8, 100), scale=1e-3)).astype(np.float32)
@@ -95,6 +97,7 @@ def test_close_predictions_keep_their_small_divergence(temperature):
 
 @pytest.mark.parametrize("eps", [0.0, EPS])
 @pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.checklist("E2")
 def test_extreme_logits(temperature, eps):
   student, teacher = draw(0, (8, 10), 1.0), draw(1, (8, 10), 1.0)
   student, teacher = 1e4 * np.sign(student), 1e4 * np.sign(teacher)
@@ -110,6 +113,7 @@ def test_extreme_logits(temperature, eps):
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("distance", [0.0, 1e-4, 1.0])
+@pytest.mark.checklist("E2")
 def test_eps_survives_float32(temperature, distance):
   teacher = draw(0, (8, 100), scale=3.0)
   student = (teacher + draw(1, (8, 100), scale=distance)).astype(np.float32)
@@ -120,6 +124,7 @@ def test_eps_survives_float32(temperature, distance):
     assert np.isfinite(grad).all()
 
 
+@pytest.mark.checklist("E2")
 def test_gradients_of_the_divergence():
   with jax.enable_x64(True):
     student, teacher = draw(0).astype(float), draw(1).astype(float)
@@ -243,6 +248,7 @@ def terms_and_grad(name):
 
 
 @EVERY_OBJECTIVE
+@pytest.mark.checklist("E2")
 def test_objectives_stay_finite_at_large_logits(name):
   grad, terms = terms_and_grad(name)(1e4 * np.sign(draw(0)))
   assert np.isfinite(grad).all()
@@ -251,6 +257,7 @@ def test_objectives_stay_finite_at_large_logits(name):
 
 
 @EVERY_OBJECTIVE
+@pytest.mark.checklist("E2")
 def test_objectives_compute_bfloat16_in_float32(name):
   logits = jnp.asarray(draw(0), jnp.bfloat16)
   terms = golden.jit_once(OBJECTIVES[name])(logits)
@@ -291,6 +298,7 @@ FEW = settings(max_examples=25, deadline=None, derandomize=True)
 
 @FEW
 @given(student=LOGITS, teacher=LOGITS, temperature=st.floats(0.05, 20))
+@pytest.mark.checklist("E2")
 def test_divergence_is_not_negative(student, teacher, temperature):
   value = kl(student, teacher, temperature)
   assert value >= 0

@@ -45,6 +45,7 @@ def test_placed_arrays_share_no_memory_with_their_source():
   ("kind", "data", "peer"),
   [("replicas", 4, 2), ("branches", 4, 2), ("branches", 8, 1)],
 )
+@pytest.mark.checklist("J2")
 def test_step_sends_no_activation_maps(kind, data, peer, capsys):
   recipe = toys.recipe("okddip", kind=kind, data=data, peer=peer)
   state = runs.start(recipe)

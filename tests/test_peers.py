@@ -163,6 +163,7 @@ class Plain(nn.Module):
 
 
 @pytest.mark.parametrize("net", [Plain(), toys.Toy(5, dropout=0.5)])
+@pytest.mark.checklist("D2")
 def test_statistics_and_dropout_do_not_depend_on_the_mesh(net):
   def outcome(data, peer):
     peers = Replicas(net, 2, make_mesh(data, peer))

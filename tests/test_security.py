@@ -10,6 +10,7 @@ import pytest
 
 import okd_jax
 from okd_jax.data import readers
+from scripts import reliability_table
 
 ROOT = Path(okd_jax.__file__).parents[1]
 FILES = sorted(
@@ -95,3 +96,10 @@ def test_members_of_an_archive_are_never_written(tmp_path):
   found = readers.read("cifar10", readers.find("cifar10", inside))
   assert len(found.train.labels) == 50
   assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_reliability_table_is_that_of_the_tests():
+  expected = reliability_table.page()
+  assert reliability_table.PAGE.read_text() == expected, (
+    "run: python scripts/reliability_table.py"
+  )

@@ -96,6 +96,7 @@ def wait_for_ready(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.checklist("A1")
 def test_a1_loop_finishes_its_step(number: signal.Signals):
   with start(LOOP) as process:
     process.send_signal(number)
@@ -109,6 +110,7 @@ def test_a1_loop_finishes_its_step(number: signal.Signals):
   "number, code",
   [*((number, LONG_CALL) for number in SIGNALS), (signal.SIGTERM, COMPILE)],
 )
+@pytest.mark.checklist("A1")
 def test_a1_compilation_is_cut_off(number: signal.Signals, code: str):
   with start(code) as process:
     begin = time.monotonic()
@@ -122,6 +124,7 @@ def test_a1_compilation_is_cut_off(number: signal.Signals, code: str):
   )
 
 
+@pytest.mark.checklist("A1")
 def test_a1_second_signal_stops_at_once():
   with start(DEAF) as process:
     assert process.stderr is not None
@@ -191,6 +194,7 @@ sys.exit(EXIT_CODE)
 """
 
 
+@pytest.mark.checklist("A4")
 def test_a4_two_processes_stop_at_the_same_step(tmp_path: Path):
   # Saved by one process, restored and saved by two, restored by one again.
   state = {
@@ -239,6 +243,7 @@ with RunLock(sys.argv[1]):
 """
 
 
+@pytest.mark.checklist("I2")
 def test_i2_second_run_is_refused_and_a_stale_lock_recovered(tmp_path: Path):
   workdir = tmp_path / "run"
   with start(HOLD, str(workdir)) as process:
@@ -259,6 +264,7 @@ def test_i2_second_run_is_refused_and_a_stale_lock_recovered(tmp_path: Path):
     pass
 
 
+@pytest.mark.checklist("I2")
 def test_i2_damaged_owner_and_unusable_workdir(tmp_path: Path):
   with RunLock(tmp_path):
     (tmp_path / "run.lock.json").write_text("{")

@@ -62,6 +62,7 @@ def test_workdir_has_what_a_user_looks_for(whole):
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 7])
+@pytest.mark.checklist("B1")
 def test_resumed_run_is_the_same_to_the_last_bit(
   whole, tmp_path, stop_after, monkeypatch
 ):
@@ -94,6 +95,7 @@ def test_finished_run_says_so_and_changes_nothing(whole, capsys):
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), expected)
 
 
+@pytest.mark.checklist("G2")
 def test_other_configuration_in_the_same_workdir_is_refused(whole):
   changed = tiny(**{"method.temperature": 4.0, "optim.momentum": 0.8})
   with pytest.raises(config_lib.ConfigError) as error:
@@ -102,6 +104,7 @@ def test_other_configuration_in_the_same_workdir_is_refused(whole):
     assert part in str(error.value)
 
 
+@pytest.mark.checklist("E1")
 def test_not_finite_loss_stops_the_run_and_is_not_saved(tmp_path):
   config = tiny(**{"optim.learning_rate": 1e30})
   with pytest.raises(train.NotFiniteError, match="at step"):
@@ -109,6 +112,7 @@ def test_not_finite_loss_stops_the_run_and_is_not_saved(tmp_path):
   assert not list((tmp_path / "checkpoints").glob("*.manifest.json"))
 
 
+@pytest.mark.checklist("E1")
 def test_not_finite_peer_is_named():
   terms = {"peer_ce": jnp.array([1.0, jnp.nan, 2.0]), "leader_ce": jnp.ones(())}
   measured = {
@@ -123,6 +127,7 @@ def test_not_finite_peer_is_named():
     train.check_finite(7, measured)
 
 
+@pytest.mark.checklist("E1")
 def test_not_finite_state_is_named(whole):
   state = jax.tree.map(jnp.asarray, whole[1])
   leaf = state.memory["peers"]["batch_stats"]["stem_bn"]
@@ -141,6 +146,7 @@ def recipes():
 
 
 @pytest.mark.parametrize("name", recipes())
+@pytest.mark.checklist("K2")
 def test_every_recipe_passes_the_checks(name):
   module = __import__(f"configs.{name}", fromlist=["get_config"])
   config, smoke = module.get_config(), module.get_config("smoke")
