@@ -1,6 +1,7 @@
 """The mesh, and what the training step sends between its devices."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -81,6 +82,23 @@ def test_step_sends_no_activation_maps(kind, data, peer, capsys):
     size(state.params) + 4 * size(state.memory) + 6 * examples * per_example
   )
   assert sum(one.size for one in found) <= allowed
+
+
+@pytest.mark.parametrize("kind", ["replicas", "branches"])
+def test_every_mesh_trains_alike(kind):
+  # 4 x 2 is in the conformance suite, for every method.
+  with jax.enable_x64(True):
+    one, *others = [
+      runs.train(
+        toys.recipe(
+          "okddip", kind=kind, data=data, peer=peer, dtype=jnp.float64
+        ),
+        5,
+      )
+      for data, peer in ((1, 1), (8, 1), (2, 4))
+    ]
+    for other in others:
+      runs.assert_close(other, one, 1e-9)
 
 
 def test_batch_is_a_tree_of_arrays():
