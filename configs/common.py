@@ -70,8 +70,9 @@ def base() -> ConfigDict:
   config.mesh = ConfigDict()
   # Devices that the batch is spread over; -1 is all that are left.
   config.mesh.data = -1
-  # Devices that the peers are spread over.
-  config.mesh.peer = 1
+  # Devices that the peers are spread over; -1 is 1 on accelerators and what
+  # suits the cores on CPU.
+  config.mesh.peer = -1
 
   # Steps between two records of the loss terms.
   config.log_steps = 50

@@ -21,7 +21,7 @@ from okd_jax.data import readers
 def main() -> None:
   """Trains, and prints the comparison."""
   config = okddip_digits.get_config()
-  cli.prepare_jax()
+  cli.prepare_jax(config)
   workdir = cli.default_workdir(config, "demo")
   result = train.train(config, workdir)[1]
   summary.show_result(result)

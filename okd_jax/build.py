@@ -10,29 +10,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from okd_jax import backbones, config as config_lib, data, mesh as mesh_lib
+from okd_jax import backbones, config as config_lib, data
 from okd_jax.data.info import DataInfo
 from okd_jax.mixed import Mixed
 from okd_jax.optim import Sgd
 from okd_jax.peers import Branches, Peers, Replicas
 from okd_jax.recipe import Recipe
-
-
-def mesh(config: ConfigDict) -> Mesh:
-  """Arranges the devices, and checks that batches and peers divide evenly.
-
-  Raises:
-    ConfigError: naming the sizes that do not fit.
-  """
-  made = mesh_lib.make_mesh(config.mesh.data, config.mesh.peer)
-  shards = made.shape[mesh_lib.DATA]
-  for name in ("batch_size", "eval_batch_size"):
-    if config[name] % shards:
-      raise config_lib.ConfigError(
-        f"config.{name}={config[name]} must be a multiple of the data axis of "
-        f"the mesh ({shards}); change one of them."
-      )
-  return made
 
 
 def source(config: ConfigDict, on: Mesh | None = None) -> data.Source:

@@ -13,7 +13,7 @@ from absl import flags
 import jax
 from ml_collections import config_flags, ConfigDict
 
-from okd_jax import config as config_lib, signals
+from okd_jax import config as config_lib, layout, signals
 from okd_jax.checkpoint import CheckpointError
 from okd_jax.data import DataError
 from okd_jax.leader import LeaderError
@@ -115,15 +115,19 @@ def read_recipe(
   return recipe.value, Path(workdir)
 
 
-def prepare_jax(*, deterministic: bool = False) -> None:
+def prepare_jax(config: ConfigDict | None = None) -> None:
   """Sets what must be set before the first device is touched.
 
   Args:
-    deterministic: make GPU programs give the same numbers every time.
+    config: of the run that will be trained.
   """
-  if deterministic:
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
+  flags = os.environ.get("XLA_FLAGS", "")
+  if config is not None:
+    if config.deterministic:
+      os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
+    one_process = not jax.distributed.is_initialized()
+    if one_process and "xla_force_host_platform_device_count" not in flags:
+      jax.config.update("jax_num_cpu_devices", layout.cpu_devices(config))
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = Path.home() / ".cache" / "okd_jax" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))

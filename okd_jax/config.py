@@ -124,7 +124,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
   ),
   "optim.factor": _positive(),
   "mesh.data": (lambda v: v == -1 or v >= 1, "-1 or at least 1"),
-  "mesh.peer": _at_least(1),
+  "mesh.peer": (lambda v: v == -1 or v >= 1, "-1 or at least 1"),
 }
 # Hyperparameters mean the same in every method.
 _METHOD_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {

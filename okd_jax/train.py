@@ -21,6 +21,7 @@ from okd_jax import (
   evaluate as evaluate_lib,
   export,
   init_from,
+  layout,
   logs,
   mesh as mesh_lib,
   recipe as recipe_lib,
@@ -79,7 +80,7 @@ def train(
     config_lib.check(config)
     _require_same_run(config, workdir)
     init_from.check(config, workdir)
-    mesh = build.mesh(config)
+    mesh = layout.mesh(config)
     source = build.source(config, mesh)
     taught_by, frozen = teacher.load(config, source.info, mesh)
     recipe = build.recipe(

@@ -59,7 +59,7 @@ def run(arguments: tuple[str, ...], workdir: Path) -> None:
   with cli.exit_codes():
     flags = ["main.py", *arguments, f"--workdir={workdir}"]
     config, workdir = cli.read_recipe(flags)
-    cli.prepare_jax(deterministic=config.deterministic)
+    cli.prepare_jax(config)
     train.train(config, workdir)
 
 

@@ -71,7 +71,7 @@ CASES = {
   "init_from": case("/nowhere", str(ROOT), __file__),
   "log_steps": case("-1", "0", HUGE),
   "mesh.data": case("-2", "0", "9", HUGE),
-  "mesh.peer": case("-1", "0", "9", "8", HUGE),
+  "mesh.peer": case("-2", "0", "9", "8", HUGE),
   "method.aggregate": case("", "means"),
   "method.diversity_weight": case("-1.0"),
   "method.ema_decay": case("-0.5", "1.0"),

@@ -41,6 +41,7 @@ LEVELS = {
   "trackers": 5.5,
   "evaluate": 6,
   "build": 6,
+  "layout": 6,
   "dispatch": 6,
   "doctor": 6,
   "summary": 6.5,

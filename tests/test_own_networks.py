@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import okddip_digits
-from okd_jax import build, config as config_lib, leader, reopen, train
+from okd_jax import build, config as config_lib, layout, leader, reopen, train
 
 OWN = "examples.own_network:"
 
@@ -49,7 +49,7 @@ def test_trains_and_gives_its_leader_away(net, kind, tmp_path):
 
 def test_attention_projects_every_width_on_its_own():
   config = recipe(f"{OWN}Large,{OWN}Branched,{OWN}Small")
-  mesh = build.mesh(config)
+  mesh = layout.mesh(config)
   source = build.source(config, mesh)
   made = build.recipe(config, source.info, source.train_size, mesh)
   from okd_jax import state as state_lib

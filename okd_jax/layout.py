@@ -1,0 +1,90 @@
+"""Which devices a run is spread over."""
+
+import os
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from okd_jax import config as config_lib, mesh as mesh_lib
+
+
+def cpu_devices(config: ConfigDict) -> int:
+  """Devices that JAX should split a CPU into for a run.
+
+  One program on all cores leaves some of them idle, and a program of fewer
+  peers, or fewer images, compiles faster (benchmarks/NOTES.md).
+
+  Returns:
+    The number of devices; 1 if the configuration asks for a mesh of its own.
+
+  Raises:
+    ConfigError: if the configuration cannot be run.
+  """
+  if (config.mesh.data, config.mesh.peer) != (-1, -1):
+    return 1
+  with config_lib.refusing():
+    config_lib.check(config)
+  cores, num_peers = _cores(), config.peers.num_peers
+  if not _alike(config):
+    return _parts(config, cores)
+  # Every device has as many peers: with three on two cores, one each.
+  return min(n for n in _divisors(num_peers) if n >= min(cores, num_peers))
+
+
+def mesh(config: ConfigDict) -> Mesh:
+  """Arranges the devices, and checks that batches and peers divide evenly.
+
+  Raises:
+    ConfigError: naming the sizes that do not fit.
+  """
+  made = mesh_lib.make_mesh(*_axes(config))
+  shards = made.shape[mesh_lib.DATA]
+  for name in ("batch_size", "eval_batch_size"):
+    if config[name] % shards:
+      raise config_lib.ConfigError(
+        f"config.{name}={config[name]} must be a multiple of the data axis of "
+        f"the mesh ({shards}); change one of them."
+      )
+  return made
+
+
+def _axes(config: ConfigDict) -> tuple[int, int]:
+  """Sizes of the axes data and peer, as asked for or, on CPU, as suits it."""
+  data, peer = config.mesh.data, config.mesh.peer
+  if peer != -1:
+    return data, peer
+  devices = jax.devices()
+  on_one_cpu = devices[0].platform == "cpu" and jax.process_count() == 1
+  if data != -1 or not on_one_cpu:
+    return data, 1
+  if _alike(config):
+    common = _divisors(config.peers.num_peers)
+    peer = max(n for n in common if n <= len(devices))
+  else:
+    peer = 1
+  return _parts(config, len(devices) // peer), peer
+
+
+def _parts(config: ConfigDict, most: int) -> int:
+  """The largest number up to `most` that divides every batch."""
+  sizes = (config.batch_size, config.eval_batch_size)
+  return max(
+    n for n in range(1, most + 1) if all(size % n == 0 for size in sizes)
+  )
+
+
+def _alike(config: ConfigDict) -> bool:
+  """Whether peers are whole networks of one shape, which share no work."""
+  return config.peers.kind == "replicas" and "," not in config.peers.net
+
+
+def _divisors(number: int) -> list[int]:
+  return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _cores() -> int:
+  """Cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):  # not on macOS
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
