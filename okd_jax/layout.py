@@ -8,6 +8,9 @@ from ml_collections import ConfigDict
 
 from okd_jax import config as config_lib, mesh as mesh_lib
 
+# More devices than that are of no use on any CPU.
+_MOST = 1024
+
 
 def cpu_devices(config: ConfigDict) -> int:
   """Devices that JAX should split a CPU into for a run.
@@ -17,19 +20,16 @@ def cpu_devices(config: ConfigDict) -> int:
 
   Returns:
     The number of devices; 1 if the configuration asks for a mesh of its own.
-
-  Raises:
-    ConfigError: if the configuration cannot be run.
   """
   if (config.mesh.data, config.mesh.peer) != (-1, -1):
     return 1
-  with config_lib.refusing():
-    config_lib.check(config)
   cores, num_peers = _cores(), config.peers.num_peers
   if not _alike(config):
     return _parts(config, cores)
-  # Every device has as many peers: with three on two cores, one each.
-  return min(n for n in _divisors(num_peers) if n >= min(cores, num_peers))
+  # Every device has as many peers: with three on two cores, one each. Wrong
+  # numbers are refused later.
+  counts = range(min(cores, num_peers), min(num_peers, _MOST) + 1)
+  return next((n for n in counts if n > 0 == num_peers % n), 1)
 
 
 def mesh(config: ConfigDict) -> Mesh:

@@ -40,9 +40,11 @@ def test_a_cpu_is_left_whole_for_a_mesh_of_the_users_own():
   assert layout.cpu_devices(configured(peer=2)) == 1
 
 
-def test_a_wrong_configuration_is_refused():
-  with pytest.raises(config_lib.ConfigError, match="batch_size=0"):
-    layout.cpu_devices(configured(batch_size=0))
+@pytest.mark.parametrize("num_peers", [-1, 0, 2**61 - 1])
+def test_a_wrong_number_of_peers_is_left_to_the_check(num_peers):
+  config = configured()
+  config.peers.num_peers = num_peers
+  assert layout.cpu_devices(config) == 1
 
 
 @pytest.mark.parametrize(
