@@ -1,28 +1,59 @@
 """Images a second of each data pipeline alone, up to batches on the device.
 
     python -m benchmarks.input --names=digits --sources=memory,tfds
+    python -m benchmarks.input --names=photographs --sources=stream
 
 Augmentation is part of the training step, but is timed here too. Sets that
-cannot be had are listed with the reason.
+cannot be had are listed with the reason. "photographs" are made here: JPEG
+files of the size that ImageNet's have on average, read, decoded and cropped to
+224 x 224 as they go.
 """
 
 import argparse
 import os
+from pathlib import Path
 import statistics
+import tempfile
 import time
 
 import jax
+import numpy as np
 
 from okd_jax import data
 from okd_jax.data import augment, DataError
+
+PHOTOGRAPHS = "photographs"
+
+
+def photographs(folder: Path, count: int = 256) -> None:
+  """Writes JPEG files of 500 x 375 pixels and about 110 kB, in two classes."""
+  from PIL import Image
+
+  rng = np.random.default_rng(0)
+  for i in range(count):
+    # Detail at several scales; of noise alone a file would be far larger.
+    image = np.zeros((375, 500, 3))
+    for scale, weight in ((64, 60), (16, 40), (4, 25), (1, 12)):
+      size = (500 // scale + 2, 375 // scale + 2)
+      noise = rng.integers(0, 256, (size[1], size[0], 3), np.uint8)
+      layer = Image.fromarray(noise).resize(
+        (500, 375), Image.Resampling.BICUBIC
+      )
+      image += weight / 137 * np.asarray(layer)
+    path = folder / "train" / f"class{i % 2}" / f"{i}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image.astype(np.uint8)).save(path, quality=90)
 
 
 def measure(
   name: str, source: str, batch_size: int, seconds: float, rounds: int
 ) -> list[tuple[str, float, float, float]]:
   """Returns (what, median, least, most), in images a second."""
+  about = {"name": name, "source": source, "download": False}
+  if source == "stream":
+    about["image_size"] = 224
   made = data.make(
-    {"name": name, "source": source, "download": False},
+    about,
     batch_size=batch_size,
     eval_batch_size=batch_size,
     seed=0,
@@ -63,7 +94,14 @@ def main() -> None:
   for name in args.names.split(","):
     for source in args.sources.split(","):
       try:
-        results = measure(name, source, args.batch, args.seconds, args.rounds)
+        with tempfile.TemporaryDirectory() as made:
+          where = name
+          if name == PHOTOGRAPHS:
+            photographs(Path(made))
+            where = f"folder:{made}"
+          results = measure(
+            where, source, args.batch, args.seconds, args.rounds
+          )
       except (ValueError, DataError, ImportError) as error:
         print(f"{name:16} {source:8} not measured: {error}")
         continue

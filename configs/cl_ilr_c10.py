@@ -7,14 +7,8 @@ paper). Variants: any network of okd_jax.backbones.
     python main.py --config=configs/cl_ilr_c10.py
 """
 
-from configs import common
+from configs import cl_ilr_c100
 
 
 def get_config(words: str = ""):
-  config = common.cifar(common.base(), "cifar10")
-  config.method = common.method("cl_ilr")
-  config.peers.kind = "branches"
-  config = common.variant(config, words)
-  if config.peers.net == "vgg16":
-    config.peers.dropout = 0.5  # as in the code of Chen et al., AAAI 2020
-  return config
+  return cl_ilr_c100.get_config(words, "cifar10")

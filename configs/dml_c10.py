@@ -9,19 +9,8 @@ pairwise, temperature 1, constant targets, one network updated after another
     python main.py --config=configs/dml_c10.py
 """
 
-from configs import common
+from configs import dml_c100
 
 
 def get_config(words: str = ""):
-  config = common.cifar(common.base(), "cifar10")
-  config.method = common.method("dml")
-  words, original = common.take(words, "original")
-  if original:
-    config.method = common.method(
-      "dml",
-      form="pairwise",
-      updates="alternating",
-      temperature=1.0,
-      stop_gradient=True,
-    )
-  return common.variant(config, words)
+  return dml_c100.get_config(words, "cifar10")

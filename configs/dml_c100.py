@@ -12,8 +12,8 @@ pairwise, temperature 1, constant targets, one network updated after another
 from configs import common
 
 
-def get_config(words: str = ""):
-  config = common.cifar(common.base(), "cifar100")
+def get_config(words: str = "", data_set: str = "cifar100"):
+  config = common.cifar(common.base(), data_set)
   config.method = common.method("dml")
   words, original = common.take(words, "original")
   if original:

@@ -8,14 +8,8 @@ network of depth 110 is resnet110_basic.
     python main.py --config=configs/ffl_c10.py
 """
 
-from configs import common
+from configs import ffl_c100
 
 
 def get_config(words: str = ""):
-  config = common.cifar(common.base(), "cifar10")
-  config.method = common.method("ffl")
-  config.peers.kind = "branches"
-  config.peers.num_peers = 2
-  config.pad_mode = "reflect"
-  config.optim.weight_decay = 1e-4
-  return common.variant(config, words)
+  return ffl_c100.get_config(words, "cifar10")

@@ -5,13 +5,8 @@ Reproduces no published figure. Variants: any network of okd_jax.backbones.
     python main.py --config=configs/ffsd_c10.py
 """
 
-from configs import common
+from configs import ffsd_c100
 
 
 def get_config(words: str = ""):
-  config = common.cifar(common.base(), "cifar10")
-  config.method = common.method("ffsd")
-  config.peers.num_peers = 3
-  config.pad_mode = "reflect"
-  config.optim.weight_decay = 1e-4
-  return common.variant(config, words)
+  return ffsd_c100.get_config(words, "cifar10")

@@ -8,10 +8,8 @@ original papers). Variants: any network of okd_jax.backbones, and "branches" for
     python main.py --config=configs/independent_c10.py
 """
 
-from configs import common
+from configs import independent_c100
 
 
 def get_config(words: str = ""):
-  config = common.cifar(common.base(), "cifar10")
-  config.method = common.method("independent")
-  return common.variant(config, words)
+  return independent_c100.get_config(words, "cifar10")

@@ -11,7 +11,7 @@ Variants: any network of okd_jax.backbones, and "branches" for "Ind".
 from configs import common
 
 
-def get_config(words: str = ""):
-  config = common.cifar(common.base(), "cifar100")
+def get_config(words: str = "", data_set: str = "cifar100"):
+  config = common.cifar(common.base(), data_set)
   config.method = common.method("independent")
   return common.variant(config, words)

@@ -7,11 +7,8 @@ figure: none could be traced. Variants: any network of okd_jax.backbones.
         --config.teacher=RUN
 """
 
-from configs import common
+from configs import kd_c100
 
 
 def get_config(words: str = ""):
-  config = common.cifar(common.base(), "cifar10")
-  config.method = common.method("kd")
-  config.peers.num_peers = 1
-  return common.variant(config, words)
+  return kd_c100.get_config(words, "cifar10")

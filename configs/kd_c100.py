@@ -12,8 +12,8 @@ okd_jax.backbones.
 from configs import common
 
 
-def get_config(words: str = ""):
-  config = common.cifar(common.base(), "cifar100")
+def get_config(words: str = "", data_set: str = "cifar100"):
+  config = common.cifar(common.base(), data_set)
   config.method = common.method("kd")
   config.peers.num_peers = 1
   return common.variant(config, words)

@@ -9,11 +9,8 @@ through --config.method.rule.
     python main.py --config=configs/kdcl_c10.py
 """
 
-from configs import common
+from configs import kdcl_c100
 
 
 def get_config(words: str = ""):
-  config = common.cifar(common.base(), "cifar10")
-  config.method = common.method("kdcl")
-  config.peers.num_peers = 3
-  return common.variant(config, words)
+  return kdcl_c100.get_config(words, "cifar10")

@@ -7,13 +7,8 @@ any network of okd_jax.backbones and "branches".
     python main.py --config=configs/okddip_c10.py
 """
 
-from configs import common
+from configs import okddip_c100
 
 
 def get_config(words: str = ""):
-  config = common.cifar(common.base(), "cifar10")
-  config.method = common.method("okddip")
-  config = common.variant(config, words)
-  if config.peers.net == "vgg16" and config.peers.kind == "branches":
-    config.peers.dropout = 0.5  # as in the authors' code, in branches only
-  return config
+  return okddip_c100.get_config(words, "cifar10")

@@ -11,8 +11,8 @@ configs/okddip_c100.py:resnet110,branches.
 from configs import common
 
 
-def get_config(words: str = ""):
-  config = common.cifar(common.base(), "cifar100")
+def get_config(words: str = "", data_set: str = "cifar100"):
+  config = common.cifar(common.base(), data_set)
   config.method = common.method("okddip")
   config = common.variant(config, words)
   if config.peers.net == "vgg16" and config.peers.kind == "branches":

@@ -9,20 +9,8 @@ half and three quarters (Lan et al.).
     python main.py --config=configs/one_c10.py
 """
 
-from configs import common
+from configs import one_c100
 
 
 def get_config(words: str = ""):
-  config = common.cifar(common.base(), "cifar10")
-  config.method = common.method("one")
-  config.peers.kind = "branches"
-  words, original = common.take(words, "original")
-  if original:
-    config.method.stop_gradient = True
-    config.peers.num_peers = 3
-    config.optim.nesterov = False
-    config.optim.weight_decay = 1e-4
-  config = common.variant(config, words)
-  if config.peers.net == "vgg16":
-    config.peers.dropout = 0.5  # as in the code of Chen et al., AAAI 2020
-  return config
+  return one_c100.get_config(words, "cifar10")

@@ -12,8 +12,8 @@ half and three quarters (Lan et al.).
 from configs import common
 
 
-def get_config(words: str = ""):
-  config = common.cifar(common.base(), "cifar100")
+def get_config(words: str = "", data_set: str = "cifar100"):
+  config = common.cifar(common.base(), data_set)
   config.method = common.method("one")
   config.peers.kind = "branches"
   words, original = common.take(words, "original")

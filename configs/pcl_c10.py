@@ -9,12 +9,8 @@ and "replicas".
     python main.py --config=configs/pcl_c10.py
 """
 
-from configs import common
+from configs import pcl_c100
 
 
 def get_config(words: str = ""):
-  config = common.cifar(common.base(), "cifar10")
-  config.method = common.method("pcl")
-  config.peers.kind = "branches"
-  config.peers.num_peers = 3
-  return common.variant(config, words)
+  return pcl_c100.get_config(words, "cifar10")

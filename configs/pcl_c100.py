@@ -12,11 +12,12 @@ and "replicas".
 from configs import common
 
 
-def get_config(words: str = ""):
-  config = common.cifar(common.base(), "cifar100")
+def get_config(words: str = "", data_set: str = "cifar100"):
+  config = common.cifar(common.base(), data_set)
   config.method = common.method("pcl")
   config.peers.kind = "branches"
   config.peers.num_peers = 3
-  config.image_mean = (0.5071, 0.4866, 0.4409)
-  config.image_std = (0.2675, 0.2565, 0.2761)
+  if data_set == "cifar100":
+    config.image_mean = (0.5071, 0.4866, 0.4409)
+    config.image_std = (0.2675, 0.2565, 0.2761)
   return common.variant(config, words)

@@ -13,12 +13,13 @@ from absl import flags
 import jax
 from ml_collections import config_flags, ConfigDict
 
-from okd_jax import config as config_lib, layout, signals
+from okd_jax import config as config_lib, flag_errors, layout, signals
 from okd_jax.checkpoint import CheckpointError
 from okd_jax.data import DataError
+from okd_jax.finite import NotFiniteError
 from okd_jax.leader import LeaderError
 from okd_jax.lock import RunLockError
-from okd_jax.train import Interrupted, NotFiniteError
+from okd_jax.train import Interrupted
 
 BAD_CONFIG = 2
 BAD_DATA = 3
@@ -94,7 +95,7 @@ def read_recipe(
     if not missing:
       recipe.value.to_dict()  # raises if the recipe was not found
   except Exception as error:  # a recipe is Python and may raise anything
-    raise config_lib.explain_flag_error(error) from error
+    raise flag_errors.explain(error) from error
   if rest[1:]:
     raise config_lib.ConfigError(
       f"unexpected argument '{rest[1]}'; settings are given as "

@@ -21,8 +21,8 @@ def map_peers(
   Args:
     fn: function of one peer.
     mapping: "vmap"; "unroll", one copy of the program a peer, traced once; or
-      "auto", which unrolls: XLA's CPU and CUDA gradients of the grouped
-      convolutions that vmap makes are far slower than those of plain ones.
+      "auto", which unrolls, as is far faster on CPU (benchmarks/NOTES.md);
+      on accelerators `okd_jax.autotune` replaces it before a run.
     in_axes: 0 for arguments with a leading peer axis, None for shared ones.
 
   Returns:

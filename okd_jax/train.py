@@ -10,16 +10,16 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
-import numpy as np
 
 from okd_jax import (
+  autotune,
   build,
   config as config_lib,
   evaluate as evaluate_lib,
   export,
+  finite,
   init_from,
   layout,
   logs,
@@ -41,10 +41,6 @@ from okd_jax.recipe import Recipe
 from okd_jax.state import TrainState
 
 _log = logging.getLogger(__name__)
-
-
-class NotFiniteError(RuntimeError):
-  """A loss term, a gradient or a state that is not a finite number."""
 
 
 class Interrupted(Exception):
@@ -87,6 +83,7 @@ def train(
       config, source.info, source.train_size, mesh, taught_by
     )
     build.check_input_size(recipe)
+    recipe = autotune.settle(recipe)
 
   asked = contextlib.nullcontext(stop) if stop else signals.Stop()
   with _lock(workdir), asked as stop:
@@ -138,7 +135,7 @@ def train(
 
         # Records.
         if _due(step, config.log_steps, total):
-          record = check_finite(step, measured)
+          record = finite.check_measures(step, measured)
           writer.write(step, record)
           display.update(step, _shown(record), dispatch.images_per_second)
         if _evaluation_due(recipe, step, config.eval_epochs):
@@ -151,7 +148,7 @@ def train(
         overdue = time.monotonic() - saved_at > config.checkpoint_secs
         stopping = stop.agreed()
         if stopping or step == total or signals.agree(overdue):
-          check_state(step, state)
+          finite.check_state(step, state)
           checkpoints.save(step, state, wait=stopping or step == total)
           saved_at = time.monotonic()
         if stopping and step < total:
@@ -162,70 +159,6 @@ def train(
     concluded = summary.conclude(config, recipe, workdir, dispatch)
     _take_away(reopen.Run(workdir, config, recipe, state, step))
     return state, concluded
-
-
-def check_finite(step: int, measured: Mapping[str, Any]) -> dict[str, float]:
-  """Turns the measures of a step into named numbers.
-
-  Args:
-    step: for the message.
-    measured: as from `okd_jax.steps.train_step`.
-
-  Returns:
-    `loss`, every term summed over peers, `accuracy` averaged over peers,
-    `learning_rate`, `rampup`, `gradient_norm`, and the method's summaries with
-    one entry an element, such as `attention/0/1`.
-
-  Raises:
-    NotFiniteError: naming term, peer and step.
-  """
-  host = jax.device_get(measured)
-  for name, value in host["terms"].items():
-    bad = np.flatnonzero(~np.isfinite(np.atleast_1d(value)))
-    if len(bad):
-      where = f" of peer {bad[0]}" if np.ndim(value) else ""
-      raise NotFiniteError(
-        f"'{name}'{where} is {np.atleast_1d(value)[bad[0]]} at step {step}. "
-        "Lower config.optim.learning_rate, or look at the images; the last "
-        "checkpoint stands."
-      )
-  if not np.isfinite(host["gradient_norm"]):
-    raise NotFiniteError(
-      f"the gradient's norm is {host['gradient_norm']} at step {step}. Lower "
-      "config.optim.learning_rate; the last checkpoint stands."
-    )
-  terms = {name: float(np.sum(v)) for name, v in host["terms"].items()}
-  record = {"loss": sum(terms.values()), **terms}
-  record["accuracy"] = float(np.mean(host["accuracy"]))
-  for name in ("learning_rate", "rampup", "gradient_norm"):
-    record[name] = float(host[name])
-  for name, value in host["summaries"].items():
-    for index in np.ndindex(value.shape):
-      record["/".join((name, *map(str, index)))] = float(value[index])
-  return record
-
-
-def check_state(step: int, state: TrainState) -> None:
-  """Raises NotFiniteError, naming the array, unless a state is all finite."""
-  finite = _all_finite(state)
-  for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(finite)):
-    if not np.all(leaf):
-      peers = np.flatnonzero(~np.atleast_1d(leaf))
-      raise NotFiniteError(
-        f"state{jax.tree_util.keystr(path)} is not finite (index {peers[0]} of "
-        f"its first axis) after step {step}, and is not saved. Lower "
-        "config.optim.learning_rate; the last checkpoint stands."
-      )
-
-
-@jax.jit
-def _all_finite(tree: Any) -> Any:
-  """For every leaf, which entries of its first axis are finite."""
-
-  def finite(leaf):
-    return jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))
-
-  return jax.tree.map(finite, tree)
 
 
 def evaluate_all(

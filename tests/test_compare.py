@@ -19,6 +19,7 @@ from okd_jax import (
   compare,
   compare_plots,
   config as config_lib,
+  finite,
   grid,
   methods,
   result_tables,
@@ -223,7 +224,7 @@ def test_finished_cells_are_left_alone(whole, tmp_path, monkeypatch):
 
 def test_a_failed_cell_does_not_stop_the_rest(tmp_path, pretending):
   ran, events = pretending
-  events["resnet8/kd_teacher/seed1"] = raising(train.NotFiniteError("at 7"))
+  events["resnet8/kd_teacher/seed1"] = raising(finite.NotFiniteError("at 7"))
   config = small(methods=("independent", "kd"))
   failed = compare.compare(config, tmp_path)
   assert failed["resnet8/kd_teacher/seed1"] == "NotFiniteError: at 7"

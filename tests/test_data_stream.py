@@ -10,7 +10,7 @@ import pytest
 
 from configs import common
 from okd_jax import build, data, predict, train
-from okd_jax.data import crops, prepare, prepared, records, stream
+from okd_jax.data import crops, listing, prepare, prepared, records
 from okd_jax.data.info import DataInfo
 from okd_jax.mesh import make_mesh
 
@@ -312,10 +312,10 @@ def test_damaged_copies_are_refused(imagenet):
   about = prepared.inspect(path.parent)
   path.write_bytes(path.read_bytes()[:-100])
   with pytest.raises(data.DataError, match="is damaged .*ends after its file"):
-    stream.from_copy("imagenet2012", about, SIZE, 0.2)
+    listing.from_copy("imagenet2012", about, SIZE, 0.2)
   path.write_bytes(b"")
   with pytest.raises(data.DataError, match="holds 0 examples; 5 were"):
-    stream.from_copy("imagenet2012", about, SIZE, 0.2)
+    listing.from_copy("imagenet2012", about, SIZE, 0.2)
 
 
 def test_damaged_image_is_named(tmp_path):

@@ -12,6 +12,7 @@ import test_dispatch
 
 from okd_jax import (
   cli,
+  finite,
   leader as leader_lib,
   methods,
   reopen,
@@ -171,7 +172,7 @@ def test_memory_is_flat():
   seen = {}
   for step in range(1000):
     state, measured = dispatch.run(state, step, step + 1)
-    train.check_finite(step, measured)
+    finite.check_measures(step, measured)
     if step in (299, 999):
       gc.collect()
       seen[step] = sum(a.nbytes for a in jax.live_arrays()), resident()

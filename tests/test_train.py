@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import common, okddip_digits
-from okd_jax import config as config_lib, logs, train
+from okd_jax import config as config_lib, finite, logs, train
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -68,14 +68,14 @@ def test_resumed_run_is_the_same_to_the_last_bit(
 ):
   # 100 examples in batches of 16: the first epoch ends inside step 7.
   _, expected, summary = whole
-  check = train.check_finite
+  check = finite.check_measures
 
   def stop(step, measured):
     if step == stop_after + 1:
       raise Stopped
     return check(step, measured)
 
-  monkeypatch.setattr(train, "check_finite", stop)
+  monkeypatch.setattr(finite, "check_measures", stop)
   with pytest.raises(Stopped):
     train.train(tiny(checkpoint_secs=1e-9), tmp_path)
   monkeypatch.undo()
@@ -107,7 +107,7 @@ def test_other_configuration_in_the_same_workdir_is_refused(whole):
 @pytest.mark.checklist("E1")
 def test_not_finite_loss_stops_the_run_and_is_not_saved(tmp_path):
   config = tiny(**{"optim.learning_rate": 1e30})
-  with pytest.raises(train.NotFiniteError, match="at step"):
+  with pytest.raises(finite.NotFiniteError, match="at step"):
     train.train(config, tmp_path)
   assert not list((tmp_path / "checkpoints").glob("*.manifest.json"))
 
@@ -123,8 +123,8 @@ def test_not_finite_peer_is_named():
     "gradient_norm": jnp.ones(()),
     "summaries": {},
   }
-  with pytest.raises(train.NotFiniteError, match="'peer_ce' of peer 1 .* 7"):
-    train.check_finite(7, measured)
+  with pytest.raises(finite.NotFiniteError, match="'peer_ce' of peer 1 .* 7"):
+    finite.check_measures(7, measured)
 
 
 @pytest.mark.checklist("E1")
@@ -132,8 +132,8 @@ def test_not_finite_state_is_named(whole):
   state = jax.tree.map(jnp.asarray, whole[1])
   leaf = state.memory["peers"]["batch_stats"]["stem_bn"]
   leaf["var"] = leaf["var"].at[1, 0].set(jnp.inf)
-  with pytest.raises(train.NotFiniteError, match=r"stem_bn.*var.*index 1"):
-    train.check_state(3, state)
+  with pytest.raises(finite.NotFiniteError, match=r"stem_bn.*var.*index 1"):
+    finite.check_state(3, state)
 
 
 def recipes():

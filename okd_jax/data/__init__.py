@@ -13,6 +13,7 @@ import numpy as np
 
 from okd_jax.data import (
   folder,
+  listing,
   memory,
   prepare,
   prepared,
@@ -23,7 +24,7 @@ from okd_jax.data import (
 from okd_jax.data.augment import augment, normalize
 from okd_jax.data.errors import DataError
 from okd_jax.data.info import DataInfo, HostData, KNOWN
-from okd_jax.data.source import divide, Source
+from okd_jax.data.source import Batching, divide, Source
 
 __all__ = [
   "Config",
@@ -175,19 +176,16 @@ def make(
     held_out=held_out,
   )
   positions["test"] = np.arange(data.info.num_test, dtype=np.int32)
-  sizes: dict[str, Any] = {
-    "batch_size": batch_size,
-    "eval_batch_size": eval_batch_size,
-    "seed": seed,
-    "mesh": mesh,
-  }
-  if isinstance(data, stream.Listing):
-    return stream.StreamSource(data, positions, num_views=num_views, **sizes)
+  batching = Batching(
+    batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed, mesh=mesh
+  )
+  if isinstance(data, listing.Listing):
+    return stream.StreamSource(data, positions, num_views=num_views, **batching)
   kind = memory.MemorySource if config.source == "memory" else tfds.TfdsSource
-  return kind(data, positions, **sizes)
+  return kind(data, positions, **batching)
 
 
-def _load(config: Config) -> HostData | stream.Listing:
+def _load(config: Config) -> HostData | listing.Listing:
   name = config.name
   options = (config.image_size, config.test_fraction)
   if name == "digits":
@@ -195,7 +193,7 @@ def _load(config: Config) -> HostData | stream.Listing:
   if name.startswith(_FOLDER):
     path = name.removeprefix(_FOLDER)
     if config.source == "stream":
-      return stream.from_folder(path, *options)
+      return listing.from_folder(path, *options)
     return folder.read(path, *options)
   data_dir = prepared.data_dir(config.dir)
   files = readers.find(name, data_dir)
@@ -206,7 +204,7 @@ def _load(config: Config) -> HostData | stream.Listing:
     copy = prepare.prepare(name, data_dir, files, download=config.download)
   about = prepared.inspect(copy)
   if config.source == "stream":
-    return stream.from_copy(name, about, *options)
+    return listing.from_copy(name, about, *options)
   read = prepared.read if config.source == "memory" else tfds.read
   return read(name, about, *options)
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator
 import functools
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 import numpy as np
 
 from okd_jax import core
 from okd_jax.data.info import HostData
-from okd_jax.data.source import sharding, Source
+from okd_jax.data.source import Batching, sharding, Source
 
 
 class MemorySource(Source):
@@ -28,20 +28,9 @@ class MemorySource(Source):
     self,
     data: HostData,
     positions: dict[str, np.ndarray],
-    *,
-    batch_size: int,
-    eval_batch_size: int,
-    seed: int,
-    mesh: Mesh | None,
+    **batching: Unpack[Batching],
   ):
-    super().__init__(
-      data.info,
-      positions,
-      batch_size=batch_size,
-      eval_batch_size=eval_batch_size,
-      seed=seed,
-      mesh=mesh,
-    )
+    super().__init__(data.info, positions, **batching)
     self.images = self._replicate(data.train.images)
     self.labels = self._replicate(data.train.labels)
     self._test = tuple(

@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Iterator
+from typing import TypedDict, Unpack
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -63,6 +64,22 @@ def divide(
   return parts
 
 
+class Batching(TypedDict):
+  """How a source deals out its examples.
+
+  Attributes:
+    batch_size: of training, over all devices.
+    eval_batch_size: of evaluation, over all devices.
+    seed: of the order of training examples.
+    mesh: with axes "data" and "peer"; None for the default device.
+  """
+
+  batch_size: int
+  eval_batch_size: int
+  seed: int
+  mesh: Mesh | None
+
+
 class Source(abc.ABC):
   """Batches of one data set, on the devices.
 
@@ -84,18 +101,14 @@ class Source(abc.ABC):
     self,
     info: DataInfo,
     positions: dict[str, np.ndarray],
-    *,
-    batch_size: int,
-    eval_batch_size: int,
-    seed: int,
-    mesh: Mesh | None,
+    **batching: Unpack[Batching],
   ):
     self.info = info
     self.positions = positions
-    self.batch_size = batch_size
-    self.eval_batch_size = eval_batch_size
-    self._seed = seed
-    self._mesh = mesh
+    self.batch_size = batching["batch_size"]
+    self.eval_batch_size = batching["eval_batch_size"]
+    self._seed = batching["seed"]
+    self._mesh = batching["mesh"]
 
   @property
   def train_size(self) -> int:

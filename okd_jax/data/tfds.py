@@ -7,15 +7,15 @@ TensorFlow is imported when a source is made, and never sees a GPU.
 """
 
 from collections.abc import Iterator
+from typing import Unpack
 
-from jax.sharding import Mesh
 import numpy as np
 
 from okd_jax import core
 from okd_jax.data import prepare, prepared
 from okd_jax.data.errors import DataError
 from okd_jax.data.info import describe, HostData, Split
-from okd_jax.data.source import local_slots, Source, to_devices
+from okd_jax.data.source import Batching, local_slots, Source, to_devices
 
 
 def read(
@@ -87,20 +87,9 @@ class TfdsSource(Source):
     self,
     data: HostData,
     positions: dict[str, np.ndarray],
-    *,
-    batch_size: int,
-    eval_batch_size: int,
-    seed: int,
-    mesh: Mesh | None,
+    **batching: Unpack[Batching],
   ):
-    super().__init__(
-      data.info,
-      positions,
-      batch_size=batch_size,
-      eval_batch_size=eval_batch_size,
-      seed=seed,
-      mesh=mesh,
-    )
+    super().__init__(data.info, positions, **batching)
     prepare.import_tfds()
     import tensorflow as tf
 
