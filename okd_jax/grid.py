@@ -102,7 +102,7 @@ def _cell(
   if alone:
     made.peers.num_peers = 1
     made.peers.kind = "replicas"
-    made.mesh.peer = 1
+    made.mesh.peer = min(made.mesh.peer, 1)
   else:
     if name not in config.kinds:
       raise config_lib.ConfigError(
