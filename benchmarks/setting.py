@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 
-from okd_jax import backbones, mesh, methods, state as state_lib, steps
+from okd_jax import backbones, mesh, methods, state as state_lib, steps, teacher
 from okd_jax.core import Batch
 from okd_jax.data.info import DataInfo, KNOWN
 from okd_jax.optim import Sgd
@@ -39,13 +39,13 @@ def recipe(
     options["dtype"] = jnp.bfloat16
   constructor = {"replicas": Replicas, "branches": Branches}[kind]
   made = methods.make(method)
+  network = backbones.make(net, info.num_classes, **options)
+  on = mesh.make_mesh(data, peer, devices)
   return Recipe(
-    peers=constructor(
-      backbones.make(net, info.num_classes, **options),
-      peers,
-      mesh.make_mesh(data, peer, devices),
-      mapping,
-    ),
+    peers=constructor(network, peers, on, mapping),
+    teacher=Replicas(network, 1, teacher.without_peer_axis(on))
+    if made.needs.teacher
+    else None,
     method=made,
     sgd=Sgd(),
     info=info,
@@ -83,20 +83,16 @@ def step_and_arguments(recipe: Recipe) -> tuple[Any, tuple[Any, ...]]:
   return step, (state, batch, key)
 
 
-def multiply_adds(recipe: Recipe) -> int:
-  """Multiply-adds of the group's forward pass for one image."""
-  info = recipe.info
-  if isinstance(recipe.peers, Branches):
-    net = recipe.peers.net
-    trunk = net.clone(part="trunk")
-    hidden = jax.eval_shape(
-      lambda x: trunk.init_with_output(jax.random.key(0), x, train=False)[0],
-      jnp.zeros((1, *info.image_shape)),
-    )
-    count = backbones.count_multiply_adds
-    return count(trunk, info.image_shape) + recipe.peers.num_peers * count(
-      net.clone(part="tail"), hidden.shape[1:]
-    )
-  return recipe.peers.num_peers * backbones.count_multiply_adds(
-    recipe.peers.net, info.image_shape
+def multiply_adds(recipe: Recipe) -> tuple[int, int]:
+  """Multiply-adds of the forward pass of an image: what is shared, a peer."""
+  info, net = recipe.info, recipe.peers.net
+  count = backbones.count_multiply_adds
+  if not isinstance(recipe.peers, Branches):
+    return 0, count(net, info.image_shape)
+  trunk = net.clone(part="trunk")
+  hidden = jax.eval_shape(
+    lambda x: trunk.init_with_output(jax.random.key(0), x, train=False)[0],
+    jnp.zeros((1, *info.image_shape)),
   )
+  tail = count(net.clone(part="tail"), hidden.shape[1:])
+  return count(trunk, info.image_shape), tail

@@ -78,6 +78,7 @@ class JaxSide:
     self.run(1)
     now = time.monotonic()
     self._device = jax.devices()[0]
+    trunk, tail = setting.multiply_adds(recipe)
     self.about = {
       "seconds": {
         "import": imported - began,
@@ -90,7 +91,7 @@ class JaxSide:
       },
       "version": jax.__version__,
       "device": self._device.device_kind,
-      "multiply_adds": setting.multiply_adds(recipe),
+      "multiply_adds": trunk + args.peers * tail,
     }
 
   def run(self, num_steps: int) -> float:

@@ -162,15 +162,29 @@ class BatchNorm(nn.Module):
     count = x.size // x.shape[-1]
     axis_name = None if self.is_initializing() else self.axis_name
     mean = jnp.mean(x, axes)
-    if axis_name is not None:
-      mean = jax.lax.pmean(mean, axis_name)
-      count *= jax.lax.axis_size(axis_name)
     # Two passes: the mean of squares less the squared mean can go negative.
     var = jnp.mean(jnp.square(x - mean), axes)
     if axis_name is not None:
-      var = jax.lax.pmean(var, axis_name)
+      mean, var = _over_devices(mean, var, running[0].value, axis_name)
+      count *= jax.lax.axis_size(axis_name)
     if not self.is_initializing():
       unbiased = var * (count / max(count - 1, 1))
       for old, new in zip(running, (mean, unbiased), strict=True):
         old.value = MOMENTUM * old.value + (1 - MOMENTUM) * new
     return mean, var
+
+
+def _over_devices(
+  mean: Array, var: Array, about: Array, axis_name: str
+) -> tuple[Array, Array]:
+  """Statistics of all devices' values from those of each, in one message.
+
+  The variance is the mean of the variances and the variance of the means. The
+  latter is taken about a value that is near them, or squares of large means
+  would cancel; on one device it is exactly zero.
+  """
+  about = jax.lax.stop_gradient(about)
+  mean, var, square = jax.lax.pmean(
+    jnp.stack([mean, var, jnp.square(mean - about)]), axis_name
+  )
+  return mean, var + jnp.maximum(square - jnp.square(mean - about), 0)
