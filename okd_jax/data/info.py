@@ -164,8 +164,8 @@ def measure(
   values = np.arange(256) / 255
   mean, std = [], []
   for channel in range(images.shape[-1]):
-    share = np.bincount(some[..., channel].ravel(), minlength=256)
-    share = share / share.sum()
+    counts = np.bincount(some[..., channel].ravel(), minlength=256)
+    share = counts / counts.sum()
     center = float(share @ values)
     mean.append(center)
     std.append(float(np.sqrt(share @ (values - center) ** 2)))
