@@ -103,7 +103,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
   ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
   ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
 }
-_STORAGES = {
+_STORAGES: dict[str, Any] = {
   "DoubleStorage": np.float64,
   "FloatStorage": np.float32,
   "HalfStorage": np.float16,
