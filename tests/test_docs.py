@@ -9,7 +9,7 @@ import runpy
 import matplotlib
 import pytest
 
-from configs import common
+from configs import common, compare_digits
 from okd_jax import __main__, config as config_lib, methods
 import runs
 import toys
@@ -41,6 +41,9 @@ def test_what_a_page_names_exists(page, capsys):
     if path != "configs/weighted_mean_c100.py":
       assert (ROOT / path).exists(), path
   keys = set(config_lib.flatten(common.base()))
+  # A comparison's base is such a configuration again.
+  compared = config_lib.flatten(compare_digits.get_config())
+  keys |= {".".join(key.split(".")[:2]) for key in compared}
   keys |= {
     f"method.{option}"
     for name in methods.names()
