@@ -17,8 +17,8 @@ def main() -> None:
   """Parses the flags, trains, and shows the result."""
   with cli.exit_codes():
     config, workdir = cli.read_recipe(sys.argv)
-    distributed.initialize()
     cli.prepare_jax(config)
+    distributed.initialize()
     result = train.train(config, workdir, BEGAN)[1]
     summary.show_result(result)
     print(f"Results are in {workdir}.")

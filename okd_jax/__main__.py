@@ -233,8 +233,8 @@ def _compare(args: argparse.Namespace) -> None:
   from okd_jax import compare, result_tables
 
   config, workdir = cli.read_recipe(["compare", *args.flags], comparison=True)
-  distributed.initialize()
   cli.prepare_jax(config.base)
+  distributed.initialize()
   failed = compare.compare(config, workdir)
   for table in result_tables.read(workdir):
     display.table(table.title, table.columns, table.rows)

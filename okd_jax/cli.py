@@ -13,7 +13,13 @@ from absl import flags
 import jax
 from ml_collections import config_flags, ConfigDict
 
-from okd_jax import config as config_lib, flag_errors, layout, signals
+from okd_jax import (
+  config as config_lib,
+  distributed,
+  flag_errors,
+  layout,
+  signals,
+)
 from okd_jax.checkpoint import CheckpointError
 from okd_jax.data import DataError
 from okd_jax.finite import NotFiniteError
@@ -126,8 +132,10 @@ def prepare_jax(config: ConfigDict | None = None) -> None:
   if config is not None:
     if config.deterministic:
       os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
-    one_process = not jax.distributed.is_initialized()
-    if one_process and "xla_force_host_platform_device_count" not in flags:
+    if (
+      not distributed.expected()
+      and "xla_force_host_platform_device_count" not in flags
+    ):
       jax.config.update("jax_num_cpu_devices", layout.cpu_devices(config))
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = Path.home() / ".cache" / "okd_jax" / "xla"

@@ -23,11 +23,16 @@ def initialize() -> None:
   Raises:
     ConfigError: if the environment names a coordinator and not the rest.
   """
-  found = detect(os.environ, on_tpu=_on_tpu())
+  found = _detected()
   if found is not None:
     jax.distributed.initialize(**found)
     if jax.process_index() != 0:
       sys.stdout = open(os.devnull, "w")
+
+
+def expected() -> bool:
+  """Whether this process is one of several, without touching a device."""
+  return _detected() is not None
 
 
 def detect(
@@ -61,6 +66,10 @@ def detect(
   if int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
     return {}
   return {} if on_tpu else None
+
+
+def _detected() -> dict[str, Any] | None:
+  return detect(os.environ, on_tpu=_on_tpu())
 
 
 def _on_tpu() -> bool:
