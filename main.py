@@ -10,7 +10,7 @@ BEGAN = time.monotonic()  # before the imports, for the time to the first step
 
 import sys
 
-from okd_jax import cli, distributed, summary, train
+from okd_jax import cli, distributed, seeds, summary
 
 
 def main() -> None:
@@ -19,8 +19,8 @@ def main() -> None:
     config, workdir = cli.read_recipe(sys.argv)
     cli.prepare_jax(config)
     distributed.initialize()
-    result = train.train(config, workdir, BEGAN)[1]
-    summary.show_result(result)
+    results = seeds.train(config, workdir, BEGAN)
+    summary.show_results(results)
     print(f"Results are in {workdir}.")
 
 

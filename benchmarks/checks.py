@@ -39,10 +39,11 @@ def train(recipe: Recipe, state: Any, chunk: bool) -> np.ndarray:
   key = jax.device_put(jax.random.key(0), everywhere)
   losses = []
   if chunk:
-    rows = jax.device_put(jnp.tile(jnp.arange(BATCH), (STEPS, 1)), everywhere)
+    rows = jnp.tile(jnp.arange(BATCH), (1, STEPS, 1))
+    rows = jax.device_put(rows, everywhere)
     fn = jax.jit(functools.partial(dispatch.train_chunk, recipe))
     images = (batch.image, batch.label, rows, jnp.int32(STEPS))
-    _, measured = fn(state, *images, key, None)
+    _, (measured,) = fn((state,), *images, (key,), None)
     losses.append(measured["terms"])
   else:
     fn = jax.jit(functools.partial(steps.train_step, recipe))

@@ -62,9 +62,10 @@ class JaxSide:
       step = jax.jit(
         functools.partial(dispatch.train_chunk, recipe), donate_argnums=0
       )
-      rows = jnp.tile(jnp.arange(args.batch), (512, 1))
+      rows = jnp.tile(jnp.arange(args.batch), (1, 512, 1))
       count = jnp.int32(1)
-      self._args = (batch.image, batch.label, rows, count, key, None)
+      self._args = (batch.image, batch.label, rows, count, (key,), None)
+      state = (state,)
     else:
       self._args = (batch, key, None)
     initialised = time.monotonic()

@@ -17,6 +17,11 @@ def base() -> ConfigDict:
   config = ConfigDict()
   # Sets initial values, order of examples, augmentation and dropout.
   config.seed = 0
+  # So many runs, of seed, seed + 1 and so on, each in a folder of its own.
+  config.num_seeds = 1
+  # one_by_one, at_once in one program, or auto, which measures once which is
+  # faster.
+  config.seeds_mapping = "auto"
   # Passes over the training examples.
   config.epochs = 300
   # Images in one step, over all devices.

@@ -1,5 +1,6 @@
 """Chooses the faster form of a group's program by a short measurement."""
 
+from collections.abc import Callable
 import dataclasses
 import hashlib
 import json
@@ -7,6 +8,7 @@ import os
 from pathlib import Path
 import statistics
 import time
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -43,13 +45,36 @@ def settle(recipe: Recipe, cache: Path = CACHE) -> Recipe:
   if device.platform == "cpu":
     choice = "unroll"
   else:
-    first = jax.process_index() == 0
-    index = _CANDIDATES.index(_faster(recipe, group, cache)) if first else 0
-    # Processes that ran different programs would wait for each other for ever.
-    choice = _CANDIDATES[int(multihost_utils.broadcast_one_to_all(index))]
+    seconds = _kept(recipe, group, cache)
+    choice = (
+      "vmap" if _agreed(seconds["vmap"] < seconds["unroll"]) else "unroll"
+    )
   return dataclasses.replace(
     recipe, peers=dataclasses.replace(group, mapping=choice)
   )
+
+
+def seeds_at_once(recipe: Recipe, count: int, cache: Path = CACHE) -> bool:
+  """Whether one program of several groups is faster than one after another.
+
+  On CPU it is not (benchmarks/NOTES.md). Elsewhere forward and backward pass of
+  what one device holds are timed in both forms, and the times kept.
+
+  Args:
+    recipe: of each run, with its mapping settled.
+    count: how many groups.
+    cache: folder that keeps the times.
+
+  Returns:
+    The same in all processes.
+  """
+  group = recipe.peers
+  if not isinstance(group, Replicas | Branches):
+    return False
+  if recipe.mesh.devices.flat[0].platform == "cpu":
+    return False
+  seconds = _kept(recipe, group, cache, group.mapping, count)
+  return _agreed(seconds["at once"] < count * seconds["one"])
 
 
 def measure(group: Replicas | Branches, images: Array) -> dict[str, float]:
@@ -66,13 +91,45 @@ def measure(group: Replicas | Branches, images: Array) -> dict[str, float]:
   variables = group.init(key, images[:1])
   return {
     mapping: _seconds(
-      dataclasses.replace(group, mapping=mapping), variables, images, key
+      _pass(dataclasses.replace(group, mapping=mapping), key), variables, images
     )
     for mapping in _CANDIDATES
   }
 
 
-def _faster(recipe: Recipe, group: Replicas | Branches, cache: Path) -> str:
+def measure_seeds(
+  group: Replicas | Branches, images: Array, count: int
+) -> dict[str, float]:
+  """Times forward and backward pass of one group and of `count` at once.
+
+  Args:
+    group: on a mesh of one device.
+    images: float [B, H, W, c], on that device.
+    count: how many groups, each with images of its own.
+
+  Returns:
+    Median seconds of "one" and of all "at once".
+  """
+  key = jax.random.key(0)
+  variables = group.init(key, images[:1])
+  many = jax.tree.map(lambda leaf: jnp.stack([leaf] * count), variables)
+  return {
+    "one": _seconds(_pass(group, key), variables, images),
+    "at once": _seconds(
+      jax.vmap(_pass(group, key)), many, jnp.stack([images] * count)
+    ),
+  }
+
+
+def _kept(
+  recipe: Recipe, group: Replicas | Branches, cache: Path, *seeds: Any
+) -> dict[str, float]:
+  """Times of what one device holds, from the cache or measured.
+
+  Only the first process of a run measures; in others all times are zero.
+  """
+  if jax.process_index() != 0:
+    return dict.fromkeys((*_CANDIDATES, "one", "at once"), 0.0)
   device = jax.local_devices()[0]
   shape = recipe.mesh.shape
   alone = dataclasses.replace(
@@ -89,32 +146,53 @@ def _faster(recipe: Recipe, group: Replicas | Branches, cache: Path) -> str:
     images.shape,
     device.device_kind,
     jax.__version__,
+    *seeds,
   )
   name = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
   kept = cache / f"{name}.json"
   if kept.exists():
-    seconds = json.loads(kept.read_text())
+    return json.loads(kept.read_text())
+  images = jax.device_put(images, device)
+  if seeds:
+    seconds = measure_seeds(alone, images, seeds[-1])
   else:
-    seconds = measure(alone, jax.device_put(images, device))
-    cache.mkdir(parents=True, exist_ok=True)
-    unfinished = kept.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps(seconds))
-    unfinished.replace(kept)
-  return min(_CANDIDATES, key=seconds.__getitem__)
+    seconds = measure(alone, images)
+  cache.mkdir(parents=True, exist_ok=True)
+  unfinished = kept.with_suffix(f".{os.getpid()}")
+  unfinished.write_text(json.dumps(seconds))
+  unfinished.replace(kept)
+  return seconds
 
 
-def _seconds(group, variables, images, key) -> float:
-  def loss(params, rest):
+def _agreed(choice: bool) -> bool:
+  """What the first process says.
+
+  Processes that ran different programs would wait for each other for ever.
+  """
+  return bool(multihost_utils.broadcast_one_to_all(choice))
+
+
+def _pass(group: Replicas | Branches, key: Array) -> Callable[..., Any]:
+  """Forward and backward pass, as a function of variables and images."""
+
+  def loss(params, rest, images):
     outputs, after = group.apply(
       {"params": params, **rest}, images, key, train=True
     )
     return jnp.mean(jnp.square(outputs.logits)), after
 
-  rest = {name: v for name, v in variables.items() if name != "params"}
-  step = jax.jit(jax.grad(loss, has_aux=True))
+  def both(variables, images):
+    rest = {name: v for name, v in variables.items() if name != "params"}
+    return jax.grad(loss, has_aux=True)(variables["params"], rest, images)
+
+  return both
+
+
+def _seconds(fn: Callable[..., Any], *args: Any) -> float:
+  fn = jax.jit(fn)
   times = []
   for _ in range(_WARM_UP + _ROUNDS):
     began = time.perf_counter()
-    jax.block_until_ready(step(variables["params"], rest))
+    jax.block_until_ready(fn(*args))
     times.append(time.perf_counter() - began)
   return statistics.median(times[_WARM_UP:])

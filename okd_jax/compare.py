@@ -15,6 +15,7 @@ from okd_jax import (
   result_tables,
   results,
   signals,
+  summary,
   train,
 )
 from okd_jax.grid import Cell
@@ -57,7 +58,7 @@ def compare(config: ConfigDict, workdir: Path) -> dict[str, str]:
       print(f"\nCell {number} of {len(cells)}: {cell.name}", flush=True)
       try:
         _require_teacher(cell, failed)
-        if finished(cell):
+        if summary.finished(cell.config, cell.workdir) is not None:
           print("Finished already.", flush=True)
         else:
           train.train(cell.config, cell.workdir, stop=stop)
@@ -73,21 +74,6 @@ def compare(config: ConfigDict, workdir: Path) -> dict[str, str]:
   if first:
     _draw(workdir)
   return failed
-
-
-def finished(cell: Cell) -> bool:
-  """Whether the run of a cell is complete.
-
-  Raises:
-    ConfigError: if its folder holds a run of another configuration.
-  """
-  if not (cell.workdir / "summary.json").exists():
-    return False
-  saved = json.loads((cell.workdir / "config.json").read_text())
-  # The folder of the comparison may have been moved.
-  saved["teacher"] = cell.config.teacher
-  config_lib.require_resumable(cell.config, saved)
-  return saved["epochs"] == cell.config.epochs
 
 
 def _remember(config: ConfigDict, workdir: Path) -> None:

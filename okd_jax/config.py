@@ -38,6 +38,8 @@ def refusing() -> Iterator[None]:
 
 # Keys that may differ when a run is resumed: they change no result.
 FREE_ON_RESUME = (
+  "num_seeds",
+  "seeds_mapping",
   "epochs",
   "log_steps",
   "eval_epochs",
@@ -58,6 +60,7 @@ _LARGEST, _SMALLEST = 3.4e38, 1.2e-38
 _MOST = 2**31
 # A group of so many is a mistake; to find out otherwise would take hours.
 _MOST_PEERS = 1024
+_MOST_SEEDS = 1024
 
 
 def _at_least(low: float) -> tuple[Callable[[Any], bool], str]:
@@ -91,6 +94,8 @@ def _each(
 _FLAG = _one_of(True, False)
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
   "seed": _from_to(0, _MOST),
+  "num_seeds": _from_to(1, _MOST_SEEDS + 1),
+  "seeds_mapping": _one_of("auto", "one_by_one", "at_once"),
   "epochs": _from_to(1, _MOST),
   "batch_size": _from_to(1, _MOST),
   "eval_batch_size": _from_to(1, _MOST),

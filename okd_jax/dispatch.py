@@ -1,5 +1,6 @@
 """How training steps reach the devices."""
 
+from collections.abc import Callable, Sequence
 import functools
 import time
 from typing import Any
@@ -24,8 +25,9 @@ _MOST_STEPS = 512
 
 
 class Dispatch:
-  """Runs the jitted training step over the batches of a source.
+  """Runs the jitted training step of one group, or of several at once.
 
+  Several groups differ in their seeds alone, and each has batches of its own.
   On accelerators, and with the data set on the device, many steps are one
   call: a loop on the device gathers its own batches.
 
@@ -39,9 +41,9 @@ class Dispatch:
   def __init__(
     self,
     recipe: Recipe,
-    source: Source,
-    state: TrainState,
-    key: Array,
+    sources: Sequence[Source],
+    states: Sequence[TrainState],
+    keys: Sequence[Array],
     teacher: Variables | None = None,
     chunked: bool | None = None,
   ):
@@ -49,36 +51,36 @@ class Dispatch:
 
     Args:
       recipe: what stays fixed.
-      source: of the training batches.
-      state: for its shapes.
-      key: of the run.
+      sources: of the training batches, one a group.
+      states: for their shapes.
+      keys: of the runs.
       teacher: variables of the frozen teachers, if the method needs them.
       chunked: run many steps in one call. None does where that is faster: not
         on CPU, where convolutions in a loop are many times slower.
     """
-    memory = source if isinstance(source, MemorySource) else None
+    memory = [one for one in sources if isinstance(one, MemorySource)]
+    in_memory = len(memory) == len(sources)
     if chunked is None:
       on_cpu = recipe.mesh.devices.flat[0].platform == "cpu"
-      chunked = memory is not None and not on_cpu
-    elif chunked and memory is None:
+      chunked = in_memory and not on_cpu
+    elif chunked and not in_memory:
       raise ValueError(
         f"chunked={chunked} needs the data set on the device, but the source "
-        f"is a {type(source).__name__}; set config.data.source='memory'."
+        f"is a {type(sources[0]).__name__}; set config.data.source='memory'."
       )
     self._recipe = recipe
-    self._source = source
+    self._sources = sources
     self._memory = memory if chunked else None
-    everywhere = NamedSharding(recipe.mesh, P())
-    self._key = jax.random.wrap_key_data(
-      mesh_lib.place(jax.random.key_data(key), everywhere),
-      impl=jax.random.key_impl(key),
-    )
+    self._keys = tuple(_on_all_devices(recipe, key) for key in keys)
     self._teacher = teacher
     self._longest = min(_MOST_STEPS, recipe.total_steps) if chunked else 1
     self._step = jax.jit(
-      functools.partial(train_chunk if chunked else steps.train_step, recipe),
+      functools.partial(train_chunk if chunked else train_steps, recipe),
       donate_argnums=0,
-      out_shardings=(state_lib.shardings(recipe, state), None),
+      out_shardings=(
+        tuple(state_lib.shardings(recipe, state) for state in states),
+        None,
+      ),
     )
     self._compiled: Any = None
     self._batches: Any = None
@@ -93,41 +95,44 @@ class Dispatch:
     """Training speed since the first step, evaluation left out."""
     if not self.train_seconds:
       return 0.0
-    return self._steps_timed * self._recipe.batch_size / self.train_seconds
+    images = self._recipe.batch_size * len(self._sources)
+    return self._steps_timed * images / self.train_seconds
 
   def run(
-    self, state: TrainState, first: int, last: int
-  ) -> tuple[TrainState, dict[str, Any]]:
+    self, states: tuple[TrainState, ...], first: int, last: int
+  ) -> tuple[tuple[TrainState, ...], tuple[dict[str, Any], ...]]:
     """Runs the steps first, ..., last - 1.
 
     Args:
-      state: given away.
-      first: 0-based, the steps that the state has seen.
+      states: given away.
+      first: 0-based, the steps that the states have seen.
       last: above `first`.
 
     Returns:
-      The state after them, and the measures of the last one.
+      The states after them, and the measures of the last one.
     """
-    measured: dict[str, Any] = {}
+    measured: tuple[dict[str, Any], ...] = ()
     while first < last:
       count = min(last - first, self._longest)
       args = self._arguments(first, count)
       warm = self._compiled is not None
       if not warm:
-        self._compile(state, args)
+        self._compile(states, args)
       began = time.monotonic()
       with jax.transfer_guard("disallow"):
-        state, measured = self._compiled(state, *args, self._key, self._teacher)
+        states, measured = self._compiled(
+          states, *args, self._keys, self._teacher
+        )
       # Without this the clock would only see how fast steps are queued.
-      jax.block_until_ready(measured["gradient_norm"])
+      jax.block_until_ready(measured[0]["gradient_norm"])
       if warm:
         self._record(count, time.monotonic() - began)
       first += count
-    return state, measured
+    return states, measured
 
-  def _compile(self, state, args):
+  def _compile(self, states, args):
     began = time.monotonic()
-    lowered = self._step.lower(state, *args, self._key, self._teacher)
+    lowered = self._step.lower(states, *args, self._keys, self._teacher)
     self._compiled = lowered.compile()
     self.compile_seconds = time.monotonic() - began
 
@@ -145,31 +150,62 @@ class Dispatch:
   def _arguments(self, first, count):
     if self._memory is None:
       if first != self._next:
-        self._batches = self._source.batches(first)
+        self._batches = [source.batches(first) for source in self._sources]
       self._next = first + 1
-      return (next(self._batches),)
-    rows = np.zeros((self._longest, self._recipe.batch_size), np.int32)
-    for i in range(count):
-      rows[i] = self._memory.order(first + i)
+      return (tuple(next(batches) for batches in self._batches),)
+    shape = len(self._memory), self._longest, self._recipe.batch_size
+    rows = np.zeros(shape, np.int32)
+    for one, source in zip(rows, self._memory, strict=True):
+      for i in range(count):
+        one[i] = source.order(first + i)
     everywhere = NamedSharding(self._recipe.mesh, P())
     placed = mesh_lib.place((rows, np.int32(count)), (everywhere, everywhere))
-    return self._memory.images, self._memory.labels, *placed
+    return self._memory[0].images, self._memory[0].labels, *placed
+
+
+def train_steps(
+  recipe: Recipe,
+  states: tuple[TrainState, ...],
+  batches: tuple[Batch, ...],
+  keys: tuple[Array, ...],
+  teacher: Variables | None = None,
+) -> tuple[tuple[TrainState, ...], tuple[dict[str, Any], ...]]:
+  """Makes one update of each of several groups, as `steps.train_step` does."""
+  many = len(states)
+  step = _of_each(recipe, many, teacher)
+  state, measured = step(_pack(states), _pack(batches), _pack(keys))
+  return _unpack(state, many), _unpack(measured, many)
 
 
 def train_chunk(
   recipe: Recipe,
-  state: TrainState,
+  states: tuple[TrainState, ...],
   images: Array,
   labels: Array,
   rows: Array,
   length: Array,
-  key: Array,
+  keys: tuple[Array, ...],
   teacher: Variables | None,
-) -> tuple[TrainState, dict[str, Any]]:
-  """Makes the first `length` updates of rows [n, B], compiled once for all."""
-  step = jax.jit(functools.partial(steps.train_step, recipe))
+) -> tuple[tuple[TrainState, ...], tuple[dict[str, Any], ...]]:
+  """Makes the first `length` updates of each of several groups.
 
-  def one(state, index):
+  Args:
+    recipe: what stays fixed.
+    states: before the updates.
+    images: uint8 [N, H, W, c], the data set that all share.
+    labels: int32 [N].
+    rows: int32 [groups, n, B], which examples make up each batch.
+    length: int32 scalar, up to n; compiled once for all.
+    keys: of the runs.
+    teacher: variables of the frozen teachers, if the method needs them.
+
+  Returns:
+    The states after them, and the measures of the last one.
+  """
+  many = len(states)
+  step = _of_each(recipe, many, teacher)
+
+  def gather(index):
     batch = Batch(
       image=jnp.take(images, index, axis=0),
       label=jnp.take(labels, index),
@@ -177,13 +213,52 @@ def train_chunk(
       mask=jnp.ones(index.shape, bool),
     )
     split = NamedSharding(recipe.mesh, P(DATA))
-    batch = jax.lax.with_sharding_constraint(batch, split)
-    return step(state, batch, key, teacher)
+    return jax.lax.with_sharding_constraint(batch, split)
 
+  def one(state, index):
+    return step(state, _pack([gather(own) for own in index]), _pack(keys))
+
+  state = _pack(states)
   measured = jax.tree.map(
     lambda shape: jnp.zeros(shape.shape, shape.dtype),
-    jax.eval_shape(one, state, rows[0])[1],
+    jax.eval_shape(one, state, rows[:, 0])[1],
   )
-  return jax.lax.fori_loop(
-    0, length, lambda i, carry: one(carry[0], rows[i]), (state, measured)
+  state, measured = jax.lax.fori_loop(
+    0, length, lambda i, carry: one(carry[0], rows[:, i]), (state, measured)
+  )
+  return _unpack(state, many), _unpack(measured, many)
+
+
+def _of_each(
+  recipe: Recipe, many: int, teacher: Variables | None
+) -> Callable[..., Any]:
+  """The step of one group; of several, it takes and returns packed trees."""
+  step = jax.jit(
+    lambda state, batch, key: steps.train_step(
+      recipe, state, batch, key, teacher
+    )
+  )
+  return step if many == 1 else jax.vmap(step)
+
+
+def _pack(trees: Sequence[Any]) -> Any:
+  """Stacks the trees of several groups; that of one stays as it is."""
+  if len(trees) == 1:
+    return trees[0]
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _unpack(tree: Any, many: int) -> tuple[Any, ...]:
+  if many == 1:
+    return (tree,)
+  return tuple(
+    jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(many)
+  )
+
+
+def _on_all_devices(recipe: Recipe, key: Array) -> Array:
+  everywhere = NamedSharding(recipe.mesh, P())
+  return jax.random.wrap_key_data(
+    mesh_lib.place(jax.random.key_data(key), everywhere),
+    impl=jax.random.key_impl(key),
   )

@@ -70,6 +70,11 @@ def check(config: ConfigDict, grid: list[Cell]) -> None:
   Raises:
     ValueError: naming the value, what was expected, and the remedy.
   """
+  if config.base.num_seeds != 1:
+    raise config_lib.ConfigError(
+      f"config.base.num_seeds={config.base.num_seeds} must be 1: a comparison "
+      "lists its seeds in config.seeds; change that."
+    )
   for key in ("methods", "nets", "seeds"):
     values = list(config[key])
     if not values or len(set(values)) < len(values):

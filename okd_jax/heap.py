@@ -3,8 +3,7 @@
 import ctypes
 import importlib.metadata
 import importlib.util
-
-import jax
+import os
 
 # The names are of glibc's malloc.h. XLA asks for all temporary arrays of a step
 # at once. By default so large a block is fresh from the system every time, and
@@ -37,7 +36,7 @@ def keep() -> bool:
 
 def _on_cpu() -> bool:
   """Whether JAX has nothing but the CPU here, without touching a device."""
-  if jax.config.jax_platforms:
-    return jax.config.jax_platforms == "cpu"
+  if platforms := os.environ.get("JAX_PLATFORMS"):
+    return platforms == "cpu"
   plugins = importlib.metadata.entry_points(group="jax_plugins")
   return not plugins and importlib.util.find_spec("libtpu") is None

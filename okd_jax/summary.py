@@ -1,7 +1,9 @@
 """The tables before and after a run, and summary.json."""
 
+from collections.abc import Sequence
 import json
 from pathlib import Path
+import statistics
 from typing import Any
 
 import jax
@@ -120,17 +122,49 @@ def _timed_before(path: Path, result: dict[str, Any]) -> dict[str, Any]:
     return {}  # killed before it was written
 
 
+def finished(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
+  """The summary of a run that is complete; None if there is none.
+
+  Raises:
+    ConfigError: if the folder holds a run of another configuration.
+  """
+  path = workdir / "summary.json"
+  if not path.exists():
+    return None
+  saved = json.loads((workdir / "config.json").read_text())
+  # The folder of a comparison may have been moved.
+  saved["teacher"] = config.teacher
+  config_lib.require_resumable(config, saved)
+  if saved["epochs"] != config.epochs:
+    return None
+  return json.loads(path.read_text())
+
+
+def show_results(results: Sequence[dict[str, Any]]) -> None:
+  """Prints the summary of every seed, and mean and deviation over several."""
+  for result in results:
+    show_result(result)
+  if len(results) < 2:
+    return
+  rows = []
+  for name in _judged(results[0]["last"]):
+    values = [100 * r["last"][f"test/{name}/accuracy"] for r in results]
+    spread = f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
+    rows.append((name, spread))
+  display.table(
+    f"Accuracy on test in %, last epoch, mean ± sample standard deviation over "
+    f"{len(results)} seeds",
+    ["who", "accuracy"],
+    rows,
+  )
+
+
 def show_result(result: dict[str, Any]) -> None:
   """Prints the summary of a finished run."""
   last, best = result["last"], result["best"]
-  names = [
-    name.removeprefix("test/").removesuffix("/accuracy")
-    for name in last
-    if name.startswith("test/") and name.endswith("/accuracy")
-  ]
   rows = [
     (name, *(f"{100 * r[f'test/{name}/accuracy']:.2f} %" for r in (last, best)))
-    for name in names
+    for name in _judged(last)
   ]
   rows.append(
     ("diversity", *(f"{r['test/diversity']:.4f}" for r in (last, best)))
@@ -145,6 +179,15 @@ def show_result(result: dict[str, Any]) -> None:
     ["who", f"last (step {last['step']})", f"best (step {best['step']})"],
     rows,
   )
+
+
+def _judged(evaluation: dict[str, Any]) -> list[str]:
+  """Whose accuracy on test an evaluation holds."""
+  return [
+    name.removeprefix("test/").removesuffix("/accuracy")
+    for name in evaluation
+    if name.startswith("test/") and name.endswith("/accuracy")
+  ]
 
 
 def _hyperparameters(config: ConfigDict) -> str:

@@ -1,11 +1,11 @@
 """The training loop: one function, read from top to bottom."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
-import logging
 from pathlib import Path
+import statistics
 import time
 from typing import Any
 
@@ -18,7 +18,6 @@ from okd_jax import (
   build,
   config as config_lib,
   evaluate as evaluate_lib,
-  export,
   finite,
   init_from,
   layout,
@@ -27,20 +26,16 @@ from okd_jax import (
   recipe as recipe_lib,
   reopen,
   signals,
-  state as state_lib,
   steps,
   summary,
   teacher,
-  trackers,
+  workdir as workdir_lib,
 )
-from okd_jax.checkpoint import Checkpoints
 from okd_jax.data import Source
 from okd_jax.dispatch import Dispatch
-from okd_jax.lock import RunLock
 from okd_jax.recipe import Recipe
 from okd_jax.state import TrainState
-
-_log = logging.getLogger(__name__)
+from okd_jax.workdir import Workdir
 
 
 class Interrupted(Exception):
@@ -71,11 +66,36 @@ def train(
     NotFiniteError: if training diverged; the last good state stays saved.
     Interrupted: after a signal; the last finished step is saved.
   """
+  return train_at_once([config], [workdir], began, stop)[0]
+
+
+def train_at_once(
+  configs: Sequence[ConfigDict],
+  workdirs: Sequence[Path],
+  began: float | None = None,
+  stop: signals.Stop | None = None,
+) -> list[tuple[TrainState, dict[str, Any]]]:
+  """Trains groups that differ in their seeds alone, in one program.
+
+  Args:
+    configs: of the runs, as for `train`.
+    workdirs: one a run.
+    began: as for `train`.
+    stop: as for `train`.
+
+  Returns:
+    What `train` returns, for each.
+
+  Raises:
+    The errors of `train`; NotFiniteError if any of the groups diverged.
+  """
   began = time.monotonic() if began is None else began
+  config = configs[0]
   with config_lib.refusing():
-    config_lib.check(config)
-    _require_same_run(config, workdir)
-    init_from.check(config, workdir)
+    for own, workdir in zip(configs, workdirs, strict=True):
+      config_lib.check(own)
+      workdir_lib.require_same_run(own, workdir)
+      init_from.check(own, workdir)
     mesh = layout.mesh(config)
     source = build.source(config, mesh)
     taught_by, frozen = teacher.load(config, source.info, mesh)
@@ -85,33 +105,40 @@ def train(
     build.check_input_size(recipe)
     recipe = autotune.settle(recipe)
 
-  asked = contextlib.nullcontext(stop) if stop else signals.Stop()
-  with _lock(workdir), asked as stop:
+  with contextlib.ExitStack() as stack:
+    for workdir in workdirs:
+      stack.enter_context(workdir_lib.lock(workdir))
+    stop = stop or stack.enter_context(signals.Stop())
+    runs = [
+      workdir_lib.make(own, workdir, source)
+      for own, workdir in zip(configs, workdirs, strict=True)
+    ]
     summary.show_plan(config, recipe, source)
-    checkpoints = Checkpoints(
-      workdir / "checkpoints", config_hash=config_lib.digest(config)
-    )
-    init_key, step_key = recipe_lib.random_keys(config.seed)
     with stop.busy("initialising"):
-      state, step = _initial_or_saved(
-        recipe, checkpoints, init_key, config.init_from
-      )
+      states, step = workdir_lib.initial_or_saved(recipe, runs)
     # Not before: a run that cannot start must not bind the work directory.
-    reopen.remember(config, source, workdir)
+    for run in runs:
+      reopen.remember(run.config, source, run.path)
     total = recipe.total_steps
     first_step = step
-    dispatch = Dispatch(recipe, source, state, step_key, frozen)
+    dispatch = Dispatch(
+      recipe,
+      [run.source for run in runs],
+      states,
+      [recipe_lib.random_keys(run.config.seed)[1] for run in runs],
+      frozen,
+    )
     eval_fn = jax.jit(functools.partial(steps.eval_step, recipe))
     predict_fn = jax.jit(functools.partial(steps.predict, recipe))
     saved_at = time.monotonic()
 
-    with (
-      trackers.started(config, workdir) as tracking,
-      _writer(workdir, step, tracking) as writer,
-      logs.Display(
-        total, recipe.steps_per_epoch, config.method.name
-      ) as display,
-    ):
+    with contextlib.ExitStack() as records:
+      writers = [
+        records.enter_context(workdir_lib.writer(run, step)) for run in runs
+      ]
+      display = records.enter_context(
+        logs.Display(total, recipe.steps_per_epoch, _title(runs))
+      )
       if step == total:
         display.note(f"This run is finished: {total} steps of {total}.")
       elif step:
@@ -123,9 +150,12 @@ def train(
           if step == first_step
           else contextlib.nullcontext()
         ):
-          state = _refresh(recipe, predict_fn, source, state, step)
+          states = tuple(
+            _refresh(recipe, predict_fn, run.source, state, step)
+            for run, state in zip(runs, states, strict=True)
+          )
           last = _next_stop(recipe, config, step, dispatch.most_steps)
-          state, measured = dispatch.run(state, step, last)
+          states, measured = dispatch.run(states, step, last)
         if step == first_step:
           display.note(
             f"First step after {time.monotonic() - began:.1f} s, of which "
@@ -135,30 +165,47 @@ def train(
 
         # Records.
         if _due(step, config.log_steps, total):
-          record = finite.check_measures(step, measured)
-          writer.write(step, record)
-          display.update(step, _shown(record), dispatch.images_per_second)
+          found = [finite.check_measures(step, each) for each in measured]
+          for writer, record in zip(writers, found, strict=True):
+            writer.write(step, record)
+          shown = _shown(_mean(found))
+          display.update(step, shown, dispatch.images_per_second)
         if _evaluation_due(recipe, step, config.eval_epochs):
-          figures = evaluate_all(recipe, eval_fn, state, source)
-          writer.write(step, figures, kind="eval")
-          display.evaluated(step, figures)
+          found = [
+            evaluate_all(recipe, eval_fn, state, run.source)
+            for run, state in zip(runs, states, strict=True)
+          ]
+          for writer, figures in zip(writers, found, strict=True):
+            writer.write(step, figures, kind="eval")
+          display.evaluated(step, _mean(found))
 
         # Checkpoints: last, so that what is saved was recorded.
-        checkpoints.check()
+        for run in runs:
+          run.checkpoints.check()
         overdue = time.monotonic() - saved_at > config.checkpoint_secs
         stopping = stop.agreed()
         if stopping or step == total or signals.agree(overdue):
-          finite.check_state(step, state)
-          checkpoints.save(step, state, wait=stopping or step == total)
+          for state in states:
+            finite.check_state(step, state)
+          for run, state in zip(runs, states, strict=True):
+            run.checkpoints.save(step, state)
+          if stopping or step == total:
+            for run in runs:
+              run.checkpoints.finish()
           saved_at = time.monotonic()
         if stopping and step < total:
           raise Interrupted(
             f"Stopped after step {step} of {total}; the same command goes on."
           )
-    checkpoints.finish()
-    concluded = summary.conclude(config, recipe, workdir, dispatch)
-    _take_away(reopen.Run(workdir, config, recipe, state, step))
-    return state, concluded
+    results = []
+    for run, state in zip(runs, states, strict=True):
+      run.checkpoints.finish()
+      concluded = summary.conclude(run.config, recipe, run.path, dispatch)
+      workdir_lib.take_away(
+        reopen.Run(run.path, run.config, recipe, state, step)
+      )
+      results.append((state, concluded))
+    return results
 
 
 def evaluate_all(
@@ -178,57 +225,19 @@ def evaluate_all(
   return figures
 
 
-def _lock(workdir: Path) -> contextlib.AbstractContextManager[Any]:
-  # The processes of one run share the folder; the first one speaks for all.
-  first = jax.process_index() == 0
-  return RunLock(workdir) if first else contextlib.nullcontext()
+def _title(runs: Sequence[Workdir]) -> str:
+  name = runs[0].config.method.name
+  if len(runs) == 1:
+    return name
+  seeds = ", ".join(str(run.config.seed) for run in runs)
+  return f"{name}, means of the seeds {seeds} at once"
 
 
-def _writer(
-  workdir: Path, step: int, tracking: list[logs.Tracker]
-) -> logs.Writer:
-  if jax.process_index() != 0:
-    return logs.NoWriter()
-  return logs.Writer(workdir, resume_step=step or None, trackers=tracking)
-
-
-def _require_same_run(config: ConfigDict, workdir: Path) -> None:
-  saved = reopen.saved_config(workdir)
-  if saved is not None:
-    config_lib.require_resumable(config, saved)
-
-
-def _take_away(run: reopen.Run) -> None:
-  """Exports the leader and draws the curves.
-
-  A finished run stands without them, so no failure here is one of training;
-  `python -m okd_jax export` and `plot` try again.
-  """
-  try:
-    export.export(run, run.workdir / "leader")
-  except Exception as error:
-    _log.warning("The leader was not exported: %s", error)
-  if jax.process_index() != 0:
-    return
-  try:
-    # Takes seconds to import, and is not needed to train.
-    from okd_jax import plots
-
-    plots.plot(run.workdir)
-  except Exception as error:
-    _log.warning("No curves were drawn: %s", error)
-
-
-def _initial_or_saved(
-  recipe: Recipe, checkpoints: Checkpoints, key: jax.Array, trained: str
-) -> tuple[TrainState, int]:
-  if checkpoints.latest_verified() is None:
-    state = state_lib.init(recipe, key)
-    if trained:
-      state = init_from.fill(recipe, state, Path(trained))
-    return state, 0
-  state, step, _ = checkpoints.restore(state_lib.abstract(recipe, key))
-  return state, step
+def _mean(records: Sequence[Mapping[str, float]]) -> dict[str, float]:
+  return {
+    name: statistics.fmean(record[name] for record in records)
+    for name in records[0]
+  }
 
 
 def _shown(record: Mapping[str, float]) -> dict[str, float]:

@@ -25,6 +25,7 @@ from okd_jax import (
   result_tables,
   results,
   train,
+  workdir as workdir_lib,
 )
 
 # ml_collections loads recipes in a way that is going out of use.
@@ -50,7 +51,7 @@ def whole(tmp_path_factory):
   """A comparison with a teacher, run to its end."""
   workdir = tmp_path_factory.mktemp("compare")
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train, "_take_away", lambda run: None)
+    patch.setattr(workdir_lib, "take_away", lambda run: None)
     failed = compare.compare(small(methods=("kd",)), workdir)
   return workdir, failed
 

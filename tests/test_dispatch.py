@@ -48,11 +48,11 @@ def test_chunks_equal_single_steps(data, peer):
     for chunked, stops in ((False, (7,)), (True, (1, 6, 7))):
       state = start(recipe)
       dispatch = Dispatch(
-        recipe, source(recipe), state, jax.random.key(1), chunked=chunked
+        recipe, [source(recipe)], [state], [jax.random.key(1)], chunked=chunked
       )
       first = 0
       for last in stops:
-        state, measured = dispatch.run(state, first, last)
+        (state,), (measured,) = dispatch.run((state,), first, last)
         first = last
       results.append(jax.device_get((state, measured)))
   assert int(results[0][0].step) == 7
@@ -63,13 +63,13 @@ def test_quick_chunks_grow_and_compile_once():
   recipe = toys.recipe("independent")
   state = start(recipe)
   dispatch = Dispatch(
-    recipe, source(recipe), state, jax.random.key(1), chunked=True
+    recipe, [source(recipe)], [state], [jax.random.key(1)], chunked=True
   )
   lengths, step = [], 0
   while step < recipe.total_steps:
     last = min(step + dispatch.most_steps, recipe.total_steps)
     lengths.append(last - step)
-    state, _ = dispatch.run(state, step, last)
+    (state,), _ = dispatch.run((state,), step, last)
     seconds = dispatch.compile_seconds
     step = last
   assert recipe.total_steps == 10
@@ -82,12 +82,12 @@ def test_long_chunks_shrink(monkeypatch):
   recipe = toys.recipe("independent")
   state = start(recipe)
   dispatch = Dispatch(
-    recipe, source(recipe), state, jax.random.key(1), chunked=True
+    recipe, [source(recipe)], [state], [jax.random.key(1)], chunked=True
   )
-  state, _ = dispatch.run(state, 0, 1)
+  (state,), _ = dispatch.run((state,), 0, 1)
   dispatch.most_steps = 4
   monkeypatch.setattr("okd_jax.dispatch._SECONDS", (-2.0, -1.0))
-  dispatch.run(state, 1, 5)
+  dispatch.run((state,), 1, 5)
   assert dispatch.most_steps == 2
 
 
@@ -95,4 +95,4 @@ def test_chunks_need_data_in_memory():
   recipe = toys.recipe("independent")
   state = start(recipe)
   with pytest.raises(ValueError, match="needs the data set on the device"):
-    Dispatch(recipe, object(), state, jax.random.key(1), chunked=True)
+    Dispatch(recipe, [object()], [state], [jax.random.key(1)], chunked=True)

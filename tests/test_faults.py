@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from okd_jax import cli, export, logs, train
+from okd_jax import cli, export, logs, train, workdir as workdir_lib
 from okd_jax.checkpoint import Checkpoints
 from scripts import soak
 
@@ -170,7 +170,7 @@ def test_what_a_kill_at_the_end_leaves_is_written_again(
   (finished / "leader").rename(finished / "leader.old")
   (finished / "leader.tmp").mkdir()
   if content:  # once is enough
-    monkeypatch.setattr(train, "_take_away", lambda run: None)
+    monkeypatch.setattr(workdir_lib, "take_away", lambda run: None)
   in_this_process(finished)
   assert content or (finished / "leader" / "card.json").exists()
   ours, theirs = (

@@ -48,9 +48,9 @@ def test_chunk_of_steps_lowers(dtype):
   net = toys.Toy(toys.INFO.num_classes, dtype=dtype)
   recipe = toys.recipe("okddip", kind="branches", net=net)
   state, batch, key, _ = arguments(recipe)
-  rows = jax.ShapeDtypeStruct((4, recipe.batch_size), jnp.int32)
+  rows = jax.ShapeDtypeStruct((1, 4, recipe.batch_size), jnp.int32)
   exported = lowered(
     functools.partial(dispatch.train_chunk, recipe),
-    *(state, batch.image, batch.label, rows, jnp.int32(3), key, None),
+    *((state,), batch.image, batch.label, rows, jnp.int32(3), (key,), None),
   )
   assert exported.platforms == PLATFORMS

@@ -168,10 +168,10 @@ def test_memory_is_flat():
   recipe = toys.recipe("independent", num_peers=2, epochs=400)
   state = test_dispatch.start(recipe)
   source = test_dispatch.source(recipe)
-  dispatch = Dispatch(recipe, source, state, jax.random.key(1))
+  dispatch = Dispatch(recipe, [source], [state], [jax.random.key(1)])
   seen = {}
   for step in range(1000):
-    state, measured = dispatch.run(state, step, step + 1)
+    (state,), (measured,) = dispatch.run((state,), step, step + 1)
     finite.check_measures(step, measured)
     if step in (299, 999):
       gc.collect()

@@ -2,7 +2,8 @@
 
 import abc
 from collections.abc import Iterator
-from typing import TypedDict, Unpack
+import copy
+from typing import Self, TypedDict, Unpack
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -109,6 +110,12 @@ class Source(abc.ABC):
     self.eval_batch_size = batching["eval_batch_size"]
     self._seed = batching["seed"]
     self._mesh = batching["mesh"]
+
+  def reseeded(self, seed: int) -> Self:
+    """The same examples, held once, in the order of another seed."""
+    other = copy.copy(self)
+    other._seed = seed
+    return other
 
   @property
   def train_size(self) -> int:

@@ -1,0 +1,133 @@
+"""One recipe trained with several seeds: at once where that is faster."""
+
+from collections.abc import Sequence
+import logging
+from pathlib import Path
+import time
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from okd_jax import (
+  autotune,
+  build,
+  config as config_lib,
+  layout,
+  reopen,
+  signals,
+  summary,
+  teacher,
+  train as train_lib,
+)
+from okd_jax.checkpoint import Checkpoints
+from okd_jax.finite import NotFiniteError
+
+_log = logging.getLogger(__name__)
+
+
+def train(
+  config: ConfigDict, workdir: Path, began: float | None = None
+) -> list[dict[str, Any]]:
+  """Trains `config.num_seeds` groups, of the seeds config.seed and after it.
+
+  One seed trains in `workdir` itself. Several train in `workdir/seed<k>`, each
+  as if it were trained alone there, and every one of them can be continued,
+  evaluated and exported by itself. Seeds that are finished are left alone.
+
+  Args:
+    config: every key of `configs/common.py`, with a method.
+    workdir: of the run or runs.
+    began: as for `okd_jax.train.train`.
+
+  Returns:
+    The summary of every seed.
+
+  Raises:
+    The errors of `okd_jax.train.train`. NotFiniteError comes after the other
+      seeds have been trained.
+  """
+  began = time.monotonic() if began is None else began
+  with config_lib.refusing():
+    config_lib.check(config)
+  if config.num_seeds == 1:
+    return [train_lib.train(config, workdir, began)[1]]
+  runs = {
+    workdir / f"seed{seed}": _of_seed(config, seed)
+    for seed in range(config.seed, config.seed + config.num_seeds)
+  }
+  left = [
+    path for path, own in runs.items() if summary.finished(own, path) is None
+  ]
+  diverged: list[NotFiniteError] = []
+  # Around everything: signals between two runs must not be lost.
+  with signals.Stop() as stop:
+    if _at_once(config, left, runs):
+      try:
+        train_lib.train_at_once(
+          [runs[path] for path in left], left, began, stop
+        )
+        left = []
+      except NotFiniteError as error:
+        _log.warning("%s The seeds go on one by one.", error)
+    for path in left:
+      if stop.requested:
+        raise train_lib.Interrupted(
+          f"Stopped before {path.name}; the same command goes on."
+        )
+      print(f"\nSeed {runs[path].seed}, in {path}", flush=True)
+      try:
+        train_lib.train(runs[path], path, began, stop)
+      except NotFiniteError as error:
+        _log.error("Seed %d diverged: %s", runs[path].seed, error)
+        diverged.append(error)
+  if diverged:
+    raise diverged[0]
+  finished = [summary.finished(own, path) for path, own in runs.items()]
+  return [each for each in finished if each is not None]
+
+
+def _of_seed(config: ConfigDict, seed: int) -> ConfigDict:
+  """The configuration that trains one seed alone."""
+  own = config.copy_and_resolve_references()
+  own.seed, own.num_seeds = seed, 1
+  return own
+
+
+def _at_once(
+  config: ConfigDict, left: Sequence[Path], runs: dict[Path, ConfigDict]
+) -> bool:
+  if len(left) < 2 or config.seeds_mapping == "one_by_one":
+    return False
+  if not _in_step(left, runs):
+    print("The seeds stopped at different steps and go on one by one.")
+    return False
+  if config.seeds_mapping == "at_once":
+    return True
+  if jax.devices()[0].platform == "cpu":
+    return False  # known; there is no need to read the data
+  with config_lib.refusing():
+    mesh = layout.mesh(config)
+    source = build.source(config, mesh)
+    taught_by, _ = teacher.load(config, source.info, mesh)
+    recipe = build.recipe(
+      config, source.info, source.train_size, mesh, taught_by
+    )
+    return autotune.seeds_at_once(autotune.settle(recipe), len(left))
+
+
+def _in_step(left: Sequence[Path], runs: dict[Path, ConfigDict]) -> bool:
+  """Whether there is a step that all runs have saved, or one has none."""
+  saved = []
+  for path in left:
+    if reopen.saved_config(path) is None:
+      return True
+    checkpoints = Checkpoints(
+      path / "checkpoints", config_hash=config_lib.digest(runs[path])
+    )
+    newest = checkpoints.latest_verified()
+    if newest is None:
+      return True
+    saved.append((newest, checkpoints.steps()))
+  common = min(newest for newest, _ in saved)
+  return all(common in steps for _, steps in saved)
