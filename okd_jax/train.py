@@ -187,11 +187,10 @@ def train_at_once(
         if stopping or step == total or signals.agree(overdue):
           for state in states:
             finite.check_state(step, state)
+          # Saves of several runs at the same time would wait for each other.
+          wait = stopping or step == total or len(runs) > 1
           for run, state in zip(runs, states, strict=True):
-            run.checkpoints.save(step, state)
-          if stopping or step == total:
-            for run in runs:
-              run.checkpoints.finish()
+            run.checkpoints.save(step, state, wait=wait)
           saved_at = time.monotonic()
         if stopping and step < total:
           raise Interrupted(
