@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.experimental import jax2tf
 import numpy as np
 import tensorflow as tf
@@ -25,6 +26,9 @@ def write(
     image_shape: (H, W, c).
     folder: to write to.
     platforms: as for `jax.export`.
+
+  Raises:
+    ValueError: if TensorFlow is too old to read what JAX writes.
   """
   converted = jax2tf.convert(
     fn,
@@ -47,3 +51,19 @@ def write(
   tf.saved_model.save(
     module, str(folder), signatures={"serving_default": module.predict}
   )
+  _try(folder, np.zeros((1, *image_shape), np.float32))
+
+
+def _try(folder: Path, images: np.ndarray) -> None:
+  """Saving succeeds even where TensorFlow cannot run the program."""
+  signatures = tf.saved_model.load(str(folder)).signatures
+  try:
+    signatures["serving_default"](images=tf.constant(images))
+  except tf.errors.InvalidArgumentError as error:
+    if "Cannot deserialize" not in str(error):
+      raise
+    raise ValueError(
+      f"--format=savedmodel: TensorFlow {tf.__version__} cannot read the "
+      f"programs of JAX {jax.__version__}; install a newer TensorFlow, or an "
+      "older JAX (with TensorFlow 2.21, jax 0.10 works)."
+    ) from error

@@ -176,7 +176,14 @@ def test_group_predictions_and_averages(gated, tmp_path):
 def test_the_saved_model_agrees(run, images, expected, tmp_path):
   import tensorflow as tf
 
-  export.export(run, tmp_path / "it", form="savedmodel")
+  try:
+    export.export(run, tmp_path / "it", form="savedmodel")
+  except config_lib.ConfigError as refusal:
+    # A pair of which the older cannot read the newer is told apart at once.
+    assert f"TensorFlow {tf.__version__} cannot read" in str(refusal)
+    assert jax.__version_info__ >= (0, 11)
+    assert not (tmp_path / "it").exists()
+    return
   predict = tf.saved_model.load(str(tmp_path / "it")).signatures[
     "serving_default"
   ]
