@@ -94,6 +94,11 @@ def train_at_once(
   with config_lib.refusing():
     for own, workdir in zip(configs, workdirs, strict=True):
       config_lib.check(own)
+      if own.num_seeds != 1:
+        raise config_lib.ConfigError(
+          f"config.num_seeds={own.num_seeds} must be 1 here, where one group "
+          "is trained; call okd_jax.seeds.train for several."
+        )
       workdir_lib.require_same_run(own, workdir)
       init_from.check(own, workdir)
     mesh = layout.mesh(config)

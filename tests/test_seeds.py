@@ -11,7 +11,15 @@ import test_autotune
 import test_dispatch
 
 from configs import okddip_digits
-from okd_jax import autotune, finite, logs, seeds, summary, train
+from okd_jax import (
+  autotune,
+  config as config_lib,
+  finite,
+  logs,
+  seeds,
+  summary,
+  train,
+)
 from okd_jax.dispatch import Dispatch
 import runs
 import toys
@@ -124,6 +132,11 @@ def test_finished_seeds_are_left_alone_and_more_are_added(
   assert again == at_once[1] and not trained
   seeds.train(configured(num_seeds=3), at_once[0])
   assert trained == [(5, "seed5")]
+
+
+def test_a_single_run_refuses_several_seeds(tmp_path):
+  with pytest.raises(config_lib.ConfigError, match="num_seeds=2"):
+    train.train(configured(), tmp_path)
 
 
 def test_mean_and_deviation_are_shown(at_once, capsys):
