@@ -78,6 +78,7 @@ def train(
       print(f"\nSeed {runs[path].seed}, in {path}", flush=True)
       try:
         train_lib.train(runs[path], path, began, stop)
+        began = None  # later seeds count from their own beginning
       except NotFiniteError as error:
         _log.error("Seed %d diverged: %s", runs[path].seed, error)
         diverged.append(error)
