@@ -44,8 +44,8 @@ def train(
     The summary of every seed.
 
   Raises:
-    The errors of `okd_jax.train.train`. NotFiniteError comes after the other
-      seeds have been trained.
+    NotFiniteError: if a seed diverged, after the others have been trained.
+    Exception: whatever else `okd_jax.train.train` raises.
   """
   began = time.monotonic() if began is None else began
   with config_lib.refusing():

@@ -87,7 +87,8 @@ def train_at_once(
     What `train` returns, for each.
 
   Raises:
-    The errors of `train`; NotFiniteError if any of the groups diverged.
+    NotFiniteError: if any of the groups diverged.
+    Exception: whatever else `train` raises.
   """
   began = time.monotonic() if began is None else began
   config = configs[0]
