@@ -14,7 +14,6 @@ from okd_jax import (
   build,
   config as config_lib,
   layout,
-  reopen,
   signals,
   summary,
   teacher,
@@ -71,7 +70,7 @@ def train(
       except NotFiniteError as error:
         _log.warning("%s The seeds go on one by one.", error)
     for path in left:
-      if stop.requested:
+      if stop.agreed():
         raise train_lib.Interrupted(
           f"Stopped before {path.name}; the same command goes on."
         )
@@ -118,17 +117,13 @@ def _at_once(
 
 
 def _in_step(left: Sequence[Path], runs: dict[Path, ConfigDict]) -> bool:
-  """Whether there is a step that all runs have saved, or one has none."""
-  saved = []
-  for path in left:
-    if reopen.saved_config(path) is None:
-      return True
-    checkpoints = Checkpoints(
-      path / "checkpoints", config_hash=config_lib.digest(runs[path])
-    )
-    newest = checkpoints.latest_verified()
-    if newest is None:
-      return True
-    saved.append((newest, checkpoints.steps()))
-  common = min(newest for newest, _ in saved)
-  return all(common in steps for _, steps in saved)
+  """Whether no run has begun, or all have saved the step of the last one."""
+  checkpoints = [
+    Checkpoints(path / "checkpoints", config_hash=config_lib.digest(runs[path]))
+    for path in left
+  ]
+  newest = [each.latest_verified() for each in checkpoints]
+  saved = [step for step in newest if step is not None]
+  if len(saved) < len(newest):
+    return not saved
+  return all(min(saved) in each.steps() for each in checkpoints)

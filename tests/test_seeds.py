@@ -187,6 +187,14 @@ def test_seeds_that_are_out_of_step_go_on_one_by_one(at_once, tmp_path, capsys):
   assert [r["last"]["step"] for r in found] == [10, 10]
 
 
+def test_a_new_seed_does_not_set_the_others_back(tmp_path, capsys):
+  train.train(configured(num_seeds=1, checkpoint_secs=1e-9), tmp_path / "seed3")
+  (tmp_path / "seed3" / "summary.json").unlink()
+  seeds.train(configured(), tmp_path)
+  shown = capsys.readouterr().out
+  assert "one by one" in shown and "This run is finished" in shown
+
+
 def test_a_seed_that_diverges_does_not_stop_the_others(tmp_path, monkeypatch):
   check = finite.check_measures
 
