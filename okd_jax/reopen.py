@@ -26,6 +26,8 @@ from okd_jax.state import TrainState, variables
 
 _CONFIG = "config.json"
 _DATA = "data.json"
+# What runs of releases without these keys did.
+_BEFORE = {"num_seeds": 1, "seeds_mapping": "one_by_one"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +131,7 @@ def about(workdir: Path) -> tuple[ConfigDict, DataInfo, int]:
     ConfigError: if there is no run.
   """
   try:
-    config = ConfigDict(json.loads((workdir / _CONFIG).read_text()))
+    config = ConfigDict(_BEFORE | json.loads((workdir / _CONFIG).read_text()))
     data = json.loads((workdir / _DATA).read_text())
   except OSError as error:
     raise config_lib.ConfigError(
