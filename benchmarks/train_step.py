@@ -214,9 +214,6 @@ def main(argv: list[str]) -> None:
   args = parse(argv)
   if args.worker:
     from benchmarks import sides
-    from okd_jax import heap
-
-    heap.keep()  # as main.py does; PyTorch gains by it too
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     sides.serve(args, BEGAN)
     return

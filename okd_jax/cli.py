@@ -17,7 +17,6 @@ from okd_jax import (
   config as config_lib,
   distributed,
   flag_errors,
-  heap,
   layout,
   signals,
 )
@@ -131,7 +130,6 @@ def prepare_jax(config: ConfigDict | None = None) -> None:
   """
   flags = os.environ.get("XLA_FLAGS", "")
   if config is not None:
-    heap.keep()
     if config.deterministic:
       os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
     if (

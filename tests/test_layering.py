@@ -12,7 +12,6 @@ LEVELS = {
   "schedules": 0,
   "torch_archive": 0,
   "lock": 0,
-  "heap": 0,
   "signals": 0,
   "manifest": 0,
   "leader": 0,
