@@ -214,6 +214,7 @@ def main(argv: list[str]) -> None:
   args = parse(argv)
   if args.worker:
     from benchmarks import sides
+
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     sides.serve(args, BEGAN)
     return
