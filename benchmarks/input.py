@@ -33,13 +33,13 @@ def photographs(folder: Path, count: int = 256) -> None:
   for i in range(count):
     # Detail at several scales; of noise alone a file would be far larger.
     image = np.zeros((375, 500, 3))
-    for scale, weight in ((64, 60), (16, 40), (4, 25), (1, 12)):
+    for scale, weight in ((64, 60), (16, 40), (4, 25), (1, 80)):
       size = (500 // scale + 2, 375 // scale + 2)
       noise = rng.integers(0, 256, (size[1], size[0], 3), np.uint8)
       layer = Image.fromarray(noise).resize(
         (500, 375), Image.Resampling.BICUBIC
       )
-      image += weight / 137 * np.asarray(layer)
+      image += weight / 205 * np.asarray(layer)
     path = folder / "train" / f"class{i % 2}" / f"{i}.jpg"
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image.astype(np.uint8)).save(path, quality=90)
