@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
 # Correctness checks and all accelerator benchmarks, ten minutes at most, with
-# a short table last: sh benchmarks/device.sh [folder for the results].
+# a short table last. What follows the folder goes to every training benchmark,
+# for example to try the script where there is no accelerator:
+#
+#   bash benchmarks/device.sh [FOLDER [--net=resnet8 --peers=2 --batch=8 ...]]
+#
 # Needs jax with the accelerator's plugin, flax, optax and, for the reference,
 # torch; not TensorFlow, ml_collections or tensorboardX.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 results=${1:-benchmark_results}
+shift || true
+more=("$@")
 mkdir -p "$results"
 python=${PYTHON:-python3}
 export XLA_PYTHON_CLIENT_PREALLOCATE=false
@@ -25,31 +31,36 @@ run() {
   fi
 }
 
+# name, seconds it may take, arguments of the benchmark
 bench() {
   local name=$1 limit=$2
   shift 2
-  run "$name" "$limit" "$python" -m benchmarks.train_step \
-    --rounds=5 --seconds=1 --json="$results/$name.json" "$@"
+  rm -f "$results/$name.json"
+  run "$name" "$limit" "$python" -m benchmarks.train_step --batch=128 \
+    --rounds=5 --seconds=1 --json="$results/$name.json" \
+    ${more[@]+"${more[@]}"} "$@"
 }
 
+alone=(--precision=bf16 --backend="jax chunk")
 run checks 90 "$python" -m benchmarks.checks
-bench okddip_bf16 140 --batch=128 --precision=bf16 --backend=both
-bench okddip_f32 110 --batch=128 --backend="jax chunk,torch,torch channels-last"
-bench branches_bf16 60 --batch=128 --precision=bf16 --kind=branches \
-  --backend="jax chunk"
-bench independent_bf16 50 --batch=128 --precision=bf16 --method=independent \
-  --backend="jax chunk"
-bench single_bf16 40 --batch=128 --precision=bf16 --method=independent \
-  --peers=1 --backend="jax chunk"
-bench vmap_bf16 60 --batch=128 --precision=bf16 --mapping=vmap \
-  --backend="jax chunk"
-run input 40 "$python" -m benchmarks.input --names=digits --sources=memory
+bench okddip_bf16 130 --precision=bf16 \
+  --backend="jax chunk,torch,torch channels-last,torch compiled"
+bench okddip_f32 80 --backend="jax chunk,torch,torch channels-last"
+bench branches_bf16 35 "${alone[@]}" --kind=branches
+bench independent_bf16 35 "${alone[@]}" --method=independent
+bench single_bf16 25 "${alone[@]}" --method=independent --peers=1
+bench vmap_bf16 35 "${alone[@]}" --mapping=vmap
+bench unroll_bf16 35 "${alone[@]}" --mapping=unroll
+bench seeds_bf16 45 "${alone[@]}" --seeds=3
+XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_deterministic_ops=true" \
+  bench deterministic_bf16 45 "${alone[@]}"
+run input 10 "$python" -m benchmarks.input --names=digits --sources=memory
 
 echo
 echo "== all"
-for name in okddip_bf16 okddip_f32 branches_bf16 independent_bf16 single_bf16 \
-  vmap_bf16; do
+for name in okddip_bf16 okddip_f32 branches_bf16; do
   grep -hE "^(jax|torch|variant)|^jax.* is " "$results/$name.txt" 2>/dev/null |
     sed "s/^/$(printf '%-17s' "$name")/"
 done
 cat "$results/checks.txt"
+"$python" -m benchmarks.goals "$results"

@@ -15,6 +15,7 @@ from okd_jax.data.info import DataInfo, KNOWN
 from okd_jax.optim import Sgd
 from okd_jax.peers import Branches, Replicas
 from okd_jax.recipe import random_keys, Recipe
+from okd_jax.state import TrainState
 
 INFO = KNOWN["cifar100"]
 
@@ -69,18 +70,28 @@ def random_batch(size: int, info: DataInfo = INFO, seed: int = 0) -> Batch:
 
 def step_and_arguments(recipe: Recipe) -> tuple[Any, tuple[Any, ...]]:
   """The jitted step as a run has it, and what to call it with."""
-  state = state_lib.init(recipe, random_keys(0)[0])
+  initial = state(recipe)
   step = jax.jit(
     functools.partial(steps.train_step, recipe),
     donate_argnums=0,
-    out_shardings=(state_lib.shardings(recipe, state), None),
+    out_shardings=(state_lib.shardings(recipe, initial), None),
   )
+  return step, (initial, *batch_and_key(recipe))
+
+
+def state(recipe: Recipe, seed: int = 0) -> TrainState:
+  """The initial state of a seed."""
+  return state_lib.init(recipe, random_keys(seed)[0])
+
+
+def batch_and_key(recipe: Recipe) -> tuple[Batch, jax.Array]:
+  """What each step gets, on the devices."""
   batch = jax.device_put(
     random_batch(recipe.batch_size, recipe.info),
     NamedSharding(recipe.mesh, P("data")),
   )
   key = jax.device_put(jax.random.key(0), NamedSharding(recipe.mesh, P()))
-  return step, (state, batch, key)
+  return batch, key
 
 
 def multiply_adds(recipe: Recipe) -> tuple[int, int]:

@@ -34,14 +34,17 @@ class Side(Protocol):
 
 
 class JaxSide:
-  """Our step; with `chunk`, many steps a call, as on accelerators."""
+  """Our step; with `chunk`, many steps a call, as on accelerators.
+
+  With `--seeds`, each step is one of that many groups in one program.
+  """
 
   def __init__(self, args: argparse.Namespace, began: float, *, chunk: bool):
     import jax
     import jax.numpy as jnp
 
     from benchmarks import setting
-    from okd_jax import dispatch
+    from okd_jax import autotune, dispatch, state as state_lib
 
     imported = time.monotonic()
     recipe = setting.recipe(
@@ -55,27 +58,35 @@ class JaxSide:
       data=args.mesh[0],
       peer=args.mesh[1],
     )
-    step, (state, batch, key) = setting.step_and_arguments(recipe)
-    jax.block_until_ready(state)
+    recipe = autotune.settle(recipe)
+    states = tuple(setting.state(recipe, seed) for seed in range(args.seeds))
+    jax.block_until_ready(states)
+    batch, key = setting.batch_and_key(recipe)
+    keys = (key,) * args.seeds
     self._chunk = chunk
     if chunk:
-      step = jax.jit(
-        functools.partial(dispatch.train_chunk, recipe), donate_argnums=0
-      )
-      rows = jnp.tile(jnp.arange(args.batch), (1, 512, 1))
-      count = jnp.int32(1)
-      self._args = (batch.image, batch.label, rows, count, (key,), None)
-      state = (state,)
+      rows = jnp.tile(jnp.arange(args.batch), (args.seeds, 512, 1))
+      self._args = (batch.image, batch.label, rows, jnp.int32(1), keys, None)
     else:
-      self._args = (batch, key, None)
+      self._args = ((batch,) * args.seeds, keys, None)
+    step = jax.jit(
+      functools.partial(
+        dispatch.train_chunk if chunk else dispatch.train_steps, recipe
+      ),
+      donate_argnums=0,
+      out_shardings=(
+        tuple(state_lib.shardings(recipe, state) for state in states),
+        None,
+      ),
+    )
     initialised = time.monotonic()
-    traced = step.trace(state, *self._args)
+    traced = step.trace(states, *self._args)
     at_trace = time.monotonic()
     lowered = traced.lower()
     at_lower = time.monotonic()
     self._step = lowered.compile()
     at_compile = time.monotonic()
-    self._state = state
+    self._states = states
     self.run(1)
     now = time.monotonic()
     self._device = jax.devices()[0]
@@ -107,9 +118,9 @@ class JaxSide:
       count = min(512, num_steps - done) if self._chunk else 1
       if self._chunk:
         args = (*args[:3], jnp.int32(count), *args[4:])
-      self._state, measured = self._step(self._state, *args)
+      self._states, measured = self._step(self._states, *args)
       done += count
-    jax.block_until_ready((self._state, measured))
+    jax.block_until_ready((self._states, measured))
     return time.monotonic() - began
 
   def peak_bytes(self) -> int:

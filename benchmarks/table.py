@@ -9,6 +9,8 @@ import statistics
 import sys
 from typing import Any
 
+from benchmarks.train_step import images_a_step
+
 
 def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
   """One row a variant; ratios are to the fastest variant of PyTorch."""
@@ -20,14 +22,18 @@ def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
   medians = {
     name: statistics.median(v["step_seconds"]) for name, v in found.items()
   }
+  per_image = {
+    name: median / images_a_step(setting, name)
+    for name, median in medians.items()
+  }
   reference = min(
-    (v for name, v in medians.items() if name.startswith("torch")),
+    (v for name, v in per_image.items() if name.startswith("torch")),
     default=None,
   )
   made = []
   for name, each in found.items():
     median = medians[name]
-    speed = f"{reference / median:.2f}" if reference else ""
+    speed = f"{reference / per_image[name]:.2f}" if reference else ""
     start = f"{each['cold']['total']:.1f}"
     if "warm" in each:
       start += f" / {each['warm']['total']:.1f}"
@@ -39,7 +45,7 @@ def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
         shown,
         f"{1e3 * median:.0f} ({1e3 * min(each['step_seconds']):.0f} to "
         f"{1e3 * max(each['step_seconds']):.0f})",
-        f"{setting['batch'] / median:.0f}",
+        f"{1 / per_image[name]:.0f}",
         speed,
         start,
       )

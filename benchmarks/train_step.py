@@ -71,6 +71,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
   parser.add_argument("--precision", choices=("f32", "bf16"), default="f32")
   parser.add_argument("--mapping", default="auto")
   parser.add_argument(
+    "--seeds", type=int, default=1, help="groups of ours in one program"
+  )
+  parser.add_argument(
     "--mesh",
     type=lambda text: [int(n) for n in text.split("x")],
     default=[1, 1],
@@ -153,6 +156,12 @@ def measure(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
   return result
 
 
+def images_a_step(setting: dict[str, Any], name: str) -> int:
+  """Images that every peer of every group learns from in one step."""
+  seeds = setting.get("seeds", 1) if name.startswith("jax") else 1
+  return setting["batch"] * seeds
+
+
 def table(result: dict[str, Any]) -> str:
   """The result for people, ratios last."""
   from benchmarks.sides import PEAKS
@@ -174,17 +183,18 @@ def table(result: dict[str, Any]) -> str:
   for name, each in found.items():
     seconds = each["step_seconds"]
     median = statistics.median(seconds)
+    images = images_a_step(setting, name)
     peak = PEAKS.get(each["about"]["device"], {}).get(setting["precision"])
     mfu = ""
     if peak and counted:
       # A multiply-add is two operations; backward costs twice the forward.
-      flops = 6 * counted[0] * setting["batch"]
+      flops = 6 * counted[0] * images
       mfu = f"{flops / median / peak:.1%}"
     memory = each["device_bytes"] or each["host_bytes"]
     warm = f"{each['warm']['total']:.1f}" if "warm" in each else ""
     lines.append(
       f"{name:20} {1e3 * median:9.2f} {1e3 * min(seconds):8.2f} "
-      f"{1e3 * max(seconds):8.2f} {setting['batch'] / median:9.0f} {mfu:>6} "
+      f"{1e3 * max(seconds):8.2f} {images / median:9.0f} {mfu:>6} "
       f"{each['cold']['total']:7.1f} {warm:>7} {memory / 2**20:6.0f}"
     )
     parts = each.get("warm", each["cold"])
@@ -197,8 +207,9 @@ def table(result: dict[str, Any]) -> str:
     )
   first, *others = found
   for name in others:
+    factor = images_a_step(setting, first) / images_a_step(setting, name)
     ratios = [
-      theirs / ours
+      factor * theirs / ours
       for ours, theirs in zip(
         found[first]["step_seconds"], found[name]["step_seconds"], strict=True
       )

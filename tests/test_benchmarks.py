@@ -1,0 +1,89 @@
+"""The benchmarks run, and say what their figures say; no time is asserted."""
+
+import json
+from pathlib import Path
+import subprocess
+import sys
+
+from benchmarks import goals, table
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def result(seconds, *, peers=4, seeds=1):
+  return {
+    "setting": {
+      "peers": peers,
+      "net": "resnet32",
+      "kind": "replicas",
+      "method": "okddip",
+      "batch": 100,
+      "precision": "bf16",
+      "seeds": seeds,
+      "mesh": [1, 1],
+    },
+    "variants": {
+      name: {"step_seconds": times, "cold": {"total": 2}}
+      for name, times in seconds.items()
+    },
+  }
+
+
+def test_goals_compare_medians_of_an_image(tmp_path):
+  files = {
+    # Medians 0.004, 0.02 and 0.006 s for 100 images.
+    "okddip_bf16": result(
+      {
+        "jax chunk": [0.004, 0.003, 0.1],
+        "torch": [0.02, 0.01, 0.03],
+        "torch compiled": [0.006],
+      }
+    ),
+    "independent_bf16": result({"jax chunk": [0.002]}),
+    "single_bf16": result({"jax chunk": [0.001]}, peers=1),
+    "seeds_bf16": result({"jax chunk": [0.006]}, seeds=3),
+  }
+  for name, content in files.items():
+    (tmp_path / f"{name}.json").write_text(json.dumps(content))
+  figures = [figure for _, figure, _ in goals.lines(goals.Results(tmp_path))]
+  assert figures == [
+    "5.00",
+    "1.50",
+    "10.0",
+    "+100.0 %",
+    "1.00",
+    "not measured",
+    "not measured",
+    "0.50",
+    "not measured",
+  ]
+
+
+def test_the_table_counts_the_images_of_all_seeds():
+  seconds = {"jax": [0.2], "torch": [0.1]}
+  ours, theirs = table.rows(result(seconds, seeds=4))
+  assert ours[3:5] == ("2000", "2.00")
+  assert theirs[3:5] == ("1000", "1.00")
+
+
+def test_a_training_step_is_measured(tmp_path):
+  written = tmp_path / "result.json"
+  printed = subprocess.run(
+    [
+      *(sys.executable, "-m", "benchmarks.train_step", f"--json={written}"),
+      *("--net=resnet8", "--peers=2", "--batch=4", "--backend=jax"),
+      *("--rounds=2", "--seconds=0.01"),
+    ],
+    cwd=ROOT,
+    check=True,
+    capture_output=True,
+    text=True,
+  ).stdout
+  assert "ms/step" in printed
+  found = json.loads(written.read_text())["variants"]["jax"]
+  assert len(found["step_seconds"]) == 2 and min(found["step_seconds"]) > 0
+  # First convolution; then two 3x3 and, where sizes change, a 1x1; classifier.
+  one = 9 * 3 * 16 * 32**2 + 2 * 9 * 16 * 16 * 32**2
+  one += (9 * 16 * 32 + 9 * 32 * 32 + 16 * 32) * 16**2
+  one += (9 * 32 * 64 + 9 * 64 * 64 + 32 * 64) * 8**2 + 64 * 100
+  assert found["about"]["multiply_adds"] == 2 * one
