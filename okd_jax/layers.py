@@ -1,5 +1,6 @@
 """Layers with the conventions of the published code (PyTorch)."""
 
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -75,9 +76,23 @@ def _convolve(x, kernel, strides, padding, **options):
   count = next(
     n for n in (8, 4, 2, 1) if size % n == 0 and size >= 8 * n or n == 1
   )
-
-  def plain(x, kernel):
+  if count == 1:
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+  # What varies over a mesh axis in one varies in the gradient of the other.
+  x, kernel = _vary(x, over=kernel), _vary(kernel, over=x)
+  window = tuple(strides), tuple(map(tuple, padding))
+  return _convolve_in_parts(
+    x, kernel, count, *window, tuple(sorted(options.items()))
+  )
+
+
+# Compiled as one program with all else; traced and differentiated once a shape.
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _convolve_in_parts(x, kernel, count, strides, padding, options):
+  def plain(x, kernel):
+    return lax.conv_general_dilated(
+      x, kernel, strides, padding, **dict(options)
+    )
 
   def whole(x, dy):
     return jax.linear_transpose(lambda k: plain(x, k), kernel)(dy)[0]
@@ -93,10 +108,6 @@ def _convolve(x, kernel, strides, padding, **options):
     (dx,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(dy)
     return dx, lax.platform_dependent(x, dy, cpu=in_parts, default=whole)
 
-  if count == 1:
-    return plain(x, kernel)
-  # What varies over a mesh axis in one varies in the gradient of the other.
-  x, kernel = _vary(x, over=kernel), _vary(kernel, over=x)
   convolve = jax.custom_vjp(plain)
   convolve.defvjp(lambda *saved: (plain(*saved), saved), backward)
   return convolve(x, kernel)
@@ -149,29 +160,42 @@ class BatchNorm(nn.Module):
     running_var = self.variable("batch_stats", "var", jnp.ones, (width,))
     scale = self.param("scale", nn.initializers.ones, (width,))
     bias = self.param("bias", nn.initializers.zeros, (width,))
-    wide = at_least_float32(x)
+    dtype = self.dtype or x.dtype
     if use_running_average:
-      mean, var = running_mean.value, running_var.value
-    else:
-      mean, var = self._batch_statistics(wide, (running_mean, running_var))
-    factor = scale * jax.lax.rsqrt(var + EPSILON)
-    return ((wide - mean) * factor + bias).astype(self.dtype or x.dtype)
-
-  def _batch_statistics(self, x, running):
-    axes = tuple(range(x.ndim - 1))
-    count = x.size // x.shape[-1]
+      return _normalise(
+        x, running_mean.value, running_var.value, scale, bias, dtype
+      )
     axis_name = None if self.is_initializing() else self.axis_name
-    mean = jnp.mean(x, axes)
-    # Two passes: the mean of squares less the squared mean can go negative.
-    var = jnp.mean(jnp.square(x - mean), axes)
-    if axis_name is not None:
-      mean, var = _over_devices(mean, var, running[0].value, axis_name)
-      count *= jax.lax.axis_size(axis_name)
+    mean, var = _batch_statistics(x, running_mean.value, axis_name)
     if not self.is_initializing():
+      count = x.size // width
+      if axis_name is not None:
+        count *= lax.axis_size(axis_name)
       unbiased = var * (count / max(count - 1, 1))
-      for old, new in zip(running, (mean, unbiased), strict=True):
+      for old, new in (running_mean, mean), (running_var, unbiased):
         old.value = MOMENTUM * old.value + (1 - MOMENTUM) * new
-    return mean, var
+    return _normalise(x, mean, var, scale, bias, dtype)
+
+
+# Both are compiled as one program with all else, but traced and differentiated
+# once a shape.
+@functools.partial(jax.jit, static_argnums=5)
+def _normalise(x, mean, var, scale, bias, dtype):
+  factor = scale * lax.rsqrt(var + EPSILON)
+  return ((at_least_float32(x) - mean) * factor + bias).astype(dtype)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _batch_statistics(x, running_mean, axis_name):
+  """Mean and biased variance of the whole batch."""
+  x = at_least_float32(x)
+  axes = tuple(range(x.ndim - 1))
+  mean = jnp.mean(x, axes)
+  # Two passes: the mean of squares less the squared mean can go negative.
+  var = jnp.mean(jnp.square(x - mean), axes)
+  if axis_name is not None:
+    mean, var = _over_devices(mean, var, running_mean, axis_name)
+  return mean, var
 
 
 def _over_devices(
