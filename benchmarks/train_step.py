@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import pathlib
+import platform
 import statistics
 import subprocess
 import sys
@@ -110,6 +111,14 @@ def variants(backend: str) -> list[str]:
   return chosen
 
 
+def processor() -> str:
+  """The CPU's name, where Linux tells it."""
+  about = pathlib.Path("/proc/cpuinfo")
+  lines = about.read_text().splitlines() if about.exists() else []
+  names = [line for line in lines if line.startswith("model name")]
+  return names[0].partition(":")[2].strip() if names else platform.machine()
+
+
 def measure(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
   """Runs all variants in turns.
 
@@ -123,6 +132,7 @@ def measure(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
       for name, value in vars(args).items()
       if name not in ("json", "worker")
     },
+    "processor": processor(),
     "load_before": os.getloadavg()[0],
     "variants": {},
   }
@@ -170,7 +180,8 @@ def table(result: dict[str, Any]) -> str:
   lines = [
     " ".join(f"{k}={v}" for k, v in setting.items()),
     f"load before {result['load_before']:.1f}, after "
-    f"{result['load_after']:.1f}, of {os.cpu_count()} cores",
+    f"{result['load_after']:.1f}, of {os.cpu_count()} cores, "
+    f"{result['processor']}",
     f"{'variant':20} {'ms/step':>9} {'min':>8} {'max':>8} {'images/s':>9} "
     f"{'MFU':>6} {'cold s':>7} {'warm s':>7} {'MiB':>6}",
   ]
