@@ -84,20 +84,13 @@ def lines(found: Results) -> list[tuple[str, str, str]]:
       times(single and single / found.peers(main)),
       "at most 1",
     ),
-    (
-      "time with vmap over the peers, mapping auto = 1",
-      times(found.ratio("vmap_bf16", _OURS, main)),
-      "",
-    ),
-    (
-      "time unrolled over the peers, mapping auto = 1",
-      times(found.ratio("unroll_bf16", _OURS, main)),
-      "",
-    ),
-    (
-      "time of a group when three seeds are one program, alone = 1",
-      times(found.ratio("seeds_bf16", _OURS, main)),
-      "",
+    *(
+      (f"time {what} = 1", times(found.ratio(file, _OURS, main)), "")
+      for what, file in (
+        ("with vmap over the peers, mapping auto", "vmap_bf16"),
+        ("unrolled over the peers, mapping auto", "unroll_bf16"),
+        ("of a group when three seeds are one program, alone", "seeds_bf16"),
+      )
     ),
     (
       "time of config.deterministic",
