@@ -75,9 +75,9 @@ def predict(recipe: Any, data: int, peer: int) -> dict[str, float]:
     shared trunk once, mean teachers' forward pass too.
   - gradients: 4 bytes a parameter of the peers on the device, whatever the
     batch and however many devices share it; a trunk's are summed over both
-    axes.
-  - statistics: of every normalised channel three numbers forward and three
-    backward, 4 bytes each; three more of mean teachers.
+    axes. Scale and bias of normalised channels are below.
+  - statistics: of every normalised channel three numbers forward and two
+    backward, its gradients, 4 bytes each; three more of mean teachers.
 
   What peers see of each other grows with P * B / data * (classes + features)
   and is counted only.
@@ -102,9 +102,9 @@ def predict(recipe: Any, data: int, peer: int) -> dict[str, float]:
 
   own = numbers("params", "tails") / peer
   shared = numbers("params", "trunk")
-  channels = (
-    numbers("batch_stats", "tails") / peer + numbers("batch_stats", "trunk")
-  ) / 2
+  # As many channels have a scale and a bias as have a mean and a variance.
+  scaled = numbers("batch_stats", "tails") / peer
+  scaled += numbers("batch_stats", "trunk")
   split = data > 1
   forward_too = recipe.method.needs.ema_decay is not None
   trunk, tail = setting.multiply_adds(recipe)
@@ -113,8 +113,8 @@ def predict(recipe: Any, data: int, peer: int) -> dict[str, float]:
     * (trunk + tail * group.num_peers / peer)
     * recipe.batch_size
     / data,
-    "gradients": 4 * (own * split + shared * (split + (peer > 1))),
-    "statistics": 4 * (9 if forward_too else 6) * channels * split,
+    "gradients": 4 * ((own + shared - scaled) * split + shared * (peer > 1)),
+    "statistics": 4 * (8 if forward_too else 5) / 2 * scaled * split,
   }
 
 

@@ -52,6 +52,67 @@ def test_batch_norm_in_training():
   np.testing.assert_allclose(new["var"], 0.9 * old["var"] + 0.1 * var * 16 / 15)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_gradients_of_batch_norm_are_those_of_its_formula(offset):
+  variables = bn_variables(3)
+  x = batch((8, 2, 2, 3)).astype(np.float64) + offset
+
+  def formula(params, x):
+    mean, var = jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2))
+    y = (x - mean) / jnp.sqrt(var + 1e-5) * params["scale"] + params["bias"]
+    return y, 0.1 * mean, 0.1 * var * 32 / 31
+
+  def ours(params, x):
+    y, stats = train_bn(variables | {"params": params}, x)
+    new, old = stats["batch_stats"], variables["batch_stats"]
+    return y, *(new[name] - 0.9 * old[name] for name in ("mean", "var"))
+
+  def gradients(function):
+    # Of the statistics too, though training does not follow them.
+    def loss(params, x):
+      y, mean, var = function(params, x)
+      return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.sin(mean) + jnp.cos(var))
+
+    return jax.grad(loss, (0, 1))(variables["params"], x)
+
+  with jax.enable_x64(True):
+    jax.tree.map(
+      # A mean of 1e4 costs four digits of sixteen, its square would cost eight.
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9),
+      gradients(ours),
+      gradients(formula),
+    )
+
+
+def test_gradients_of_batch_norm_are_those_of_the_whole_batch():
+  variables = bn_variables(3)
+  x = batch((8, 2, 2, 3)).astype(np.float64)
+  mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
+
+  def normalised(params, x, **fields):
+    return train_bn(variables | {"params": params}, x, **fields)[0]
+
+  spread = jax.shard_map(
+    lambda params, x: normalised(params, x, axis_name="data"),
+    mesh=mesh,
+    in_specs=(P(), P("data")),
+    out_specs=P("data"),
+  )
+
+  def gradients(function):
+    def loss(params, x):
+      return jnp.sum(jnp.sin(function(params, x)))
+
+    return jax.jit(jax.grad(loss, (0, 1)))(variables["params"], x)
+
+  with jax.enable_x64(True):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12),
+      gradients(spread),
+      gradients(normalised),
+    )
+
+
 def test_batch_norm_in_evaluation():
   variables = bn_variables(3)
   x = batch((4, 3))
@@ -194,22 +255,38 @@ def test_at_least_float32():
 
 
 @pytest.mark.parametrize(
-  ("batch", "size", "stride"), [(64, 3, 1), (32, 3, 2), (16, 1, 2), (64, 1, 1)]
+  ("shape", "size", "stride"),
+  [
+    # Widths that divide into pairs of columns, and one that does not.
+    ((64, 5, 6, 2), 3, 1),
+    ((64, 4, 2, 2), 5, 1),
+    ((64, 6, 5, 2), 3, 1),
+    ((4, 5, 6, 17), 3, 1),
+    # Even kernels return another size than they get.
+    ((16, 5, 6, 2), 2, 1),
+    ((16, 5, 5, 2), 2, 1),
+    ((32, 5, 6, 2), 3, 2),
+    ((16, 5, 6, 2), 1, 2),
+    ((64, 5, 6, 2), 1, 1),
+  ],
 )
-def test_gradients_of_a_convolution_are_those_of_linen(batch, size, stride):
+def test_convolutions_and_their_gradients_are_those_of_linen(
+  shape, size, stride
+):
   ours = layers.conv(3, size, stride, name="conv")
   linen = nn.Conv(
     3, (size, size), stride, padding=size // 2, use_bias=False, name="conv"
   )
   with jax.enable_x64(True):
-    x = jax.random.normal(jax.random.key(0), (batch, 5, 5, 2), jnp.float64)
+    x = jax.random.normal(jax.random.key(0), shape, jnp.float64)
     variables = linen.init(jax.random.key(1), x)
 
     def gradients(net):
       def loss(variables, x):
-        return jnp.sum(jnp.sin(net.apply(variables, x)))
+        y = net.apply(variables, x)
+        return jnp.sum(jnp.sin(y)), y
 
-      return jax.jit(jax.grad(loss, (0, 1)))(variables, x)
+      return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(variables, x)
 
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12),

@@ -1,0 +1,171 @@
+"""Square convolutions, in the formulations that are fastest on CPU.
+
+The formulas are those of `lax.conv_general_dilated`, which other devices get
+as it is; figures are in benchmarks/NOTES.md.
+"""
+
+import functools
+from typing import Any
+
+from flax import linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from okd_jax.layers._arrays import Array, at_least_float32, vary
+from okd_jax.layers._initializers import he_fan_out
+
+# More channels than these on either side XLA gives to its faster library.
+_NARROW = 16
+# The gradient of the kernel is a sum over parts of the batch; of each part this
+# much of the output's gradient, or they fall out of the caches.
+_PART_BYTES = 2**19
+
+
+def conv(
+  features: int,
+  size: int,
+  stride: int = 1,
+  *,
+  kernel_init: nn.initializers.Initializer = he_fan_out,
+  use_bias: bool = False,
+  dtype: Any = None,
+  name: str,
+) -> nn.Conv:
+  """Square convolution that keeps the size at stride 1.
+
+  Pads size // 2 on every side at any stride, where "SAME" would pad the right
+  and bottom alone at stride 2.
+  """
+  return nn.Conv(
+    features,
+    (size, size),
+    strides=stride,
+    padding=size // 2,
+    use_bias=use_bias,
+    kernel_init=kernel_init,
+    dtype=dtype,
+    conv_general_dilated=_convolve,
+    name=name,
+  )
+
+
+def _convolve(x, kernel, strides, padding, **options):
+  """`lax.conv_general_dilated` of images [B, H, W, c], not dilated."""
+  # Initial values need one image, an exported program any number, symbolic.
+  if x.shape[0] == 1 or not isinstance(x.shape[0], int):
+    return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+  return _convolve_once_a_shape(
+    vary(x, over=kernel),
+    vary(kernel, over=x),
+    tuple(strides),
+    tuple(map(tuple, padding)),
+    tuple(sorted(options.items())),
+  )
+
+
+# Compiled as one program with all else; traced and differentiated once a shape.
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _convolve_once_a_shape(x, kernel, strides, padding, options):
+  def plain(x, kernel, padding=padding):
+    return lax.conv_general_dilated(
+      x, kernel, strides, padding, **dict(options)
+    )
+
+  def of_pairs(x, kernel, padding=padding):
+    return _convolve_pairs(x, kernel, padding, **dict(options))
+
+  y = jax.eval_shape(plain, x, kernel)
+  wide = strides == (1, 1) and kernel.shape[1] > 1
+  wide &= max(kernel.shape[2:]) <= _NARROW
+  forward = of_pairs if wide and y.shape[2] % 2 == 0 else plain
+  count = _number_of_parts(y)
+
+  def kernel_gradient(x, dy, form):
+    return jax.linear_transpose(lambda k: form(x, k), kernel)(dy)[0]
+
+  def kernel_gradient_in_parts(x, dy):
+    if count == 1:
+      return kernel_gradient(x, dy, forward)
+    x, dy = _unfused(x, dy)
+    parts = zip(jnp.split(x, count), jnp.split(dy, count), strict=True)
+    total = sum(
+      at_least_float32(kernel_gradient(*part, forward)) for part in parts
+    )
+    return jnp.asarray(total, kernel.dtype)
+
+  def input_gradient(kernel, dy):
+    return jax.linear_transpose(lambda x: plain(x, kernel), x)(dy)[0]
+
+  def input_gradient_of_pairs(kernel, dy):
+    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    edges = [
+      [size - 1 - edge for edge in both]
+      for size, both in zip(kernel.shape, padding, strict=False)
+    ]
+    return of_pairs(dy, turned, edges)
+
+  def on_cpu(fast, usual, *args):
+    if fast is usual:
+      return usual(*args)
+    return lax.platform_dependent(*args, cpu=fast, default=usual)
+
+  def convolve(x, kernel):
+    return on_cpu(forward, plain, x, kernel)
+
+  def backward(saved, dy):
+    x, kernel = saved
+    pairs = wide and x.shape[2] % 2 == 0
+    return (
+      on_cpu(
+        input_gradient_of_pairs if pairs else input_gradient,
+        input_gradient,
+        *(kernel, dy),
+      ),
+      on_cpu(
+        kernel_gradient_in_parts,
+        functools.partial(kernel_gradient, form=plain),
+        *(x, dy),
+      ),
+    )
+
+  differentiable = jax.custom_vjp(convolve)
+  differentiable.defvjp(lambda *args: (convolve(*args), args), backward)
+  return differentiable(x, kernel)
+
+
+def _convolve_pairs(x, kernel, padding, **options):
+  """Convolves at stride 1 for two columns of the output at a time.
+
+  One row of the result of stride 2, twice as wide in channels, is a row of the
+  output as it lies in memory. The two kernels are the kernel and itself one
+  column to the right.
+  """
+  left, right = ([(0, 0), edge, (0, 0), (0, 0)] for edge in ((0, 1), (1, 0)))
+  both = jnp.concatenate([jnp.pad(kernel, left), jnp.pad(kernel, right)], -1)
+  y = lax.conv_general_dilated(x, both, (1, 2), padding, **options)
+  return y.reshape(*y.shape[:2], 2 * y.shape[2], kernel.shape[-1])
+
+
+def _number_of_parts(y: jax.ShapeDtypeStruct) -> int:
+  """How many parts, of eight examples at least, to split a batch into."""
+  size = y.shape[0]
+  possible = [n for n in (1, 2, 4, 8) if size % n == 0 and size >= 8 * n]
+  small = [n for n in possible if y.size * y.dtype.itemsize <= n * _PART_BYTES]
+  return min(small, default=max(possible, default=1))
+
+
+def _unfused(*arrays: Array) -> tuple[Array, ...]:
+  """Keeps XLA on CPU from computing arrays again inside what reads them.
+
+  It would repeat the whole chain of residual additions in the transposition of
+  every part. An optimisation barrier is gone before it fuses; a condition that
+  it cannot decide is not.
+  """
+  first = arrays[0].ravel()[0]
+  return lax.cond(
+    first == first,
+    lambda *arrays: arrays,
+    lambda *arrays: tuple(jnp.full_like(x, jnp.nan) for x in arrays),
+    *arrays,
+  )
