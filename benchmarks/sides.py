@@ -44,7 +44,8 @@ class JaxSide:
     import jax.numpy as jnp
 
     from benchmarks import setting
-    from okd_jax import autotune, dispatch, state as state_lib
+    from okd_jax import autotune, mesh, running, state as state_lib
+    from okd_jax.programs import Programs
 
     imported = time.monotonic()
     recipe = setting.recipe(
@@ -69,18 +70,21 @@ class JaxSide:
       self._args = (batch.image, batch.label, rows, jnp.int32(1), keys, None)
     else:
       self._args = ((batch,) * args.seeds, keys, None)
+    programs = Programs(recipe)
+    everywhere = jax.NamedSharding(recipe.mesh, jax.P())
     step = jax.jit(
-      functools.partial(
-        dispatch.train_chunk if chunk else dispatch.train_steps, recipe
-      ),
-      donate_argnums=0,
+      programs.many_steps if chunk else programs.one_step,
+      donate_argnums=(0, 1),
       out_shardings=(
         tuple(state_lib.shardings(recipe, state) for state in states),
-        None,
+        everywhere,
       ),
     )
     initialised = time.monotonic()
-    traced = step.trace(states, *self._args)
+    measures = programs.measures(states[0], batch.image, key)
+    sums = (running.from_json({}, measures)[0],) * args.seeds
+    self._sums = mesh.place(sums, jax.tree.map(lambda _: everywhere, sums))
+    traced = step.trace(states, self._sums, *self._args)
     at_trace = time.monotonic()
     lowered = traced.lower()
     at_lower = time.monotonic()
@@ -118,9 +122,9 @@ class JaxSide:
       count = min(512, num_steps - done) if self._chunk else 1
       if self._chunk:
         args = (*args[:3], jnp.int32(count), *args[4:])
-      self._states, measured = self._step(self._states, *args)
+      self._states, self._sums = self._step(self._states, self._sums, *args)
       done += count
-    jax.block_until_ready((self._states, measured))
+    jax.block_until_ready((self._states, self._sums))
     return time.monotonic() - began
 
   def peak_bytes(self) -> int:

@@ -79,7 +79,7 @@ def base() -> ConfigDict:
   # suits the cores on CPU.
   config.mesh.peer = -1
 
-  # Steps between two records of the loss terms.
+  # Steps between two records of the loss terms, which are means over them.
   config.log_steps = 50
   # Epochs between two evaluations.
   config.eval_epochs = 1

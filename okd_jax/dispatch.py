@@ -1,22 +1,20 @@
 """How training steps reach the devices."""
 
-from collections.abc import Callable, Sequence
-import functools
+from collections.abc import Mapping, Sequence
 import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 
-from okd_jax import mesh as mesh_lib, signals, state as state_lib, steps
-from okd_jax.core import Array, Batch, Variables
+from okd_jax import mesh as mesh_lib, running, signals, state as state_lib
+from okd_jax.core import Array, Variables
 from okd_jax.data import Source
 from okd_jax.data.memory import MemorySource
-from okd_jax.mesh import DATA
+from okd_jax.programs import Programs, States, Sums
 from okd_jax.recipe import Recipe
-from okd_jax.state import TrainState
+from okd_jax.running import Measures
 
 # What one call should take, so that signals and progress stay alive.
 _SECONDS = (0.75, 2.0)
@@ -42,10 +40,11 @@ class Dispatch:
     self,
     recipe: Recipe,
     sources: Sequence[Source],
-    states: Sequence[TrainState],
+    states: States,
     keys: Sequence[Array],
     teacher: Variables | None = None,
     chunked: bool | None = None,
+    unrecorded: Sequence[Mapping[str, Any]] = (),
   ):
     """Prepares the step; it is compiled when `run` is called first.
 
@@ -57,6 +56,8 @@ class Dispatch:
       teacher: variables of the frozen teachers, if the method needs them.
       chunked: run many steps in one call. None does where that is faster: not
         on CPU, where convolutions in a loop are many times slower.
+      unrecorded: the property of that name, as it was at the step from which
+        the groups go on, if they do.
     """
     memory = [one for one in sources if isinstance(one, MemorySource)]
     in_memory = len(memory) == len(sources)
@@ -74,15 +75,21 @@ class Dispatch:
     self._keys = tuple(_on_all_devices(recipe, key) for key in keys)
     self._teacher = teacher
     self._longest = min(_MOST_STEPS, recipe.total_steps) if chunked else 1
+    self._programs = Programs(recipe)
+    self._everywhere = NamedSharding(recipe.mesh, P())
     self._step = jax.jit(
-      functools.partial(train_chunk if chunked else train_steps, recipe),
-      donate_argnums=0,
+      self._programs.many_steps if chunked else self._programs.one_step,
+      donate_argnums=(0, 1),
       out_shardings=(
         tuple(state_lib.shardings(recipe, state) for state in states),
-        None,
+        self._everywhere,
       ),
     )
     self._compiled: Any = None
+    self._unrecorded = unrecorded or ({},) * len(states)
+    self._measures: Measures = {}
+    self._sums: Sums = ()
+    self._count = 0
     self._batches: Any = None
     self._next = -1
     self._steps_timed = 0
@@ -98,9 +105,7 @@ class Dispatch:
     images = self._recipe.batch_size * len(self._sources)
     return self._steps_timed * images / self.train_seconds
 
-  def run(
-    self, states: tuple[TrainState, ...], first: int, last: int
-  ) -> tuple[tuple[TrainState, ...], tuple[dict[str, Any], ...]]:
+  def run(self, states: States, first: int, last: int) -> States:
     """Runs the steps first, ..., last - 1.
 
     Args:
@@ -109,9 +114,8 @@ class Dispatch:
       last: above `first`.
 
     Returns:
-      The states after them, and the measures of the last one.
+      The states after them.
     """
-    measured: tuple[dict[str, Any], ...] = ()
     while first < last:
       count = min(last - first, self._longest)
       args = self._arguments(first, count)
@@ -120,19 +124,61 @@ class Dispatch:
         self._compile(states, args)
       began = time.monotonic()
       with jax.transfer_guard("disallow"):
-        states, measured = self._compiled(
-          states, *args, self._keys, self._teacher
+        states, self._sums = self._compiled(
+          states, self._sums, *args, self._keys, self._teacher
         )
       # Without this the clock would only see how fast steps are queued.
-      jax.block_until_ready(measured[0]["gradient_norm"])
+      jax.block_until_ready(self._sums)
+      self._count += count
       if warm:
         self._record(count, time.monotonic() - began)
       first += count
-    return states, measured
+    return states
+
+  def measured(self) -> list[Measures]:
+    """Means of the groups' measures over the steps since this was called.
+
+    Of groups that go on, since it was called before they were saved. At least
+    one step must have run.
+    """
+    found = [running.means(sums, self._count) for sums in self._sums]
+    self._unrecorded = ({},) * len(self._sums)
+    self._start_sums()
+    return found
+
+  @property
+  def unrecorded(self) -> list[dict[str, Any]]:
+    """Of every group, as JSON values, what `measured` would return by now."""
+    if not self._count:
+      return [{} for _ in self._sums]
+    return [running.to_json(sums, self._count) for sums in self._sums]
+
+  def _start_sums(self):
+    # All groups count the same steps.
+    known = all(self._unrecorded)
+    sums, counts = zip(
+      *(
+        running.from_json(one if known else {}, self._measures)
+        for one in self._unrecorded
+      ),
+      strict=True,
+    )
+    self._count = counts[0]
+    self._sums = mesh_lib.place(
+      sums, jax.tree.map(lambda _: self._everywhere, sums)
+    )
 
   def _compile(self, states, args):
     began = time.monotonic()
-    lowered = self._step.lower(states, *args, self._keys, self._teacher)
+    # The images of a batch, or of the data set.
+    image = args[0][0].image if self._memory is None else args[0]
+    self._measures = self._programs.measures(
+      states[0], image, self._keys[0], self._teacher
+    )
+    self._start_sums()
+    lowered = self._step.lower(
+      states, self._sums, *args, self._keys, self._teacher
+    )
     self._compiled = lowered.compile()
     self.compile_seconds = time.monotonic() - began
 
@@ -158,102 +204,10 @@ class Dispatch:
     for one, source in zip(rows, self._memory, strict=True):
       for i in range(count):
         one[i] = source.order(first + i)
-    everywhere = NamedSharding(self._recipe.mesh, P())
-    placed = mesh_lib.place((rows, np.int32(count)), (everywhere, everywhere))
+    placed = mesh_lib.place(
+      (rows, np.int32(count)), (self._everywhere, self._everywhere)
+    )
     return self._memory[0].images, self._memory[0].labels, *placed
-
-
-def train_steps(
-  recipe: Recipe,
-  states: tuple[TrainState, ...],
-  batches: tuple[Batch, ...],
-  keys: tuple[Array, ...],
-  teacher: Variables | None = None,
-) -> tuple[tuple[TrainState, ...], tuple[dict[str, Any], ...]]:
-  """Makes one update of each of several groups, as `steps.train_step` does."""
-  many = len(states)
-  step = _of_each(recipe, many, teacher)
-  state, measured = step(_pack(states), _pack(batches), _pack(keys))
-  return _unpack(state, many), _unpack(measured, many)
-
-
-def train_chunk(
-  recipe: Recipe,
-  states: tuple[TrainState, ...],
-  images: Array,
-  labels: Array,
-  rows: Array,
-  length: Array,
-  keys: tuple[Array, ...],
-  teacher: Variables | None,
-) -> tuple[tuple[TrainState, ...], tuple[dict[str, Any], ...]]:
-  """Makes the first `length` updates of each of several groups.
-
-  Args:
-    recipe: what stays fixed.
-    states: before the updates.
-    images: uint8 [N, H, W, c], the data set that all share.
-    labels: int32 [N].
-    rows: int32 [groups, n, B], which examples make up each batch.
-    length: int32 scalar, up to n; compiled once for all.
-    keys: of the runs.
-    teacher: variables of the frozen teachers, if the method needs them.
-
-  Returns:
-    The states after them, and the measures of the last one.
-  """
-  many = len(states)
-  step = _of_each(recipe, many, teacher)
-
-  def gather(index):
-    batch = Batch(
-      image=jnp.take(images, index, axis=0),
-      label=jnp.take(labels, index),
-      index=index,
-      mask=jnp.ones(index.shape, bool),
-    )
-    split = NamedSharding(recipe.mesh, P(DATA))
-    return jax.lax.with_sharding_constraint(batch, split)
-
-  def one(state, index):
-    return step(state, _pack([gather(own) for own in index]), _pack(keys))
-
-  state = _pack(states)
-  measured = jax.tree.map(
-    lambda shape: jnp.zeros(shape.shape, shape.dtype),
-    jax.eval_shape(one, state, rows[:, 0])[1],
-  )
-  state, measured = jax.lax.fori_loop(
-    0, length, lambda i, carry: one(carry[0], rows[:, i]), (state, measured)
-  )
-  return _unpack(state, many), _unpack(measured, many)
-
-
-def _of_each(
-  recipe: Recipe, many: int, teacher: Variables | None
-) -> Callable[..., Any]:
-  """The step of one group; of several, it takes and returns packed trees."""
-  step = jax.jit(
-    lambda state, batch, key: steps.train_step(
-      recipe, state, batch, key, teacher
-    )
-  )
-  return step if many == 1 else jax.vmap(step)
-
-
-def _pack(trees: Sequence[Any]) -> Any:
-  """Stacks the trees of several groups; that of one stays as it is."""
-  if len(trees) == 1:
-    return trees[0]
-  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-def _unpack(tree: Any, many: int) -> tuple[Any, ...]:
-  if many == 1:
-    return (tree,)
-  return tuple(
-    jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(many)
-  )
 
 
 def _on_all_devices(recipe: Recipe, key: Array) -> Array:

@@ -15,11 +15,12 @@ class NotFiniteError(RuntimeError):
 
 
 def check_measures(step: int, measured: Mapping[str, Any]) -> dict[str, float]:
-  """Turns the measures of a step into named numbers.
+  """Turns measures into named numbers.
 
   Args:
     step: for the message.
-    measured: as from `okd_jax.steps.train_step`.
+    measured: as from `okd_jax.steps.train_step`, of one step, or means over the
+      steps since the last record.
 
   Returns:
     `loss`, every term summed over peers, `accuracy` averaged over peers,

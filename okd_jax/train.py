@@ -121,7 +121,7 @@ def train_at_once(
     ]
     summary.show_plan(config, recipe, source)
     with stop.busy("initialising"):
-      states, step = workdir_lib.initial_or_saved(recipe, runs)
+      states, step, extras = workdir_lib.initial_or_saved(recipe, runs)
     # Not before: a run that cannot start must not bind the work directory.
     for run in runs:
       reopen.remember(run.config, source, run.path)
@@ -133,6 +133,8 @@ def train_at_once(
       states,
       [recipe_lib.random_keys(run.config.seed)[1] for run in runs],
       frozen,
+      # Absent in runs of earlier releases.
+      unrecorded=[extra.get("unrecorded", {}) for extra in extras],
     )
     eval_fn = jax.jit(functools.partial(steps.eval_step, recipe))
     predict_fn = jax.jit(functools.partial(steps.predict, recipe))
@@ -161,7 +163,7 @@ def train_at_once(
             for run, state in zip(runs, states, strict=True)
           )
           last = _next_stop(recipe, config, step, dispatch.most_steps)
-          states, measured = dispatch.run(states, step, last)
+          states = dispatch.run(states, step, last)
         if step == first_step:
           display.note(
             f"First step after {time.monotonic() - began:.1f} s, of which "
@@ -171,6 +173,7 @@ def train_at_once(
 
         # Records.
         if _due(step, config.log_steps, total):
+          measured = dispatch.measured()
           found = [finite.check_measures(step, each) for each in measured]
           for writer, record in zip(writers, found, strict=True):
             writer.write(step, record)
@@ -195,8 +198,10 @@ def train_at_once(
             finite.check_state(step, state)
           # Saves of several runs at the same time would wait for each other.
           wait = stopping or step == total or len(runs) > 1
-          for run, state in zip(runs, states, strict=True):
-            run.checkpoints.save(step, state, wait=wait)
+          unrecorded = dispatch.unrecorded
+          for run, state, own in zip(runs, states, unrecorded, strict=True):
+            extra = {"unrecorded": own}
+            run.checkpoints.save(step, state, wait=wait, extra=extra)
           saved_at = time.monotonic()
         if stopping and step < total:
           raise Interrupted(

@@ -106,18 +106,24 @@ def take_away(run: reopen.Run) -> None:
 
 def initial_or_saved(
   recipe: Recipe, runs: Sequence[Workdir]
-) -> tuple[tuple[TrainState, ...], int]:
-  """States of all runs after the newest step that all have saved."""
+) -> tuple[tuple[TrainState, ...], int, list[dict[str, Any]]]:
+  """States of all runs after the newest step that all have saved.
+
+  Returns:
+    The states, the step, and the extra values saved with each of them.
+  """
   step = min(run.checkpoints.latest_verified() or 0 for run in runs)
-  states = []
+  states, extras = [], []
   for run in runs:
     key = recipe_lib.random_keys(run.config.seed)[0]
     if step:
       abstract = state_lib.abstract(recipe, key)
-      state = run.checkpoints.restore(abstract, step)[0]
+      state, _, extra = run.checkpoints.restore(abstract, step)
     else:
+      extra = {}
       state = state_lib.init(recipe, key)
       if run.config.init_from:
         state = init_from.fill(recipe, state, Path(run.config.init_from))
     states.append(state)
-  return tuple(states), step
+    extras.append(extra)
+  return tuple(states), step, extras

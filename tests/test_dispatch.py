@@ -52,9 +52,9 @@ def test_chunks_equal_single_steps(data, peer):
       )
       first = 0
       for last in stops:
-        (state,), (measured,) = dispatch.run((state,), first, last)
+        (state,) = dispatch.run((state,), first, last)
         first = last
-      results.append(jax.device_get((state, measured)))
+      results.append((jax.device_get(state), dispatch.measured()))
   assert int(results[0][0].step) == 7
   runs.assert_close(results[1], results[0], rtol=1e-12)
 
@@ -69,7 +69,7 @@ def test_quick_chunks_grow_and_compile_once():
   while step < recipe.total_steps:
     last = min(step + dispatch.most_steps, recipe.total_steps)
     lengths.append(last - step)
-    (state,), _ = dispatch.run((state,), step, last)
+    (state,) = dispatch.run((state,), step, last)
     seconds = dispatch.compile_seconds
     step = last
   assert recipe.total_steps == 10
@@ -84,7 +84,7 @@ def test_long_chunks_shrink(monkeypatch):
   dispatch = Dispatch(
     recipe, [source(recipe)], [state], [jax.random.key(1)], chunked=True
   )
-  (state,), _ = dispatch.run((state,), 0, 1)
+  (state,) = dispatch.run((state,), 0, 1)
   dispatch.most_steps = 4
   monkeypatch.setattr("okd_jax.dispatch._SECONDS", (-2.0, -1.0))
   dispatch.run((state,), 1, 5)

@@ -45,6 +45,8 @@ LEVELS = {
   "autotune": 5,
   "build": 6,
   "layout": 6,
+  "running": 5,
+  "programs": 5.5,
   "dispatch": 6,
   "doctor": 6,
   "summary": 6.5,

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from okd_jax import dispatch, methods, state as state_lib, steps
+from okd_jax import methods, running, state as state_lib, steps
+from okd_jax.programs import Programs
 import toys
 
 PLATFORMS = ("tpu", "cuda")
@@ -49,8 +50,11 @@ def test_chunk_of_steps_lowers(dtype):
   recipe = toys.recipe("okddip", kind="branches", net=net)
   state, batch, key, _ = arguments(recipe)
   rows = jax.ShapeDtypeStruct((1, 4, recipe.batch_size), jnp.int32)
+  programs = Programs(recipe)
+  measures = programs.measures(state, batch.image, key)
   exported = lowered(
-    functools.partial(dispatch.train_chunk, recipe),
-    *((state,), batch.image, batch.label, rows, jnp.int32(3), (key,), None),
+    programs.many_steps,
+    *((state,), (running.from_json({}, measures)[0],)),
+    *(batch.image, batch.label, rows, jnp.int32(3), (key,)),
   )
   assert exported.platforms == PLATFORMS

@@ -81,7 +81,8 @@ def test_groups_at_once_equal_groups_alone(method, kind, chunked, data, peer):
         taught,
         chunked=chunked,
       )
-      return jax.device_get(dispatch.run(states, 0, 5))
+      states = dispatch.run(states, 0, 5)
+      return jax.device_get(states), dispatch.measured()
 
     together = trained((3, 4))
     for i, seed in enumerate((3, 4)):

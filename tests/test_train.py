@@ -85,6 +85,37 @@ def test_resumed_run_is_the_same_to_the_last_bit(
   assert logs.read_metrics(tmp_path) == logs.read_metrics(whole[0])
 
 
+@pytest.mark.checklist("B1")
+def test_records_are_means_of_the_same_steps_in_a_resumed_run(
+  whole, tmp_path, monkeypatch
+):
+  every_step = [r for r in logs.read_metrics(whole[0]) if r["kind"] == "train"]
+  config = tiny(checkpoint_secs=1e-9, log_steps=4)
+  check = finite.check_state
+
+  def stop(step, state):
+    if step == 7:
+      raise Stopped
+    return check(step, state)
+
+  monkeypatch.setattr(finite, "check_state", stop)
+  with pytest.raises(Stopped):
+    train.train(config, tmp_path)
+  monkeypatch.undo()
+  train.train(config, tmp_path)
+  records = [r for r in logs.read_metrics(tmp_path) if r["kind"] == "train"]
+  assert [r["step"] for r in records] == [4, 8, 12, 13]
+  first = 0
+  for record in records:
+    steps = every_step[first : record["step"]]
+    first = record["step"]
+    for name in ("loss", "peer_kd", "accuracy", "gradient_norm"):
+      mean = np.mean([r[name] for r in steps])
+      np.testing.assert_allclose(record[name], mean, rtol=1e-6, err_msg=name)
+    for name in ("learning_rate", "rampup"):
+      assert record[name] == steps[-1][name]
+
+
 def test_finished_run_says_so_and_changes_nothing(whole, capsys):
   workdir, expected, summary = whole
   before = (workdir / "metrics.jsonl").read_bytes()
