@@ -36,13 +36,13 @@ def check_measures(step: int, measured: Mapping[str, Any]) -> dict[str, float]:
     if len(bad):
       where = f" of peer {bad[0]}" if np.ndim(value) else ""
       raise NotFiniteError(
-        f"'{name}'{where} is {np.atleast_1d(value)[bad[0]]} at step {step}. "
+        f"'{name}'{where} is {np.atleast_1d(value)[bad[0]]} by step {step}. "
         "Lower config.optim.learning_rate, or look at the images; the last "
         "checkpoint stands."
       )
   if not np.isfinite(host["gradient_norm"]):
     raise NotFiniteError(
-      f"the gradient's norm is {host['gradient_norm']} at step {step}. Lower "
+      f"the gradient's norm is {host['gradient_norm']} by step {step}. Lower "
       "config.optim.learning_rate; the last checkpoint stands."
     )
   terms = {name: float(np.sum(v)) for name, v in host["terms"].items()}

@@ -76,7 +76,7 @@ class Writer:
     *,
     kind: Literal["train", "eval"] = "train",
   ) -> None:
-    """Writes the metrics of one step.
+    """Writes the metrics that are known after a step.
 
     Args:
       step: number of finished training steps.

@@ -202,7 +202,7 @@ def test_a_seed_that_diverges_does_not_stop_the_others(tmp_path, monkeypatch):
   def diverge(step, measured):
     # Told by a loss that only the first seed has.
     if step == 2 and first(measured):
-      raise finite.NotFiniteError("'peer_ce' is nan at step 2.")
+      raise finite.NotFiniteError("'peer_ce' is nan by step 2.")
     return check(step, measured)
 
   def first(measured):

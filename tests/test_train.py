@@ -138,7 +138,7 @@ def test_other_configuration_in_the_same_workdir_is_refused(whole):
 @pytest.mark.checklist("E1")
 def test_not_finite_loss_stops_the_run_and_is_not_saved(tmp_path):
   config = tiny(**{"optim.learning_rate": 1e30})
-  with pytest.raises(finite.NotFiniteError, match="at step"):
+  with pytest.raises(finite.NotFiniteError, match="by step"):
     train.train(config, tmp_path)
   assert not list((tmp_path / "checkpoints").glob("*.manifest.json"))
 

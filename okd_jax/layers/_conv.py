@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from okd_jax.layers._arrays import Array, at_least_float32, vary
 from okd_jax.layers._initializers import he_fan_out
 
-# More channels than these on either side XLA gives to its faster library.
+# XLA has a faster library for convolutions with more channels on either side.
 _NARROW = 16
-# The gradient of the kernel is a sum over parts of the batch; of each part this
-# much of the output's gradient, or they fall out of the caches.
+# The gradient of the kernel is a sum over parts of the batch. At most so much
+# of the output's gradient is in one, or it falls out of the caches.
 _PART_BYTES = 2**19
 
 
@@ -67,7 +67,7 @@ def _convolve(x, kernel, strides, padding, **options):
 # Compiled as one program with all else; traced and differentiated once a shape.
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _convolve_once_a_shape(x, kernel, strides, padding, options):
-  def plain(x, kernel, padding=padding):
+  def plain(x, kernel):
     return lax.conv_general_dilated(
       x, kernel, strides, padding, **dict(options)
     )
@@ -76,9 +76,9 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
     return _convolve_pairs(x, kernel, padding, **dict(options))
 
   y = jax.eval_shape(plain, x, kernel)
-  wide = strides == (1, 1) and kernel.shape[1] > 1
-  wide &= max(kernel.shape[2:]) <= _NARROW
-  forward = of_pairs if wide and y.shape[2] % 2 == 0 else plain
+  narrow = strides == (1, 1) and kernel.shape[1] > 1
+  narrow &= max(kernel.shape[2:]) <= _NARROW
+  forward = of_pairs if narrow and y.shape[2] % 2 == 0 else plain
   count = _number_of_parts(y)
 
   def kernel_gradient(x, dy, form):
@@ -115,7 +115,7 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
 
   def backward(saved, dy):
     x, kernel = saved
-    pairs = wide and x.shape[2] % 2 == 0
+    pairs = narrow and x.shape[2] % 2 == 0
     return (
       on_cpu(
         input_gradient_of_pairs if pairs else input_gradient,
