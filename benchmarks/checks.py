@@ -42,7 +42,7 @@ def train(recipe: Recipe, state: Any, chunk: bool) -> np.ndarray:
     rows = jnp.tile(jnp.arange(BATCH), (1, STEPS, 1))
     rows = jax.device_put(rows, everywhere)
     programs = Programs(recipe)
-    measures = programs.measures(state, batch.image, key)
+    measures = programs.measures(state, batch, key)
     sums, _ = running.from_json({}, measures)
     images = (batch.image, batch.label, rows, jnp.int32(STEPS))
     _, (sums,) = jax.jit(programs.many_steps)(

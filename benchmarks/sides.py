@@ -81,7 +81,7 @@ class JaxSide:
       ),
     )
     initialised = time.monotonic()
-    measures = programs.measures(states[0], batch.image, key)
+    measures = programs.measures(states[0], batch, key)
     sums = (running.from_json({}, measures)[0],) * args.seeds
     self._sums = mesh.place(sums, jax.tree.map(lambda _: everywhere, sums))
     traced = step.trace(states, self._sums, *self._args)

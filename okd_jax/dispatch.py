@@ -170,10 +170,12 @@ class Dispatch:
 
   def _compile(self, states, args):
     began = time.monotonic()
-    # The images of a batch, or of the data set.
-    image = args[0][0].image if self._memory is None else args[0]
+    if self._memory is None:
+      batch = args[0][0]
+    else:
+      batch = self._programs.batch_from(self._memory[0].images)
     self._measures = self._programs.measures(
-      states[0], image, self._keys[0], self._teacher
+      states[0], batch, self._keys[0], self._teacher
     )
     self._start_sums()
     lowered = self._step.lower(

@@ -34,7 +34,7 @@ class Programs:
   def measures(
     self,
     state: TrainState,
-    image: Any,
+    batch: Batch,
     key: Array,
     teacher: Variables | None = None,
   ) -> Measures:
@@ -42,27 +42,32 @@ class Programs:
 
     Args:
       state: of one group.
-      image: images [N, H, W, c] of the data set or of a batch, for their shape.
+      batch: of one group, or its shapes and shardings.
       key: of the run.
       teacher: variables of the frozen teachers, if the method needs them.
     """
-    size = self._recipe.batch_size
+    after = jax.eval_shape(self._step, state, batch, key, teacher)
+    measured: Measures = after[1]
+    return measured
+
+  def batch_from(self, images: Array) -> Batch:
+    """Shapes and shardings of the batches that `many_steps` gathers.
+
+    Args:
+      images: uint8 [N, H, W, c], the data set.
+    """
+    split = NamedSharding(self._recipe.mesh, P(DATA))
 
     def like(dtype, *shape):
-      # Placed as batches are, or the step would be traced again for them.
-      split = NamedSharding(self._recipe.mesh, P(DATA))
+      size = self._recipe.batch_size
       return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=split)
 
-    batch = Batch(
-      image=like(image.dtype, *image.shape[1:]),
+    return Batch(
+      image=like(images.dtype, *images.shape[1:]),
       label=like(jnp.int32),
       index=like(jnp.int32),
       mask=like(bool),
     )
-    measured: Measures = jax.eval_shape(self._step, state, batch, key, teacher)[
-      1
-    ]
-    return measured
 
   def one_step(
     self,

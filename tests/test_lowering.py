@@ -51,7 +51,7 @@ def test_chunk_of_steps_lowers(dtype):
   state, batch, key, _ = arguments(recipe)
   rows = jax.ShapeDtypeStruct((1, 4, recipe.batch_size), jnp.int32)
   programs = Programs(recipe)
-  measures = programs.measures(state, batch.image, key)
+  measures = programs.measures(state, batch, key)
   exported = lowered(
     programs.many_steps,
     *((state,), (running.from_json({}, measures)[0],)),
