@@ -54,7 +54,7 @@ bench unroll_bf16 35 "${alone[@]}" --mapping=unroll
 bench seeds_bf16 45 "${alone[@]}" --seeds=3
 XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_deterministic_ops=true" \
   bench deterministic_bf16 45 "${alone[@]}"
-run input 10 "$python" -m benchmarks.input --names=digits --sources=memory
+run input 25 "$python" -m benchmarks.input --names=digits --sources=memory
 
 echo
 echo "== all"
