@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from okd_jax import backbones, methods, state as state_lib, steps
+from okd_jax import backbones, host, methods, state as state_lib, steps
 from okd_jax.core import Batch
 from okd_jax.data import DataError, prepared, readers
 from okd_jax.data.info import KNOWN
@@ -93,7 +93,7 @@ def _memory() -> str:
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   except (AttributeError, ValueError, OSError):  # not on every system
     return "unknown"
-  return f"{size / 1e9:.1f} GB, {os.cpu_count()} cores"
+  return f"{size / 1e9:.1f} GB, {host.cores()} cores"
 
 
 def _data_sets() -> list[Finding]:

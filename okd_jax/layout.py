@@ -1,12 +1,10 @@
 """Which devices a run is spread over."""
 
-import os
-
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from okd_jax import config as config_lib, mesh as mesh_lib
+from okd_jax import config as config_lib, host, mesh as mesh_lib
 
 # More devices than that are of no use on any CPU.
 _MOST = 1024
@@ -23,7 +21,7 @@ def cpu_devices(config: ConfigDict) -> int:
   """
   if (config.mesh.data, config.mesh.peer) != (-1, -1):
     return 1
-  cores, num_peers = _cores(), config.peers.num_peers
+  cores, num_peers = host.cores(), config.peers.num_peers
   if not _alike(config):
     return _parts(config, cores)
   # Every device has as many peers: with three on two cores, one each. Wrong
@@ -81,10 +79,3 @@ def _alike(config: ConfigDict) -> bool:
 
 def _divisors(number: int) -> list[int]:
   return [n for n in range(1, number + 1) if number % n == 0]
-
-
-def _cores() -> int:
-  """Cores that this process may use."""
-  if hasattr(os, "sched_getaffinity"):  # not on macOS
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1

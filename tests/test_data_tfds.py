@@ -372,3 +372,33 @@ def test_memory_never_imports_tensorflow():
   subprocess.run(
     [sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=60
   )
+
+
+@pytest.mark.checklist("A1")
+@pytest.mark.parametrize("source", ["tfds", "stream"])
+def test_nothing_tunes_a_pipeline(tmp_path, monkeypatch, source):
+  # The thread that does can keep a run from stopping for a minute.
+  prepare.import_tfds()
+  import tensorflow as tf
+
+  tuned = []
+  begin = tf.data.Dataset.as_numpy_iterator
+
+  def remember(dataset):
+    tuned.append(dataset.options().autotune.enabled)
+    return begin(dataset)
+
+  monkeypatch.setattr(tf.data.Dataset, "as_numpy_iterator", remember)
+  images, labels = animals(12, (20, 20))
+  write_copy(
+    tmp_path / "animals" / "1.0.0",
+    [encode(image, "png") for image in images],
+    labels,
+    shape=(20, 20, 3),
+    splits=("train", "test"),
+  )
+  made = make(tmp_path, source, "animals", image_size=20)
+  next(made.batches(0))
+  next(made.evaluation("test"))
+  # Decoding the splits, if the source does, training and evaluation.
+  assert tuned == [False] * (4 if source == "tfds" else 2)

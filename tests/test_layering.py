@@ -11,6 +11,7 @@ LEVELS = {
   "losses": 0,
   "schedules": 0,
   "torch_archive": 0,
+  "host": 0,
   "lock": 0,
   "signals": 0,
   "manifest": 0,

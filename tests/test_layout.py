@@ -3,7 +3,7 @@
 import pytest
 
 from configs import okddip_digits
-from okd_jax import config as config_lib, layout
+from okd_jax import config as config_lib, host, layout
 
 
 def configured(data=-1, peer=-1, words="", **changes):
@@ -20,7 +20,7 @@ def configured(data=-1, peer=-1, words="", **changes):
 def test_a_cpu_is_split_evenly_among_the_peers(
   monkeypatch, num_peers, cores, expected
 ):
-  monkeypatch.setattr(layout, "_cores", lambda: cores)
+  monkeypatch.setattr(host, "cores", lambda: cores)
   config = configured()
   config.peers.num_peers = num_peers
   assert layout.cpu_devices(config) == expected
@@ -30,7 +30,7 @@ def test_a_cpu_is_split_evenly_among_the_peers(
 def test_a_cpu_is_split_evenly_among_the_images_of_branches(
   monkeypatch, batch_size, expected
 ):
-  monkeypatch.setattr(layout, "_cores", lambda: 2)
+  monkeypatch.setattr(host, "cores", lambda: 2)
   config = configured(words="branches", batch_size=batch_size)
   assert layout.cpu_devices(config) == expected
 

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from okd_jax import core
-from okd_jax.data import crops, folder, prepare, prepared
+from okd_jax.data import crops, folder, pipeline, prepare, prepared
 from okd_jax.data.errors import DataError
 from okd_jax.data.listing import Files, Listing
 from okd_jax.data.source import Batching, local_slots, Source, to_devices
@@ -117,12 +117,8 @@ class StreamSource(Source):
       return transform(tf.ensure_shape(encoded, ()), *rest)
 
     local = len(local_slots(self._mesh, size))
-    dataset = (
-      examples.map(load, num_parallel_calls=tf.data.AUTOTUNE)
-      .batch(local, drop_remainder=True)
-      .prefetch(tf.data.AUTOTUNE)
-    )
-    images = dataset.as_numpy_iterator()
+    dataset = pipeline.parallel_map(examples, load)
+    images = pipeline.iterate(dataset.batch(local, drop_remainder=True))
     ahead = None
     for rows, mask in batches:
       try:

@@ -12,7 +12,7 @@ from typing import Unpack
 import numpy as np
 
 from okd_jax import core
-from okd_jax.data import prepare, prepared
+from okd_jax.data import pipeline, prepare, prepared
 from okd_jax.data.errors import DataError
 from okd_jax.data.info import describe, HostData, Split
 from okd_jax.data.source import Batching, local_slots, Source, to_devices
@@ -66,9 +66,9 @@ def _decode(tfds, builder, copy, split, image_size) -> Split:
   dataset = builder.as_dataset(
     split=split, shuffle_files=False, read_config=config
   )
-  dataset = dataset.map(prepare_one, num_parallel_calls=tf.data.AUTOTUNE)
+  dataset = pipeline.parallel_map(dataset, prepare_one).batch(1024)
   at = 0
-  for image, label in dataset.batch(1024).prefetch(2).as_numpy_iterator():
+  for image, label in pipeline.iterate(dataset):
     images[at : at + len(label)] = image
     labels[at : at + len(label)] = label
     at += len(label)
@@ -132,16 +132,11 @@ class TfdsSource(Source):
     import tensorflow as tf
 
     images, labels = examples
-    dataset = rows.map(
-      lambda index, mask: (
-        tf.gather(images, index),
-        tf.gather(labels, index),
-        index,
-        mask,
-      ),
-      num_parallel_calls=tf.data.AUTOTUNE,
-      deterministic=True,
-    ).prefetch(tf.data.AUTOTUNE)
-    for image, label, index, mask in dataset.as_numpy_iterator():
+
+    def gather(index, mask):
+      return tf.gather(images, index), tf.gather(labels, index), index, mask
+
+    dataset = pipeline.parallel_map(rows, gather)
+    for image, label, index, mask in pipeline.iterate(dataset):
       local = core.Batch(image=image, label=label, index=index, mask=mask)
       yield to_devices(local, self._mesh, size)
