@@ -9,13 +9,16 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 
-from okd_jax import backbones, mesh, methods, state as state_lib, steps, teacher
+from okd_jax import backbones, methods
 from okd_jax.core import Batch
 from okd_jax.data.info import DataInfo, KNOWN
-from okd_jax.optim import Sgd
-from okd_jax.peers import Branches, Replicas
-from okd_jax.recipe import random_keys, Recipe
-from okd_jax.state import TrainState
+from okd_jax.devices import mesh
+from okd_jax.groups.group import Branches, Replicas
+from okd_jax.training import state as state_lib, step as steps
+from okd_jax.training.optim import Sgd
+from okd_jax.training.setup import random_keys, Recipe
+from okd_jax.training.state import TrainState
+from okd_jax.weights import teacher
 
 INFO = KNOWN["cifar100"]
 

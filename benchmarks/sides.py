@@ -44,8 +44,13 @@ class JaxSide:
     import jax.numpy as jnp
 
     from benchmarks import setting
-    from okd_jax import autotune, mesh, running, state as state_lib
-    from okd_jax.programs import Programs
+    from okd_jax.devices import mesh
+    from okd_jax.training import (
+      autotune,
+      measures as running,
+      state as state_lib,
+    )
+    from okd_jax.training.chunk import Programs
 
     imported = time.monotonic()
     recipe = setting.recipe(

@@ -9,16 +9,12 @@ import traceback
 import jax
 from ml_collections import ConfigDict
 
-from okd_jax import (
-  config as config_lib,
-  grid,
-  result_tables,
-  results,
-  signals,
-  summary,
-  train,
-)
-from okd_jax.grid import Cell
+from okd_jax import train
+from okd_jax.devices import signals
+from okd_jax.results import comparison as result_tables, grid, rows as results
+from okd_jax.results.grid import Cell
+from okd_jax.runs import summary
+from okd_jax.settings import config as config_lib
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +103,7 @@ def _record_failure(cell: Cell, why: str) -> None:
 def _draw(workdir: Path) -> None:
   try:
     # Takes seconds to import, and is not needed for the tables.
-    from okd_jax import compare_plots
+    from okd_jax.results import comparison_plots as compare_plots
 
     compare_plots.plot(workdir)
   except ModuleNotFoundError as error:

@@ -156,7 +156,7 @@ class Method(nn.Module):
 
   @property
   def optimizer_overrides(self) -> Mapping[str, Mapping[str, Any]]:
-    """Settings that differ by path prefix, see `okd_jax.optim.make`."""
+    """Settings by path prefix, see `okd_jax.training.optim.make`."""
     return {}
 
   def members(self, num_peers: int) -> tuple[int, ...]:

@@ -13,29 +13,27 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from okd_jax import (
-  autotune,
-  build,
-  config as config_lib,
-  evaluate as evaluate_lib,
-  finite,
-  init_from,
-  layout,
-  logs,
-  mesh as mesh_lib,
-  recipe as recipe_lib,
-  reopen,
-  signals,
-  steps,
+from okd_jax.data import Source
+from okd_jax.devices import mesh as mesh_lib, signals
+from okd_jax.runs import (
+  records as logs,
+  run as reopen,
   summary,
-  teacher,
   workdir as workdir_lib,
 )
-from okd_jax.data import Source
-from okd_jax.dispatch import Dispatch
-from okd_jax.recipe import Recipe
-from okd_jax.state import TrainState
-from okd_jax.workdir import Workdir
+from okd_jax.runs.workdir import Workdir
+from okd_jax.settings import build, config as config_lib, layout
+from okd_jax.training import (
+  autotune,
+  evaluate as evaluate_lib,
+  finite,
+  setup as recipe_lib,
+  step as steps,
+)
+from okd_jax.training.runner import Dispatch
+from okd_jax.training.setup import Recipe
+from okd_jax.training.state import TrainState
+from okd_jax.weights import init_from, teacher
 
 
 class Interrupted(Exception):

@@ -20,8 +20,9 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from okd_jax import backbones, leader as leader_lib
-from okd_jax.peers import as_outputs
+from okd_jax import backbones
+from okd_jax.groups.group import as_outputs
+from okd_jax.weights import exported as leader_lib
 
 TOLERANCE = 1e-5
 

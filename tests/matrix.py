@@ -12,14 +12,16 @@ from pathlib import Path
 import sys
 import time
 
-import conftest  # before jax: it makes eight devices
+# Before jax: it makes eight devices.
+import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
 from test_conformance import trained
 
-from okd_jax import backbones, methods, state as state_lib, steps
+from okd_jax import backbones, methods
 from okd_jax.data.info import KNOWN
+from okd_jax.training import state as state_lib, step as steps
 import runs
 import toys
 

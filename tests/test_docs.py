@@ -10,7 +10,8 @@ import matplotlib
 import pytest
 
 from configs import common, compare_digits
-from okd_jax import __main__, config as config_lib, methods
+from okd_jax import __main__, methods
+from okd_jax.settings import config as config_lib
 import runs
 import toys
 

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from configs import common, okddip_digits
-from okd_jax import config as config_lib, finite, logs, train
+from okd_jax import train
+from okd_jax.runs import records as logs
+from okd_jax.settings import config as config_lib
+from okd_jax.training import finite
 
 ROOT = Path(__file__).resolve().parents[1]
 

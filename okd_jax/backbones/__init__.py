@@ -5,8 +5,8 @@ under the network's name, that fixes what makes the network and leaves its
 options open. What is defined there is found here: there is no table to edit.
 
 Submodules are named so that the natural order of their names is the order in
-which they run, with "stem" first and "head" last; `okd_jax.interop` relies on
-it.
+which they run, with "stem" first and "head" last; `okd_jax.weights.torch`
+relies on it.
 """
 
 import dataclasses

@@ -3,7 +3,7 @@
 from flax import linen as nn
 
 from okd_jax import core, losses
-from okd_jax.fusion import Fusion
+from okd_jax.methods._fusion import Fusion
 
 
 class Method(core.Method):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from okd_jax import core, layers, losses, schedules
 from okd_jax.core import Array
-from okd_jax.fusion import conv_norm_relu, Fusion
+from okd_jax.methods._fusion import conv_norm_relu, Fusion
 
 
 class Decoder(nn.Module):
