@@ -50,7 +50,7 @@ def train(recipe: Recipe, state: Any, chunk: bool) -> np.ndarray:
     programs = Programs(recipe)
     measures = programs.measures(state, batch, key)
     sums, _ = running.from_json({}, measures)
-    images = (batch.image, batch.label, rows, jnp.int32(STEPS))
+    images = (batch.image, batch.target, rows, jnp.int32(STEPS))
     _, (sums,) = jax.jit(programs.many_steps)(
       (state,), (sums,), *images, (key,)
     )

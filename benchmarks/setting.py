@@ -65,7 +65,7 @@ def random_batch(size: int, info: DataInfo = INFO, seed: int = 0) -> Batch:
   rng = np.random.default_rng(seed)
   return Batch(
     image=rng.integers(0, 256, (size, *info.image_shape), dtype=np.uint8),
-    label=rng.integers(0, info.num_classes, size).astype(np.int32),
+    target=rng.integers(0, info.num_classes, size).astype(np.int32),
     index=np.arange(size, dtype=np.int32),
     mask=np.ones(size, bool),
   )

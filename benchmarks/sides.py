@@ -72,7 +72,7 @@ class JaxSide:
     self._chunk = chunk
     if chunk:
       rows = jnp.tile(jnp.arange(args.batch), (args.seeds, 512, 1))
-      self._args = (batch.image, batch.label, rows, jnp.int32(1), keys, None)
+      self._args = (batch.image, batch.target, rows, jnp.int32(1), keys, None)
     else:
       self._args = ((batch,) * args.seeds, keys, None)
     programs = Programs(recipe)

@@ -15,8 +15,8 @@ from typing import Any
 import jax
 
 from okd_jax.cli import common as cli
-from okd_jax.data import DataError
 from okd_jax.devices import distributed, mesh as mesh_lib
+from okd_jax.errors import ConfigError, DataError
 from okd_jax.runs import display, run as reopen
 from okd_jax.settings import build
 from okd_jax.training import evaluate as evaluate_lib, step as steps
@@ -221,7 +221,9 @@ def _needing_matplotlib() -> Iterator[None]:
   try:
     yield
   except ModuleNotFoundError as error:
-    cli.leave(f"{error}; pip install matplotlib adds it.", cli.BAD_CONFIG)
+    cli.leave(
+      f"{error}; pip install matplotlib adds it.", ConfigError.exit_code
+    )
 
 
 def _compare(args: argparse.Namespace) -> None:

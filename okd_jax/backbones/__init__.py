@@ -16,11 +16,11 @@ import importlib
 import pkgutil
 from typing import Any
 
-from okd_jax import core
 from okd_jax.backbones.count import (
   count_multiply_adds as count_multiply_adds,
   count_parameters as count_parameters,
 )
+from okd_jax.backbones.network import Network
 
 
 def names() -> tuple[str, ...]:
@@ -28,13 +28,13 @@ def names() -> tuple[str, ...]:
   return tuple(sorted(_networks()))
 
 
-def make(name: str, num_classes: int, **options: Any) -> core.Network:
+def make(name: str, num_classes: int, **options: Any) -> Network:
   """Builds a network.
 
   Args:
     name: one of `names()`.
     num_classes: C.
-    **options: `split`, `part`, `dtype` (see `core.Network`) and, for VGG,
+    **options: `split`, `part`, `dtype` (see `Network`) and, for VGG,
       `dropout`.
 
   Returns:
@@ -64,7 +64,7 @@ def make(name: str, num_classes: int, **options: Any) -> core.Network:
   return net
 
 
-def _networks() -> dict[str, functools.partial[core.Network]]:
+def _networks() -> dict[str, functools.partial[Network]]:
   modules = (
     importlib.import_module(f"{__name__}.{module.name}")
     for module in pkgutil.iter_modules(__path__)
@@ -76,11 +76,11 @@ def _networks() -> dict[str, functools.partial[core.Network]]:
     if not name.startswith("_")
     and isinstance(value, functools.partial)
     and isinstance(value.func, type)
-    and issubclass(value.func, core.Network)
+    and issubclass(value.func, Network)
   }
 
 
-def _options(network: functools.partial[core.Network]) -> set[str]:
+def _options(network: functools.partial[Network]) -> set[str]:
   family: Any = network.func
   fields = {field.name for field in dataclasses.fields(family)}
   fixed = {"num_classes", "parent", "name", *network.keywords}

@@ -10,7 +10,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from okd_jax import core, layers
+from okd_jax import layers
+from okd_jax.backbones.network import Network
 
 Array = jax.Array
 
@@ -43,7 +44,7 @@ class Transition(nn.Module):
     return nn.avg_pool(x, (2, 2), (2, 2))
 
 
-class DenseNet(core.Network, kw_only=True):
+class DenseNet(Network, kw_only=True):
   """Dense blocks with transitions between them.
 
   A transition belongs to the stage of the block before it. By default the

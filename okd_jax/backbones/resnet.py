@@ -12,7 +12,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from okd_jax import core, layers
+from okd_jax import layers
+from okd_jax.backbones.network import Network
 
 Array = jax.Array
 
@@ -24,7 +25,7 @@ class Block(nn.Module):
     widths: output channels of the convolutions: two of 3x3 (basic), or 1x1,
       3x3 and 1x1 (bottleneck).
     stride: stride of the first 3x3 convolution and of the shortcut.
-    dtype: as in `core.Network`.
+    dtype: as in `Network`.
   """
 
   widths: tuple[int, ...]
@@ -53,7 +54,7 @@ class Block(nn.Module):
     return nn.relu(x + y)
 
 
-class ResNet(core.Network, kw_only=True):
+class ResNet(Network, kw_only=True):
   """Stem of one 3x3 convolution and stages of residual blocks.
 
   Attributes:

@@ -11,12 +11,13 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from okd_jax import core, layers
+from okd_jax import layers
+from okd_jax.backbones.network import Network
 
 Array = jax.Array
 
 
-class VGG(core.Network, kw_only=True):
+class VGG(Network, kw_only=True):
   """Groups of 3x3 convolutions, each halved by max-pooling, and an MLP.
 
   The features are the pooled vector before the MLP. The last map is averaged

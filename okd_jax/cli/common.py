@@ -13,20 +13,9 @@ from absl import flags
 import jax
 from ml_collections import config_flags, ConfigDict
 
-from okd_jax.data import DataError
-from okd_jax.devices import distributed, signals
+from okd_jax.devices import distributed
+from okd_jax.errors import CheckpointError, ConfigError, OkdError
 from okd_jax.settings import config as config_lib, flag_errors, layout
-from okd_jax.storage.checkpoint import CheckpointError
-from okd_jax.storage.lock import RunLockError
-from okd_jax.train import Interrupted
-from okd_jax.training.finite import NotFiniteError
-from okd_jax.weights.exported import LeaderError
-
-BAD_CONFIG = 2
-BAD_DATA = 3
-NOT_FINITE = 4
-BAD_CHECKPOINT = 5
-IN_USE = 6
 
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
@@ -43,25 +32,15 @@ def exit_codes() -> Iterator[None]:
   logging.basicConfig(format="okd_jax: %(message)s", level=logging.WARNING)
   try:
     yield
-  except DataError as error:
-    leave(error, BAD_DATA)
-  except NotFiniteError as error:
-    leave(error, NOT_FINITE)
-  except (CheckpointError, LeaderError) as error:
-    leave(error, BAD_CHECKPOINT)
-  except RunLockError as error:
-    leave(error, IN_USE)
-  except Interrupted as error:
-    leave(error, signals.EXIT_CODE)
-  except config_lib.ConfigError as error:
-    leave(error, BAD_CONFIG)
+  except OkdError as error:
+    leave(error, error.exit_code)
   except OSError as error:
     if error.errno not in _CANNOT_WRITE:
       raise
     leave(
       f"{error}; free some space or mend the permissions, then run the same "
       "command again: the last checkpoint stands.",
-      BAD_CHECKPOINT,
+      CheckpointError.exit_code,
     )
 
 
@@ -98,18 +77,18 @@ def read_recipe(
   except Exception as error:  # a recipe is Python and may raise anything
     raise flag_errors.explain(error) from error
   if rest[1:]:
-    raise config_lib.ConfigError(
+    raise ConfigError(
       f"unexpected argument '{rest[1]}'; settings are given as "
       "--config.key=value."
     )
   if missing:
-    raise config_lib.ConfigError(
+    raise ConfigError(
       "--config is missing; name a recipe, for example "
       "--config=configs/okddip_digits.py."
     )
   named = config_flags.get_config_filename(known["config"])
   if comparison != ("base" in recipe.value):
-    raise config_lib.ConfigError(
+    raise ConfigError(
       f"--config={named} is not a recipe for this command: python -m okd_jax "
       "compare takes configs/compare_*.py, main.py takes the others."
     )

@@ -14,11 +14,11 @@ import numpy as np
 
 from okd_jax import backbones, methods
 from okd_jax.core import Batch
-from okd_jax.data import DataError
 from okd_jax.data.formats import publisher as readers, tfds as prepared
 from okd_jax.data.info import KNOWN
 from okd_jax.devices import host
 from okd_jax.devices.mesh import make_mesh
+from okd_jax.errors import DataError
 from okd_jax.groups.group import Replicas
 from okd_jax.training import state as state_lib, step as steps
 from okd_jax.training.optim import Sgd
@@ -150,7 +150,7 @@ def _first_loss() -> float:
   shape = (recipe.batch_size, *info.image_shape)
   batch = Batch(
     image=jnp.asarray(rng.integers(0, 256, shape, dtype=np.uint8)),
-    label=jnp.asarray(rng.integers(0, info.num_classes, recipe.batch_size)),
+    target=jnp.asarray(rng.integers(0, info.num_classes, recipe.batch_size)),
     index=jnp.arange(recipe.batch_size),
     mask=jnp.ones(recipe.batch_size, bool),
   )

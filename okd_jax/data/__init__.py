@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 import numpy as np
 
 from okd_jax.data.augment import augment, normalize
-from okd_jax.data.errors import DataError
 from okd_jax.data.formats import (
   folder,
   listing,
@@ -26,7 +25,6 @@ from okd_jax.data.sources.source import Batching, divide, Source
 
 __all__ = [
   "Config",
-  "DataError",
   "DataInfo",
   "Source",
   "augment",

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from okd_jax.settings.config import ConfigError
+from okd_jax.errors import ConfigError
 
 _COORDINATOR = "JAX_COORDINATOR_ADDRESS"
 _OWN = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")

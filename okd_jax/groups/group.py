@@ -194,7 +194,7 @@ class Branches(Peers):
   leading peer axis.
 
   Attributes:
-    net: a linen module with a field `part`, see `okd_jax.core.Network`.
+    net: a linen module with a field `part`, see `backbones.network.Network`.
     num_peers: P.
     mesh: its peer axis must divide P.
     mapping: see `okd_jax.groups.map_peers.map_peers`.
@@ -214,7 +214,7 @@ class Branches(Peers):
       raise ValueError(
         f"{type(self.net).__name__} has no field 'part' and so cannot be split "
         "into trunk and tail; set config.peers.kind='replicas', or give the "
-        "network the field (see okd_jax.core.Network)."
+        "network the field (see okd_jax.backbones.network.Network)."
       )
 
   def init(self, key, images):

@@ -43,7 +43,7 @@ class Method(core.Method):
     terms = losses.ffl(
       outputs.logits,
       fused,
-      batch.label,
+      batch.target,
       temperature=self.temperature,
       kd_weight=self.kd_weight * ctx.rampup,
       eps=self.eps,

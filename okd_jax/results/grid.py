@@ -7,6 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from okd_jax import methods
+from okd_jax.errors import ConfigError
 from okd_jax.settings import config as config_lib
 
 # Rows besides the methods: one network alone, and what teaches kd.
@@ -72,14 +73,14 @@ def check(config: ConfigDict, grid: list[Cell]) -> None:
     ValueError: naming the value, what was expected, and the remedy.
   """
   if config.base.num_seeds != 1:
-    raise config_lib.ConfigError(
+    raise ConfigError(
       f"config.base.num_seeds={config.base.num_seeds} must be 1: a comparison "
       "lists its seeds in config.seeds; change that."
     )
   for key in ("methods", "nets", "seeds"):
     values = list(config[key])
     if not values or len(set(values)) < len(values):
-      raise config_lib.ConfigError(
+      raise ConfigError(
         f"config.{key}={tuple(values)} must name at least one, and none twice."
       )
   for name in config.kinds:
@@ -111,7 +112,7 @@ def _cell(
     made.mesh.peer = min(made.mesh.peer, 1)
   else:
     if name not in config.kinds:
-      raise config_lib.ConfigError(
+      raise ConfigError(
         f"config.kinds has no entry for '{name}'; methods with one: "
         f"{', '.join(config.kinds)}."
       )

@@ -13,6 +13,7 @@ from okd_jax.core import Variables
 from okd_jax.data import Source
 from okd_jax.data.info import DataInfo
 from okd_jax.devices import mesh as mesh_lib
+from okd_jax.errors import ConfigError
 from okd_jax.runs import records as logs
 from okd_jax.settings import build, config as config_lib
 from okd_jax.storage.checkpoint import Checkpoints
@@ -89,7 +90,7 @@ def saved_config(workdir: Path) -> dict[str, Any] | None:
     if not isinstance(saved, dict):
       raise ValueError("it holds no object")
   except (OSError, ValueError) as error:
-    raise config_lib.ConfigError(
+    raise ConfigError(
       f"{path} is damaged ({error}), so it cannot be told which run is there. "
       "Choose another --workdir; or remove the file, if this command is the "
       "one that made it: its checkpoints are still checked."
@@ -130,12 +131,12 @@ def about(workdir: Path) -> tuple[ConfigDict, DataInfo, int]:
     config = ConfigDict(_BEFORE | json.loads((workdir / _CONFIG).read_text()))
     data = json.loads((workdir / _DATA).read_text())
   except OSError as error:
-    raise config_lib.ConfigError(
+    raise ConfigError(
       f"{workdir} is not the work directory of a run ({error.strerror}: "
       f"{error.filename}); give the --workdir of main.py."
     ) from error
   except ValueError as error:
-    raise config_lib.ConfigError(
+    raise ConfigError(
       f"{workdir} has a damaged {_CONFIG} or {_DATA} ({error}); run the "
       "training command again to write them anew."
     ) from error

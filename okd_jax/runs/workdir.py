@@ -1,9 +1,8 @@
 """The work directories of runs that are trained at once: one a seed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import contextlib
 import dataclasses
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,6 @@ from okd_jax.runs import records as logs, run as reopen, trackers
 from okd_jax.settings import config as config_lib
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.storage.lock import RunLock
-from okd_jax.training import setup as recipe_lib, state as state_lib
-from okd_jax.training.setup import Recipe
-from okd_jax.training.state import TrainState
-from okd_jax.weights import export, init_from
-
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,49 +68,3 @@ def require_same_run(config: ConfigDict, path: Path) -> None:
   saved = reopen.saved_config(path)
   if saved is not None:
     config_lib.require_resumable(config, saved)
-
-
-def take_away(run: reopen.Run) -> None:
-  """Exports the leader and draws the curves.
-
-  A finished run stands without them, so no failure here is one of training;
-  `python -m okd_jax export` and `plot` try again.
-  """
-  try:
-    export.export(run, run.workdir / "leader")
-  except Exception as error:
-    _log.warning("The leader was not exported: %s", error)
-  if jax.process_index() != 0:
-    return
-  try:
-    # Takes seconds to import, and is not needed to train.
-    from okd_jax.results import plots
-
-    plots.plot(run.workdir)
-  except Exception as error:
-    _log.warning("No curves were drawn: %s", error)
-
-
-def initial_or_saved(
-  recipe: Recipe, runs: Sequence[Workdir]
-) -> tuple[tuple[TrainState, ...], int, list[dict[str, Any]]]:
-  """States of all runs after the newest step that all have saved.
-
-  Returns:
-    The states, the step, and the extra values saved with each of them.
-  """
-  step = min(run.checkpoints.latest_verified() or 0 for run in runs)
-  states, extras = [], []
-  for run in runs:
-    key = recipe_lib.random_keys(run.config.seed)[0]
-    if step:
-      abstract = state_lib.abstract(recipe, key)
-      state, _, extra = run.checkpoints.restore(abstract, step)
-    else:
-      extra = {}
-      state = state_lib.init(recipe, key)
-      if run.config.init_from:
-        state = init_from.fill(recipe, state, Path(run.config.init_from))
-    states.append(state)
-    extras.append(extra)
-  return tuple(states), step, extras

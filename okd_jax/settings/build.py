@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from okd_jax import backbones, data
 from okd_jax.data.info import DataInfo
+from okd_jax.errors import ConfigError
 from okd_jax.groups.group import Branches, Peers, Replicas
 from okd_jax.groups.mixed import Mixed
 from okd_jax.settings import config as config_lib
@@ -36,7 +37,7 @@ def source(config: ConfigDict, on: Mesh | None = None) -> data.Source:
     mesh=on,
   )
   if made.train_size < config.batch_size:
-    raise config_lib.ConfigError(
+    raise ConfigError(
       f"config.batch_size={config.batch_size} must not exceed the "
       f"{made.train_size} training examples; lower it."
     )
@@ -54,7 +55,7 @@ def recipe(
   method = config_lib.make_method(config)
   info = seen(config, info)
   if config.epochs * train_size + config.batch_size >= 2**31:
-    raise config_lib.ConfigError(
+    raise ConfigError(
       f"config.epochs={config.epochs} times {train_size} training examples "
       "must be below 2147483648, as images are counted on the device; lower it."
     )
@@ -83,7 +84,7 @@ def seen(config: ConfigDict, info: DataInfo) -> DataInfo:
   for name in ("mean", "std"):
     values = tuple(config[f"image_{name}"])
     if len(values) not in (0, info.image_shape[-1]):
-      raise config_lib.ConfigError(
+      raise ConfigError(
         f"config.image_{name}={values} must have one number for each of the "
         f"{info.image_shape[-1]} channels, or none for the data set's own."
       )
@@ -105,7 +106,7 @@ def peers(
   mapping = config.peers.mapping
   if config.peers.kind == "branches":
     if len(names) > 1:
-      raise config_lib.ConfigError(
+      raise ConfigError(
         f"config.peers.net='{config.peers.net}': branches share a trunk, so "
         "they are of one network; name one, or set config.peers.kind=replicas."
       )
@@ -136,7 +137,7 @@ def network(name: str, config: ConfigDict, info: DataInfo) -> nn.Module:
   try:
     made = getattr(importlib.import_module(module), attribute)
   except (ImportError, AttributeError, ValueError) as error:
-    raise config_lib.ConfigError(
+    raise ConfigError(
       f"config.peers.net='{name}' must name an importable module and a class "
       f"in it, as module:Class ({error}); check the spelling, and that the "
       "module is in the working directory or installed."
@@ -144,13 +145,13 @@ def network(name: str, config: ConfigDict, info: DataInfo) -> nn.Module:
   try:
     net = made(num_classes=info.num_classes, **options)
   except TypeError as error:
-    raise config_lib.ConfigError(
+    raise ConfigError(
       f"config.peers.net='{name}' could not be made with num_classes and "
       f"{sorted(options) or 'no options'} ({error}); give the class these "
       "fields."
     ) from error
   if not isinstance(net, nn.Module):
-    raise config_lib.ConfigError(
+    raise ConfigError(
       f"config.peers.net='{name}' is no linen module; name a subclass of "
       "flax.linen.Module."
     )

@@ -11,11 +11,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from okd_jax import backbones, data, methods
+from okd_jax.errors import ConfigError
 from okd_jax.groups.map_peers import MAPPINGS
-
-
-class ConfigError(ValueError):
-  """A configuration that cannot be run; the message says what to change."""
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import re
 
-from okd_jax.settings.config import ConfigError
+from okd_jax.errors import ConfigError
 
 # What absl says of a value that is not of the type of its flag.
 _WRONG_TYPE = re.compile(

@@ -5,7 +5,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from okd_jax.devices import host, mesh as mesh_lib
-from okd_jax.settings import config as config_lib
+from okd_jax.errors import ConfigError
 
 # More devices than that are of no use on any CPU.
 _MOST = 1024
@@ -41,7 +41,7 @@ def mesh(config: ConfigDict) -> Mesh:
   shards = made.shape[mesh_lib.DATA]
   for name in ("batch_size", "eval_batch_size"):
     if config[name] % shards:
-      raise config_lib.ConfigError(
+      raise ConfigError(
         f"config.{name}={config[name]} must be a multiple of the data axis of "
         f"the mesh ({shards}); change one of them."
       )

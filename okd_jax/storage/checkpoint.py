@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from okd_jax.errors import CheckpointError
 from okd_jax.storage import manifest as manifest_lib, packing as leaves_lib
 from okd_jax.storage.manifest import Leaf, Manifest, ManifestError
 from okd_jax.storage.packing import Named
@@ -29,10 +30,6 @@ _SUFFIX = ".manifest.json"
 _DEBRIS = ("*.orbax-checkpoint-tmp*", "*.tmp", "*.deleted")
 
 _log = logging.getLogger(__name__)
-
-
-class CheckpointError(RuntimeError):
-  """A checkpoint that could not be saved or must not be used."""
 
 
 class Checkpoints:

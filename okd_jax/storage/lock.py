@@ -8,9 +8,7 @@ from types import TracebackType
 
 import filelock
 
-
-class RunLockError(RuntimeError):
-  """The workdir is in use, or cannot be locked."""
+from okd_jax.errors import RunLockError
 
 
 class RunLock:

@@ -50,11 +50,11 @@ def sums(logits: Array, batch: Batch) -> Sums:
   log_probs = jax.nn.log_softmax(logits)
   picked = jnp.take_along_axis(
     log_probs,
-    jnp.broadcast_to(batch.label, logits.shape[:-1])[..., None],
+    jnp.broadcast_to(batch.target, logits.shape[:-1])[..., None],
     axis=-1,
   )
   # Ties count against the label unless it comes first, as in argmax.
-  before = jnp.arange(logits.shape[-1]) < batch.label[:, None]
+  before = jnp.arange(logits.shape[-1]) < batch.target[:, None]
   rank = jnp.sum((log_probs > picked) | ((log_probs == picked) & before), -1)
   # A not-a-number compares false with everything and would rank first.
   valid = batch.mask & ~jnp.isnan(picked[..., 0])

@@ -64,7 +64,7 @@ class Programs:
 
     return Batch(
       image=like(images.dtype, *images.shape[1:]),
-      label=like(jnp.int32),
+      target=like(jnp.int32),
       index=like(jnp.int32),
       mask=like(bool),
     )
@@ -126,7 +126,7 @@ class Programs:
     def gather(index):
       batch = Batch(
         image=jnp.take(images, index, axis=0),
-        label=jnp.take(labels, index),
+        target=jnp.take(labels, index),
         index=index,
         mask=jnp.ones(index.shape, bool),
       )

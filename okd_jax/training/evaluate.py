@@ -82,7 +82,7 @@ def held_out_logits(
     mask = np.asarray(batch.mask)
     each, _ = predict_fn(state.params, state.memory, batch)
     logits.append(np.asarray(each)[:, mask])
-    labels.append(np.asarray(batch.label)[mask])
+    labels.append(np.asarray(batch.target)[mask])
   return jnp.asarray(np.concatenate(logits, 1)), jnp.asarray(
     np.concatenate(labels)
   )

@@ -7,11 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from okd_jax.errors import NotFiniteError
 from okd_jax.training.state import TrainState
-
-
-class NotFiniteError(RuntimeError):
-  """A loss term, a gradient or a state that is not a finite number."""
 
 
 def check_measures(step: int, measured: Mapping[str, Any]) -> dict[str, float]:

@@ -93,6 +93,7 @@ class Recipe:
       step=step,
       rampup=jnp.asarray(schedules.rampup(epoch, self.rampup_epochs)),
       key=key,
+      num_examples=self.info.num_train,
       train=train,
     )
 

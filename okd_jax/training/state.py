@@ -164,7 +164,7 @@ def _init_method(
     outputs = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     batch = Batch(
       image=jnp.zeros((size, *recipe.info.image_shape), jnp.uint8),
-      label=jnp.zeros(size, jnp.int32),
+      target=jnp.zeros(size, jnp.int32),
       index=jnp.zeros(size, jnp.int32),
       mask=jnp.ones(size, bool),
     )

@@ -83,7 +83,7 @@ def train_step(
   )
   measured = {
     "terms": {name: jnp.mean(t, -1) for name, t in result.terms.items()},
-    "accuracy": jnp.mean(jnp.argmax(logits, -1) == batch.label, -1),
+    "accuracy": jnp.mean(jnp.argmax(logits, -1) == batch.target, -1),
     "learning_rate": learning_rate,
     "rampup": ctx.rampup,
     "gradient_norm": optax.tree.norm(grads),

@@ -15,6 +15,7 @@ import numpy as np
 import safetensors.numpy
 
 from okd_jax.core import Array, Batch, Variables
+from okd_jax.errors import ConfigError
 from okd_jax.groups.group import as_outputs
 from okd_jax.runs import records as logs
 from okd_jax.runs.run import Run
@@ -51,7 +52,7 @@ def export(
       something else.
   """
   if to.exists() and not (to / leader_lib.CARD).exists():
-    raise config_lib.ConfigError(
+    raise ConfigError(
       f"{to} exists and is no exported network; choose another folder."
     )
   apply, variables = function(run, what)
@@ -176,7 +177,7 @@ def function(run: Run, what: str = "leader") -> tuple[ApplyFn, Variables]:
   if name not in known:
     there = ["leader", *single, "ensemble", *known]
     averaged = run.state.average is not None
-    raise config_lib.ConfigError(
+    raise ConfigError(
       f"--what={what} is not a prediction of this run; there are "
       f"{', '.join(dict.fromkeys(there))}"
       f"{' and the same behind ' + _AVERAGED if averaged else ''}."
@@ -189,7 +190,7 @@ def _saved_model() -> Any:
     # Needs TensorFlow, which nothing else here does.
     from okd_jax.weights import saved_model
   except ModuleNotFoundError as error:
-    raise config_lib.ConfigError(
+    raise ConfigError(
       f"--format=savedmodel: {error}; pip install tensorflow-cpu adds what is "
       "missing."
     ) from error
@@ -203,7 +204,7 @@ def _part(run: Run, what: str) -> tuple[Any, Any, str]:
   if not what.startswith(_AVERAGED):
     return run.state.params, run.state.memory, what
   if run.state.average is None:
-    raise config_lib.ConfigError(
+    raise ConfigError(
       f"--what={what}: this run has no averaged variables; leave {_AVERAGED} "
       "out."
     )
@@ -232,7 +233,7 @@ def _of_group(run: Run) -> Callable[[Variables, Array], dict[str, Array]]:
     count = images.shape[0]
     batch = Batch(
       image=_normalize(run, images),
-      label=jnp.zeros(count, jnp.int32),
+      target=jnp.zeros(count, jnp.int32),
       index=jnp.zeros(count, jnp.int32),
       mask=jnp.ones(count, bool),
     )

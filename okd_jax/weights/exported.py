@@ -22,15 +22,13 @@ import jax.export
 import safetensors
 import safetensors.numpy
 
+from okd_jax.errors import LeaderError
+
 Variables = dict[str, Any]
 
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
 PROGRAM = "model.stablehlo"
-
-
-class LeaderError(ValueError):
-  """A folder that holds no exported network, or a damaged one."""
 
 
 def load_leader(

@@ -10,10 +10,10 @@ import numpy as np
 
 from okd_jax.core import Variables
 from okd_jax.devices import mesh as mesh_lib
+from okd_jax.errors import ConfigError
 from okd_jax.groups.group import Branches, Peers
 from okd_jax.groups.mixed import Mixed
 from okd_jax.runs import run as reopen
-from okd_jax.settings import config as config_lib
 from okd_jax.training import state as state_lib
 from okd_jax.training.setup import Recipe
 from okd_jax.training.state import Average, TrainState
@@ -39,10 +39,8 @@ def check(config: ConfigDict, workdir: Path) -> None:
     return
   try:
     reopen.about(path)
-  except config_lib.ConfigError as error:
-    raise config_lib.ConfigError(
-      f"config.init_from='{path}': {error}"
-    ) from error
+  except ConfigError as error:
+    raise ConfigError(f"config.init_from='{path}': {error}") from error
 
 
 def fill(recipe: Recipe, state: TrainState, path: Path) -> TrainState:
@@ -146,7 +144,7 @@ def _shape(arrays: dict[str, Any], name: str) -> tuple[int, ...] | None:
 
 def _require_same(path: Path, name: str, ours: Any, theirs: Any) -> None:
   if ours != theirs:
-    raise config_lib.ConfigError(
+    raise ConfigError(
       f"config.init_from='{path}': '{name}' is of shape {theirs or 'absent'} "
       f"there, and {ours or 'absent'} in this run; name a run or a leader of "
       "the same network, number of classes and, for a run, group."

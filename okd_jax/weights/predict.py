@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from okd_jax.data import DataError
 from okd_jax.data.formats import folder, tfds as prepared
+from okd_jax.errors import DataError
 from okd_jax.runs import run as reopen
 from okd_jax.weights import export, exported as leader_lib
 

@@ -11,9 +11,10 @@ from okd_jax import backbones
 from okd_jax.core import Variables
 from okd_jax.data.info import DataInfo
 from okd_jax.devices import mesh as mesh_lib
+from okd_jax.errors import ConfigError
 from okd_jax.groups.group import Peers, Replicas
 from okd_jax.runs import run as reopen
-from okd_jax.settings import build, config as config_lib
+from okd_jax.settings import build
 from okd_jax.weights import torch as interop
 
 
@@ -42,7 +43,7 @@ def load(
     return None, None
   devices = without_peer_axis(on)
   if config.batch_size % devices.size:
-    raise config_lib.ConfigError(
+    raise ConfigError(
       f"config.batch_size={config.batch_size} must be a multiple of the "
       f"{devices.size} devices, which share the teacher's work; change it."
     )
@@ -68,7 +69,7 @@ def _from_run(path: Path, config: ConfigDict, info: DataInfo) -> Any:
   for field in ("num_classes", "image_shape", "mean", "std"):
     ours = getattr(info, field)
     if getattr(theirs, field) != ours:
-      raise config_lib.ConfigError(
+      raise ConfigError(
         f"config.teacher='{path}' was trained on images with {field}="
         f"{getattr(theirs, field)} and this run has {ours}; name a teacher "
         "that was trained on the same data."
@@ -85,7 +86,7 @@ def _from_state_dict(path: Path, config: ConfigDict, info: DataInfo) -> Any:
   try:
     return net, interop.load_torch(shapes, interop.read_state_dict(path))
   except ValueError as error:
-    raise config_lib.ConfigError(
+    raise ConfigError(
       f"config.teacher='{path}' does not hold a {config.teacher_net} for "
       f"{info.num_classes} classes: {error}"
     ) from error

@@ -13,10 +13,11 @@ from PIL import Image
 import pytest
 
 from okd_jax import __main__, train
-from okd_jax.cli import common as cli, doctor
+from okd_jax.cli import doctor
 from okd_jax.devices.mesh import make_mesh
+from okd_jax.errors import CheckpointError, ConfigError, DataError
 from okd_jax.runs import records as logs, run as reopen, trackers
-from okd_jax.settings import build, config as config_lib
+from okd_jax.settings import build
 from okd_jax.training import state as state_lib
 from okd_jax.weights import exported as leader, init_from
 
@@ -62,7 +63,7 @@ def test_eval_counts_exactly(trained, capsys):
     logits = jax.jit(lambda v, x: net.apply(v, x, train=False).logits)(
       variables, images
     )
-    correct += int(np.sum((np.argmax(logits, -1) == batch.label) & batch.mask))
+    correct += int(np.sum((np.argmax(logits, -1) == batch.target) & batch.mask))
   figures = result["figures"]
   assert (result["count"], result["step"]) == (360, run.step)
   assert figures["peer_0"]["correct"] == correct
@@ -122,7 +123,7 @@ def test_data_reports_damage_and_duplicates(pictures, tmp_path, capsys):
   assert "30 x 17" in said
   assert f"Equal files: {folder / 'cat/x.png'}, {folder / 'dog/x.png'}" in said
   (folder / "dog" / "z.png").write_bytes(content[:100])
-  with leaving(cli.BAD_DATA):
+  with leaving(DataError.exit_code):
     command("data", folder, "--json")
   report = json.loads(capsys.readouterr().out)
   assert report["counts"] == {"all": {"cat": 1, "dog": 3}}
@@ -145,16 +146,28 @@ def test_doctor_reports_what_is_wrong(monkeypatch, capsys):
 @pytest.mark.parametrize(
   "args, code, message",
   [
-    (["eval", "{tmp}"], cli.BAD_CONFIG, "is not the work directory of a run"),
-    (["eval"], cli.BAD_CONFIG, "WORKDIR"),
-    (["train"], cli.BAD_CONFIG, "invalid choice"),
-    (["predict", "{tmp}", "x.png"], cli.BAD_CONFIG, "is not the work"),
-    (["predict", "{leader}", "{tmp}"], cli.BAD_DATA, "holds no image"),
-    (["predict", "{leader}", "x.png"], cli.BAD_DATA, "x.png does not exist"),
-    (["predict", "{leader}", __file__], cli.BAD_DATA, "cannot be decoded"),
-    (["eval", "{run}", "--split=validation"], cli.BAD_DATA, "is empty"),
-    (["export", "{run}", "--what=me"], cli.BAD_CONFIG, "leader, peer_0"),
-    (["data", "{tmp}"], cli.BAD_DATA, "class folders"),
+    (
+      ["eval", "{tmp}"],
+      ConfigError.exit_code,
+      "is not the work directory of a run",
+    ),
+    (["eval"], ConfigError.exit_code, "WORKDIR"),
+    (["train"], ConfigError.exit_code, "invalid choice"),
+    (["predict", "{tmp}", "x.png"], ConfigError.exit_code, "is not the work"),
+    (["predict", "{leader}", "{tmp}"], DataError.exit_code, "holds no image"),
+    (
+      ["predict", "{leader}", "x.png"],
+      DataError.exit_code,
+      "x.png does not exist",
+    ),
+    (
+      ["predict", "{leader}", __file__],
+      DataError.exit_code,
+      "cannot be decoded",
+    ),
+    (["eval", "{run}", "--split=validation"], DataError.exit_code, "is empty"),
+    (["export", "{run}", "--what=me"], ConfigError.exit_code, "leader, peer_0"),
+    (["data", "{tmp}"], DataError.exit_code, "class folders"),
   ],
 )
 def test_mistakes_end_with_a_code(
@@ -220,11 +233,11 @@ def test_peers_start_from_a_leader(trained, peers):
 def test_weights_of_another_shape_are_refused(trained):
   recipe = recipe_like(trained, num_peers=2)
   drawn = state_lib.init(recipe, jax.random.key(5))
-  with pytest.raises(config_lib.ConfigError, match="config.init_from=.*shape"):
+  with pytest.raises(ConfigError, match="config.init_from=.*shape"):
     init_from.fill(recipe, drawn, trained)
   other = recipe_like(trained, net="resnet20")
   drawn = state_lib.init(other, jax.random.key(5))
-  with pytest.raises(config_lib.ConfigError, match="stage1_block1.*absent"):
+  with pytest.raises(ConfigError, match="stage1_block1.*absent"):
     init_from.fill(other, drawn, trained / "leader")
 
 
@@ -232,7 +245,7 @@ def test_weights_of_another_shape_are_refused(trained):
 def test_a_run_that_cannot_start_leaves_its_folder_free(trained, tmp_path):
   config = reopen.about(trained)[0]
   config.init_from = str(tmp_path / "nowhere")
-  with pytest.raises(config_lib.ConfigError, match="nowhere is not the work"):
+  with pytest.raises(ConfigError, match="nowhere is not the work"):
     train.train(config, tmp_path / "new")
   assert not (tmp_path / "new" / "config.json").exists()
 
@@ -240,7 +253,7 @@ def test_a_run_that_cannot_start_leaves_its_folder_free(trained, tmp_path):
 def test_a_damaged_leader_ends_with_a_code(trained, tmp_path, capsys):
   shutil.copytree(trained / "leader", tmp_path / "leader")
   (tmp_path / "leader" / leader.WEIGHTS).write_bytes(b"")
-  with leaving(cli.BAD_CHECKPOINT):
+  with leaving(CheckpointError.exit_code):
     command("predict", tmp_path / "leader", "x.png")
   assert "does not match the SHA-256" in capsys.readouterr().err
 

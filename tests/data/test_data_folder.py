@@ -7,6 +7,7 @@ import pytest
 
 from okd_jax import data
 from okd_jax.data.formats import folder
+from okd_jax.errors import DataError
 
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
@@ -42,11 +43,11 @@ def test_train_and_test_folders(tmp_path, source, test_name):
   assert made.info.image_shape == (16, 16, 3)
   np.testing.assert_allclose(made.info.mean, [1 / 3] * 3)
   batch = jax.device_get(next(made.batches(0)))
-  for image, label in zip(batch.image, batch.label, strict=True):
+  for image, label in zip(batch.image, batch.target, strict=True):
     expected = list(COLOURS.values())[label]
     np.testing.assert_array_equal(image, np.broadcast_to(expected, image.shape))
   tested = [jax.device_get(b) for b in made.evaluation("test")]
-  labels = np.concatenate([b.label[b.mask] for b in tested])
+  labels = np.concatenate([b.target[b.mask] for b in tested])
   np.testing.assert_array_equal(labels, [0, 0, 1, 1, 2, 2])
 
 
@@ -101,7 +102,7 @@ def test_damaged_file_is_named(tmp_path, kept):
   path = tmp_path / "green" / "broken.jpg"
   Image.fromarray(noise.astype(np.uint8)).save(path)
   path.write_bytes(path.read_bytes()[:kept])
-  with pytest.raises(data.DataError, match="broken.jpg cannot be decoded"):
+  with pytest.raises(DataError, match="broken.jpg cannot be decoded"):
     make(tmp_path)
   report = folder.check_folder(str(tmp_path))
   assert list(report.damaged) == [path]
@@ -109,13 +110,13 @@ def test_damaged_file_is_named(tmp_path, kept):
 
 @pytest.mark.checklist("H1")
 def test_wrong_structure_is_refused(tmp_path):
-  with pytest.raises(data.DataError, match="is not a folder"):
+  with pytest.raises(DataError, match="is not a folder"):
     make(tmp_path / "missing")
-  with pytest.raises(data.DataError, match="0 class folders"):
+  with pytest.raises(DataError, match="0 class folders"):
     make(tmp_path)
   write_classes(tmp_path, 2)
   (tmp_path / "yellow").mkdir()
-  with pytest.raises(data.DataError, match="yellow lack images"):
+  with pytest.raises(DataError, match="yellow lack images"):
     make(tmp_path)
 
 
@@ -124,13 +125,13 @@ def test_splits_must_have_the_same_classes(tmp_path):
   write_classes(tmp_path / "train", 2)
   write_classes(tmp_path / "test", 2)
   save(tmp_path / "test" / "yellow" / "a.png", (255, 255, 0))
-  with pytest.raises(data.DataError, match="classes yellow in one split"):
+  with pytest.raises(DataError, match="classes yellow in one split"):
     make(tmp_path)
 
 
 def test_too_large_for_memory_is_refused(tmp_path):
   write_classes(tmp_path, 2)
-  with pytest.raises(data.DataError, match="image_size"):
+  with pytest.raises(DataError, match="image_size"):
     make(tmp_path, image_size=20_000)
 
 

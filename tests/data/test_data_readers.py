@@ -8,9 +8,9 @@ import tarfile
 import numpy as np
 import pytest
 
-from okd_jax.data import DataError
 from okd_jax.data.formats import publisher as readers
 from okd_jax.data.info import KNOWN, measure
+from okd_jax.errors import DataError
 
 DEBIAN = pathlib.Path("/usr/share/datasets/fashion-mnist")
 

@@ -9,6 +9,7 @@ import pytest
 from okd_jax import data
 from okd_jax.data.formats import publisher as readers
 from okd_jax.data.sources import source, tfdata as tfds
+from okd_jax.errors import DataError
 
 
 def mesh(shape):
@@ -62,11 +63,11 @@ def test_training_batches(kind):
   made = make(kind)
   host = readers.digits()
   for step, batch in enumerate(take(made.batches(0), 3)):
-    assert batch.image.dtype == np.uint8 and batch.label.dtype == np.int32
+    assert batch.image.dtype == np.uint8 and batch.target.dtype == np.int32
     assert batch.index.dtype == np.int32 and batch.mask.all()
     np.testing.assert_array_equal(batch.index, made.order(step))
     np.testing.assert_array_equal(batch.image, host.train.images[batch.index])
-    np.testing.assert_array_equal(batch.label, host.train.labels[batch.index])
+    np.testing.assert_array_equal(batch.target, host.train.labels[batch.index])
   assert made.train_size == made.info.num_train == 1437
 
 
@@ -109,12 +110,12 @@ def test_evaluation_counts_every_example_once(kind, eval_batch_size):
   made = make(kind, eval_batch_size=eval_batch_size)
   host = readers.digits().test
   batches = [jax.device_get(b) for b in made.evaluation("test")]
-  assert {len(b.label) for b in batches} == {eval_batch_size}
+  assert {len(b.target) for b in batches} == {eval_batch_size}
   index = np.concatenate([b.index[b.mask] for b in batches])
   np.testing.assert_array_equal(index, np.arange(360))
   images = np.concatenate([b.image[b.mask] for b in batches])
   np.testing.assert_array_equal(images, host.images)
-  labels = np.concatenate([b.label[b.mask] for b in batches])
+  labels = np.concatenate([b.target[b.mask] for b in batches])
   np.testing.assert_array_equal(labels, host.labels)
 
 
@@ -127,7 +128,7 @@ def test_splits_of_the_training_set(kind):
   for split in ("validation", "held_out"):
     batches = [jax.device_get(b) for b in made.evaluation(split)]
     index = np.concatenate([b.index[b.mask] for b in batches])
-    labels = np.concatenate([b.label[b.mask] for b in batches])
+    labels = np.concatenate([b.target[b.mask] for b in batches])
     np.testing.assert_array_equal(labels, host.labels[index])
     seen[split] = index
   assert {k: len(v) for k, v in seen.items()} == {
@@ -142,7 +143,7 @@ def test_splits_of_the_training_set(kind):
 
 @pytest.mark.parametrize("kind", ["memory", "tfds"])
 def test_empty_splits_are_refused(kind):
-  with pytest.raises(data.DataError, match="'held_out' of digits is empty"):
+  with pytest.raises(DataError, match="'held_out' of digits is empty"):
     next(make(kind).evaluation("held_out"))
 
 

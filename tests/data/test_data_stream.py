@@ -19,6 +19,7 @@ from okd_jax.data.formats import (
 )
 from okd_jax.data.info import DataInfo
 from okd_jax.devices.mesh import make_mesh
+from okd_jax.errors import DataError
 from okd_jax.settings import build
 from okd_jax.weights import predict
 
@@ -95,7 +96,7 @@ def test_an_epoch_shows_every_image_once(pictures):
   batches = take(make(pictures), 3)
   assert sorted(np.concatenate([b.index for b in batches])) == list(range(12))
   for batch in batches:
-    np.testing.assert_array_equal(batch.label, batch.index // 6)
+    np.testing.assert_array_equal(batch.target, batch.index // 6)
     assert batch.image.shape == (4, SIZE, SIZE, 3)
     assert batch.image.dtype == np.uint8
 
@@ -161,7 +162,7 @@ def test_evaluation_is_pillows_to_one_grey_level(kind, size):
 
 def test_evaluation_shows_every_image_once(pictures):
   batches = [jax.device_get(b) for b in make(pictures).evaluation("test")]
-  labels = np.concatenate([b.label[b.mask] for b in batches])
+  labels = np.concatenate([b.target[b.mask] for b in batches])
   np.testing.assert_array_equal(labels, [0, 0, 1, 1])
   content = (pictures / "val" / "dog" / "0.JPEG").read_bytes()
   difference = batches[0].image[2].astype(int) - as_pillow(content, SIZE)
@@ -295,7 +296,7 @@ def test_prepared_copy_is_read_image_by_image(imagenet):
   )
   assert (made.info.num_train, made.info.num_test) == (8, 2)
   for batch in take(made, 2):
-    np.testing.assert_array_equal(batch.label, batch.index % 2)
+    np.testing.assert_array_equal(batch.target, batch.index % 2)
   (batch,) = made.evaluation("test")
   for image, content in zip(batch.image, contents[8:], strict=True):
     difference = np.asarray(image).astype(int) - as_pillow(content, SIZE)
@@ -319,10 +320,10 @@ def test_damaged_copies_are_refused(imagenet):
   (path,) = folder.rglob("*train.tfrecord-00001*")
   about = prepared.inspect(path.parent)
   path.write_bytes(path.read_bytes()[:-100])
-  with pytest.raises(data.DataError, match="is damaged .*ends after its file"):
+  with pytest.raises(DataError, match="is damaged .*ends after its file"):
     listing.from_copy("imagenet2012", about, SIZE, 0.2)
   path.write_bytes(b"")
-  with pytest.raises(data.DataError, match="holds 0 examples; 5 were"):
+  with pytest.raises(DataError, match="holds 0 examples; 5 were"):
     listing.from_copy("imagenet2012", about, SIZE, 0.2)
 
 
@@ -333,7 +334,7 @@ def test_damaged_image_is_named(tmp_path):
       (tmp_path / name / f"{i}.jpg").write_bytes(encoded(i, (80, 60)))
   path = tmp_path / "dog" / "1.jpg"
   path.write_bytes(path.read_bytes()[:500])
-  with pytest.raises(data.DataError, match="dog/1.jpg holds an image that"):
+  with pytest.raises(DataError, match="dog/1.jpg holds an image that"):
     take(make(tmp_path, test_fraction=0.25), 2)
 
 

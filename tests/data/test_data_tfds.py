@@ -26,6 +26,7 @@ from okd_jax.data.formats import (
   tfrecord as records,
 )
 from okd_jax.data.sources import tfdata as tfds
+from okd_jax.errors import DataError
 
 DEBIAN = pathlib.Path("/usr/share/datasets/fashion-mnist")
 CACHE = pathlib.Path(
@@ -229,7 +230,7 @@ def test_any_other_name_with_images_of_many_sizes(tmp_path):
     assert np.abs(difference).max() <= 2  # two resamplers round differently
   small = root.parent.parent / "small"
   shutil.copytree(root.parent, small)
-  with pytest.raises(data.DataError, match="configurations big, small"):
+  with pytest.raises(DataError, match="configurations big, small"):
     prepared.find("animals", tmp_path)
 
 
@@ -276,7 +277,7 @@ def test_damaged_records_are_named(tmp_path, source, harm):
   root = tmp_path / "animals" / "1.0.0"
   write_copy(root, [encode(i, "png") for i in images], labels, shape=(8, 8, 3))
   harm(root / "animals-train.tfrecord-00000-of-00001")
-  with pytest.raises(data.DataError, match=str(root)):
+  with pytest.raises(DataError, match=str(root)):
     make(tmp_path, source, "animals")
 
 
@@ -297,7 +298,7 @@ def test_wrong_metadata_is_named(tmp_path, file, old, new, message):
   write_copy(root, [encode(i, "png") for i in images], labels, shape=(8, 8, 3))
   path = root / file
   path.write_text(path.read_text().replace(old, new))
-  with pytest.raises(data.DataError, match=message):
+  with pytest.raises(DataError, match=message):
     make(tmp_path, "memory", "animals")
 
 
@@ -305,7 +306,7 @@ def test_wrong_metadata_is_named(tmp_path, file, old, new, message):
 def test_wrong_file_at_hand_is_refused(tmp_path):
   bad = tmp_path / "cifar-10-binary.tar.gz"
   bad.write_bytes(b"not the archive")
-  with pytest.raises(data.DataError, match="SHA-256") as caught:
+  with pytest.raises(DataError, match="SHA-256") as caught:
     prepare.prepare("cifar10", tmp_path, [bad], download=False)
   assert str(bad) in str(caught.value)
 
@@ -321,7 +322,7 @@ OFFLINE = """
   start = time.monotonic()
   try:
     data.make({config}, batch_size=8, eval_batch_size=8, seed=0)
-  except (ValueError, data.DataError) as error:
+  except (ValueError, DataError) as error:
     print(type(error).__name__, error)
   assert "tensorflow" not in sys.modules
   assert time.monotonic() - start < 5, time.monotonic() - start

@@ -9,7 +9,7 @@ from sklearn import datasets
 
 from configs import okddip_digits
 from okd_jax import __main__, train
-from okd_jax.cli import common as cli
+from okd_jax.errors import DataError
 
 # Folders of any pictures are mirrored at random, which these digits survive.
 NAMES = ("zero", "one", "four")
@@ -89,8 +89,8 @@ def test_predictions_count_as_evaluation_does(run, pictures, target, capsys):
 def test_missing_folder_is_a_data_error(tmp_path, run, capsys):
   with pytest.raises(SystemExit) as left:
     command("predict", run, tmp_path / "nothing.png")
-  assert left.value.code == cli.BAD_DATA
+  assert left.value.code == DataError.exit_code
   with pytest.raises(SystemExit) as left:
     command("data", tmp_path / "nothing")
-  assert left.value.code == cli.BAD_DATA
+  assert left.value.code == DataError.exit_code
   assert "is not a folder" in capsys.readouterr().err

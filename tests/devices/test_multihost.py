@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from okd_jax.devices import distributed
-from okd_jax.settings import config as config_lib
+from okd_jax.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (
@@ -125,5 +125,5 @@ def test_incomplete_environments_are_refused(missing):
     "JAX_PROCESS_ID": "1",
   }
   del own[missing]
-  with pytest.raises(config_lib.ConfigError, match=f"{missing}='' must be"):
+  with pytest.raises(ConfigError, match=f"{missing}='' must be"):
     distributed.detect(own, on_tpu=False)

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 from okd_jax.devices import signals
+from okd_jax.errors import RunLockError
 from okd_jax.storage.checkpoint import Checkpoints
-from okd_jax.storage.lock import RunLock, RunLockError
+from okd_jax.storage.lock import RunLock
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
 

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from okd_jax import core, layers
+from okd_jax import layers
+from okd_jax.backbones.network import Network
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.groups.group import Branches, Replicas
 from okd_jax.groups.map_peers import map_peers
@@ -223,4 +224,4 @@ def test_groups_that_cannot_be_are_refused(make, words):
 
 
 def test_network_is_abstract():
-  assert issubclass(toys.Toy, core.Network)
+  assert issubclass(toys.Toy, Network)

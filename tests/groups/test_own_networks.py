@@ -6,8 +6,9 @@ import pytest
 
 from configs import okddip_digits
 from okd_jax import train
+from okd_jax.errors import ConfigError
 from okd_jax.runs import run as reopen
-from okd_jax.settings import build, config as config_lib, layout
+from okd_jax.settings import build, layout
 from okd_jax.weights import exported as leader
 
 OWN = "examples.own_network:"
@@ -74,5 +75,5 @@ def test_attention_projects_every_width_on_its_own():
   ],
 )
 def test_wrong_names_are_refused(net, kind, words, tmp_path):
-  with pytest.raises(config_lib.ConfigError, match=words):
+  with pytest.raises(ConfigError, match=words):
     train.train(recipe(net, kind), tmp_path)

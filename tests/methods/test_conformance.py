@@ -66,6 +66,7 @@ CONTEXT = core.Context(
   step=jnp.int32(3),
   rampup=jnp.float32(0.5),
   key=jax.random.key(0),
+  num_examples=toys.INFO.num_train,
   train=True,
 )
 BATCH = toys.batch(0, B)

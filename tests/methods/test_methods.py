@@ -40,6 +40,7 @@ def context(rampup=1.0, train=True, epoch=0.0):
     step=jnp.int32(0),
     rampup=jnp.asarray(rampup),
     key=jax.random.key(0),
+    num_examples=64,
     train=train,
   )
 
@@ -48,7 +49,7 @@ def batch_of(labels):
   labels = jnp.asarray(labels, jnp.int32)
   return core.Batch(
     image=jnp.zeros((len(labels), 1, 1, 1)),
-    label=labels,
+    target=labels,
     index=labels,
     mask=labels >= 0,
   )

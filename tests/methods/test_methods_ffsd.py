@@ -233,7 +233,7 @@ def setting():
   labels = np.array([1, 3], np.int32)
   batch = core.Batch(
     image=np.zeros((EXAMPLES, 1, 1, 1)),
-    label=labels,
+    target=labels,
     index=labels,
     mask=labels >= 0,
   )
@@ -242,6 +242,7 @@ def setting():
     step=jnp.int32(0),
     rampup=jnp.float32(0.1),
     key=jax.random.key(0),
+    num_examples=64,
     train=True,
   )
   method = methods.make("ffsd")
@@ -277,7 +278,7 @@ def test_terms_are_those_of_the_description(setting):
       variables["params"], outputs
     )
   expected = reading(
-    outputs.logits, [list(m) for m in outputs.maps], batch.label, variables
+    outputs.logits, [list(m) for m in outputs.maps], batch.target, variables
   )
   assert terms.keys() == expected.keys()
   for name, value in expected.items():

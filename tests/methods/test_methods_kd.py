@@ -11,6 +11,7 @@ from configs import kd_digits
 from okd_jax import backbones
 from okd_jax.data.info import KNOWN
 from okd_jax.devices import mesh as mesh_lib
+from okd_jax.errors import ConfigError
 from okd_jax.runs import run as reopen
 from okd_jax.settings import build, config as config_lib
 from okd_jax.weights import teacher, torch as interop
@@ -63,22 +64,22 @@ def test_teacher_from_a_state_dict(tmp_path):
   np.testing.assert_allclose(
     logits_of(group, loaded)[0], alone(net, variables), atol=1e-6
   )
-  with pytest.raises(config_lib.ConfigError, match="does not hold a resnet20"):
+  with pytest.raises(ConfigError, match="does not hold a resnet20"):
     teacher.load(configured(path, "resnet20"), INFO, mesh_lib.make_mesh(1))
 
 
 def test_other_data_are_refused(trained):
   mesh = mesh_lib.make_mesh(1)
   other = dataclasses.replace(INFO, num_classes=11)
-  with pytest.raises(config_lib.ConfigError, match="num_classes=10"):
+  with pytest.raises(ConfigError, match="num_classes=10"):
     teacher.load(configured(trained), other, mesh)
   config = configured(trained)
   config.image_mean = (0.5,)
-  with pytest.raises(config_lib.ConfigError, match="with mean="):
+  with pytest.raises(ConfigError, match="with mean="):
     teacher.load(config, INFO, mesh)
   config = configured(trained)
   config.batch_size = 22
-  with pytest.raises(config_lib.ConfigError, match="multiple of the 4 devices"):
+  with pytest.raises(ConfigError, match="multiple of the 4 devices"):
     teacher.load(config, INFO, mesh_lib.make_mesh(2, 2))
 
 
@@ -99,7 +100,7 @@ def test_configuration_is_refused_early(changes, words):
     for key in [k for k in config.method if k != "name"]:
       del config.method[key]
   config.update(changes)
-  with pytest.raises(config_lib.ConfigError, match=words):
+  with pytest.raises(ConfigError, match=words):
     config_lib.check(config)
 
 
@@ -108,14 +109,14 @@ def test_file_needs_its_network(tmp_path):
   path.touch()
   config = kd_digits.get_config()
   config.teacher = str(path)
-  with pytest.raises(config_lib.ConfigError, match="config.teacher_net=''"):
+  with pytest.raises(ConfigError, match="config.teacher_net=''"):
     config_lib.check(config)
 
 
 def test_one_number_a_channel():
   config = configured("")
   config.image_std = (0.5, 0.5)
-  with pytest.raises(config_lib.ConfigError, match="each of the 1 channels"):
+  with pytest.raises(ConfigError, match="each of the 1 channels"):
     build.seen(config, INFO)
   config.image_std = (0.5,)
   assert build.seen(config, INFO).std == (0.5,)

@@ -14,15 +14,14 @@ import pytest
 from configs import compare_digits
 from okd_jax import __main__, backbones, compare, methods, train
 from okd_jax.cli import common as cli
+from okd_jax.errors import ConfigError, Interrupted, NotFiniteError
 from okd_jax.results import (
   comparison as result_tables,
   comparison_plots as compare_plots,
   grid,
   rows as results,
 )
-from okd_jax.runs import workdir as workdir_lib
 from okd_jax.settings import config as config_lib
-from okd_jax.training import finite
 
 # ml_collections loads recipes in a way that is going out of use.
 reads_recipes = pytest.mark.filterwarnings("ignore:the load_module.. method")
@@ -47,7 +46,7 @@ def whole(tmp_path_factory):
   """A comparison with a teacher, run to its end."""
   workdir = tmp_path_factory.mktemp("compare")
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(workdir_lib, "take_away", lambda run: None)
+    patch.setattr(train, "_take_away", lambda run: None)
     failed = compare.compare(small(methods=("kd",)), workdir)
   return workdir, failed
 
@@ -157,7 +156,7 @@ def test_wrong_grids_are_refused_before_anything_runs(
   config = small()
   with config.unlocked():
     config.update(changes)
-  with pytest.raises(config_lib.ConfigError, match=message):
+  with pytest.raises(ConfigError, match=message):
     compare.compare(config, tmp_path)
   assert not pretending[0]
 
@@ -166,12 +165,12 @@ def test_wrong_grids_are_refused_before_anything_runs(
 def test_recipes_of_runs_and_of_comparisons_are_told_apart(tmp_path, capsys):
   for read, comparison in (("okddip_digits", True), ("compare_digits", False)):
     argv = ["x", f"--config=configs/{read}.py"]
-    with pytest.raises(config_lib.ConfigError, match="not a recipe for this"):
+    with pytest.raises(ConfigError, match="not a recipe for this"):
       cli.read_recipe(argv, comparison=comparison)
   for args in (["eval", "x", "--config=y"], ["compare", "--config.x=y"]):
     with pytest.raises(SystemExit) as left:
       __main__.main(args)
-    assert left.value.code == cli.BAD_CONFIG
+    assert left.value.code == ConfigError.exit_code
   said = capsys.readouterr().err
   assert "unrecognized arguments: --config=y" in said
   argv = ["x", "--config=configs/compare_digits.py", "--config.seeds=(4,)"]
@@ -221,7 +220,7 @@ def test_finished_cells_are_left_alone(whole, tmp_path, monkeypatch):
 
 def test_a_failed_cell_does_not_stop_the_rest(tmp_path, pretending):
   ran, events = pretending
-  events["resnet8/kd_teacher/seed1"] = raising(finite.NotFiniteError("at 7"))
+  events["resnet8/kd_teacher/seed1"] = raising(NotFiniteError("at 7"))
   config = small(methods=("independent", "kd"))
   failed = compare.compare(config, tmp_path)
   assert failed["resnet8/kd_teacher/seed1"] == "NotFiniteError: at 7"
@@ -261,11 +260,11 @@ def test_a_stopped_comparison_goes_on(tmp_path, pretending, when):
 
   def act():
     if when == "within a run":
-      raise train.Interrupted("Stopped")
+      raise Interrupted("Stopped")
     os.kill(os.getpid(), signal.SIGTERM)
 
   events["resnet8/independent/seed0"] = act
-  with pytest.raises(train.Interrupted):
+  with pytest.raises(Interrupted):
     compare.compare(config, tmp_path)
   assert ran[-1] == "resnet8/independent/seed0" and len(ran) == 3
   ran.clear()

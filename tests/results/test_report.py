@@ -12,7 +12,7 @@ import pytest
 
 from configs import compare_digits
 from okd_jax import __main__, compare
-from okd_jax.cli import common as cli
+from okd_jax.errors import ConfigError
 from okd_jax.results import grid
 from okd_jax.runs import records as logs
 
@@ -97,7 +97,7 @@ def test_the_page_tells_everything(page, trained):
 def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
   with pytest.raises(SystemExit) as left:
     __main__.main(["report", str(tmp_path)])
-  assert left.value.code == cli.BAD_CONFIG
+  assert left.value.code == ConfigError.exit_code
   assert "is not the work directory of a run" in capsys.readouterr().err
   assert not (tmp_path / "report.html").exists()
 

@@ -22,10 +22,9 @@ import pytest
 
 from okd_jax import methods, train
 from okd_jax.cli import common as cli
-from okd_jax.data import DataError
+from okd_jax.errors import ConfigError, DataError, RunLockError
 from okd_jax.settings import config as config_lib
-from okd_jax.settings.config import ConfigError
-from okd_jax.storage.lock import RunLock, RunLockError
+from okd_jax.storage.lock import RunLock
 
 ROOT = Path(__file__).resolve().parents[2]
 # The tests' eight virtual devices would split the small batches.
@@ -426,12 +425,24 @@ def main(*arguments):
 @pytest.mark.parametrize(
   ("flags", "code", "says"),
   [
-    (["--config.peers.num_peer=3"], cli.BAD_CONFIG, "num_peers"),
-    (["--config.method.temperature=nan"], cli.BAD_CONFIG, "temperature=nan"),
-    (["--config.epochs=ten"], cli.BAD_CONFIG, "'ten' must be a whole number"),
-    (["--config=nowhere.py"], cli.BAD_CONFIG, "configs/"),
-    ([*MISSING, "--config.data.dir=/nowhere"], cli.BAD_DATA, "/nowhere"),
-    (["--config.data.name=folder:configs"], cli.BAD_DATA, "class folders"),
+    (["--config.peers.num_peer=3"], ConfigError.exit_code, "num_peers"),
+    (
+      ["--config.method.temperature=nan"],
+      ConfigError.exit_code,
+      "temperature=nan",
+    ),
+    (
+      ["--config.epochs=ten"],
+      ConfigError.exit_code,
+      "'ten' must be a whole number",
+    ),
+    (["--config=nowhere.py"], ConfigError.exit_code, "configs/"),
+    ([*MISSING, "--config.data.dir=/nowhere"], DataError.exit_code, "/nowhere"),
+    (
+      ["--config.data.name=folder:configs"],
+      DataError.exit_code,
+      "class folders",
+    ),
   ],
 )
 def test_commands_end_early_with_a_code(flags, code, says, tmp_path):

@@ -4,7 +4,8 @@ import pytest
 
 from configs import okddip_digits
 from okd_jax.devices import host
-from okd_jax.settings import config as config_lib, layout
+from okd_jax.errors import ConfigError
+from okd_jax.settings import layout
 
 
 def configured(data=-1, peer=-1, words="", **changes):
@@ -64,5 +65,5 @@ def test_the_mesh_follows_what_is_asked_for(config, expected):
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-  with pytest.raises(config_lib.ConfigError, match="batch_size=63"):
+  with pytest.raises(ConfigError, match="batch_size=63"):
     layout.mesh(configured(data=2, batch_size=63))

@@ -27,8 +27,9 @@ import numpy as np
 import optax
 import pytest
 
+from okd_jax.errors import CheckpointError
 from okd_jax.storage import manifest
-from okd_jax.storage.checkpoint import CheckpointError, Checkpoints
+from okd_jax.storage.checkpoint import Checkpoints
 
 Moments = namedtuple("Moments", ["mean", "square"])
 

@@ -15,7 +15,8 @@ import pytest
 
 from okd_jax import train
 from okd_jax.cli import common as cli
-from okd_jax.runs import records as logs, workdir as workdir_lib
+from okd_jax.errors import CheckpointError
+from okd_jax.runs import records as logs
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.weights import export
 from scripts import soak
@@ -177,7 +178,7 @@ def test_what_a_kill_at_the_end_leaves_is_written_again(
   (finished / "leader").rename(finished / "leader.old")
   (finished / "leader.tmp").mkdir()
   if content:  # once is enough
-    monkeypatch.setattr(workdir_lib, "take_away", lambda run: None)
+    monkeypatch.setattr(train, "_take_away", lambda run: None)
   in_this_process(finished)
   assert content or (finished / "leader" / "card.json").exists()
   ours, theirs = (
@@ -195,7 +196,7 @@ def test_a_full_disk_ends_with_one_message(finished, monkeypatch, capsys):
   monkeypatch.setattr(logs, "replace_file", full)
   with pytest.raises(SystemExit) as left, cli.exit_codes():
     in_this_process(finished)
-  assert left.value.code == cli.BAD_CHECKPOINT
+  assert left.value.code == CheckpointError.exit_code
   said = capsys.readouterr().err
   assert "No space left on device" in said and "the last checkpoint" in said
   assert Checkpoints(finished / "checkpoints").latest_verified() == 80

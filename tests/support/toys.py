@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from okd_jax import core, layers, methods
+from okd_jax.backbones.network import Network
 from okd_jax.data.info import DataInfo
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.groups.group import Branches, Replicas
@@ -30,7 +31,7 @@ INFO = DataInfo(
 )
 
 
-class Toy(core.Network):
+class Toy(Network):
   """Two convolutions with batch norm, dropout, and a linear classifier."""
 
   split: int = 1
@@ -106,7 +107,7 @@ def batch(seed: int, size: int = 16) -> core.Batch:
   rng = np.random.default_rng(seed)
   return core.Batch(
     image=rng.integers(0, 256, (size, *INFO.image_shape), dtype=np.uint8),
-    label=rng.integers(0, INFO.num_classes, size).astype(np.int32),
+    target=rng.integers(0, INFO.num_classes, size).astype(np.int32),
     index=np.arange(size, dtype=np.int32),
     mask=np.ones(size, bool),
   )

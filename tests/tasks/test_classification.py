@@ -11,7 +11,7 @@ def batch_of(labels, mask):
   size = len(labels)
   return core.Batch(
     image=jnp.zeros((size, 2, 2, 1), jnp.uint8),
-    label=jnp.asarray(labels, jnp.int32),
+    target=jnp.asarray(labels, jnp.int32),
     index=jnp.arange(size),
     mask=jnp.asarray(mask),
   )

@@ -60,6 +60,6 @@ def test_chunk_of_steps_lowers(dtype):
   exported = lowered(
     programs.many_steps,
     *((state,), (running.from_json({}, measures)[0],)),
-    *(batch.image, batch.label, rows, jnp.int32(3), (key,)),
+    *(batch.image, batch.target, rows, jnp.int32(3), (key,)),
   )
   assert exported.platforms == PLATFORMS

@@ -139,7 +139,7 @@ def test_twenty_steps_equal_the_reference(method, kind, net):
       assert rampup == pytest.approx(torch_reference.rampup(i // 5, RAMPUP))
       loss = theirs.step(
         torch.tensor(np.moveaxis(np.asarray(seen), -1, -3)),
-        torch.tensor(batch.label).long(),
+        torch.tensor(batch.target).long(),
         rampup,
       )
       total = sum(np.sum(term) for term in measured["terms"].values())

@@ -12,8 +12,8 @@ import test_runner
 
 from configs import okddip_digits
 from okd_jax import seeds, train
+from okd_jax.errors import ConfigError, NotFiniteError
 from okd_jax.runs import records as logs, summary
-from okd_jax.settings import config as config_lib
 from okd_jax.training import autotune, finite
 from okd_jax.training.runner import Dispatch
 import runs
@@ -131,7 +131,7 @@ def test_finished_seeds_are_left_alone_and_more_are_added(
 
 
 def test_a_single_run_refuses_several_seeds(tmp_path):
-  with pytest.raises(config_lib.ConfigError, match="num_seeds=2"):
+  with pytest.raises(ConfigError, match="num_seeds=2"):
     train.train(configured(), tmp_path)
 
 
@@ -197,7 +197,7 @@ def test_a_seed_that_diverges_does_not_stop_the_others(tmp_path, monkeypatch):
   def diverge(step, measured):
     # Told by a loss that only the first seed has.
     if step == 2 and first(measured):
-      raise finite.NotFiniteError("'peer_ce' is nan by step 2.")
+      raise NotFiniteError("'peer_ce' is nan by step 2.")
     return check(step, measured)
 
   def first(measured):
@@ -210,7 +210,7 @@ def test_a_seed_that_diverges_does_not_stop_the_others(tmp_path, monkeypatch):
     r["leader_ce"] for r in logs.read_metrics(reference) if r["step"] == 2
   )
   monkeypatch.setattr(finite, "check_measures", diverge)
-  with pytest.raises(finite.NotFiniteError):
+  with pytest.raises(NotFiniteError):
     seeds.train(configured(), tmp_path / "runs")
   assert not (tmp_path / "runs" / "seed3" / "summary.json").exists()
   assert (tmp_path / "runs" / "seed4" / "summary.json").exists()

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from okd_jax import core
+from okd_jax.errors import ConfigError, LeaderError
 from okd_jax.runs import run as reopen
-from okd_jax.settings import config as config_lib
 from okd_jax.training import state as state_lib, step as steps
 from okd_jax.weights import export, exported as leader
 import toys
@@ -39,7 +39,7 @@ def predictions(run, images):
   """Logits as an evaluation sees them, by the names of an evaluation."""
   batch = core.Batch(
     image=jnp.asarray(images),
-    label=jnp.zeros(len(images), jnp.int32),
+    target=jnp.zeros(len(images), jnp.int32),
     index=jnp.arange(len(images)),
     mask=jnp.ones(len(images), bool),
   )
@@ -175,7 +175,7 @@ def test_the_saved_model_agrees(run, images, expected, tmp_path):
 
   try:
     export.export(run, tmp_path / "it", form="savedmodel")
-  except config_lib.ConfigError as refusal:
+  except ConfigError as refusal:
     # A pair of which the older cannot read the newer is told apart at once.
     assert f"TensorFlow {tf.__version__} cannot read" in str(refusal)
     assert jax.__version_info__ >= (0, 11)
@@ -189,7 +189,7 @@ def test_the_saved_model_agrees(run, images, expected, tmp_path):
   for size in SIZES:
     logits = predict(images=tf.constant(scaled[:size]))["logits"]
     np.testing.assert_allclose(logits, expected[:size], rtol=0, atol=1e-5)
-  with pytest.raises(leader.LeaderError, match="--format=stablehlo"):
+  with pytest.raises(LeaderError, match="--format=stablehlo"):
     leader.load_leader(tmp_path / "it")
 
 
@@ -201,7 +201,7 @@ def test_the_saved_model_agrees(run, images, expected, tmp_path):
   ],
 )
 def test_unknown_names_are_refused(run, tmp_path, what, message):
-  with pytest.raises(config_lib.ConfigError, match=message):
+  with pytest.raises(ConfigError, match=message):
     export.export(run, tmp_path / "it", what)
 
 
@@ -210,7 +210,7 @@ def test_only_an_export_is_replaced(run, tmp_path):
   export.export(run, tmp_path / "it", "peer_0")
   assert leader.read_card(tmp_path / "it")["what"] == "peer_0"
   assert [path.name for path in tmp_path.iterdir()] == ["it"]
-  with pytest.raises(config_lib.ConfigError, match="no exported network"):
+  with pytest.raises(ConfigError, match="no exported network"):
     export.export(run, tmp_path)
 
 
@@ -241,5 +241,5 @@ def damage(folder: Path, how: str) -> None:
 def test_damage_is_refused(run, tmp_path, how, message):
   export.export(run, tmp_path / "it")
   damage(tmp_path / "it", how)
-  with pytest.raises(leader.LeaderError, match=message):
+  with pytest.raises(LeaderError, match=message):
     leader.load_leader(tmp_path / "it")

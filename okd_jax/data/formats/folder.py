@@ -9,9 +9,9 @@ import pathlib
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from okd_jax.data.errors import DataError
 from okd_jax.data.formats import tfds as prepared
 from okd_jax.data.info import describe, HostData, Split
+from okd_jax.errors import DataError
 
 _SUFFIXES = frozenset(
   ".bmp .gif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()

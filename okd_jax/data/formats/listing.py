@@ -11,7 +11,6 @@ import pathlib
 
 import numpy as np
 
-from okd_jax.data.errors import DataError
 from okd_jax.data.formats import folder, tfds as prepared, tfrecord as records
 from okd_jax.data.info import (
   check_every_class,
@@ -19,6 +18,7 @@ from okd_jax.data.info import (
   DataInfo,
   may_flip,
 )
+from okd_jax.errors import DataError
 
 # Those of ImageNet, which pictures of anything share well enough.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -14,8 +14,8 @@ import threading
 import urllib.parse
 import urllib.request
 
-from okd_jax.data.errors import DataError
 from okd_jax.data.formats import publisher as readers, tfds as prepared
+from okd_jax.errors import DataError
 
 _PROBE_SECS = 2.0
 _INSTALL = "pip install 'okd-jax[tfds]'"

@@ -9,8 +9,8 @@ import zlib
 import numpy as np
 
 from okd_jax.data import order
-from okd_jax.data.errors import DataError
 from okd_jax.data.info import describe, HostData, KNOWN, Split
+from okd_jax.errors import DataError
 
 _UNSIGNED_BYTE = 8  # IDX's code of the element type
 _TEST_OF_DIGITS = 0x7E57  # fixed: the test split of digits

@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from okd_jax.data import images as crops, order
-from okd_jax.data.errors import DataError
 from okd_jax.data.formats import tfrecord as records
 from okd_jax.data.info import describe, HostData, Split
+from okd_jax.errors import DataError
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _TEST = 0x7E58  # fixed: the test split of sets that have none

@@ -5,7 +5,7 @@ import mmap
 import pathlib
 import struct
 
-from okd_jax.data.errors import DataError
+from okd_jax.errors import DataError
 
 
 def read(path: pathlib.Path) -> Iterator[bytes]:

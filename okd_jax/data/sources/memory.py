@@ -72,7 +72,7 @@ class MemorySource(Source):
 def _take(images, labels, rows, mask, *, mesh):
   batch = core.Batch(
     image=jnp.take(images, rows, axis=0),
-    label=jnp.take(labels, rows),
+    target=jnp.take(labels, rows),
     index=rows,
     mask=mask,
   )

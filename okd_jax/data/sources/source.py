@@ -11,8 +11,8 @@ import numpy as np
 
 from okd_jax import core
 from okd_jax.data import order
-from okd_jax.data.errors import DataError
 from okd_jax.data.info import DataInfo
+from okd_jax.errors import DataError
 
 # Fixed, so that every run holds out the same examples.
 _VALIDATION, _SUBSET, _HELD_OUT = 0x0A11, 0x0A12, 0x0A13
@@ -85,7 +85,7 @@ class Source(abc.ABC):
   """Batches of one data set, on the devices.
 
   Images are uint8 [B, H, W, c], or [P, B, H, W, c] in training where the source
-  draws the views; labels int32 [B]; index int32 [B] is the
+  draws the views; target int32 [B]; index int32 [B] is the
   position in the publisher's training split (test split for "test"), as the
   copy in use orders it; mask is False on padding. With a mesh all are split
   over its "data" axis.
@@ -202,7 +202,7 @@ def to_devices(
 
   placed = {
     name: put(getattr(local, name), (size,), ("data",))
-    for name in ("label", "index", "mask")
+    for name in ("target", "index", "mask")
   }
   if local.image.ndim == 5:
     image = put(local.image, (num_views, size), ("peer", "data"))

@@ -13,7 +13,6 @@ import numpy as np
 
 from okd_jax import core
 from okd_jax.data import images as crops
-from okd_jax.data.errors import DataError
 from okd_jax.data.formats import folder, prepare, tfds as prepared
 from okd_jax.data.formats.listing import Files, Listing
 from okd_jax.data.sources import pipeline
@@ -23,6 +22,7 @@ from okd_jax.data.sources.source import (
   Source,
   to_devices,
 )
+from okd_jax.errors import DataError
 
 
 class StreamSource(Source):
@@ -135,7 +135,7 @@ class StreamSource(Source):
         raise DataError(_explain(files, rows, error)) from error
       batch = core.Batch(
         image=np.moveaxis(image, 1, 0) if image.ndim == 5 else image,
-        label=files.labels[rows],
+        target=files.labels[rows],
         index=rows,
         mask=mask,
       )

@@ -12,7 +12,6 @@ from typing import Unpack
 import numpy as np
 
 from okd_jax import core
-from okd_jax.data.errors import DataError
 from okd_jax.data.formats import prepare, tfds as prepared
 from okd_jax.data.info import describe, HostData, Split
 from okd_jax.data.sources import pipeline
@@ -22,6 +21,7 @@ from okd_jax.data.sources.source import (
   Source,
   to_devices,
 )
+from okd_jax.errors import DataError
 
 
 def read(
@@ -144,5 +144,5 @@ class TfdsSource(Source):
 
     dataset = pipeline.parallel_map(rows, gather)
     for image, label, index, mask in pipeline.iterate(dataset):
-      local = core.Batch(image=image, label=label, index=index, mask=mask)
+      local = core.Batch(image=image, target=label, index=index, mask=mask)
       yield to_devices(local, self._mesh, size)
