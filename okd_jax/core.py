@@ -15,6 +15,14 @@ from flax import linen as nn, struct
 import jax
 import jax.numpy as jnp
 
+from okd_jax.rules import (
+  at_least as at_least,
+  between as between,
+  flag as flag,
+  one_of as one_of,
+  positive as positive,
+)
+
 Array = jax.Array
 # One array with a leading peer axis, or one array a peer where shapes differ.
 PerPeer = Array | tuple[Array, ...]
@@ -118,6 +126,11 @@ class Needs:
       shared trunk, instead of summing them.
     kind: the only kind of group that will do, "replicas" or "branches"; None
       takes both.
+    per_example: collections of the method whose arrays have a leading axis of
+      `Context.num_examples`. They are split over the devices of the batch, are
+      addressed by `Batch.index`, belong to checkpoints and not to averages, and
+      must not be read in evaluation, where positions are those of another
+      split.
   """
 
   views: bool = False
@@ -126,6 +139,7 @@ class Needs:
   held_out: float = 0.0
   mean_trunk_gradient: bool = False
   kind: str | None = None
+  per_example: tuple[str, ...] = ()
 
 
 class Method(nn.Module):
@@ -133,13 +147,19 @@ class Method(nn.Module):
 
   What is learned (attention, gates, fusion heads) is in `params`; what is
   remembered (statistics, weights refreshed once an epoch) is in the other
-  collections; hyperparameters are the dataclass fields.
+  collections; hyperparameters are the dataclass fields, each with its rule:
+  `temperature: float = core.positive(3.0)`.
   """
 
   @property
   def needs(self) -> Needs:
     """What the method needs beyond one pass of the peers."""
     return Needs()
+
+  @property
+  def task(self) -> str:
+    """The task that the terms are for, a module of `okd_jax.tasks`."""
+    return "classification"
 
   @property
   def leader(self) -> int:

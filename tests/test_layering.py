@@ -10,6 +10,7 @@ ROOT = Path(okd_jax.__file__).parent
 # From the bottom up: each imports only from those before it.
 PACKAGES = (
   "errors",
+  "rules",
   "schedules",
   "losses",
   "layers",
