@@ -17,7 +17,6 @@ import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
-from test_conformance import trained
 
 from okd_jax import backbones, methods
 from okd_jax.data.info import KNOWN
@@ -80,9 +79,9 @@ def on_meshes(name, kind):
       )
       if expected is None:
         start = jax.device_get(runs.start(recipe))
-        expected = trained(recipe, start)
+        expected = runs.train_from(recipe, start)
         continue
-      gap = difference(trained(recipe, start), expected)
+      gap = difference(runs.train_from(recipe, start), expected)
       assert gap < 1e-9, (name, kind, data, peer, gap)
       cells.append(f"{gap:.0e}")
   return cells

@@ -26,7 +26,7 @@ SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
 
 LOOP = """
 import sys, time
-from okd_jax.signals import EXIT_CODE, Stop
+from okd_jax.devices.signals import EXIT_CODE, Stop
 with Stop() as stop:
   print("ready", flush=True)
   while not stop.requested:
@@ -38,7 +38,7 @@ sys.exit(EXIT_CODE)
 # A minute in C without the interpreter's lock: Python's handlers cannot run.
 LONG_CALL = """
 import hashlib, os
-from okd_jax.signals import Stop
+from okd_jax.devices.signals import Stop
 with Stop() as stop, stop.busy("compiling"):
   print("unflushed", end="")
   os.write(1, b"ready\\n")
@@ -48,7 +48,7 @@ with Stop() as stop, stop.busy("compiling"):
 COMPILE = """
 import os
 import jax, jax.numpy as jnp
-from okd_jax.signals import Stop
+from okd_jax.devices.signals import Stop
 def chain(x):
   for i in range(3000):
     x = jnp.sin(x) @ x + i
@@ -63,7 +63,7 @@ with Stop() as stop:
 
 DEAF = """
 import time
-from okd_jax.signals import Stop
+from okd_jax.devices.signals import Stop
 with Stop() as stop:
   print("ready", flush=True)
   while True:
@@ -175,8 +175,8 @@ port, index, workdir = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 jax.distributed.initialize(f"localhost:{port}", 2, index)
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from okd_jax.checkpoint import Checkpoints
-from okd_jax.signals import EXIT_CODE, Stop
+from okd_jax.storage.checkpoint import Checkpoints
+from okd_jax.devices.signals import EXIT_CODE, Stop
 mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
 def wanted(*spec):
   sharding = NamedSharding(mesh, PartitionSpec(*spec))
@@ -237,7 +237,7 @@ def test_a4_two_processes_stop_at_the_same_step(tmp_path: Path):
 
 HOLD = """
 import sys, time
-from okd_jax.lock import RunLock
+from okd_jax.storage.lock import RunLock
 with RunLock(sys.argv[1]):
   print("ready", flush=True)
   time.sleep(100)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from okd_jax import core, methods
-from okd_jax.devices import mesh as mesh_lib
 from okd_jax.training import state as state_lib
 import runs
 import toys
@@ -224,17 +223,6 @@ def teacher_variables(recipe):
   return recipe.teacher.init(jax.random.key(7), recipe.example_images())
 
 
-def trained(recipe, state, num_steps=5):
-  """Host copies of state and measures after some steps from a given state."""
-  where = state_lib.shardings(recipe, state)
-  state = mesh_lib.place(state, where)
-  step, taught = runs.jitted(recipe, state), runs.teacher(recipe)
-  for i in range(num_steps):
-    batch = runs.on_mesh(recipe, toys.batch(i, recipe.batch_size))
-    state, measured = step(state, batch, jax.random.key(1), taught)
-  return jax.device_get((state, measured))
-
-
 def check_meshes(name, kind, meshes):
   """Trains from one state on every mesh; all end where the first one does."""
   expected = None
@@ -244,10 +232,10 @@ def check_meshes(name, kind, meshes):
     )
     if expected is None:
       start = jax.device_get(runs.start(recipe))
-      expected = trained(recipe, start)
+      expected = runs.train_from(recipe, start)
       assert np.isfinite(expected[1]["gradient_norm"])
     else:
-      runs.assert_close(trained(recipe, start), expected, 1e-9)
+      runs.assert_close(runs.train_from(recipe, start), expected, 1e-9)
 
 
 @every_method

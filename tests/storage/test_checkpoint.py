@@ -245,7 +245,7 @@ def test_a3_what_a_dead_save_leaves_is_never_used(directory: Path, caplog):
 KILLED = """
 import sys
 import numpy as np
-from okd_jax.checkpoint import Checkpoints
+from okd_jax.storage.checkpoint import Checkpoints
 checkpoints = Checkpoints(sys.argv[1])
 first = checkpoints.latest_verified() or 0
 state = {str(i): np.full((64, 64), i + first, "float32") for i in range(50)}

@@ -60,6 +60,17 @@ def train(recipe: Recipe, num_steps: int, seed: int = 0) -> tuple[Any, Any]:
   return jax.device_get((state, measured))
 
 
+def train_from(recipe: Recipe, state: Any, num_steps: int = 5) -> Any:
+  """Host copies of state and measures after some steps from a given state."""
+  where = state_lib.shardings(recipe, state)
+  state = mesh_lib.place(state, where)
+  step, taught = jitted(recipe, state), teacher(recipe)
+  for i in range(num_steps):
+    batch = on_mesh(recipe, toys.batch(i, recipe.batch_size))
+    state, measured = step(state, batch, jax.random.key(1), taught)
+  return jax.device_get((state, measured))
+
+
 def assert_close(actual: Any, desired: Any, rtol: float) -> None:
   """Compares two trees, naming the leaf that differs."""
   for (path, a), b in zip(
