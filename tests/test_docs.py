@@ -34,6 +34,14 @@ def test_every_method_has_a_page():
     assert f'--8<-- "okd_jax/methods/{name}.py"' in text
 
 
+def test_pages_draw_their_formulas_without_network():
+  text = (ROOT / "mkdocs.yml").read_text()
+  scripts = re.findall(r"^  - (.*\.js)$", text, re.MULTILINE)
+  assert scripts
+  for script in scripts:
+    assert (ROOT / "docs" / script).is_file(), script
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_what_a_page_names_exists(page, capsys):
   text = page.read_text()
