@@ -80,11 +80,14 @@ def page() -> str:
     ValueError: if a mark names no row, or a row has no test.
   """
   tests: dict[str, list[str]] = {row: [] for row in CASES}
-  for path in sorted((ROOT / "tests").glob("test_*.py")):
+  folder = ROOT / "tests"
+  for path in sorted(folder.rglob("test_*.py")):
     for row, name, slow in marks(path):
       if row not in tests:
         raise ValueError(f"{path}: {name} covers an unknown row, {row!r}.")
-      tests[row].append(f"`{path.stem}::{name}`{' (slow)' if slow else ''}")
+      tests[row].append(
+        f"`{path.relative_to(ROOT / 'tests')}::{name}`{' (slow)' if slow else ''}"
+      )
   lines = [
     "# Reliability",
     "",

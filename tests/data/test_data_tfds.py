@@ -318,6 +318,7 @@ OFFLINE = """
     time.sleep({delay})
     raise OSError("no network")
   socket.create_connection = fail
+  from okd_jax.errors import DataError
   from okd_jax import data
   start = time.monotonic()
   try:

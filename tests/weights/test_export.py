@@ -72,7 +72,7 @@ images = np.load(images)
 found = {f"plain_{n}": program.call(weights, images[:n]) for n in (1, 257)}
 ours = {"okd_jax", "flax"}
 assert not ours & {name.split(".")[0] for name in sys.modules}
-from okd_jax import leader
+from okd_jax.weights import exported as leader
 apply, variables = leader.load_leader(folder)
 found |= {f"loaded_{n}": apply(variables, images[:n]) for n in (1, 257)}
 assert "flax" not in sys.modules

@@ -1,0 +1,32 @@
+"""All that a method must do."""
+
+from collections.abc import Callable
+
+from okd_jax import core
+from okd_jax.testing import _checks
+
+CHECKS: tuple[Callable[[core.Method], None], ...] = (
+  _checks.terms_are_named_and_shaped,
+  _checks.loss_is_finite_for_large_logits,
+  _checks.loss_is_finite_in_bfloat16,
+  _checks.jit_changes_nothing,
+  _checks.soft_labels_are_taken,
+  _checks.targets_are_constant_unless_joint,
+  _checks.averages_and_teachers_are_constant,
+  _checks.too_few_peers_are_refused,
+  _checks.missing_trunk_or_maps_are_refused,
+  _checks.evaluation_reads_no_target,
+)
+
+
+def check_method(method: core.Method) -> None:
+  """Checks what every method must do.
+
+  Args:
+    method: with the hyperparameters that are to be checked.
+
+  Raises:
+    AssertionError: saying what the method does, and what to do.
+  """
+  for check in CHECKS:
+    check(method)
