@@ -85,9 +85,8 @@ def page() -> str:
     for row, name, slow in marks(path):
       if row not in tests:
         raise ValueError(f"{path}: {name} covers an unknown row, {row!r}.")
-      tests[row].append(
-        f"`{path.relative_to(ROOT / 'tests')}::{name}`{' (slow)' if slow else ''}"
-      )
+      shown = f"`{path.relative_to(folder)}::{name}`"
+      tests[row].append(f"{shown} (slow)" if slow else shown)
   lines = [
     "# Reliability",
     "",
