@@ -23,7 +23,7 @@ def main() -> None:
     cli.prepare_jax(config)
     distributed.initialize()
     results = seeds.train(config, workdir, BEGAN)
-    summary.show_results(results)
+    summary.show_results(config, results)
     print(f"Results are in {workdir}.")
 
 

@@ -20,19 +20,19 @@ from benchmarks import setting
 from okd_jax import methods
 from okd_jax.devices import mesh
 from okd_jax.training import (
-  measures as running,
+  chunk as chunk_lib,
+  measures as measures_lib,
   state as state_lib,
   step as steps,
 )
-from okd_jax.training.chunk import Programs
-from okd_jax.training.setup import random_keys, Recipe
+from okd_jax.training.setup import random_keys, Setup
 
 STEPS, BATCH = 3, 32
 # Three steps amplify the rounding of float32.
 TOLERANCE = 2e-2
 
 
-def train(recipe: Recipe, state: Any, chunk: bool) -> np.ndarray:
+def train(recipe: Setup, state: Any, chunk: bool) -> np.ndarray:
   """Returns the mean of every loss term over the steps.
 
   Args:
@@ -45,16 +45,15 @@ def train(recipe: Recipe, state: Any, chunk: bool) -> np.ndarray:
   batch = jax.device_put(setting.random_batch(BATCH), everywhere)
   key = jax.device_put(jax.random.key(0), everywhere)
   if chunk:
-    rows = jnp.tile(jnp.arange(BATCH), (1, STEPS, 1))
+    rows = jnp.tile(jnp.arange(BATCH), (STEPS, 1))
     rows = jax.device_put(rows, everywhere)
-    programs = Programs(recipe)
-    measures = programs.measures(state, batch, key)
-    sums, _ = running.from_json({}, measures)
+    step_fn = functools.partial(steps.train_step, recipe)
+    measures = chunk_lib.measures_like(step_fn, state, batch, key)
+    sums, _ = measures_lib.from_json({}, measures)
     images = (batch.image, batch.target, rows, jnp.int32(STEPS))
-    _, (sums,) = jax.jit(programs.many_steps)(
-      (state,), (sums,), *images, (key,)
-    )
-    terms = running.means(sums, STEPS)["terms"]
+    many_steps = functools.partial(chunk_lib.many_steps, recipe, step_fn)
+    _, sums = jax.jit(many_steps)(state, sums, *images, key)
+    terms = measures_lib.means(sums, STEPS)["terms"]
   else:
     fn = jax.jit(functools.partial(steps.train_step, recipe))
     each = []

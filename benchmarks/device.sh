@@ -51,7 +51,6 @@ bench independent_bf16 35 "${alone[@]}" --method=independent
 bench single_bf16 25 "${alone[@]}" --method=independent --peers=1
 bench vmap_bf16 35 "${alone[@]}" --mapping=vmap
 bench unroll_bf16 35 "${alone[@]}" --mapping=unroll
-bench seeds_bf16 45 "${alone[@]}" --seeds=3
 XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_deterministic_ops=true" \
   bench deterministic_bf16 45 "${alone[@]}"
 run input 25 "$python" -m benchmarks.input --names=digits --sources=memory

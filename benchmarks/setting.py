@@ -14,9 +14,10 @@ from okd_jax.core import Batch
 from okd_jax.data.info import DataInfo, KNOWN
 from okd_jax.devices import mesh
 from okd_jax.groups.group import Branches, Replicas
+from okd_jax.tasks import classification
 from okd_jax.training import state as state_lib, step as steps
 from okd_jax.training.optim import Sgd
-from okd_jax.training.setup import random_keys, Recipe
+from okd_jax.training.setup import random_keys, Setup, with_sgd
 from okd_jax.training.state import TrainState
 from okd_jax.weights import teacher
 
@@ -36,7 +37,7 @@ def recipe(
   peer: int = 1,
   info: DataInfo = INFO,
   devices: Sequence[jax.Device] | None = None,
-) -> Recipe:
+) -> Setup:
   """The published CIFAR-100 recipe with another group, method or batch."""
   options: dict[str, Any] = {}
   if precision == "bf16":
@@ -45,18 +46,19 @@ def recipe(
   made = methods.make(method)
   network = backbones.make(net, info.num_classes, **options)
   on = mesh.make_mesh(data, peer, devices)
-  return Recipe(
+  return with_sgd(
+    Sgd(),
     peers=constructor(network, peers, on, mapping),
     teacher=Replicas(network, 1, teacher.without_peer_axis(on))
     if made.needs.teacher
     else None,
     method=made,
-    sgd=Sgd(),
-    info=info,
+    task=classification.Task.of(info),
     epochs=300,
     batch_size=batch,
     train_size=info.num_train,
     rampup_epochs=80,
+    num_positions=info.num_train,
   )
 
 
@@ -71,7 +73,7 @@ def random_batch(size: int, info: DataInfo = INFO, seed: int = 0) -> Batch:
   )
 
 
-def step_and_arguments(recipe: Recipe) -> tuple[Any, tuple[Any, ...]]:
+def step_and_arguments(recipe: Setup) -> tuple[Any, tuple[Any, ...]]:
   """The jitted step as a run has it, and what to call it with."""
   initial = state(recipe)
   step = jax.jit(
@@ -82,24 +84,24 @@ def step_and_arguments(recipe: Recipe) -> tuple[Any, tuple[Any, ...]]:
   return step, (initial, *batch_and_key(recipe))
 
 
-def state(recipe: Recipe, seed: int = 0) -> TrainState:
+def state(recipe: Setup, seed: int = 0) -> TrainState:
   """The initial state of a seed."""
   return state_lib.init(recipe, random_keys(seed)[0])
 
 
-def batch_and_key(recipe: Recipe) -> tuple[Batch, jax.Array]:
+def batch_and_key(recipe: Setup) -> tuple[Batch, jax.Array]:
   """What each step gets, on the devices."""
   batch = jax.device_put(
-    random_batch(recipe.batch_size, recipe.info),
+    random_batch(recipe.batch_size, recipe.task.info),
     NamedSharding(recipe.mesh, P("data")),
   )
   key = jax.device_put(jax.random.key(0), NamedSharding(recipe.mesh, P()))
   return batch, key
 
 
-def multiply_adds(recipe: Recipe) -> tuple[int, int]:
+def multiply_adds(recipe: Setup) -> tuple[int, int]:
   """Multiply-adds of the forward pass of an image: what is shared, a peer."""
-  info, net = recipe.info, recipe.peers.net
+  info, net = recipe.task.info, recipe.peers.net
   count = backbones.count_multiply_adds
   if not isinstance(recipe.peers, Branches):
     return 0, count(net, info.image_shape)

@@ -34,10 +34,7 @@ class Side(Protocol):
 
 
 class JaxSide:
-  """Our step; with `chunk`, many steps a call, as on accelerators.
-
-  With `--seeds`, each step is one of that many groups in one program.
-  """
+  """Our step; with `chunk`, many steps a call, as on accelerators."""
 
   def __init__(self, args: argparse.Namespace, began: float, *, chunk: bool):
     import jax
@@ -47,10 +44,11 @@ class JaxSide:
     from okd_jax.devices import mesh
     from okd_jax.training import (
       autotune,
-      measures as running,
+      chunk as chunk_lib,
+      measures as measures_lib,
       state as state_lib,
     )
-    from okd_jax.training.chunk import Programs
+    from okd_jax.training.step import train_step
 
     imported = time.monotonic()
     recipe = setting.recipe(
@@ -64,38 +62,39 @@ class JaxSide:
       data=args.mesh[0],
       peer=args.mesh[1],
     )
-    recipe = autotune.settle(recipe)
-    states = tuple(setting.state(recipe, seed) for seed in range(args.seeds))
-    jax.block_until_ready(states)
+    recipe = autotune.choose_mapping(recipe)
+    state = setting.state(recipe)
+    jax.block_until_ready(state)
     batch, key = setting.batch_and_key(recipe)
-    keys = (key,) * args.seeds
+    step_fn = jax.jit(functools.partial(train_step, recipe))
     self._chunk = chunk
     if chunk:
-      rows = jnp.tile(jnp.arange(args.batch), (args.seeds, 512, 1))
-      self._args = (batch.image, batch.target, rows, jnp.int32(1), keys, None)
+      rows = jnp.tile(jnp.arange(args.batch), (512, 1))
+      self._args = (batch.image, batch.target, rows, jnp.int32(1), key)
+      program = functools.partial(chunk_lib.many_steps, recipe)
     else:
-      self._args = ((batch,) * args.seeds, keys, None)
-    programs = Programs(recipe)
+      self._args = (batch, key)
+      program = chunk_lib.one_step
     everywhere = jax.NamedSharding(recipe.mesh, jax.P())
     step = jax.jit(
-      programs.many_steps if chunk else programs.one_step,
+      functools.partial(program, step_fn),
       donate_argnums=(0, 1),
       out_shardings=(
-        tuple(state_lib.shardings(recipe, state) for state in states),
+        state_lib.shardings(recipe, state),
         everywhere,
       ),
     )
     initialised = time.monotonic()
-    measures = programs.measures(states[0], batch, key)
-    sums = (running.from_json({}, measures)[0],) * args.seeds
+    measures = chunk_lib.measures_like(step_fn, state, batch, key)
+    sums = measures_lib.from_json({}, measures)[0]
     self._sums = mesh.place(sums, jax.tree.map(lambda _: everywhere, sums))
-    traced = step.trace(states, self._sums, *self._args)
+    traced = step.trace(state, self._sums, *self._args)
     at_trace = time.monotonic()
     lowered = traced.lower()
     at_lower = time.monotonic()
     self._step = lowered.compile()
     at_compile = time.monotonic()
-    self._states = states
+    self._state = state
     self.run(1)
     now = time.monotonic()
     self._device = jax.devices()[0]
@@ -127,9 +126,9 @@ class JaxSide:
       count = min(512, num_steps - done) if self._chunk else 1
       if self._chunk:
         args = (*args[:3], jnp.int32(count), *args[4:])
-      self._states, self._sums = self._step(self._states, self._sums, *args)
+      self._state, self._sums = self._step(self._state, self._sums, *args)
       done += count
-    jax.block_until_ready((self._states, self._sums))
+    jax.block_until_ready((self._state, self._sums))
     return time.monotonic() - began
 
   def peak_bytes(self) -> int:

@@ -9,8 +9,6 @@ import statistics
 import sys
 from typing import Any
 
-from benchmarks.train_step import images_a_step
-
 
 def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
   """One row a variant; ratios are to the fastest variant of PyTorch."""
@@ -23,8 +21,7 @@ def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     name: statistics.median(v["step_seconds"]) for name, v in found.items()
   }
   per_image = {
-    name: median / images_a_step(setting, name)
-    for name, median in medians.items()
+    name: median / setting["batch"] for name, median in medians.items()
   }
   reference = min(
     (v for name, v in per_image.items() if name.startswith("torch")),

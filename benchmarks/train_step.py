@@ -72,9 +72,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
   parser.add_argument("--precision", choices=("f32", "bf16"), default="f32")
   parser.add_argument("--mapping", default="auto")
   parser.add_argument(
-    "--seeds", type=int, default=1, help="groups of ours in one program"
-  )
-  parser.add_argument(
     "--mesh",
     type=lambda text: [int(n) for n in text.split("x")],
     default=[1, 1],
@@ -166,12 +163,6 @@ def measure(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
   return result
 
 
-def images_a_step(setting: dict[str, Any], name: str) -> int:
-  """Images that every peer of every group learns from in one step."""
-  seeds = setting.get("seeds", 1) if name.startswith("jax") else 1
-  return setting["batch"] * seeds
-
-
 def table(result: dict[str, Any]) -> str:
   """The result for people, ratios last."""
   from benchmarks.sides import PEAKS
@@ -194,7 +185,7 @@ def table(result: dict[str, Any]) -> str:
   for name, each in found.items():
     seconds = each["step_seconds"]
     median = statistics.median(seconds)
-    images = images_a_step(setting, name)
+    images = setting["batch"]
     peak = PEAKS.get(each["about"]["device"], {}).get(setting["precision"])
     mfu = ""
     if peak and counted:
@@ -218,9 +209,8 @@ def table(result: dict[str, Any]) -> str:
     )
   first, *others = found
   for name in others:
-    factor = images_a_step(setting, first) / images_a_step(setting, name)
     ratios = [
-      factor * theirs / ours
+      theirs / ours
       for ours, theirs in zip(
         found[first]["step_seconds"], found[name]["step_seconds"], strict=True
       )

@@ -26,7 +26,7 @@ def main() -> None:
   cli.prepare_jax(config)
   workdir = cli.default_workdir(config, "demo")
   result = train.train(config, workdir)[1]
-  summary.show_result(result)
+  summary.show_results(config, [result])
 
   digits = readers.digits()
   linear = LogisticRegression(max_iter=5000).fit(

@@ -6,7 +6,6 @@ Training itself is main.py.
 import argparse
 from collections.abc import Iterator, Sequence
 import contextlib
-import functools
 import json
 from pathlib import Path
 import sys
@@ -17,9 +16,16 @@ import jax
 from okd_jax.cli import common as cli
 from okd_jax.devices import distributed, mesh as mesh_lib
 from okd_jax.errors import ConfigError, DataError
-from okd_jax.runs import display, run as reopen
+from okd_jax.runs import display, run as run_lib
 from okd_jax.settings import build
-from okd_jax.training import evaluate as evaluate_lib, step as steps
+from okd_jax.tasks.figure import (
+  DIVERSITY,
+  GROUP,
+  peer_index,
+  PEERS_MEAN,
+  prediction,
+)
+from okd_jax.training.evaluate import Evaluator
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -49,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
       )
     return command
 
-  command = add(_eval, "eval", "Evaluate a run: accuracy, NLL, calibration.")
+  command = add(_eval, "eval", "Evaluate a run: all figures of its task.")
   command.add_argument(
     "--split", choices=("test", "validation", "held_out"), default="test"
   )
@@ -76,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     "scripts/export_onnx.py on the exported folder",
   )
 
-  text = "Classify images with a run's leader or an exported network."
+  text = "Ask a run's leader or an exported network about images."
   command = add(_predict, "predict", text, workdir=False)
   command.add_argument(
     "target", type=Path, metavar="WORKDIR|LEADER", help="run or exported folder"
@@ -122,52 +128,51 @@ def _print_json(content: Any) -> None:
 
 
 def _eval(args: argparse.Namespace) -> None:
-  config = reopen.about(args.workdir)[0]
+  config = run_lib.about(args.workdir)[0]
   devices = len(jax.devices())
   spread = devices if config.eval_batch_size % devices == 0 else 1
   mesh = mesh_lib.make_mesh(spread, 1)
-  run = reopen.run(args.workdir, mesh)
+  run = run_lib.run(args.workdir, mesh)
   # Any size that the devices divide; nothing is trained.
   config.batch_size = spread
   source = build.source(config, mesh)
-  figures = evaluate_lib.evaluate(
-    run.recipe,
-    jax.jit(functools.partial(steps.eval_step, run.recipe)),
-    run.state,
-    functools.partial(source.evaluation, args.split),
-  )
+  figures = Evaluator(run.setup, source).figures(run.state, (args.split,))
+  if not figures:
+    raise DataError(
+      f"--split={args.split} of {args.workdir} is empty; choose another."
+    )
   count = len(source.positions[args.split])
-  result = {"step": run.step, "split": args.split, "count": count}
-  measured: dict[str, dict[str, Any]] = {}
-  for name, value in figures.items():
-    who, _, figure = name.rpartition("/")
-    if who and who.removeprefix("ema/") != "peers_mean":
-      measured.setdefault(who, {})[figure] = value
-  for who in [who for who in measured if "peer_" in who and not args.all_peers]:
-    del measured[who]
-  for values in measured.values():
-    for figure in ("accuracy", "accuracy_top5"):
-      values[figure.replace("accuracy", "correct")] = round(
-        values[figure] * count
-      )
-  result |= {name: v for name, v in figures.items() if "diversity" in name}
+  about = {"step": run.step, "split": args.split, "count": count} | {
+    prediction(figure.measure, figure.averaged): value
+    for figure, value in figures.items()
+    if figure.measure == DIVERSITY
+  }
+  measures = run.setup.task.measures
+  by_who: dict[str, dict[str, Any]] = {}
+  for figure, value in figures.items():
+    single = figure.who not in (PEERS_MEAN, GROUP)
+    if single and (args.all_peers or peer_index(figure.who) is None):
+      by_who.setdefault(figure.prediction, {})[figure.measure] = value
+  for values in by_who.values():
+    for measure in measures:
+      if measure.counts:
+        values[measure.counts] = round(values[measure.name] * count)
   if args.json:
-    _print_json(result | {"figures": measured})
+    _print_json(about | {"figures": by_who})
     return
+  counts = run.setup.task.headline().counts
   rows = [
     (
       who,
-      f"{values['correct']}",
-      display.percent(values["accuracy"]),
-      display.percent(values["accuracy_top5"]),
-      f"{values['cross_entropy']:.4f}",
-      f"{values['calibration_error']:.4f}",
+      *([str(values[counts])] if counts else []),
+      *(measure.text(values[measure.name]) for measure in measures),
     )
-    for who, values in measured.items()
+    for who, values in by_who.items()
   ]
+  heads = ["who", *([f"{counts} of {count}"] if counts else [])]
   display.table(
     f"{args.workdir}, step {run.step}, {args.split} split",
-    ["who", f"correct of {count}", "top-1", "top-5", "NLL", "ECE"],
+    [*heads, *(measure.title for measure in measures)],
     rows,
   )
 
@@ -175,7 +180,7 @@ def _eval(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
   from okd_jax.weights import export
 
-  run = reopen.run(args.workdir)
+  run = run_lib.run(args.workdir)
   name = args.what.replace("/", "_")
   to = args.to or args.workdir / (
     name if args.format == "stablehlo" else f"{name}_{args.format}"
@@ -191,20 +196,15 @@ def _predict(args: argparse.Namespace) -> None:
   if args.json:
     _print_json(results)
     return
-  best = range(1, 1 + len(results[0]["predictions"]))
+  answer_cells = predict.task_of(args.target).answer_cells
+  rows = [
+    (result["image"], *answer_cells(result["predictions"]))
+    for result in results
+  ]
   display.table(
     f"Predictions of {args.target}",
-    ["image", *map(str, best)],
-    [
-      (
-        result["image"],
-        *(
-          f"{p['class']} {display.percent(p['probability'])}"
-          for p in result["predictions"]
-        ),
-      )
-      for result in results
-    ],
+    ["image", *map(str, range(1, len(rows[0])))],
+    rows,
   )
 
 

@@ -58,8 +58,12 @@ class Context:
     step: int32 scalar, 0-based.
     rampup: float32 scalar in [0, 1], weight of ramped distillation terms.
     key: random key, folded with the step already.
-    num_examples: N; `Batch.index` lies in [0, N) in training.
+    num_examples: N, the number of training examples or a little more, such
+      that they divide among devices. `Batch.index` lies in [0, N) in training.
     train: whether this is a training step.
+    train_labels: int32 [N], the labels of all training examples by their
+      index, -1 where there is none that is trained on; None in evaluation and
+      for methods that do not need them.
   """
 
   epoch: Array
@@ -68,6 +72,7 @@ class Context:
   key: Array
   num_examples: int = struct.field(pytree_node=False)
   train: bool = struct.field(pytree_node=False)
+  train_labels: Array | None = None
 
 
 @struct.dataclass
@@ -77,7 +82,7 @@ class Outputs:
   A single network returns the same class without the peer axis.
 
   Attributes:
-    logits: [P, B, C].
+    logits: [P, B, C]; of another task than classification [P, B, *out].
     features: [P, B, D], the exact vectors that enter the classifiers; a tuple
       of [B, D_i] where widths differ.
     maps: one entry a stage, [P, B, H, W, D] each, or a tuple of P arrays.
@@ -131,6 +136,7 @@ class Needs:
       addressed by `Batch.index`, belong to checkpoints and not to averages, and
       must not be read in evaluation, where positions are those of another
       split.
+    train_labels: the labels of all training examples, on every device.
   """
 
   views: bool = False
@@ -140,6 +146,7 @@ class Needs:
   mean_trunk_gradient: bool = False
   kind: str | None = None
   per_example: tuple[str, ...] = ()
+  train_labels: bool = False
 
 
 class Method(nn.Module):

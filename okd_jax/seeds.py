@@ -1,22 +1,17 @@
-"""One recipe trained with several seeds: at once where that is faster."""
+"""One recipe trained with several seeds, one after another."""
 
-from collections.abc import Sequence
 import logging
 from pathlib import Path
 import time
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from okd_jax import train as train_lib
 from okd_jax.devices import signals
 from okd_jax.errors import Interrupted, NotFiniteError
 from okd_jax.runs import summary
-from okd_jax.settings import build, config as config_lib, layout
-from okd_jax.storage.checkpoint import Checkpoints
-from okd_jax.training import autotune
-from okd_jax.weights import teacher
+from okd_jax.settings import config as config_lib
 
 _log = logging.getLogger(__name__)
 
@@ -52,19 +47,13 @@ def train(
     for seed in range(config.seed, config.seed + config.num_seeds)
   }
   left = [
-    path for path, own in runs.items() if summary.finished(own, path) is None
+    path
+    for path, of_seed in runs.items()
+    if summary.finished(of_seed, path) is None
   ]
   diverged: list[NotFiniteError] = []
   # Around everything: signals between two runs must not be lost.
   with signals.Stop() as stop:
-    if _at_once(config, left, runs):
-      try:
-        train_lib.train_at_once(
-          [runs[path] for path in left], left, began, stop
-        )
-        left = []
-      except NotFiniteError as error:
-        _log.warning("%s The seeds go on one by one.", error)
     for path in left:
       if stop.agreed():
         raise Interrupted(
@@ -79,47 +68,12 @@ def train(
         diverged.append(error)
   if diverged:
     raise diverged[0]
-  finished = [summary.finished(own, path) for path, own in runs.items()]
-  return [each for each in finished if each is not None]
+  finished = [summary.finished(of_seed, path) for path, of_seed in runs.items()]
+  return [result for result in finished if result is not None]
 
 
 def _of_seed(config: ConfigDict, seed: int) -> ConfigDict:
   """The configuration that trains one seed alone."""
-  own = config.copy_and_resolve_references()
-  own.seed, own.num_seeds = seed, 1
-  return own
-
-
-def _at_once(
-  config: ConfigDict, left: Sequence[Path], runs: dict[Path, ConfigDict]
-) -> bool:
-  if len(left) < 2 or config.seeds_mapping == "one_by_one":
-    return False
-  if not _in_step(left, runs):
-    print("The seeds stopped at different steps and go on one by one.")
-    return False
-  if config.seeds_mapping == "at_once":
-    return True
-  if jax.devices()[0].platform == "cpu":
-    return False  # known; there is no need to read the data
-  with config_lib.refusing():
-    mesh = layout.mesh(config)
-    source = build.source(config, mesh)
-    taught_by, _ = teacher.load(config, source.info, mesh)
-    recipe = build.recipe(
-      config, source.info, source.train_size, mesh, taught_by
-    )
-    return autotune.seeds_at_once(autotune.settle(recipe), len(left))
-
-
-def _in_step(left: Sequence[Path], runs: dict[Path, ConfigDict]) -> bool:
-  """Whether no run has begun, or all have saved the step of the last one."""
-  checkpoints = [
-    Checkpoints(path / "checkpoints", config_hash=config_lib.digest(runs[path]))
-    for path in left
-  ]
-  newest = [each.latest_verified() for each in checkpoints]
-  saved = [step for step in newest if step is not None]
-  if len(saved) < len(newest):
-    return not saved
-  return all(min(saved) in each.steps() for each in checkpoints)
+  of_seed = config.copy_and_resolve_references()
+  of_seed.seed, of_seed.num_seeds = seed, 1
+  return of_seed

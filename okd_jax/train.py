@@ -1,40 +1,27 @@
 """The training loop: one function, read from top to bottom."""
 
-from collections.abc import Mapping, Sequence
 import contextlib
-import dataclasses
-import functools
 import logging
 from pathlib import Path
-import statistics
 import time
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from okd_jax.core import Variables
 from okd_jax.data import Source
-from okd_jax.devices import mesh as mesh_lib, signals
+from okd_jax.devices import signals
 from okd_jax.errors import ConfigError, Interrupted
-from okd_jax.runs import (
-  records as logs,
-  run as reopen,
-  summary,
-  workdir as workdir_lib,
-)
-from okd_jax.runs.workdir import Workdir
+from okd_jax.runs import run as run_lib, summary, workdir as workdir_lib
+from okd_jax.runs.due import Due
+from okd_jax.runs.recorder import recording
 from okd_jax.settings import build, config as config_lib, layout
-from okd_jax.training import (
-  autotune,
-  evaluate as evaluate_lib,
-  finite,
-  setup as recipe_lib,
-  state as state_lib,
-  step as steps,
-)
-from okd_jax.training.runner import Dispatch
-from okd_jax.training.setup import Recipe
+from okd_jax.storage.checkpoint import Checkpoints
+from okd_jax.training import autotune, finite, state as state_lib
+from okd_jax.training.evaluate import Evaluator
+from okd_jax.training.runner import Runner
+from okd_jax.training.setup import random_keys, Setup
 from okd_jax.training.state import TrainState
 from okd_jax.weights import export, init_from, teacher
 
@@ -65,242 +52,107 @@ def train(
     NotFiniteError: if training diverged; the last good state stays saved.
     Interrupted: after a signal; the last finished step is saved.
   """
-  return train_at_once([config], [workdir], began, stop)[0]
-
-
-def train_at_once(
-  configs: Sequence[ConfigDict],
-  workdirs: Sequence[Path],
-  began: float | None = None,
-  stop: signals.Stop | None = None,
-) -> list[tuple[TrainState, dict[str, Any]]]:
-  """Trains groups that differ in their seeds alone, in one program.
-
-  Args:
-    configs: of the runs, as for `train`.
-    workdirs: one a run.
-    began: as for `train`.
-    stop: as for `train`.
-
-  Returns:
-    What `train` returns, for each.
-
-  Raises:
-    NotFiniteError: if any of the groups diverged.
-    Exception: whatever else `train` raises.
-  """
   began = time.monotonic() if began is None else began
-  config = configs[0]
-  with config_lib.refusing():
-    for own, workdir in zip(configs, workdirs, strict=True):
-      config_lib.check(own)
-      if own.num_seeds != 1:
-        raise ConfigError(
-          f"config.num_seeds={own.num_seeds} must be 1 here, where one group "
-          "is trained; call okd_jax.seeds.train for several."
-        )
-      workdir_lib.require_same_run(own, workdir)
-      init_from.check(own, workdir)
-    mesh = layout.mesh(config)
-    source = build.source(config, mesh)
-    taught_by, frozen = teacher.load(config, source.info, mesh)
-    recipe = build.recipe(
-      config, source.info, source.train_size, mesh, taught_by
-    )
-    build.check_input_size(recipe)
-    recipe = autotune.settle(recipe)
-
+  source, setup, frozen = _open(config, workdir)
   with contextlib.ExitStack() as stack:
-    for workdir in workdirs:
-      stack.enter_context(workdir_lib.lock(workdir))
+    stack.enter_context(workdir_lib.lock(workdir))
     stop = stop or stack.enter_context(signals.Stop())
-    runs = [
-      workdir_lib.make(own, workdir, source)
-      for own, workdir in zip(configs, workdirs, strict=True)
-    ]
-    summary.show_plan(config, recipe, source)
+    checkpoints = workdir_lib.checkpoints(config, workdir)
+    summary.show_plan(config, setup, source)
     with stop.busy("initialising"):
-      states, step, extras = _initial_or_saved(recipe, runs)
+      state, step, unrecorded = _new_or_saved(config, setup, checkpoints)
     # Not before: a run that cannot start must not bind the work directory.
-    for run in runs:
-      reopen.remember(run.config, source, run.path)
-    total = recipe.total_steps
-    first_step = step
-    dispatch = Dispatch(
-      recipe,
-      [run.source for run in runs],
-      states,
-      [recipe_lib.random_keys(run.config.seed)[1] for run in runs],
-      frozen,
-      # Absent in runs of earlier releases.
-      unrecorded=[extra.get("unrecorded", {}) for extra in extras],
-    )
-    eval_fn = jax.jit(functools.partial(steps.eval_step, recipe))
-    predict_fn = jax.jit(functools.partial(steps.predict, recipe))
-    saved_at = time.monotonic()
-
-    with contextlib.ExitStack() as records:
-      writers = [
-        records.enter_context(workdir_lib.writer(run, step)) for run in runs
-      ]
-      display = records.enter_context(
-        logs.Display(total, recipe.steps_per_epoch, _title(runs))
-      )
-      if step == total:
-        display.note(f"This run is finished: {total} steps of {total}.")
-      elif step:
-        display.note(f"Resuming after step {step} of {total}.")
+    run_lib.remember(config, source, workdir)
+    key = random_keys(config.seed)[1]
+    runner = Runner(setup, source, state, key, frozen, unrecorded=unrecorded)
+    evaluator = Evaluator(setup, source)
+    due = Due(setup, config)
+    first, total = step, setup.total_steps
+    with recording(config, setup, workdir, step) as recorder:
       while step < total:
-        # Training, up to the next step after which something is due.
-        with (
-          stop.busy("compiling")
-          if step == first_step
-          else contextlib.nullcontext()
-        ):
-          states = tuple(
-            _refresh(recipe, predict_fn, run.source, state, step)
-            for run, state in zip(runs, states, strict=True)
-          )
-          last = _next_stop(recipe, config, step, dispatch.most_steps)
-          states = dispatch.run(states, step, last)
-        if step == first_step:
-          display.note(
-            f"First step after {time.monotonic() - began:.1f} s, of which "
-            f"{dispatch.compile_seconds:.1f} s tracing and compiling."
-          )
+        compiling = stop.busy("compiling") if step == first else None
+        with compiling or contextlib.nullcontext():
+          if due.refresh(step):
+            state = evaluator.refreshed(state)
+          last = due.next_stop(step, runner.most_steps)
+          state = runner.run(state, step, last)
+        recorder.started(time.monotonic() - began, runner)
         step = last
 
-        # Records.
-        if _due(step, config.log_steps, total):
-          measured = dispatch.measured()
-          found = [finite.check_measures(step, each) for each in measured]
-          for writer, record in zip(writers, found, strict=True):
-            writer.write(step, record)
-          shown = _shown(_mean(found))
-          display.update(step, shown, dispatch.images_per_second)
-        if _evaluation_due(recipe, step, config.eval_epochs):
-          found = [
-            evaluate_all(recipe, eval_fn, state, run.source)
-            for run, state in zip(runs, states, strict=True)
-          ]
-          for writer, figures in zip(writers, found, strict=True):
-            writer.write(step, figures, kind="eval")
-          display.evaluated(step, _mean(found))
+        if due.record(step):
+          recorder.trained(step, runner)
+        if due.evaluation(step):
+          recorder.evaluated(step, evaluator.figures(state))
 
-        # Checkpoints: last, so that what is saved was recorded.
-        for run in runs:
-          run.checkpoints.check()
-        overdue = time.monotonic() - saved_at > config.checkpoint_secs
+        # Saved last, so that what is saved was recorded.
+        checkpoints.check()
         stopping = stop.agreed()
-        if stopping or step == total or signals.agree(overdue):
-          for state in states:
-            finite.check_state(step, state)
-          # Saves of several runs at the same time would wait for each other.
-          wait = stopping or step == total or len(runs) > 1
-          unrecorded = dispatch.unrecorded
-          for run, state, own in zip(runs, states, unrecorded, strict=True):
-            extra = {"unrecorded": own}
-            run.checkpoints.save(step, state, wait=wait, extra=extra)
-          saved_at = time.monotonic()
+        if stopping or due.save(step):
+          finite.check_state(step, state)
+          extra = {"unrecorded": runner.unrecorded}
+          wait = stopping or step == total
+          checkpoints.save(step, state, wait=wait, extra=extra)
+          due.saved()
         if stopping and step < total:
           raise Interrupted(
             f"Stopped after step {step} of {total}; the same command goes on."
           )
-    results = []
-    for run, state in zip(runs, states, strict=True):
-      run.checkpoints.finish()
-      concluded = summary.conclude(run.config, recipe, run.path, dispatch)
-      _take_away(reopen.Run(run.path, run.config, recipe, state, step))
-      results.append((state, concluded))
-    return results
+    checkpoints.finish()
+    result = summary.write(config, setup, workdir, runner)
+    _export_and_plot(run_lib.Run(workdir, config, setup, state, step))
+    return state, result
 
 
-def evaluate_all(
-  recipe: Recipe,
-  eval_fn: evaluate_lib.EvalFn,
-  state: TrainState,
-  source: Source,
-) -> dict[str, float]:
-  """Figures for every split there is, named "test/leader/accuracy"."""
-  figures: dict[str, float] = {}
-  for split in ("test", "validation"):
-    if not len(source.positions[split]):
-      continue
-    batches = functools.partial(source.evaluation, split)
-    measured = evaluate_lib.evaluate(recipe, eval_fn, state, batches)
-    figures |= {f"{split}/{name}": value for name, value in measured.items()}
-  return figures
+def _open(
+  config: ConfigDict, workdir: Path
+) -> tuple[Source, Setup, Variables | None]:
+  """Checks the configuration and opens what it names.
+
+  Returns:
+    The data, what stays fixed, and the variables of the frozen teacher.
+  """
+  with config_lib.refusing():
+    config_lib.check(config)
+    if config.num_seeds != 1:
+      raise ConfigError(
+        f"config.num_seeds={config.num_seeds} must be 1 here, where one group "
+        "is trained; call okd_jax.seeds.train for several."
+      )
+    workdir_lib.require_same_run(config, workdir)
+    init_from.check(config, workdir)
+    mesh = layout.mesh(config)
+    source = build.source(config, mesh)
+    teacher_group, frozen = teacher.load(config, source.info, mesh)
+    setup = build.setup(
+      config, source.info, source.train_size, mesh, teacher_group
+    )
+    build.check_networks(setup)
+    return source, autotune.choose_mapping(setup), frozen
 
 
-def _title(runs: Sequence[Workdir]) -> str:
-  name = runs[0].config.method.name
-  if len(runs) == 1:
-    return name
-  seeds = ", ".join(str(run.config.seed) for run in runs)
-  return f"{name}, means of the seeds {seeds} at once"
+def _new_or_saved(
+  config: ConfigDict, setup: Setup, checkpoints: Checkpoints
+) -> tuple[TrainState, int, dict[str, Any]]:
+  """The newest saved state, its step, and what was not yet recorded by then.
+
+  Without one, a new state: drawn, or filled from an earlier run.
+  """
+  key = random_keys(config.seed)[0]
+  if newest := checkpoints.latest_verified():
+    abstract = state_lib.abstract(setup, key)
+    state, step, extra = checkpoints.restore(abstract, newest)
+    # Absent in runs of earlier releases.
+    return state, step, extra.get("unrecorded", {})
+  state = state_lib.init(setup, key)
+  if config.init_from:
+    state = init_from.fill(setup, state, Path(config.init_from))
+  return state, 0, {}
 
 
-def _mean(records: Sequence[Mapping[str, float]]) -> dict[str, float]:
-  return {
-    name: statistics.fmean(record[name] for record in records)
-    for name in records[0]
-  }
-
-
-def _shown(record: Mapping[str, float]) -> dict[str, float]:
-  """What fits on a line: the terms, without the method's summaries."""
-  return {name: value for name, value in record.items() if "/" not in name}
-
-
-def _due(step: int, every: int, total: int) -> bool:
-  return step % every == 0 or step == total
-
-
-def _epochs_done(recipe: Recipe, step: int) -> int:
-  return step * recipe.batch_size // recipe.train_size
-
-
-def _evaluation_due(recipe: Recipe, step: int, every: int) -> bool:
-  done = _epochs_done(recipe, step)
-  if step == recipe.total_steps:
-    return True
-  return done > _epochs_done(recipe, step - 1) and done % every == 0
-
-
-def _next_stop(
-  recipe: Recipe, config: ConfigDict, step: int, most_steps: int
-) -> int:
-  """The last step to run before something else has to be done."""
-  epoch_end = recipe.first_step(_epochs_done(recipe, step) + 1)
-  log = (step // config.log_steps + 1) * config.log_steps
-  return min(epoch_end, log, step + most_steps, recipe.total_steps)
-
-
-def _refresh(
-  recipe: Recipe,
-  predict_fn: evaluate_lib.PredictFn,
-  source: Source,
-  state: TrainState,
-  step: int,
-) -> TrainState:
-  """Lets the method look at the held-out data at the start of an epoch."""
-  epoch = _epochs_done(recipe, step)
-  if not recipe.method.needs.held_out or epoch == 0:
-    return state
-  if step != recipe.first_step(epoch):
-    return state
-  logits, labels = evaluate_lib.held_out_logits(predict_fn, state, source)
-  everywhere = NamedSharding(recipe.mesh, PartitionSpec())
-  renewed = recipe.method.refresh(logits, labels)
-  renewed = mesh_lib.place(renewed, jax.tree.map(lambda _: everywhere, renewed))
-  memory = state.memory["method"] | renewed
-  return dataclasses.replace(state, memory=state.memory | {"method": memory})
-
-
-def _take_away(run: reopen.Run) -> None:
+def _export_and_plot(run: run_lib.Run) -> None:
   """Exports the leader and draws the curves.
 
-  A finished run stands without them, so no failure here is one of training;
+  The run is finished without them. If one fails, it is reported;
   `python -m okd_jax export` and `plot` try again.
   """
   try:
@@ -316,28 +168,3 @@ def _take_away(run: reopen.Run) -> None:
     plots.plot(run.workdir)
   except Exception as error:
     _log.warning("No curves were drawn: %s", error)
-
-
-def _initial_or_saved(
-  recipe: Recipe, runs: Sequence[Workdir]
-) -> tuple[tuple[TrainState, ...], int, list[dict[str, Any]]]:
-  """States of all runs after the newest step that all have saved.
-
-  Returns:
-    The states, the step, and the extra values saved with each of them.
-  """
-  step = min(run.checkpoints.latest_verified() or 0 for run in runs)
-  states, extras = [], []
-  for run in runs:
-    key = recipe_lib.random_keys(run.config.seed)[0]
-    if step:
-      abstract = state_lib.abstract(recipe, key)
-      state, _, extra = run.checkpoints.restore(abstract, step)
-    else:
-      extra = {}
-      state = state_lib.init(recipe, key)
-      if run.config.init_from:
-        state = init_from.fill(recipe, state, Path(run.config.init_from))
-    states.append(state)
-    extras.append(extra)
-  return tuple(states), step, extras

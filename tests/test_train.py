@@ -152,7 +152,7 @@ def test_not_finite_peer_is_named():
   terms = {"peer_ce": jnp.array([1.0, jnp.nan, 2.0]), "leader_ce": jnp.ones(())}
   measured = {
     "terms": terms,
-    "accuracy": jnp.zeros(3),
+    "figures": {"accuracy": jnp.zeros(3)},
     "learning_rate": 0.1,
     "rampup": 1.0,
     "gradient_norm": jnp.ones(()),

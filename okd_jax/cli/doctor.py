@@ -20,9 +20,10 @@ from okd_jax.devices import host
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import DataError
 from okd_jax.groups.group import Replicas
+from okd_jax.tasks import classification
 from okd_jax.training import state as state_lib, step as steps
 from okd_jax.training.optim import Sgd
-from okd_jax.training.setup import Recipe
+from okd_jax.training.setup import with_sgd
 
 _PACKAGES = (
   "jax",
@@ -135,25 +136,25 @@ def _step() -> Finding:
 def _first_loss() -> float:
   info = KNOWN["digits"]
   mesh = make_mesh()
-  recipe = Recipe(
+  setup = with_sgd(
+    Sgd(),
     peers=Replicas(backbones.make("resnet8", info.num_classes), 2, mesh),
     method=methods.make("okddip"),
-    sgd=Sgd(),
-    info=info,
+    task=classification.Task.of(info),
     epochs=1,
     batch_size=8 * mesh.size,
     train_size=info.num_train,
     rampup_epochs=1,
   )
-  state = state_lib.init(recipe, jax.random.key(0))
+  state = state_lib.init(setup, jax.random.key(0))
   rng = np.random.default_rng(0)
-  shape = (recipe.batch_size, *info.image_shape)
+  shape = (setup.batch_size, *info.image_shape)
   batch = Batch(
     image=jnp.asarray(rng.integers(0, 256, shape, dtype=np.uint8)),
-    target=jnp.asarray(rng.integers(0, info.num_classes, recipe.batch_size)),
-    index=jnp.arange(recipe.batch_size),
-    mask=jnp.ones(recipe.batch_size, bool),
+    target=jnp.asarray(rng.integers(0, info.num_classes, setup.batch_size)),
+    index=jnp.arange(setup.batch_size),
+    mask=jnp.ones(setup.batch_size, bool),
   )
-  step = jax.jit(functools.partial(steps.train_step, recipe))
+  step = jax.jit(functools.partial(steps.train_step, setup))
   measured = step(state, batch, jax.random.key(1))[1]
   return float(sum(np.sum(term) for term in measured["terms"].values()))

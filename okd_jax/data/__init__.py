@@ -12,15 +12,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from okd_jax.data.augment import augment, normalize
-from okd_jax.data.formats import (
-  folder,
-  listing,
-  prepare,
-  publisher as readers,
-  tfds as prepared,
-)
-from okd_jax.data.info import DataInfo, HostData, KNOWN
-from okd_jax.data.sources import memory, stream, tfdata as tfds
+from okd_jax.data.info import DataInfo, KNOWN
 from okd_jax.data.sources.source import Batching, divide, Source
 
 __all__ = [
@@ -164,6 +156,10 @@ def make(
       f"seed={seed} must not be negative and held_out={held_out} must lie in "
       "[0, 1); change them."
     )
+  # Pillow, which readers need, is no part of the base install.
+  from okd_jax.data.formats import listing
+  from okd_jax.data.sources import memory, stream, tfdata as tfds
+
   data = _load(config)
   positions = divide(
     data.train.labels,
@@ -181,7 +177,17 @@ def make(
   return kind(data, positions, **batching)
 
 
-def _load(config: Config) -> HostData | listing.Listing:
+def _load(config: Config) -> Any:
+  """Reads a data set (`HostData`), or lists its files (`Listing`)."""
+  from okd_jax.data.formats import (
+    folder,
+    listing,
+    prepare,
+    publisher as readers,
+    tfds as prepared,
+  )
+  from okd_jax.data.sources import tfdata as tfds
+
   name = config.name
   options = (config.image_size, config.test_fraction)
   if name == "digits":
@@ -206,6 +212,8 @@ def _load(config: Config) -> HostData | listing.Listing:
 
 
 def _check_name(config: Config) -> None:
+  from okd_jax.data.formats import prepare, tfds as prepared
+
   if prepared.find(config.name, prepared.data_dir(config.dir)):
     return
   catalogue = prepare.known_names()

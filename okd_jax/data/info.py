@@ -26,6 +26,7 @@ class DataInfo:
       at random, as the source has drawn them, and test images the centre of
       the resized picture. Otherwise whole pictures are resized, and `augment`
       pads, crops and flips.
+    task: what the targets are for, a module of `okd_jax.tasks`.
   """
 
   name: str
@@ -39,6 +40,7 @@ class DataInfo:
   num_test: int
   class_names: tuple[str, ...]
   resized_crop: bool = False
+  task: str = "classification"
 
 
 @dataclasses.dataclass(frozen=True)

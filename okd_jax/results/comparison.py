@@ -59,13 +59,15 @@ def _last(title: str, rows: Sequence[Row]) -> Table:
       row.name,
       "1" if row.num_peers == 1 else f"{row.num_peers} {row.kind}",
       f"{row.finished} of {row.planned}",
-      *(_text(row.accuracy.get((who, "last"))) for who in WHO),
+      *(_text(row.headlines.get((who, "last"))) for who in WHO),
       *(_text(ratio, "{:.2f}") for ratio in times(row, rows)),
     ]
     for row in rows
   ]
+  measure = rows[0].measure
   notes = [
-    "Accuracy on test data in %, mean ± sample standard deviation over seeds. "
+    f"{measure.words.capitalize()} on test data{measure.unit}, mean ± sample "
+    "standard deviation over seeds. "
     "Mean of peers and ensemble (mean of logits) leave out the leader of "
     "okddip and ffsd and are of the averaged peers for pcl; group prediction: "
     "the gated ensemble of one, the fused classifier of ffl and ffsd, PCL-E. "
@@ -79,7 +81,7 @@ def _last(title: str, rows: Sequence[Row]) -> Table:
 
 def _best(title: str, rows: Sequence[Row]) -> Table:
   lines = [
-    [row.name, *(_text(row.accuracy.get((who, "best"))) for who in WHO)]
+    [row.name, *(_text(row.headlines.get((who, "best"))) for who in WHO)]
     for row in rows
   ]
   notes = [
@@ -100,12 +102,14 @@ def _beside(title: str, rows: Sequence[Row], known: Mapping[str, Any]) -> Table:
         source += "; given as error"
       if source not in cited:
         cited.append(source)
-      texts.append(f"{_as_accuracy(figure)} [{cited.index(source) + 1}]")
+      texts.append(f"{_spread(figure, row)} [{cited.index(source) + 1}]")
     lines.append(
       [
         row.name,
         row.compared_as,
-        *(_text(row.accuracy.get((row.compared, w))) for w in ("last", "best")),
+        *(
+          _text(row.headlines.get((row.compared, w))) for w in ("last", "best")
+        ),
         "; ".join(texts) or "-",
       ]
     )
@@ -147,7 +151,7 @@ def _flat(rows: Sequence[Row], known: Mapping[str, Any]) -> Table:
     line: list[Any] = [row.net, row.data, row.name, row.kind, row.num_peers]
     line += [row.epochs, row.finished]
     for key in keys:
-      found = row.accuracy.get(key)
+      found = row.headlines.get(key)
       line += [found.mean, found.std] if found else [None, None]
     line += [
       *times(row, [r for r in rows if r.net == row.net]),
@@ -155,7 +159,7 @@ def _flat(rows: Sequence[Row], known: Mapping[str, Any]) -> Table:
     ]
     figures = matching(row, known)
     for values in (
-      [f"{_accuracy(figure):.2f}" for figure in figures],
+      [f"{_headline(figure, row):.2f}" for figure in figures],
       [str(figure["std"]) if "std" in figure else "" for figure in figures],
       [known["sources"][figure["source"]] for figure in figures],
     ):
@@ -170,13 +174,16 @@ def _plain(value: Any) -> str:
   return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _accuracy(figure: Mapping[str, Any]) -> float:
-  return 100 - figure["error"] if "error" in figure else figure["accuracy"]
+def _headline(figure: Mapping[str, Any], row: Row) -> float:
+  if "error" in figure:
+    return 100 - figure["error"]
+  value: float = figure[row.measure.name]
+  return value
 
 
-def _as_accuracy(figure: Mapping[str, Any]) -> str:
+def _spread(figure: Mapping[str, Any], row: Row) -> str:
   std = figure["std"] if "std" in figure else None
-  return str(results.Spread(_accuracy(figure), std))
+  return str(results.Spread(_headline(figure, row), std))
 
 
 def _text(value: Any, form: str = "{}") -> str:

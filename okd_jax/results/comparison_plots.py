@@ -22,8 +22,8 @@ def plot(workdir: Path, to: Path | None = None) -> list[Path]:
 
   Returns:
     The files written, a PNG and an SVG of each of, for every network: the
-    accuracies (`accuracy_<network>`), and how far the peers are apart in the
-    course of training (`diversity_<network>`).
+    headlines of the task (`accuracy_<network>`), and how far the peers are
+    apart in the course of training (`diversity_<network>`).
   """
   rows = results.read(workdir)
   figures = {}
@@ -32,29 +32,30 @@ def plot(workdir: Path, to: Path | None = None) -> list[Path]:
       of_net = [row for row in rows if row.net == net and row.finished]
       if of_net:
         name = net.replace("/", "_")
-        figures[f"accuracy_{name}"] = _accuracy(of_net)
+        figures[f"{of_net[0].measure.name}_{name}"] = _headlines(of_net)
       if any(row.diversity for row in of_net):
         figures[f"diversity_{name}"] = _diversity(of_net)
     return plots.save(figures, to or workdir / "plots")
 
 
-def _accuracy(rows: Sequence[Row]) -> Figure:
+def _headlines(rows: Sequence[Row]) -> Figure:
   figure = Figure(figsize=(8.5, 1.6 + 0.6 * len(rows)), layout="constrained")
   panel = figure.subplots()
   height = 0.8 / len(_SHOWN)
-  low, high = 100.0, 0.0
+  measure = rows[0].measure
+  low, high = np.inf, -np.inf
   for i, who in enumerate(_SHOWN):
     for line, row in enumerate(rows):
-      if (who, "last") not in row.accuracy:
+      if (who, "last") not in row.headlines:
         continue
-      found = row.accuracy[who, "last"]
-      std = found.std or 0.0
-      low, high = min(low, found.mean - std), max(high, found.mean + std)
+      shown = row.headlines[who, "last"]
+      std = shown.std or 0.0
+      low, high = min(low, shown.mean - std), max(high, shown.mean + std)
       panel.barh(
         line + (i - 1) * height,
-        found.mean,
+        shown.mean,
         height,
-        xerr=found.std,
+        xerr=shown.std,
         color=plots.COLORS[i],
         error_kw={"capsize": 2.5, "elinewidth": 1.0},
       )
@@ -63,14 +64,15 @@ def _accuracy(rows: Sequence[Row]) -> Figure:
       [np.nan], [np.nan], color=plots.COLORS[i], label=results.WHO[who]
     )
   margin = 0.15 * max(high - low, 1.0)
-  panel.set_xlim(max(0.0, low - 2 * margin), min(100.0, high + margin))
+  most = 100.0 if measure.fraction else np.inf
+  panel.set_xlim(max(0.0, low - 2 * margin), min(most, high + margin))
   panel.set_yticks(range(len(rows)), [row.name for row in rows])
   panel.invert_yaxis()
   panel.grid(visible=False, axis="y")
   panel.set_axisbelow(True)
   panel.set_xlabel(
-    "accuracy at the last epoch (%), mean and standard deviation over seeds;\n"
-    "the axis does not start at 0"
+    f"{measure.words} at the last epoch{measure.unit}, mean and standard "
+    "deviation over seeds;\nthe axis does not start at 0"
   )
   panel.set_title(_title(rows))
   figure.legend(loc="outside right center")

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-import re
 from typing import Any
 
 import matplotlib as mpl
@@ -10,8 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
-from okd_jax.runs import records as logs, run as reopen
+from okd_jax import tasks
+from okd_jax.runs import records as logs, run as run_lib
 from okd_jax.settings import config as config_lib
+from okd_jax.tasks.figure import (
+  DIVERSITY,
+  Figure as Measured,
+  LEADER,
+  parse_element,
+  peer_index,
+  PEERS_MEAN,
+)
+from okd_jax.tasks.task import Measure
 
 # Okabe and Ito, "Color Universal Design", 2008; yellow, faint on white, last.
 COLORS = (
@@ -26,16 +35,8 @@ COLORS = (
 _BLACK = "#000000"
 _STYLES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-# Of a training record, what is no loss term.
-_NO_TERMS = (
-  "step",
-  "kind",
-  "loss",
-  "accuracy",
-  "learning_rate",
-  "rampup",
-  "gradient_norm",
-)
+# Of a training record, what is neither a loss term nor a figure of the task.
+_NO_TERMS = ("loss", "learning_rate", "rampup", "gradient_norm")
 _PER_ROW = 4
 STYLE: Any = {
   "axes.grid": True,
@@ -62,37 +63,39 @@ def plot(workdir: Path, to: Path | None = None) -> list[Path]:
 
   Returns:
     The files written, a PNG and an SVG of each of: the loss terms (`loss`);
-    the accuracy of leader, peers and group predictions (`accuracy`); how far
-    the peers are apart (`diversity`); and every summary of the method by name,
-    such as `attention`.
+    the task's headline of leader, peers and group predictions (`accuracy`); how
+    far the peers are apart (`diversity`); and every summary of the method by
+    name, such as `attention`.
 
   Raises:
     ConfigError: if there is no run.
   """
-  config, info, train_size = reopen.about(workdir)
-  records = logs.read_metrics(workdir)
-  curves = {
-    kind: _curves(
-      [r for r in records if r["kind"] == kind], config.batch_size / train_size
-    )
-    for kind in ("train", "eval")
-  }
+  config, info, train_size = run_lib.about(workdir)
+  epochs_a_step = config.batch_size / train_size
+  trained = _curves(
+    [
+      (record.pop("step"), record)
+      for record in logs.read_metrics(workdir)
+      if record.pop("kind") == "train"
+    ],
+    epochs_a_step,
+  )
+  evaluated = _curves(logs.read_evaluations(workdir), epochs_a_step)
   title = (
     f"{config.method.name}, {config.peers.num_peers} {config.peers.kind} of "
     f"{config.peers.net} on {info.name}"
   )
   method = config_lib.make_method(config)
   leader = range(config.peers.num_peers)[method.leader]
+  headline = tasks.load(method.task).headline()
   with mpl.rc_context(STYLE):
     figures = {
-      "loss": _loss(curves["train"], title),
-      "accuracy": _accuracy(curves["eval"], leader, title),
-      "diversity": _diversity(curves["eval"], title),
+      "loss": _loss(trained, headline, title),
+      headline.name: _headlines(evaluated, headline, leader, title),
+      "diversity": _diversity(evaluated, title),
     }
-    for name in dict.fromkeys(
-      name.split("/")[0] for name in curves["train"] if "/" in name
-    ):
-      figures[name] = _summary(curves["train"], name, title)
+    for name in _summaries(trained):
+      figures[name] = _summary(trained, name, title)
     return save(figures, to or workdir / "plots")
 
 
@@ -119,16 +122,14 @@ def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
 
 
 def _curves(
-  records: Sequence[Mapping[str, Any]], epochs_a_step: float
-) -> dict[str, Curve]:
-  names = dict.fromkeys(
-    name for r in records for name in r if name not in ("step", "kind")
-  )
+  records: Sequence[tuple[int, Mapping[Any, float]]], epochs_a_step: float
+) -> dict[Any, Curve]:
+  """The curve of every key in the records, which are steps and values."""
   curves = {}
-  for name in names:
-    points = [(r["step"], r[name]) for r in records if name in r]
-    steps, values = np.array(points, float).T
-    curves[name] = (steps * epochs_a_step, values)
+  for key in dict.fromkeys(key for _, values in records for key in values):
+    points = [(step, values[key]) for step, values in records if key in values]
+    steps, measured = np.array(points, float).T
+    curves[key] = (steps * epochs_a_step, measured)
   return curves
 
 
@@ -162,11 +163,12 @@ def line_look(i: int) -> dict[str, Any]:
   }
 
 
-def _loss(curves: Mapping[str, Curve], title: str) -> Figure:
+def _loss(curves: Mapping[str, Curve], headline: Measure, title: str) -> Figure:
   figure, (panel,) = _panels(title, 1, "loss term, summed over peers")
   if "loss" in curves:
     panel.plot(*curves["loss"], color=_BLACK, linewidth=2.4, label="sum")
-  terms = [n for n in curves if n not in _NO_TERMS and "/" not in n]
+  others = (*_NO_TERMS, headline.name)
+  terms = [n for n in curves if n not in others and not parse_element(n)[1]]
   for i, name in enumerate(terms):
     look = line_look(i) | {"marker": MARKERS[i % len(MARKERS)], "markersize": 4}
     every = max(1, len(curves[name][0]) // 10)
@@ -177,92 +179,113 @@ def _loss(curves: Mapping[str, Curve], title: str) -> Figure:
   return figure
 
 
-def _accuracy(curves: Mapping[str, Curve], leader: int, title: str) -> Figure:
+def _headlines(
+  curves: Mapping[Measured, Curve], headline: Measure, leader: int, title: str
+) -> Figure:
   splits = list(
-    dict.fromkeys(n.split("/")[0] for n in curves if n.endswith("/accuracy"))
+    dict.fromkeys(f.split for f in curves if f.measure == headline.name)
   ) or ["test"]
-  figure, panels = _panels(title, len(splits), "accuracy (%)")
+  unit = " (%)" if headline.fraction else ""
+  figure, panels = _panels(title, len(splits), f"{headline.words}{unit}")
   for split, panel in zip(splits, panels, strict=True):
     panel.set_title(split)
-    _accuracy_of(curves, split, leader, panel)
+    shown = {
+      f: (x, headline.scaled(y))
+      for f, (x, y) in curves.items()
+      if (f.split, f.measure) == (split, headline.name)
+    }
+    if shown:
+      _draw_everybody(shown, leader, panel)
+      _set_range(shown, headline, panel)
   _legend(figure, panels[0])
   return figure
 
 
-def _accuracy_of(
-  curves: Mapping[str, Curve], split: str, leader: int, panel: Axes
+def _draw_everybody(
+  curves: Mapping[Measured, Curve], leader: int, panel: Axes
 ) -> None:
-  named = {
-    name.removeprefix(f"{split}/").removesuffix("/accuracy"): (x, 100 * y)
-    for name, (x, y) in curves.items()
-    if name.startswith(f"{split}/") and name.endswith("/accuracy")
-  }
-  if not named:
-    return
-  averaged = f"ema/peer_{leader}" in named
+  """Leader, group predictions and peers, of one split."""
+  averaged = any(f.averaged and peer_index(f.who) == leader for f in curves)
   deployed = f"peer {leader}, averaged" if averaged else f"peer {leader}"
-  panel.plot(
-    *named["leader"],
-    color=_BLACK,
-    linewidth=2.4,
-    label=f"leader ({deployed})",
-    zorder=3,
-  )
+  for figure, curve in curves.items():
+    if figure.who == LEADER:
+      panel.plot(
+        *curve,
+        color=_BLACK,
+        linewidth=2.4,
+        label=f"leader ({deployed})",
+        zorder=3,
+      )
   groups = [
-    name
-    for name in named
-    if not re.fullmatch(r"(ema/)?(peer_\d+|peers_mean)|leader", name)
+    f
+    for f in curves
+    if f.who not in (LEADER, PEERS_MEAN) and peer_index(f.who) is None
   ]
-  for i, name in enumerate(groups):
-    style = _STYLES[1 + i % (len(_STYLES) - 1)]
+  for i, figure in enumerate(groups):
     panel.plot(
-      *named[name], color="#D55E00", linestyle=style, linewidth=2.2, label=name
+      *curves[figure],
+      color="#D55E00",
+      linestyle=_STYLES[1 + i % (len(_STYLES) - 1)],
+      linewidth=2.2,
+      label=figure.prediction,
     )
-  for name, curve in named.items():
-    found = re.fullmatch(r"peer_(\d+)", name)
+  for figure, curve in curves.items():
+    peer = peer_index(figure.who)
     # The leader is drawn already, unless it is an average.
-    if found and (averaged or int(found[1]) != leader):
-      panel.plot(*curve, **line_look(int(found[1])), label=f"peer {found[1]}")
+    if peer is None or figure.averaged or (peer == leader and not averaged):
+      continue
+    panel.plot(*curve, **line_look(peer), label=f"peer {peer}")
+
+
+def _set_range(
+  curves: Mapping[Measured, Curve], headline: Measure, panel: Axes
+) -> None:
   # The first epochs would squeeze the rest into a line.
-  settled = np.concatenate([y[len(y) // 5 :] for _, y in named.values()])
-  settled = settled[np.isfinite(settled)]
-  if not len(settled):
+  later = np.concatenate([y[len(y) // 5 :] for _, y in curves.values()])
+  later = later[np.isfinite(later)]
+  if not len(later):
     return
-  low, high = settled.min(), settled.max()
+  low, high = later.min(), later.max()
   margin = 0.05 * max(high - low, 1.0)
-  panel.set_ylim(max(0.0, low - margin), min(100.0, high) + margin)
+  most = 100.0 if headline.fraction else np.inf
+  panel.set_ylim(max(0.0, low - margin), min(most, high) + margin)
 
 
-def _diversity(curves: Mapping[str, Curve], title: str) -> Figure:
+def _diversity(curves: Mapping[Measured, Curve], title: str) -> Figure:
   figure, (panel,) = _panels(title, 1, "mean distance between two peers")
-  names = [n for n in curves if n.endswith("/diversity")]
-  for i, name in enumerate(names):
+  shown = [f for f in curves if f.measure == DIVERSITY]
+  for i, measured in enumerate(shown):
+    averaged = ", averaged" if measured.averaged else ""
     panel.plot(
-      *curves[name], **line_look(i), label=name.removesuffix("/diversity")
+      *curves[measured], **line_look(i), label=measured.split + averaged
     )
-  if len(names) == 1:
-    panel.set_title(names[0].removesuffix("/diversity"))
+  if len(shown) == 1:
+    panel.set_title(shown[0].split)
   panel.set_ylim(bottom=0)
   _legend(figure, panel)
   return figure
 
 
+def _summaries(curves: Mapping[str, Curve]) -> list[str]:
+  """The method's summaries, which have an index an element."""
+  elements = map(parse_element, curves)
+  return list(dict.fromkeys(name for name, index in elements if index))
+
+
 def _summary(curves: Mapping[str, Curve], name: str, title: str) -> Figure:
   """One panel for each first index of a matrix; one for a vector."""
-  panels: dict[tuple[str, ...], dict[str, Curve]] = {}
+  panels: dict[tuple[int, ...], dict[int, Curve]] = {}
   for path, curve in curves.items():
-    if path.startswith(f"{name}/"):
-      *index, last = path.split("/")[1:]
-      panels.setdefault(tuple(index), {})[last] = curve
+    summary, index = parse_element(path)
+    if summary == name and index:
+      panels.setdefault(index[:-1], {})[index[-1]] = curve
   figure, axes = _panels(title, len(panels), f"{name}, mean over the batch")
   for (of, lines), panel in zip(panels.items(), axes, strict=True):
     if of:
-      panel.set_title(f"{name} of peer {', '.join(of)}")
+      panel.set_title(f"{name} of peer {', '.join(map(str, of))}")
     for last, curve in lines.items():
       # Weights add up to one, so lines often lie on each other.
-      look = line_look(int(last)) | {
-        "linestyle": _STYLES[int(last) % len(_STYLES)]
-      }
+      look = line_look(last) | {"linestyle": _STYLES[last % len(_STYLES)]}
       panel.plot(*curve, **look, label=f"peer {last}")
   _legend(figure, axes[0])
   return figure

@@ -1,12 +1,14 @@
 """One HTML page about runs and comparisons; it loads nothing."""
 
 from collections.abc import Sequence
+import dataclasses
 import html
 import json
 from pathlib import Path
 import re
 import tempfile
 
+from okd_jax import tasks
 from okd_jax.results import (
   comparison as result_tables,
   comparison_plots as compare_plots,
@@ -15,7 +17,10 @@ from okd_jax.results import (
   rows as results,
 )
 from okd_jax.results.formats import Table
-from okd_jax.runs import records as logs, run as reopen
+from okd_jax.runs import records as logs, run as run_lib
+from okd_jax.settings import config as config_lib
+from okd_jax.tasks.figure import DIVERSITY, Figure
+from okd_jax.tasks.task import Measure
 
 _CSS = """
 body { color: #222; background: #fff; margin: 2rem auto; max-width: 80rem;
@@ -74,7 +79,7 @@ def _comparison(workdir: Path, prefix: str) -> str:
 
 
 def _run(workdir: Path, prefix: str) -> str:
-  config, info, _ = reopen.about(workdir)
+  config, info, _ = run_lib.about(workdir)
   with tempfile.TemporaryDirectory() as folder:
     pictures = _pictures(plots.plot(workdir, Path(folder)), prefix)
   about = (
@@ -90,39 +95,36 @@ def _run(workdir: Path, prefix: str) -> str:
 
 
 def _evaluation(workdir: Path) -> list[Table]:
-  """What the last evaluation found, of every split."""
-  found = [r for r in logs.read_metrics(workdir) if r["kind"] == "eval"]
-  if not found:
+  """The figures of the last evaluation, of every split."""
+  evaluations = logs.read_evaluations(workdir)
+  if not evaluations:
     return []
-  figures = {
-    "accuracy": ("top-1", "{:.2%}"),
-    "accuracy_top5": ("top-5", "{:.2%}"),
-    "cross_entropy": ("cross-entropy", "{:.4f}"),
-    "calibration_error": ("calibration error", "{:.4f}"),
-  }
-  last = found[-1]
-  who = dict.fromkeys(
-    name.removesuffix("/accuracy")
-    for name in last
-    if name.endswith("/accuracy")
-  )
+  step, last = evaluations[-1]
+  config = run_lib.about(workdir)[0]
+  task = tasks.load(config_lib.make_method(config).task)
+
+  def cell(of: Figure, measure: Measure) -> str:
+    figure = dataclasses.replace(of, measure=measure.name)
+    if figure not in last:
+      return "-"
+    return f"{last[figure]:.2%}" if measure.fraction else f"{last[figure]:.4f}"
+
   lines = [
     [
-      name,
-      *(
-        form.format(last[key]) if (key := f"{name}/{figure}") in last else "-"
-        for figure, (_, form) in figures.items()
-      ),
+      f"{figure.split}/{figure.prediction}",
+      *(cell(figure, measure) for measure in task.measures),
     ]
-    for name in who
+    for figure in last
+    if figure.measure == task.headline().name
   ]
   notes = [
-    f"{name.removesuffix('/diversity')}: the peers' diversity is {value:.4f}."
-    for name, value in last.items()
-    if name.endswith("/diversity")
+    f"{figure.split}{', averaged' if figure.averaged else ''}: the peers' "
+    f"diversity is {value:.4f}."
+    for figure, value in last.items()
+    if figure.measure == DIVERSITY
   ]
-  heads = ["split and network", *(head for head, _ in figures.values())]
-  return [Table(f"Evaluation after step {last['step']}", heads, lines, notes)]
+  heads = ["split and network", *(measure.title for measure in task.measures)]
+  return [Table(f"Evaluation after step {step}", heads, lines, notes)]
 
 
 def _section(

@@ -4,21 +4,33 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 from pathlib import Path
-import re
 import statistics
 
 from ml_collections import ConfigDict
 import numpy as np
 
+from okd_jax import tasks
 from okd_jax.results import grid
 from okd_jax.results.grid import BASELINE, Cell
 from okd_jax.runs import records as logs
+from okd_jax.settings import config as config_lib
+from okd_jax.tasks.figure import (
+  DIVERSITY,
+  ENSEMBLE,
+  Figure,
+  GROUP,
+  LEADER,
+  peer,
+  peer_index,
+  PEERS_MEAN,
+)
+from okd_jax.tasks.task import Measure
 
 CONFIG = "comparison.json"
 PUBLISHED = "published.json"
 ERROR = "error.txt"
 
-# Whose accuracy is told: keys of `Row.accuracy` and headings.
+# Who stands in the tables: keys of `Row.headlines`, and headings.
 WHO = {
   "deployed": "deployed network",
   "peers_mean": "mean of peers",
@@ -39,7 +51,9 @@ _DEPLOYED_AS = {
   "okddip": "leader",
   "pcl": "averaged first peer",
 }
-_SINGLE = re.compile(r"(ema/)?(peer_\d+|peers_mean|ensemble)|leader")
+
+# The steps and figures of a run's evaluations.
+Evaluations = Sequence[tuple[int, Mapping[Figure, float]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +81,10 @@ class Row:
     epochs: of each run.
     finished: number of finished runs.
     planned: number of runs.
-    accuracy: in percent, over finished runs, by a key of `WHO` and "last" or
-      "best": at the last epoch, or at the best one of this very figure, on
-      validation data if there are any and on test data otherwise.
+    measure: the headline of the task.
+    headlines: its values for people, over finished runs, by a key of `WHO` and
+      "last" or "best": at the last epoch, or at the best one of this very
+      figure, on validation data if there are any and on test data otherwise.
     seconds: of training an image, averaged over runs; None if not measured.
     diversity: for each finished run its epochs and the values at them.
     failures: why runs failed, by the names of their cells.
@@ -83,7 +98,8 @@ class Row:
   epochs: int
   finished: int
   planned: int
-  accuracy: Mapping[tuple[str, str], Spread]
+  measure: Measure
+  headlines: Mapping[tuple[str, str], Spread]
   seconds: float | None
   diversity: Sequence[tuple[np.ndarray, np.ndarray]]
   failures: Mapping[str, str]
@@ -140,7 +156,8 @@ def times(row: Row, rows: Sequence[Row]) -> tuple[float | None, float | None]:
 
 def _row(cells: Sequence[Cell]) -> Row:
   config = cells[0].config
-  accuracy: dict[tuple[str, str], list[float]] = {}
+  measure = tasks.load(config_lib.make_method(config).task).headline()
+  headlines: dict[tuple[str, str], list[float]] = {}
   speeds, diversity, failures = [], [], {}
   finished = 0
   for cell in cells:
@@ -154,11 +171,9 @@ def _row(cells: Sequence[Cell]) -> Row:
       summary = json.loads(path.read_text())
       if "images_per_second" in summary:
         speeds.append(1 / summary["images_per_second"])
-      evaluations = [
-        r for r in logs.read_metrics(cell.workdir) if r["kind"] == "eval"
-      ]
-      for key, value in _accuracies(evaluations).items():
-        accuracy.setdefault(key, []).append(value)
+      evaluations = logs.read_evaluations(cell.workdir)
+      for key, value in _headlines(evaluations, measure).items():
+        headlines.setdefault(key, []).append(value)
       if config.peers.num_peers > 1:
         diversity.append(_diversity(evaluations, config.epochs))
   return Row(
@@ -170,46 +185,50 @@ def _row(cells: Sequence[Cell]) -> Row:
     epochs=config.epochs,
     finished=finished,
     planned=len(cells),
-    accuracy={key: spread(values) for key, values in accuracy.items()},
+    measure=measure,
+    headlines={key: spread(values) for key, values in headlines.items()},
     seconds=statistics.mean(speeds) if speeds else None,
     diversity=diversity,
     failures=failures,
   )
 
 
-def _accuracies(
-  evaluations: Sequence[Mapping[str, float]],
+def _headlines(
+  evaluations: Evaluations, measure: Measure
 ) -> dict[tuple[str, str], float]:
-  """Percentages of one run by who and when."""
-  last = evaluations[-1]
-  found = [
-    name.removeprefix("test/").removesuffix("/accuracy")
-    for name in last
-    if name.startswith("test/") and name.endswith("/accuracy")
-  ]
-  averaged = "ema/" if "ema/peers_mean" in found else ""
-  names = {"deployed": "leader"}
-  if "peer_1" in found:
-    names |= {w: averaged + w for w in ("peers_mean", "ensemble")}
-  for name in found:
-    if name.startswith(averaged) and not _SINGLE.fullmatch(name):
-      names["group"] = name
+  """Values of one run for people, by who and when."""
+  last = evaluations[-1][1]
+  on_test = [f for f in last if (f.split, f.measure) == ("test", measure.name)]
+  averaged = any(f.averaged and f.who == PEERS_MEAN for f in on_test)
+  chosen = {"deployed": Figure("test", LEADER, False, measure.name)}
+  if any(f.who == peer(1) for f in on_test):
+    for who in (PEERS_MEAN, ENSEMBLE):
+      chosen[who] = Figure("test", who, averaged, measure.name)
+  for figure in on_test:
+    single = figure.who in (LEADER, PEERS_MEAN, ENSEMBLE)
+    if single or peer_index(figure.who) is not None:
+      continue
+    if figure.averaged or not averaged:
+      chosen["group"] = figure
   result = {}
-  for who, name in names.items():
-    key = f"test/{name}/accuracy"
-    judge = f"validation/{name}/accuracy"
-    judge = judge if judge in last else key
+  for who, figure in chosen.items():
+    judge = dataclasses.replace(figure, split="validation")
+    judge = judge if judge in last else figure
     # The later one of equals.
-    place = max((r[judge], i) for i, r in enumerate(evaluations))[1]
-    result[who, "last"] = 100 * last[key]
-    result[who, "best"] = 100 * evaluations[place][key]
+    place = max(
+      (measure.merit(figures[judge]), i)
+      for i, (_, figures) in enumerate(evaluations)
+    )[1]
+    result[who, "last"] = measure.scaled(last[figure])
+    result[who, "best"] = measure.scaled(evaluations[place][1][figure])
   return result
 
 
 def _diversity(
-  evaluations: Sequence[Mapping[str, float]], epochs: int
+  evaluations: Evaluations, epochs: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  points = [(r["step"], r["test/diversity"]) for r in evaluations]
+  diversity = Figure("test", GROUP, False, DIVERSITY)
+  points = [(step, figures[diversity]) for step, figures in evaluations]
   steps, values = np.array(points, float).T
   return steps * epochs / steps[-1], values
 

@@ -15,6 +15,9 @@ import rich.progress
 import rich.table
 import rich.text
 
+from okd_jax.tasks.figure import DIVERSITY, Figure
+from okd_jax.tasks.task import Measure
+
 # Between plain lines within an epoch: often enough to see that it runs.
 _LINE_SECONDS = 10.0
 
@@ -30,7 +33,22 @@ class Display:
   seconds; evaluations and notes always are.
   """
 
-  def __init__(self, total_steps: int, steps_per_epoch: int, title: str):
+  def __init__(
+    self,
+    total_steps: int,
+    steps_per_epoch: int,
+    title: str,
+    headline: Measure,
+  ):
+    """Shows nothing yet.
+
+    Args:
+      total_steps: of the run.
+      steps_per_epoch: rounded up.
+      title: of the run.
+      headline: the figure that is shown of everybody.
+    """
+    self._headline = headline
     self._total = total_steps
     self._per_epoch = steps_per_epoch
     self._epochs = -(-total_steps // steps_per_epoch)
@@ -66,7 +84,7 @@ class Display:
       f"epoch {epoch + 1}/{self._epochs}  step {step}/{self._total}  "
       f"{images_per_second:,.0f} images/s  ETA {self._remaining(step, now)}"
     )
-    self._terms = format_metrics(metrics)
+    self._terms = format_metrics(metrics, self._headline)
     if self._live is not None:
       self._bar.update(self._task, completed=step)
     elif (
@@ -77,21 +95,23 @@ class Display:
       self._printed_epoch, self._printed_at = epoch, now
       print(f"{self._progress}  {self._terms}", flush=True)
 
-  def evaluated(self, step: int, metrics: Mapping[str, Any]) -> None:
-    """Shows the metrics of an evaluation.
+  def evaluated(self, step: int, figures: Mapping[Figure, float]) -> None:
+    """Shows the headlines of an evaluation, and the diversity.
 
     Args:
       step: number of finished training steps.
-      metrics: scalars by name, "<split>/<who>/accuracy" and
-        "<split>/diversity"; others are not shown.
+      figures: of the evaluation; others are not shown.
     """
-    splits: dict[str, dict[str, Any]] = {}
-    for name, value in metrics.items():
-      split, _, rest = name.partition("/")
-      if rest.endswith("accuracy") or rest == "diversity":
-        splits.setdefault(split, {})[rest] = value
+    splits: dict[str, list[str]] = {}
+    for figure, value in figures.items():
+      shown = splits.setdefault(figure.split, [])
+      if figure.measure == self._headline.name:
+        who = figure.prediction.replace("peers_mean", "peers mean")
+        shown.append(f"{who} {self._headline.text(value)}")
+      elif figure.measure == DIVERSITY and not figure.averaged:
+        shown.append(f"{DIVERSITY} {value:.4g}")
     for split, shown in splits.items():
-      text = f"{split} at step {step}: {format_metrics(shown)}"
+      text = f"{split} at step {step}: {'  '.join(shown)}"
       self._evaluations[split] = text
       if self._live is None:
         print(text, flush=True)
@@ -137,30 +157,22 @@ class Display:
       self._live.stop()
 
 
-def format_metrics(metrics: Mapping[str, Any]) -> str:
-  """One line of names and values, accuracies in percent.
+def format_metrics(metrics: Mapping[str, Any], headline: Measure) -> str:
+  """One line of names and values.
 
   Args:
-    metrics: scalars by name; accuracies are fractions.
+    metrics: scalars by name.
+    headline: the one that has its own form.
 
   Returns:
-    For example "loss 3.214  leader 45.10 %".
+    For example "loss 3.214  accuracy 45.10 %".
   """
-  parts = []
-  for name, value in metrics.items():
-    if name.split("/")[-1] == "accuracy":
-      who = name.removesuffix("accuracy").removesuffix("/") or "accuracy"
-      parts.append(
-        f"{who.replace('peers_mean', 'peers mean')} {percent(value)}"
-      )
-    else:
-      parts.append(f"{name} {float(value):.4g}")
-  return "  ".join(parts)
-
-
-def percent(fraction: Any) -> str:
-  """A fraction as it is shown: 0.4512 is "45.12 %"."""
-  return f"{100 * float(fraction):.2f} %"
+  return "  ".join(
+    f"{name} {headline.text(value)}"
+    if name == headline.name
+    else f"{name} {float(value):.4g}"
+    for name, value in metrics.items()
+  )
 
 
 def table(

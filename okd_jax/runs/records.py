@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol
 
 from okd_jax.runs.display import Display as Display, table as table
+from okd_jax.tasks.figure import Figure, of_record
 
 _log = logging.getLogger(__name__)
 
@@ -170,6 +171,17 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
   return [
     {name: math.nan if v is None else v for name, v in record.items()}
     for record in _records(Path(workdir))
+  ]
+
+
+def read_evaluations(
+  workdir: str | os.PathLike[str],
+) -> list[tuple[int, dict[Figure, float]]]:
+  """Reads the evaluations of a run: the step and the figures of each."""
+  return [
+    (record["step"], of_record(record))
+    for record in read_metrics(workdir)
+    if record["kind"] == "eval"
   ]
 
 

@@ -17,8 +17,8 @@ from okd_jax.errors import ConfigError
 from okd_jax.runs import records as logs
 from okd_jax.settings import build, config as config_lib
 from okd_jax.storage.checkpoint import Checkpoints
-from okd_jax.training import setup as recipe_lib, state as state_lib
-from okd_jax.training.setup import Recipe
+from okd_jax.training import setup as setup_lib, state as state_lib
+from okd_jax.training.setup import Setup
 from okd_jax.training.state import TrainState, variables
 
 _CONFIG = "config.json"
@@ -34,21 +34,28 @@ class Run:
   Attributes:
     workdir: where it lies.
     config: of the run.
-    recipe: its group and method, without frozen teachers.
+    setup: its group, method and task, without frozen teachers.
     state: of the newest verified checkpoint.
     step: number of training steps behind it.
   """
 
   workdir: Path
   config: ConfigDict
-  recipe: Recipe
+  setup: Setup
   state: TrainState
   step: int
 
   @property
+  def info(self) -> DataInfo:
+    """The data set, normalised as the networks see it."""
+    info = self.setup.task.info
+    assert info is not None, "a run on disk is always of a data set"
+    return info
+
+  @property
   def leader(self) -> int:
     """Index of the peer that is deployed, counted from 0."""
-    return range(self.recipe.peers.num_peers)[self.recipe.method.leader]
+    return range(self.setup.peers.num_peers)[self.setup.method.leader]
 
   @property
   def deployed(self) -> tuple[Any, Any]:
@@ -58,7 +65,7 @@ class Run:
 
   @property
   def peers_variables(self) -> Variables:
-    """The deployed variables of the whole group, as `recipe.peers` has them."""
+    """The deployed variables of the whole group, as `setup.peers` has them."""
     return variables(*self.deployed, "peers")
 
 
@@ -112,13 +119,13 @@ def run(workdir: Path, on: Mesh | None = None) -> Run:
   """
   config, info, train_size = about(workdir)
   on = on or mesh_lib.make_mesh(1, 1)
-  recipe = build.recipe(config, info, train_size, on)
+  setup = build.setup(config, info, train_size, on)
   checkpoints = Checkpoints(
     workdir / "checkpoints", config_hash=config_lib.digest(config)
   )
-  key = recipe_lib.random_keys(config.seed)[0]
-  state, step, _ = checkpoints.restore(state_lib.abstract(recipe, key))
-  return Run(workdir, config, recipe, state, step)
+  key = setup_lib.random_keys(config.seed)[0]
+  state, step, _ = checkpoints.restore(state_lib.abstract(setup, key))
+  return Run(workdir, config, setup, state, step)
 
 
 def about(workdir: Path) -> tuple[ConfigDict, DataInfo, int]:

@@ -9,41 +9,50 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from okd_jax import tasks
 from okd_jax.backbones import count_multiply_adds, count_parameters
 from okd_jax.core import Variables
 from okd_jax.data import Source
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.runs import display, records as logs
 from okd_jax.settings import config as config_lib
-from okd_jax.training.runner import Dispatch
-from okd_jax.training.setup import Recipe
+from okd_jax.tasks.figure import (
+  DIVERSITY,
+  Figure,
+  GROUP,
+  LEADER,
+  of_record as figures_of,
+)
+from okd_jax.tasks.task import Measure
+from okd_jax.training.runner import Runner
+from okd_jax.training.setup import Setup
 
 _TIMES = ("images_per_second", "compile_seconds")
 
 
-def show_plan(config: ConfigDict, recipe: Recipe, source: Source) -> None:
+def show_plan(config: ConfigDict, setup: Setup, source: Source) -> None:
   """Prints what is about to be trained."""
   shapes = jax.eval_shape(
-    recipe.peers.init, jax.random.key(0), recipe.example_images()
+    setup.peers.init, jax.random.key(0), setup.example_images()
   )
-  leader = range(recipe.peers.num_peers)[recipe.method.leader]
-  net, deployed = _shapes_of_peer(recipe, shapes, leader)
+  leader = range(setup.peers.num_peers)[setup.method.leader]
+  net, deployed = _shapes_of_peer(setup, shapes, leader)
   one = count_parameters(deployed["params"])
-  adds = count_multiply_adds(net, recipe.info.image_shape)
-  devices = recipe.mesh.devices.flat
+  adds = count_multiply_adds(net, setup.example_images().shape[1:])
+  devices = setup.mesh.devices.flat
   rows = [
     ("method", f"{config.method.name} ({_hyperparameters(config)})"),
     (
       "peers",
-      f"{recipe.peers.num_peers} {config.peers.kind} of {config.peers.net}",
+      f"{setup.peers.num_peers} {config.peers.kind} of {config.peers.net}",
     ),
     ("parameters of all peers", f"{count_parameters(shapes['params']):,}"),
     ("deployed", f"peer {leader}: {one:,} parameters, {adds:,} multiply-adds"),
     (
       "devices",
-      f"{len(recipe.mesh.devices.flat)} {devices[0].device_kind}, data x peer "
-      f"= {recipe.mesh.shape[mesh_lib.DATA]} x "
-      f"{recipe.mesh.shape[mesh_lib.PEER]}, {config.precision}",
+      f"{len(setup.mesh.devices.flat)} {devices[0].device_kind}, data x peer "
+      f"= {setup.mesh.shape[mesh_lib.DATA]} x "
+      f"{setup.mesh.shape[mesh_lib.PEER]}, {config.precision}",
     ),
     (
       "data",
@@ -55,44 +64,46 @@ def show_plan(config: ConfigDict, recipe: Recipe, source: Source) -> None:
     ),
     (
       "schedule",
-      f"{config.epochs} epochs, {recipe.total_steps:,} steps of "
+      f"{config.epochs} epochs, {setup.total_steps:,} steps of "
       f"{config.batch_size}, ramp-up over {config.rampup_epochs} epochs",
     ),
   ]
   display.table("Plan", ["what", "value"], rows)
 
 
-def conclude(
-  config: ConfigDict, recipe: Recipe, workdir: Path, dispatch: Dispatch
+def write(
+  config: ConfigDict, setup: Setup, workdir: Path, runner: Runner
 ) -> dict[str, Any]:
   """Summarises a finished run from its records.
 
   Args:
     config: of the run.
-    recipe: of the run.
+    setup: of the run.
     workdir: gets summary.json.
-    dispatch: knows the time taken.
+    runner: knows the time taken.
 
   Returns:
     The content of summary.json: the `last` and the `best` evaluation, by the
-    accuracy of the leader on validation data if there are any and on test data
+    leader's headline on validation data if there are any and on test data
     otherwise, and the loss terms of the last record. The last one counts; the
     best was chosen by looking.
   """
   records = logs.read_metrics(workdir)
   evaluations = [r for r in records if r["kind"] == "eval"]
   trained = [r for r in records if r["kind"] == "train"]
+  headline = setup.task.headline()
   judge = next(
-    name
-    for name in ("validation/leader/accuracy", "test/leader/accuracy")
-    if name in evaluations[-1]
+    figure.name
+    for split in ("validation", "test")
+    if (figure := Figure(split, LEADER, False, headline.name)).name
+    in evaluations[-1]
   )
-  best = max(evaluations, key=lambda r: (r[judge], r["step"]))
+  best = max(evaluations, key=lambda r: (headline.merit(r[judge]), r["step"]))
   result = {
     "method": config.method.name,
     "net": config.peers.net,
     "kind": config.peers.kind,
-    "num_peers": recipe.peers.num_peers,
+    "num_peers": setup.peers.num_peers,
     "data": config.data.name,
     "seed": config.seed,
     "epochs": config.epochs,
@@ -103,9 +114,9 @@ def conclude(
     "terms": trained[-1],
   }
   path = workdir / "summary.json"
-  if dispatch.images_per_second:
-    result["images_per_second"] = dispatch.images_per_second
-    result["compile_seconds"] = dispatch.compile_seconds
+  if runner.images_per_second:
+    result["images_per_second"] = runner.images_per_second
+    result["compile_seconds"] = runner.compile_seconds
   else:  # nothing was trained, so nothing was timed
     result |= _timed_before(path, result)
   if jax.process_index() == 0:
@@ -142,54 +153,64 @@ def finished(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
   return json.loads(path.read_text())
 
 
-def show_results(results: Sequence[dict[str, Any]]) -> None:
-  """Prints the summary of every seed, and mean and deviation over several."""
+def show_results(config: ConfigDict, results: Sequence[dict[str, Any]]) -> None:
+  """Prints the summary of every seed, and mean and deviation over several.
+
+  Args:
+    config: of the runs.
+    results: the summary of each.
+  """
+  headline = tasks.load(config_lib.make_method(config).task).headline()
   for result in results:
-    show_result(result)
+    _show_result(result, headline)
   if len(results) < 2:
     return
-  rows = []
-  for name in _judged(results[0]["last"]):
-    values = [100 * r["last"][f"test/{name}/accuracy"] for r in results]
-    spread = f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
-    rows.append((name, spread))
+  values: dict[str, list[float]] = {}
+  for result in results:
+    for figure, value in _on_test(result["last"], headline).items():
+      shown = values.setdefault(figure.prediction, [])
+      shown.append(headline.scaled(value))
+  rows = [
+    (who, f"{statistics.fmean(shown):.2f} ± {statistics.stdev(shown):.2f}")
+    for who, shown in values.items()
+  ]
   display.table(
-    f"Accuracy on test in %, last epoch, mean ± sample standard deviation over "
-    f"{len(results)} seeds",
-    ["who", "accuracy"],
+    f"{headline.words.capitalize()} on test{headline.unit}, last epoch, mean ± "
+    f"sample standard deviation over {len(results)} seeds",
+    ["who", headline.words],
     rows,
   )
 
 
-def show_result(result: dict[str, Any]) -> None:
+def _show_result(result: dict[str, Any], headline: Measure) -> None:
   """Prints the summary of a finished run."""
-  last, best = result["last"], result["best"]
-  rows = [
-    (name, *(f"{100 * r[f'test/{name}/accuracy']:.2f} %" for r in (last, best)))
-    for name in _judged(last)
+  last, best = (figures_of(result[when]) for when in ("last", "best"))
+  rows: list[tuple[str, ...]] = [
+    (figure.prediction, headline.text(value), headline.text(best[figure]))
+    for figure, value in _on_test(result["last"], headline).items()
   ]
-  rows.append(
-    ("diversity", *(f"{r['test/diversity']:.4f}" for r in (last, best)))
-  )
+  diversity = Figure("test", GROUP, False, DIVERSITY)
+  rows.append((DIVERSITY, *(f"{r[diversity]:.4f}" for r in (last, best))))
   title = (
     f"{result['method']}, {result['num_peers']} {result['kind']} of "
-    f"{result['net']} on {result['data']}, seed {result['seed']}: accuracy on "
-    "test"
+    f"{result['net']} on {result['data']}, seed {result['seed']}: "
+    f"{headline.words} on test"
   )
-  display.table(
-    title,
-    ["who", f"last (step {last['step']})", f"best (step {best['step']})"],
-    rows,
-  )
-
-
-def _judged(evaluation: dict[str, Any]) -> list[str]:
-  """Whose accuracy on test an evaluation holds."""
-  return [
-    name.removeprefix("test/").removesuffix("/accuracy")
-    for name in evaluation
-    if name.startswith("test/") and name.endswith("/accuracy")
+  columns = [
+    f"{when} (step {result[when]['step']})" for when in ("last", "best")
   ]
+  display.table(title, ["who", *columns], rows)
+
+
+def _on_test(
+  evaluation: dict[str, Any], headline: Measure
+) -> dict[Figure, float]:
+  """The headlines of everybody on the test split."""
+  return {
+    figure: value
+    for figure, value in figures_of(evaluation).items()
+    if (figure.split, figure.measure) == ("test", headline.name)
+  }
 
 
 def _hyperparameters(config: ConfigDict) -> str:
@@ -197,12 +218,12 @@ def _hyperparameters(config: ConfigDict) -> str:
 
 
 def _shapes_of_peer(
-  recipe: Recipe, shapes: Variables, peer: int
+  setup: Setup, shapes: Variables, peer: int
 ) -> tuple[Any, Variables]:
   nets = []
 
   def extract(variables):
-    net, taken = recipe.peers.extract(variables, peer)
+    net, taken = setup.peers.extract(variables, peer)
     nets.append(net)
     return taken
 

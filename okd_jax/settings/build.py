@@ -10,14 +10,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from okd_jax import backbones, data
+from okd_jax import backbones, data, tasks
 from okd_jax.data.info import DataInfo
 from okd_jax.errors import ConfigError
 from okd_jax.groups.group import Branches, Peers, Replicas
 from okd_jax.groups.mixed import Mixed
 from okd_jax.settings import config as config_lib
+from okd_jax.training import state as state_lib
 from okd_jax.training.optim import Sgd
-from okd_jax.training.setup import Recipe
+from okd_jax.training.setup import Setup, with_sgd
 
 
 def source(config: ConfigDict, on: Mesh | None = None) -> data.Source:
@@ -44,37 +45,37 @@ def source(config: ConfigDict, on: Mesh | None = None) -> data.Source:
   return made
 
 
-def recipe(
+def setup(
   config: ConfigDict,
   info: DataInfo,
   train_size: int,
   on: Mesh,
   teacher: Peers | None = None,
-) -> Recipe:
+) -> Setup:
   """Puts together everything that stays fixed during a run."""
   method = config_lib.make_method(config)
-  info = seen(config, info)
+  info = with_normalization(config, info)
   if config.epochs * train_size + config.batch_size >= 2**31:
     raise ConfigError(
       f"config.epochs={config.epochs} times {train_size} training examples "
       "must be below 2147483648, as images are counted on the device; lower it."
     )
-  return Recipe(
+  return with_sgd(
+    Sgd(**{**config.optim, "drops": tuple(config.optim.drops)}),
     peers=peers(config, info, on, method.needs.mean_trunk_gradient),
     method=method,
-    sgd=Sgd(**{**config.optim, "drops": tuple(config.optim.drops)}),
-    info=info,
+    task=tasks.load(info.task).of(info, pad_mode=config.pad_mode),
     epochs=config.epochs,
     batch_size=config.batch_size,
     train_size=train_size,
     rampup_epochs=config.rampup_epochs,
     rampup_per_step=config.rampup_per_step,
-    pad_mode=config.pad_mode,
+    num_positions=info.num_train,
     teacher=teacher,
   )
 
 
-def seen(config: ConfigDict, info: DataInfo) -> DataInfo:
+def with_normalization(config: ConfigDict, info: DataInfo) -> DataInfo:
   """The data as networks see them: normalised as the configuration says.
 
   Raises:
@@ -158,10 +159,19 @@ def network(name: str, config: ConfigDict, info: DataInfo) -> nn.Module:
   return net
 
 
-def check_input_size(recipe: Recipe) -> None:
-  """Traces the networks on the data's image size, without compiling.
+def check_networks(setup: Setup) -> None:
+  """Traces the networks on the data's images, without compiling.
 
   Raises:
+    ConfigError: if their logits do not have the shape that the task needs.
     ValueError: if a network cannot take images of that size.
   """
-  jax.eval_shape(recipe.peers.init, jax.random.key(0), recipe.example_images())
+  shapes = jax.eval_shape(
+    setup.peers.init, jax.random.key(0), setup.example_images()
+  )
+  found = state_lib.outputs_like(setup, shapes).logits.shape[2:]
+  if found != setup.task.out_shape():
+    raise ConfigError(
+      f"config.peers.net: the logits of an image have shape {found}, and these "
+      f"data need {setup.task.out_shape()}; let the network use num_classes."
+    )

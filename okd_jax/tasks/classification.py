@@ -1,7 +1,7 @@
-"""Measures of predictions, as sums inside jit and named figures outside."""
+"""Classification: one class an example, by labels or by probabilities."""
 
-from collections.abc import Iterable
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 from flax import struct
 import jax
@@ -10,6 +10,10 @@ import numpy as np
 
 from okd_jax import losses
 from okd_jax.core import Array, Batch
+from okd_jax.data.augment import augment, normalize
+from okd_jax.data.info import DataInfo
+from okd_jax.tasks import task
+from okd_jax.tasks.task import Measure
 
 NUM_BINS = 15
 
@@ -20,7 +24,8 @@ class Sums:
 
   Attributes:
     count: int32 scalar.
-    correct: int32 [...], examples whose label is the first choice.
+    correct: int32 [...], examples whose label is the first choice. The label
+      of soft targets is the most probable class.
     correct_top5: int32 [...], examples whose label is among the first five.
     cross_entropy: float [...], in nats.
     bin_count: int32 [..., bins], examples by confidence of the first choice.
@@ -37,84 +42,165 @@ class Sums:
   bin_correct: Array
 
 
-def sums(logits: Array, batch: Batch) -> Sums:
-  """Measures predictions.
+@dataclasses.dataclass(frozen=True)
+class Task(task.Task):
+  """Tells classes apart.
 
-  Args:
-    logits: [..., B, C].
-    batch: labels and mask.
-
-  Returns:
-    Sums over B for every leading index.
+  Attributes:
+    num_classes: C.
+    image_shape: (height, width, channels).
+    image_dtype: of the images that networks see.
+    info: of a data set whose uint8 images are padded, cropped, flipped and
+      normalised here. Without it batches hold floats that networks take as
+      they are, [B, H, W, c] or, in training, one view a peer [P, B, H, W, c].
+    pad_mode: how images are padded before the crop, "constant" or "reflect".
   """
-  log_probs = jax.nn.log_softmax(logits)
-  picked = jnp.take_along_axis(
-    log_probs,
-    jnp.broadcast_to(batch.target, logits.shape[:-1])[..., None],
-    axis=-1,
-  )
-  # Ties count against the label unless it comes first, as in argmax.
-  before = jnp.arange(logits.shape[-1]) < batch.target[:, None]
-  rank = jnp.sum((log_probs > picked) | ((log_probs == picked) & before), -1)
-  # A not-a-number compares false with everything and would rank first.
-  valid = batch.mask & ~jnp.isnan(picked[..., 0])
-  correct = (rank == 0) & valid
-  confidence = jnp.exp(jnp.max(log_probs, -1))
-  bins = jnp.clip((confidence * NUM_BINS).astype(jnp.int32), 0, NUM_BINS - 1)
-  member = jax.nn.one_hot(bins, NUM_BINS, dtype=bool) & batch.mask[:, None]
-  return Sums(
-    count=jnp.sum(batch.mask, dtype=jnp.int32),
-    correct=jnp.sum(correct, -1, dtype=jnp.int32),
-    correct_top5=jnp.sum((rank < 5) & valid, -1, dtype=jnp.int32),
-    cross_entropy=jnp.sum(jnp.where(batch.mask, -picked[..., 0], 0), -1),
-    bin_count=jnp.sum(member, -2, dtype=jnp.int32),
-    bin_confidence=jnp.sum(jnp.where(member, confidence[..., None], 0), -2),
-    bin_correct=jnp.sum(member & correct[..., None], -2, dtype=jnp.int32),
+
+  name: ClassVar[str] = "classification"
+  measures: ClassVar[tuple[Measure, ...]] = (
+    Measure("accuracy", "top-1", counts="correct"),
+    Measure("accuracy_top5", "top-5", counts="correct_top5"),
+    Measure(
+      "cross_entropy", "cross-entropy", higher_is_better=False, fraction=False
+    ),
+    Measure(
+      "calibration_error",
+      "calibration error",
+      higher_is_better=False,
+      fraction=False,
+    ),
   )
 
+  num_classes: int
+  image_shape: tuple[int, int, int]
+  image_dtype: Any = jnp.float32
+  info: DataInfo | None = None
+  pad_mode: str = "constant"
 
-def diversity_sum(logits: Array, batch: Batch) -> Array:
-  """Sum over examples of the mean distance between pairs of peers.
+  @classmethod
+  def of(cls, info, *, pad_mode="constant", image_dtype=jnp.float32):
+    return cls(info.num_classes, info.image_shape, image_dtype, info, pad_mode)
 
-  Args:
-    logits: [P, B, C]; fewer than two peers have no distance, and give 0.
-    batch: mask.
-  """
-  if logits.shape[0] < 2:
-    return jnp.zeros((), logits.dtype)
-  return jnp.sum(jnp.where(batch.mask, losses.peer_diversity(logits), 0))
+  def out_shape(self):
+    return (self.num_classes,)
+
+  def blank(self, size):
+    return Batch(
+      image=jnp.zeros((size, *self.image_shape), self.image_dtype),
+      target=jnp.zeros(size, jnp.int32),
+      index=jnp.zeros(size, jnp.int32),
+      mask=jnp.ones(size, bool),
+    )
+
+  def augment(self, batch, key, *, num_views, mesh):
+    if self.info is None:
+      return self.normalize(batch)
+    image = augment(
+      batch.image,
+      key,
+      info=self.info,
+      num_views=num_views,
+      pad_mode=self.pad_mode,
+      dtype=self.image_dtype,
+      mesh=mesh,
+    )
+    return dataclasses.replace(batch, image=image)
+
+  def normalize(self, batch):
+    if self.info is None:
+      image = batch.image.astype(self.image_dtype)
+    else:
+      image = normalize(batch.image, self.info, self.image_dtype)
+    return dataclasses.replace(batch, image=image)
+
+  def normalize_floats(self, images):
+    if self.info is not None:
+      mean, std = (jnp.asarray(x) for x in (self.info.mean, self.info.std))
+      images = (images - mean) / std
+    return images.astype(self.image_dtype)
+
+  def headline_in_step(self, logits, batch):
+    return jnp.mean(jnp.argmax(logits, -1) == _labels(batch), -1)
+
+  def measure(self, logits, batch):
+    labels = _labels(batch)
+    log_probs = jax.nn.log_softmax(logits)
+    picked = jnp.take_along_axis(
+      log_probs,
+      jnp.broadcast_to(labels, logits.shape[:-1])[..., None],
+      axis=-1,
+    )
+    # Ties count against the label unless it comes first, as in argmax.
+    before = jnp.arange(logits.shape[-1]) < labels[:, None]
+    rank = jnp.sum((log_probs > picked) | ((log_probs == picked) & before), -1)
+    # A not-a-number compares false with everything and would rank first.
+    valid = batch.mask & ~jnp.isnan(picked[..., 0])
+    correct = (rank == 0) & valid
+    confidence = jnp.exp(jnp.max(log_probs, -1))
+    bins = jnp.clip((confidence * NUM_BINS).astype(jnp.int32), 0, NUM_BINS - 1)
+    member = jax.nn.one_hot(bins, NUM_BINS, dtype=bool) & batch.mask[:, None]
+    nats = -picked[..., 0]
+    if batch.target.ndim == 2:
+      # A class without probability counts nothing, however unlikely it is.
+      weighted = jnp.where(batch.target > 0, batch.target * log_probs, 0)
+      nats = -jnp.sum(weighted, -1)
+    return Sums(
+      count=jnp.sum(batch.mask, dtype=jnp.int32),
+      correct=jnp.sum(correct, -1, dtype=jnp.int32),
+      correct_top5=jnp.sum((rank < 5) & valid, -1, dtype=jnp.int32),
+      cross_entropy=jnp.sum(jnp.where(batch.mask, nats, 0), -1),
+      bin_count=jnp.sum(member, -2, dtype=jnp.int32),
+      bin_confidence=jnp.sum(jnp.where(member, confidence[..., None], 0), -2),
+      bin_correct=jnp.sum(member & correct[..., None], -2, dtype=jnp.int32),
+    )
+
+  def figures(self, sums):
+    count = max(int(sums.count), 1)
+    # The expected calibration error over the bins.
+    gaps = np.abs(sums.bin_correct - sums.bin_confidence)
+    return {
+      "accuracy": float(sums.correct / count),
+      "accuracy_top5": float(sums.correct_top5 / count),
+      "cross_entropy": float(sums.cross_entropy / count),
+      "calibration_error": float(gaps.sum() / count),
+    }
+
+  def combine(self, logits):
+    return jnp.mean(logits, 0)
+
+  def diversity_sum(self, logits, batch):
+    """Fewer than two members have no distance, and give 0."""
+    if logits.shape[0] < 2:
+      return jnp.zeros((), logits.dtype)
+    return jnp.sum(jnp.where(batch.mask, losses.peer_diversity(logits), 0))
+
+  @classmethod
+  def card(cls, info):
+    return {
+      "num_classes": info.num_classes,
+      "classes": list(info.class_names),
+      "output": "float32 [batch, num_classes], logits",
+    }
+
+  @classmethod
+  def answers(cls, logits, card, top):
+    rows = np.asarray(jax.nn.softmax(logits))
+    return [
+      [
+        {"class": card["classes"][i], "probability": float(row[i])}
+        for i in np.argsort(-row, kind="stable")[:top]
+      ]
+      for row in rows
+    ]
+
+  @classmethod
+  def answer_cells(cls, answer):
+    return [
+      f"{guess['class']} {100 * guess['probability']:.2f} %" for guess in answer
+    ]
 
 
-def total(parts: Iterable[Any]) -> Any:
-  """Adds the sums of several batches, on the host, in float64 and int64."""
-
-  def wide(leaf):
-    leaf = np.asarray(leaf)
-    return leaf.astype(np.int64 if leaf.dtype.kind == "i" else np.float64)
-
-  result = None
-  for part in parts:
-    part = jax.tree.map(wide, jax.device_get(part))
-    result = part if result is None else jax.tree.map(np.add, result, part)
-  return result
-
-
-def figures(part: Sums, prefix: str) -> dict[str, float]:
-  """Names the measures of one prediction.
-
-  Args:
-    part: scalar sums, as from `total`.
-    prefix: for example "leader".
-
-  Returns:
-    `prefix/accuracy`, `/accuracy_top5`, `/cross_entropy` (nats) and
-    `/calibration_error`, the expected calibration error over 15 bins.
-  """
-  count = max(int(part.count), 1)
-  gaps = np.abs(part.bin_correct - part.bin_confidence)
-  return {
-    f"{prefix}/accuracy": float(part.correct / count),
-    f"{prefix}/accuracy_top5": float(part.correct_top5 / count),
-    f"{prefix}/cross_entropy": float(part.cross_entropy / count),
-    f"{prefix}/calibration_error": float(gaps.sum() / count),
-  }
+def _labels(batch: Batch) -> Array:
+  """Labels [B]; of probabilities [B, C] the most probable classes."""
+  target: Array = batch.target
+  return jnp.argmax(target, -1) if target.ndim == 2 else target

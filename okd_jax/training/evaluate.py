@@ -1,88 +1,129 @@
 """A full pass over a split, and the figures that come out of it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
+import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from okd_jax.core import Batch
-from okd_jax.data import Source
-from okd_jax.tasks import classification as metrics
-from okd_jax.training.setup import Recipe
+from okd_jax.data.sources.source import Source
+from okd_jax.devices import mesh as mesh_lib
+from okd_jax.tasks import figure as figure_lib
+from okd_jax.tasks.figure import Figure
+from okd_jax.tasks.task import total
+from okd_jax.training import state as state_lib, step as steps
+from okd_jax.training.setup import Setup
 from okd_jax.training.state import TrainState
 
-EvalFn = Callable[[Any, Any, Batch], dict[str, Any]]
-PredictFn = Callable[[Any, Any, Batch], tuple[jax.Array, dict[str, jax.Array]]]
 
+class Evaluator:
+  """Measures a group on the examples of a source."""
 
-def evaluate(
-  recipe: Recipe,
-  eval_fn: EvalFn,
-  state: TrainState,
-  batches: Callable[[], Iterable[Batch]],
-) -> dict[str, float]:
-  """Measures a group on every example of a split, each counted once.
+  def __init__(self, setup: Setup, source: Source):
+    """Compiles nothing yet.
 
-  Args:
-    recipe: what stays fixed.
-    eval_fn: `okd_jax.training.step.eval_step` with the recipe, jitted.
-    state: what to evaluate. Averaged variables, where there are any, are
-      measured too, under names that begin with "ema/".
-    batches: gives the batches of the split from its start.
+    Args:
+      setup: what stays fixed.
+      source: of the examples.
+    """
+    self._setup = setup
+    self._source = source
+    self._eval_fn = jax.jit(functools.partial(steps.eval_step, setup))
+    self._predict_fn = jax.jit(functools.partial(steps.predict, setup))
 
-  Returns:
-    Figures by name, see `okd_jax.tasks.classification.figures`, for `leader`
-    (the network that would be deployed), `peer_0`, `peer_1`, ..., `ensemble`
-    (the mean of the members' logits) and the method's own group predictions;
-    `peers_mean/accuracy`, the mean of the members' accuracies; `diversity`.
-  """
-  named = _measure(recipe, eval_fn, state.params, state.memory, batches)
-  leader = f"peer_{range(recipe.peers.num_peers)[recipe.method.leader]}/"
-  if state.average is not None:
-    averaged = _measure(
-      recipe, eval_fn, state.average.params, state.average.memory, batches
+  def figures(
+    self, state: TrainState, splits: Sequence[str] = ("test", "validation")
+  ) -> dict[Figure, float]:
+    """Measures every example of the splits that there are, each once.
+
+    Args:
+      state: what to evaluate. Averaged variables, where there are any, are
+        measured too.
+      splits: which ones.
+
+    Returns:
+      The figures of the task for the leader (the network that would be
+      deployed), every peer, the ensemble and the method's own group
+      predictions; the mean of the members' headlines; the diversity.
+    """
+    measured: dict[Figure, float] = {}
+    for split in splits:
+      if len(self._source.positions[split]):
+        measured |= self._of_split(state, split)
+    return measured
+
+  def refreshed(self, state: TrainState) -> TrainState:
+    """The state after the method has looked at the held-out data."""
+    setup = self._setup
+    logits, labels = self._held_out_logits(state)
+    everywhere = NamedSharding(setup.mesh, PartitionSpec())
+    renewed = setup.method.refresh(logits, labels)
+    renewed = mesh_lib.place(
+      renewed, jax.tree.map(lambda _: everywhere, renewed)
     )
-    named |= {f"ema/{name}": value for name, value in averaged.items()}
-    leader = f"ema/{leader}"
-  deployed = {
-    f"leader/{name.removeprefix(leader)}": value
-    for name, value in named.items()
-    if name.startswith(leader)
-  }
-  return deployed | named
+    memory = state.memory["method"] | renewed
+    return dataclasses.replace(state, memory=state.memory | {"method": memory})
 
+  def _of_split(self, state: TrainState, split: str) -> dict[Figure, float]:
+    setup = self._setup
+    figures = self._of_variables(state.params, state.memory, split, False)
+    if state.average is not None:
+      # Methods may name what they remember of examples, but do not read it.
+      memory = state_lib.with_per_example(
+        setup.method, state.average.memory, state.memory
+      )
+      figures |= self._of_variables(state.average.params, memory, split, True)
+    leader = figure_lib.peer(range(setup.peers.num_peers)[setup.method.leader])
+    deployed = {
+      Figure(split, figure_lib.LEADER, False, figure.measure): value
+      for figure, value in figures.items()
+      if figure.who == leader and figure.averaged == (state.average is not None)
+    }
+    return deployed | figures
 
-def _measure(recipe, eval_fn, params, memory, batches):
-  # Every batch is sent before the first result is waited for.
-  pending = [eval_fn(params, memory, batch) for batch in batches()]
-  total = metrics.total(pending)
-  members = recipe.method.members(recipe.peers.num_peers)
-  named: dict[str, float] = {}
-  for peer in range(recipe.peers.num_peers):
-    part = jax.tree.map(lambda s, i=peer: s[i] if s.ndim else s, total["peers"])
-    named |= metrics.figures(part, f"peer_{peer}")
-  for name, part in total["predictions"].items():
-    named |= metrics.figures(part, name)
-  named["peers_mean/accuracy"] = sum(
-    named[f"peer_{peer}/accuracy"] for peer in members
-  ) / len(members)
-  count = max(int(total["peers"].count), 1)
-  named["diversity"] = float(total["diversity"] / count)
-  return named
+  def _of_variables(
+    self, params: Any, memory: Any, split: str, averaged: bool
+  ) -> dict[Figure, float]:
+    # Every batch is sent before the first result is waited for.
+    batches: Iterable[Batch] = self._source.evaluation(split)
+    pending = [self._eval_fn(params, memory, batch) for batch in batches]
+    sums = total(pending)
+    setup, num_peers = self._setup, self._setup.peers.num_peers
 
+    def of_peer(peer):
+      return jax.tree.map(lambda s: s[peer] if s.ndim else s, sums["peers"])
 
-def held_out_logits(
-  predict_fn: PredictFn, state: TrainState, source: Source
-) -> tuple[jax.Array, jax.Array]:
-  """Logits [P, N, C] and labels [N] of the held-out examples, clean images."""
-  logits, labels = [], []
-  for batch in source.evaluation("held_out"):
-    mask = np.asarray(batch.mask)
-    each, _ = predict_fn(state.params, state.memory, batch)
-    logits.append(np.asarray(each)[:, mask])
-    labels.append(np.asarray(batch.target)[mask])
-  return jnp.asarray(np.concatenate(logits, 1)), jnp.asarray(
-    np.concatenate(labels)
-  )
+    parts = {figure_lib.peer(i): of_peer(i) for i in range(num_peers)}
+    figures = {
+      Figure(split, who, averaged, name): value
+      for who, part in (parts | sums["predictions"]).items()
+      for name, value in setup.task.figures(part).items()
+    }
+    headline = setup.task.headline().name
+    members = [
+      figures[Figure(split, figure_lib.peer(peer), averaged, headline)]
+      for peer in setup.method.members(num_peers)
+    ]
+    mean = Figure(split, figure_lib.PEERS_MEAN, averaged, headline)
+    figures[mean] = sum(members) / len(members)
+    diversity = Figure(split, figure_lib.GROUP, averaged, figure_lib.DIVERSITY)
+    count = max(int(sums["count"]), 1)
+    figures[diversity] = float(sums["diversity"] / count)
+    return figures
+
+  def _held_out_logits(self, state: TrainState) -> tuple[jax.Array, jax.Array]:
+    """Logits [P, N, *out] and labels [N] of the held-out, clean images."""
+    logits, labels = [], []
+    for batch in self._source.evaluation("held_out"):
+      mask = np.asarray(batch.mask)
+      predicted, _ = self._predict_fn(state.params, state.memory, batch)
+      logits.append(np.asarray(predicted)[:, mask])
+      labels.append(np.asarray(batch.target)[mask])
+    return jnp.asarray(np.concatenate(logits, 1)), jnp.asarray(
+      np.concatenate(labels)
+    )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from okd_jax.errors import NotFiniteError
+from okd_jax.tasks.figure import element
 from okd_jax.training.state import TrainState
 
 
@@ -20,9 +21,9 @@ def check_measures(step: int, measured: Mapping[str, Any]) -> dict[str, float]:
       over the steps since the last record.
 
   Returns:
-    `loss`, every term summed over peers, `accuracy` averaged over peers,
-    `learning_rate`, `rampup`, `gradient_norm`, and the method's summaries with
-    one entry an element, such as `attention/0/1`.
+    `loss`, every term summed over peers, the task's headline averaged over
+    peers, `learning_rate` if it is known, `rampup`, `gradient_norm`, and the
+    method's summaries with one entry an element, such as `attention/0/1`.
 
   Raises:
     NotFiniteError: naming term, peer and step.
@@ -44,12 +45,14 @@ def check_measures(step: int, measured: Mapping[str, Any]) -> dict[str, float]:
     )
   terms = {name: float(np.sum(v)) for name, v in host["terms"].items()}
   record = {"loss": sum(terms.values()), **terms}
-  record["accuracy"] = float(np.mean(host["accuracy"]))
+  for name, value in host["figures"].items():
+    record[name] = float(np.mean(value))
   for name in ("learning_rate", "rampup", "gradient_norm"):
-    record[name] = float(host[name])
+    if name in host:
+      record[name] = float(host[name])
   for name, value in host["summaries"].items():
     for index in np.ndindex(value.shape):
-      record["/".join((name, *map(str, index)))] = float(value[index])
+      record[element(name, index)] = float(value[index])
   return record
 
 

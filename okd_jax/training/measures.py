@@ -13,14 +13,15 @@ import numpy as np
 
 Measures = dict[str, Any]  # as from `okd_jax.training.step.train_step`
 
-# These follow from the step; a record holds their last value.
+# These follow from the step; a record holds their last value. The learning rate
+# is not always known.
 _LAST = ("learning_rate", "rampup")
 
 
 def add(sums: Measures, measured: Measures) -> Measures:
   """Adds the measures of one more step; to be traced."""
   total = jax.tree.map(jnp.add, sums, measured)
-  return total | {name: measured[name] for name in _LAST}
+  return total | _last(measured)
 
 
 def means(sums: Measures, count: int) -> Measures:
@@ -30,7 +31,11 @@ def means(sums: Measures, count: int) -> Measures:
   def mean(total):
     return total / np.asarray(count, total.dtype)
 
-  return jax.tree.map(mean, host) | {name: host[name] for name in _LAST}
+  return jax.tree.map(mean, host) | _last(host)
+
+
+def _last(measured: Measures) -> Measures:
+  return {name: measured[name] for name in _LAST if name in measured}
 
 
 def to_json(sums: Measures, count: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How training steps reach the devices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+import functools
 import time
 from typing import Any
 
@@ -8,14 +9,19 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 
-from okd_jax.core import Array, Variables
-from okd_jax.data import Source
+from okd_jax.core import Array, Batch, Variables
 from okd_jax.data.sources.memory import MemorySource
+from okd_jax.data.sources.source import Source
 from okd_jax.devices import mesh as mesh_lib, signals
-from okd_jax.training import measures as running, state as state_lib
-from okd_jax.training.chunk import Programs, States, Sums
+from okd_jax.training import (
+  chunk,
+  measures as measures_lib,
+  state as state_lib,
+  step as steps,
+)
 from okd_jax.training.measures import Measures
-from okd_jax.training.setup import Recipe
+from okd_jax.training.setup import Setup
+from okd_jax.training.state import TrainState
 
 # What one call should take, so that signals and progress stay alive.
 _SECONDS = (0.75, 2.0)
@@ -23,10 +29,9 @@ _SECONDS = (0.75, 2.0)
 _MOST_STEPS = 512
 
 
-class Dispatch:
-  """Runs the jitted training step of one group, or of several at once.
+class Runner:
+  """Runs the jitted training step of a group.
 
-  Several groups differ in their seeds alone, and each has batches of its own.
   On accelerators, and with the data set on the device, many steps are one
   call: a loop on the device gathers its own batches.
 
@@ -39,59 +44,62 @@ class Dispatch:
 
   def __init__(
     self,
-    recipe: Recipe,
-    sources: Sequence[Source],
-    states: States,
-    keys: Sequence[Array],
+    setup: Setup,
+    source: Source,
+    state: TrainState,
+    key: Array,
     teacher: Variables | None = None,
     chunked: bool | None = None,
-    unrecorded: Sequence[Mapping[str, Any]] = (),
+    unrecorded: Mapping[str, Any] | None = None,
   ):
     """Prepares the step; it is compiled when `run` is called first.
 
     Args:
-      recipe: what stays fixed.
-      sources: of the training batches, one a group.
-      states: for their shapes.
-      keys: of the runs.
+      setup: what stays fixed.
+      source: of the training batches.
+      state: for its shapes.
+      key: of the run.
       teacher: variables of the frozen teachers, if the method needs them.
       chunked: run many steps in one call. None does where that is faster: not
         on CPU, where convolutions in a loop are many times slower.
       unrecorded: the property of that name, as it was at the step from which
-        the groups go on, if they do.
+        the run goes on, if it does.
     """
-    memory = [one for one in sources if isinstance(one, MemorySource)]
-    in_memory = len(memory) == len(sources)
+    memory = source if isinstance(source, MemorySource) else None
     if chunked is None:
-      on_cpu = recipe.mesh.devices.flat[0].platform == "cpu"
-      chunked = in_memory and not on_cpu
-    elif chunked and not in_memory:
+      on_cpu = setup.mesh.devices.flat[0].platform == "cpu"
+      chunked = memory is not None and not on_cpu
+    elif chunked and memory is None:
       raise ValueError(
         f"chunked={chunked} needs the data set on the device, but the source "
-        f"is a {type(sources[0]).__name__}; set config.data.source='memory'."
+        f"is a {type(source).__name__}; set config.data.source='memory'."
       )
-    self._recipe = recipe
-    self._sources = sources
+    self._setup = setup
+    self._source = source
     self._memory = memory if chunked else None
-    self._keys = tuple(_on_all_devices(recipe, key) for key in keys)
-    self._teacher = teacher
-    self._longest = min(_MOST_STEPS, recipe.total_steps) if chunked else 1
-    self._programs = Programs(recipe)
-    self._everywhere = NamedSharding(recipe.mesh, P())
-    self._step = jax.jit(
-      self._programs.many_steps if chunked else self._programs.one_step,
+    self._everywhere = NamedSharding(setup.mesh, P())
+    labels = None
+    if setup.method.needs.train_labels:
+      labels = mesh_lib.place(
+        source.train_labels(setup.num_examples), self._everywhere
+      )
+    self._rest = (self._placed_key(key), teacher, labels)
+    self._longest = min(_MOST_STEPS, setup.total_steps) if chunked else 1
+    self._step_fn = jax.jit(functools.partial(steps.train_step, setup))
+    program = (
+      functools.partial(chunk.many_steps, setup) if chunked else chunk.one_step
+    )
+    self._program = jax.jit(
+      functools.partial(program, self._step_fn),
       donate_argnums=(0, 1),
-      out_shardings=(
-        tuple(state_lib.shardings(recipe, state) for state in states),
-        self._everywhere,
-      ),
+      out_shardings=(state_lib.shardings(setup, state), self._everywhere),
     )
     self._compiled: Any = None
-    self._unrecorded = unrecorded or ({},) * len(states)
+    self._unrecorded = unrecorded or {}
     self._measures: Measures = {}
-    self._sums: Sums = ()
+    self._sums: Measures = {}
     self._count = 0
-    self._batches: Any = None
+    self._batches: Iterator[Batch] = iter(())
     self._next = -1
     self._steps_timed = 0
     self.most_steps = 1
@@ -103,89 +111,78 @@ class Dispatch:
     """Training speed since the first step, evaluation left out."""
     if not self.train_seconds:
       return 0.0
-    images = self._recipe.batch_size * len(self._sources)
-    return self._steps_timed * images / self.train_seconds
+    return self._steps_timed * self._setup.batch_size / self.train_seconds
 
-  def run(self, states: States, first: int, last: int) -> States:
+  def run(self, state: TrainState, first: int, last: int) -> TrainState:
     """Runs the steps first, ..., last - 1.
 
     Args:
-      states: given away.
-      first: 0-based, the steps that the states have seen.
+      state: given away.
+      first: 0-based, the steps that the state has seen.
       last: above `first`.
 
     Returns:
-      The states after them.
+      The state after them.
     """
     while first < last:
       count = min(last - first, self._longest)
       args = self._arguments(first, count)
       warm = self._compiled is not None
       if not warm:
-        self._compile(states, args)
+        self._compile(state, args)
       began = time.monotonic()
       with jax.transfer_guard("disallow"):
-        states, self._sums = self._compiled(
-          states, self._sums, *args, self._keys, self._teacher
+        state, self._sums = self._compiled(
+          state, self._sums, *args, *self._rest
         )
       # Without this the clock would only see how fast steps are queued.
       jax.block_until_ready(self._sums)
       self._count += count
       if warm:
-        self._record(count, time.monotonic() - began)
+        self._time(count, time.monotonic() - began)
       first += count
-    return states
+    return state
 
-  def measured(self) -> list[Measures]:
-    """Means of the groups' measures over the steps since this was called.
+  def measured(self) -> Measures:
+    """Means of the measures over the steps since this was called.
 
-    Of groups that go on, since it was called before they were saved. At least
-    one step must have run.
+    In a run that goes on, since it was called before that run was saved. At
+    least one step must have run.
     """
-    found = [running.means(sums, self._count) for sums in self._sums]
-    self._unrecorded = ({},) * len(self._sums)
+    means = measures_lib.means(self._sums, self._count)
+    self._unrecorded = {}
     self._start_sums()
-    return found
+    return means
 
   @property
-  def unrecorded(self) -> list[dict[str, Any]]:
-    """Of every group, as JSON values, what `measured` would return by now."""
+  def unrecorded(self) -> dict[str, Any]:
+    """As JSON values, what `measured` would return by now."""
     if not self._count:
-      return [{} for _ in self._sums]
-    return [running.to_json(sums, self._count) for sums in self._sums]
+      return {}
+    return measures_lib.to_json(self._sums, self._count)
 
   def _start_sums(self):
-    # All groups count the same steps.
-    known = all(self._unrecorded)
-    sums, counts = zip(
-      *(
-        running.from_json(one if known else {}, self._measures)
-        for one in self._unrecorded
-      ),
-      strict=True,
-    )
-    self._count = counts[0]
+    sums, self._count = measures_lib.from_json(self._unrecorded, self._measures)
     self._sums = mesh_lib.place(
       sums, jax.tree.map(lambda _: self._everywhere, sums)
     )
 
-  def _compile(self, states, args):
+  def _compile(self, state, args):
     began = time.monotonic()
     if self._memory is None:
-      batch = args[0][0]
+      batch = args[0]
     else:
-      batch = self._programs.batch_from(self._memory[0].images)
-    self._measures = self._programs.measures(
-      states[0], batch, self._keys[0], self._teacher
+      batch = chunk.batch_like(self._setup, self._memory.images)
+    self._measures = chunk.measures_like(
+      self._step_fn, state, batch, *self._rest
     )
     self._start_sums()
-    lowered = self._step.lower(
-      states, self._sums, *args, self._keys, self._teacher
-    )
+    lowered = self._program.lower(state, self._sums, *args, *self._rest)
     self._compiled = lowered.compile()
     self.compile_seconds = time.monotonic() - began
 
-  def _record(self, count, seconds):
+  def _time(self, count, seconds):
+    """Counts the time of a call, and chooses the length of the next."""
     self.train_seconds += seconds
     self._steps_timed += count
     if self._memory is not None and count == self.most_steps:
@@ -199,23 +196,17 @@ class Dispatch:
   def _arguments(self, first, count):
     if self._memory is None:
       if first != self._next:
-        self._batches = [source.batches(first) for source in self._sources]
+        self._batches = self._source.batches(first)
       self._next = first + 1
-      return (tuple(next(batches) for batches in self._batches),)
-    shape = len(self._memory), self._longest, self._recipe.batch_size
-    rows = np.zeros(shape, np.int32)
-    for one, source in zip(rows, self._memory, strict=True):
-      for i in range(count):
-        one[i] = source.order(first + i)
+      return (next(self._batches),)
+    rows = np.zeros((self._longest, self._setup.batch_size), np.int32)
+    for i in range(count):
+      rows[i] = self._memory.order(first + i)
     placed = mesh_lib.place(
       (rows, np.int32(count)), (self._everywhere, self._everywhere)
     )
-    return self._memory[0].images, self._memory[0].labels, *placed
+    return self._memory.images, self._memory.labels, *placed
 
-
-def _on_all_devices(recipe: Recipe, key: Array) -> Array:
-  everywhere = NamedSharding(recipe.mesh, P())
-  return jax.random.wrap_key_data(
-    mesh_lib.place(jax.random.key_data(key), everywhere),
-    impl=jax.random.key_impl(key),
-  )
+  def _placed_key(self, key):
+    data = mesh_lib.place(jax.random.key_data(key), self._everywhere)
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))

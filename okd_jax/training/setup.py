@@ -1,7 +1,9 @@
-"""What stays fixed during a run: the group, the method, the schedule."""
+"""What stays fixed during a run: the group, the method, the task, the time."""
 
+from collections.abc import Callable
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -10,54 +12,79 @@ from jax.sharding import Mesh
 import optax
 
 from okd_jax import schedules
-from okd_jax.core import Array, Context, Method
-from okd_jax.data.augment import augment, normalize
-from okd_jax.data.info import DataInfo
+from okd_jax.core import Array, Batch, Context, Method
+from okd_jax.devices.mesh import DATA
+from okd_jax.errors import ConfigError
 from okd_jax.groups.group import Peers
+from okd_jax.tasks.task import Task
 from okd_jax.training import optim
+
+# Memory of examples has a multiple of this many rows, so that it has the same
+# shape on most meshes and divides among their devices.
+_ROWS = 128
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Setup:
   """Everything that the training step takes as given.
 
   Attributes:
     peers: the group.
     method: turns the group's outputs into loss terms.
-    sgd: optimiser settings and learning rate schedule.
-    info: shape and normalisation of the images.
-    epochs: length of the run.
+    task: what targets and figures mean, and how images are augmented.
+    optimizer: any transformation of optax. If its update takes extra
+      arguments, it gets `learning_rate` where that is known.
     batch_size: B, over all devices.
     train_size: examples seen in one epoch.
+    epochs: length of the run; a loop of one's own may be of any length.
+    learning_rate: function of the 0-based epoch, reported and given to the
+      optimiser; None where the optimiser has its own.
     rampup_epochs: epochs until ramped terms have their full weight.
     rampup_per_step: move the ramp-up every step, not every epoch.
-    pad_mode: how images are padded before the crop, "constant" or "reflect".
+    num_positions: `Batch.index` lies below it in training; `train_size` by
+      default. Only methods that remember something of each example need it.
     teacher: frozen networks for methods that need them.
-    image_dtype: dtype of augmented images.
+
+  Raises:
+    ConfigError: if the method is for another task.
   """
 
   peers: Peers
   method: Method
-  sgd: optim.Sgd
-  info: DataInfo
-  epochs: int
+  task: Task
+  optimizer: optax.GradientTransformation
   batch_size: int
   train_size: int
-  rampup_epochs: float
+  epochs: int = 1
+  learning_rate: Callable[[Array], float | Array] | None = None
+  rampup_epochs: float = 0.0
   rampup_per_step: bool = False
-  pad_mode: str = "constant"
+  num_positions: int | None = None
   teacher: Peers | None = None
-  image_dtype: Any = jnp.float32
+
+  def __post_init__(self) -> None:
+    if self.method.task != self.task.name:
+      name = type(self.method).__module__.rpartition(".")[2]
+      raise ConfigError(
+        f"method '{name}' is for the task '{self.method.task}', and the data "
+        f"are for '{self.task.name}'; choose another method or other data."
+      )
 
   @property
   def mesh(self) -> Mesh:
     """The devices."""
     return self.peers.mesh
 
-  @functools.cached_property
-  def optimizer(self) -> optax.GradientTransformationExtraArgs:
-    """The optimiser, with the settings that the method overrides."""
-    return optim.make(self.sgd, self.method.optimizer_overrides)
+  @property
+  def image_dtype(self) -> Any:
+    """Dtype of the images that networks see."""
+    return self.task.blank(1).image.dtype
+
+  @property
+  def num_examples(self) -> int:
+    """Rows of memory for each example: `num_positions`, rounded up."""
+    rows = math.lcm(_ROWS, self.mesh.shape[DATA])
+    return -(-(self.num_positions or self.train_size) // rows) * rows
 
   @property
   def steps_per_epoch(self) -> int:
@@ -77,45 +104,58 @@ class Recipe:
     """The 0-based epoch that a step begins in: examples seen // N."""
     return step * self.batch_size // self.train_size
 
-  def learning_rate(self, step: Array) -> float | Array:
-    """The learning rate of a step."""
-    return self.sgd.rate(self.epoch(step), self.epochs)
-
-  def context(self, step: Array, key: Array, *, train: bool) -> Context:
+  def context(
+    self,
+    step: Array,
+    key: Array,
+    *,
+    train: bool,
+    train_labels: Array | None = None,
+  ) -> Context:
     """What the method may know at a step."""
     epoch = self.epoch(step).astype(jnp.float32)
     if self.rampup_per_step:
       # Integer arithmetic first: float32 cannot hold the count of examples.
-      seen = step * self.batch_size % self.train_size
-      epoch += seen.astype(jnp.float32) / self.train_size
+      part = step * self.batch_size % self.train_size
+      epoch += part.astype(jnp.float32) / self.train_size
     return Context(
       epoch=epoch,
       step=step,
       rampup=jnp.asarray(schedules.rampup(epoch, self.rampup_epochs)),
       key=key,
-      num_examples=self.info.num_train,
+      num_examples=self.num_examples,
       train=train,
+      train_labels=train_labels,
     )
 
-  def augment(self, images: Array, key: Array) -> Array:
+  def augment(self, batch: Batch, key: Array) -> Batch:
     """Augments a batch, with one view a peer if the method needs views."""
-    return augment(
-      images,
-      key,
-      info=self.info,
-      num_views=self.peers.num_peers if self.method.needs.views else None,
-      pad_mode=self.pad_mode,
-      dtype=self.image_dtype,
-      mesh=self.mesh,
-    )
-
-  def normalize(self, images: Array) -> Array:
-    """Prepares a batch for evaluation."""
-    return normalize(images, self.info, self.image_dtype)
+    num_views = self.peers.num_peers if self.method.needs.views else None
+    return self.task.augment(batch, key, num_views=num_views, mesh=self.mesh)
 
   def example_images(self) -> Array:
     """One blank image, for its shape."""
-    return jnp.zeros((1, *self.info.image_shape), self.image_dtype)
+    return self.task.blank(1).image
+
+
+def with_sgd(
+  sgd: optim.Sgd, *, method: Method, epochs: int, **others: Any
+) -> Setup:
+  """A setup with the papers' optimiser and its schedule.
+
+  Args:
+    sgd: its settings; the method may override some.
+    method: of the setup.
+    epochs: of the setup, which the schedule depends on.
+    **others: fields of the setup.
+  """
+  return Setup(
+    method=method,
+    epochs=epochs,
+    optimizer=optim.make(sgd, method.optimizer_overrides),
+    learning_rate=functools.partial(sgd.rate, epochs=epochs),
+    **others,
+  )
 
 
 def random_keys(seed: int) -> tuple[Array, Array]:

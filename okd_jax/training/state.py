@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import optax
 
-from okd_jax.core import Array, Batch, Outputs, Variables
+from okd_jax.core import Array, Method, Outputs, Variables
 from okd_jax.devices import mesh as mesh_lib
-from okd_jax.training.setup import Recipe
+from okd_jax.errors import ConfigError
+from okd_jax.training.setup import Setup
 
 
 @struct.dataclass
@@ -30,7 +31,8 @@ class TrainState:
     step: int32 scalar, number of updates made.
     params: learned by gradient, {"peers": ..., "method": ...}.
     memory: every other collection, {"peers": ..., "method": ...}: batch
-      statistics, refreshed weights.
+      statistics, refreshed weights, and what a method remembers of each
+      example, which averages do not have.
     opt_state: of the optimiser.
     average: averaged variables, for methods that need them.
   """
@@ -47,55 +49,59 @@ def variables(params: Any, memory: Any, part: str) -> Variables:
   return {"params": params[part], **memory[part]}
 
 
-def init(recipe: Recipe, key: Array) -> TrainState:
+def init(setup: Setup, key: Array) -> TrainState:
   """Draws the initial state and places it on the mesh."""
-  state = _initial_values(recipe, key)
-  return mesh_lib.place(state, shardings(recipe, state))
+  state = _initial_values(setup, key)
+  return mesh_lib.place(state, shardings(setup, state))
 
 
-def abstract(recipe: Recipe, key: Array) -> Any:
+def abstract(setup: Setup, key: Array) -> Any:
   """The shapes and shardings of a state, without computing one."""
-  shapes = jax.eval_shape(lambda k: _initial_values(recipe, k), key)
+  shapes = jax.eval_shape(lambda k: _initial_values(setup, k), key)
   return jax.tree.map(
     lambda shape, where: jax.ShapeDtypeStruct(
       shape.shape, shape.dtype, sharding=where
     ),
     shapes,
-    shardings(recipe, shapes),
+    shardings(setup, shapes),
   )
 
 
-def _initial_values(recipe: Recipe, key: Array) -> TrainState:
+def _initial_values(setup: Setup, key: Array) -> TrainState:
   peers_key, method_key = jax.random.split(key)
-  peers_variables = recipe.peers.init(peers_key, recipe.example_images())
+  peers_variables = setup.peers.init(peers_key, setup.example_images())
   parts = {
     "peers": peers_variables,
-    "method": _init_method(recipe, peers_variables, method_key),
+    "method": _init_method(setup, peers_variables, method_key),
   }
   params = {part: tree.get("params", {}) for part, tree in parts.items()}
   memory = {
     part: {name: v for name, v in tree.items() if name != "params"}
     for part, tree in parts.items()
   }
-  averaged = recipe.method.needs.ema_decay is not None
+  averaged = setup.method.needs.ema_decay is not None
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     memory=memory,
-    opt_state=jax.jit(recipe.optimizer.init)(params),
-    average=Average(params, memory) if averaged else None,
+    opt_state=jax.jit(setup.optimizer.init)(params),
+    average=Average(params, without_per_example(setup.method, memory))
+    if averaged
+    else None,
   )
 
 
-def shardings(recipe: Recipe, state: TrainState) -> Any:
+def shardings(setup: Setup, state: TrainState) -> Any:
   """The sharding of every leaf of a state or of its shapes."""
-  params, memory = specs(recipe, state.params, state.memory)
-  opt_state = opt_specs(recipe, state.opt_state, params)
-  average = None if state.average is None else Average(params, memory)
+  params, memory = specs(setup, state.params, state.memory)
+  opt_state = opt_specs(setup, state.opt_state, params)
+  average = None
+  if state.average is not None:
+    average = Average(params, without_per_example(setup.method, memory))
   return dataclasses.replace(
     state,
     **mesh_lib.shardings(
-      recipe.mesh,
+      setup.mesh,
       {
         "step": P(),
         "params": params,
@@ -107,10 +113,13 @@ def shardings(recipe: Recipe, state: TrainState) -> Any:
   )
 
 
-def specs(recipe: Recipe, params: Any, memory: Any) -> tuple[Any, Any]:
+def specs(setup: Setup, params: Any, memory: Any) -> tuple[Any, Any]:
   """The partition specs of parameters and memory."""
-  peers = recipe.peers.specs(variables(params, memory, "peers"))
-  method = jax.tree.map(lambda _: P(), variables(params, memory, "method"))
+  peers = setup.peers.specs(variables(params, memory, "peers"))
+  method = {
+    name: jax.tree.map(lambda _, n=name: _spec(setup.method, n), tree)
+    for name, tree in variables(params, memory, "method").items()
+  }
   parts = {"peers": peers, "method": method}
   return (
     {part: tree["params"] for part, tree in parts.items()},
@@ -121,7 +130,7 @@ def specs(recipe: Recipe, params: Any, memory: Any) -> tuple[Any, Any]:
   )
 
 
-def opt_specs(recipe: Recipe, opt_state: Any, params: Any) -> Any:
+def opt_specs(setup: Setup, opt_state: Any, params: Any) -> Any:
   """The partition specs of the optimiser's state, from those of parameters."""
 
   def choose(leaf, spec):
@@ -129,7 +138,7 @@ def opt_specs(recipe: Recipe, opt_state: Any, params: Any) -> Any:
     return leaf if isinstance(leaf, optax.MaskedNode) else spec
 
   return optax.tree.map_params(
-    recipe.optimizer,
+    setup.optimizer,
     choose,
     opt_state,
     params,
@@ -138,15 +147,32 @@ def opt_specs(recipe: Recipe, opt_state: Any, params: Any) -> Any:
   )
 
 
-def outputs_like(recipe: Recipe, peers_variables: Variables) -> Outputs:
+def with_counts(setup: Setup, opt_state: Any, source: Any) -> Any:
+  """An optimiser's state with what belongs to no parameter from `source`."""
+
+  def is_masked(leaf):
+    return isinstance(leaf, optax.MaskedNode)
+
+  belongs = optax.tree.map_params(
+    setup.optimizer,
+    lambda _: True,
+    opt_state,
+    transform_non_params=lambda _: False,
+    is_leaf=is_masked,
+  )
+  return jax.tree.map(
+    lambda kept, new, old: new if kept else old, belongs, opt_state, source
+  )
+
+
+def outputs_like(setup: Setup, peers_variables: Variables) -> Outputs:
   """Shapes of the outputs that the method sees for one batch."""
-  size = recipe.mesh.shape[mesh_lib.DATA]
-  images = jnp.zeros((size, *recipe.info.image_shape), recipe.image_dtype)
-  if recipe.method.needs.views:
-    images = jnp.stack([images] * recipe.peers.num_peers)
+  images = setup.task.blank(setup.mesh.shape[mesh_lib.DATA]).image
+  if setup.method.needs.views:
+    images = jnp.stack([images] * setup.peers.num_peers)
 
   def forward(peers_variables):
-    return recipe.peers.apply(
+    return setup.peers.apply(
       peers_variables, images, jax.random.key(0), train=False
     )[0]
 
@@ -154,21 +180,62 @@ def outputs_like(recipe: Recipe, peers_variables: Variables) -> Outputs:
   return dataclasses.replace(outputs, ema=outputs, teacher=outputs)
 
 
+def _spec(method: Method, collection: str) -> P:
+  split = collection in method.needs.per_example
+  return P(mesh_lib.DATA) if split else P()
+
+
+def without_per_example(method: Method, memory: Any) -> Any:
+  """Memory without what the method remembers of each example."""
+  return memory | {
+    "method": {
+      name: tree
+      for name, tree in memory["method"].items()
+      if name not in method.needs.per_example
+    }
+  }
+
+
+def with_per_example(method: Method, memory: Any, source: Any) -> Any:
+  """Memory with what the method remembers of each example in `source`."""
+  taken = {
+    name: source["method"][name]
+    for name in method.needs.per_example
+    if name in source["method"]
+  }
+  return memory | {"method": memory["method"] | taken}
+
+
 def _init_method(
-  recipe: Recipe, peers_variables: Variables, key: Array
+  setup: Setup, peers_variables: Variables, key: Array
 ) -> Variables:
-  shapes = outputs_like(recipe, peers_variables)
+  shapes = outputs_like(setup, peers_variables)
   size = shapes.logits.shape[1]
 
   def init(key):
     outputs = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    batch = Batch(
-      image=jnp.zeros((size, *recipe.info.image_shape), jnp.uint8),
-      target=jnp.zeros(size, jnp.int32),
-      index=jnp.zeros(size, jnp.int32),
-      mask=jnp.ones(size, bool),
+    batch = setup.task.blank(size)
+    labels = None
+    if setup.method.needs.train_labels:
+      labels = jnp.zeros(setup.num_examples, jnp.int32)
+    ctx = setup.context(
+      jnp.zeros((), jnp.int32), key, train=True, train_labels=labels
     )
-    ctx = recipe.context(jnp.zeros((), jnp.int32), key, train=True)
-    return recipe.method.init(key, outputs, batch, ctx)
+    return setup.method.init(key, outputs, batch, ctx)
 
-  return jax.jit(init)(key)
+  made: Variables = jax.jit(init)(key)
+  _check_per_example(setup, made)
+  return made
+
+
+def _check_per_example(setup: Setup, made: Variables) -> None:
+  for name in setup.method.needs.per_example:
+    leaves = jax.tree_util.tree_leaves_with_path(made.get(name, {}))
+    for path, leaf in leaves:
+      if leaf.shape[:1] != (setup.num_examples,):
+        raise ConfigError(
+          f"{name}{jax.tree_util.keystr(path)} of the method has shape "
+          f"{leaf.shape}, and the method needs it per example; make its first "
+          f"axis ctx.num_examples={setup.num_examples} long, or take '{name}' "
+          "out of needs.per_example."
+        )

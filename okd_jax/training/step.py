@@ -1,77 +1,101 @@
 """The training step and the evaluation step: pure functions of arrays."""
 
 import dataclasses
+import functools
 from typing import Any
 
+from flax import struct
 import jax
 import jax.numpy as jnp
 import optax
 
 from okd_jax import core, schedules
-from okd_jax.core import Array, Batch, Outputs, Variables
+from okd_jax.core import Array, Batch, Context, MethodOutput, Outputs, Variables
 from okd_jax.devices.mesh import PEER
-from okd_jax.tasks import classification as metrics
 from okd_jax.training import state as state_lib
-from okd_jax.training.setup import Recipe
+from okd_jax.training.setup import Setup
 from okd_jax.training.state import Average, TrainState, variables
 
 
+@struct.dataclass
+class _Inputs:
+  """What a step has before it differentiates.
+
+  Attributes:
+    batch: augmented.
+    ctx: for the method.
+    key: of the peers' dropout.
+    averaged: outputs of the averaged peers.
+    averaged_memory: of them, after that pass.
+    taught: outputs of the frozen teachers.
+  """
+
+  batch: Batch
+  ctx: Context
+  key: Array
+  averaged: Outputs | None
+  averaged_memory: Any
+  taught: Outputs | None
+
+
+@struct.dataclass
+class Aux:
+  """What comes out of a loss besides its value.
+
+  Attributes:
+    result: of the method.
+    logits: of every peer [P, B, *out].
+    memory: after the pass.
+  """
+
+  result: MethodOutput
+  logits: Array
+  memory: Any
+
+
 def train_step(
-  recipe: Recipe,
+  setup: Setup,
   state: TrainState,
   batch: Batch,
   key: Array,
   teacher: Variables | None = None,
+  train_labels: Array | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
   """Makes one update of a whole group.
 
   Args:
-    recipe: what stays fixed.
+    setup: what stays fixed.
     state: before the update.
-    batch: uint8 images and labels.
+    batch: images and targets.
     key: of the run; the step is folded in here.
     teacher: variables of the frozen teachers, if the method needs them.
+    train_labels: int32 [N], see `okd_jax.core.Context`, likewise.
 
   Returns:
     The state after the update, and measures: `terms` by name ([Q], a value a
-    peer, or a scalar), `accuracy` of every peer on the batch [P],
-    `learning_rate`, `rampup`, `gradient_norm`, and the method's `summaries`.
+    peer, or a scalar), `figures`, the task's headline for every peer on the
+    batch [P], `learning_rate` if it is known, `rampup`, `gradient_norm`, and
+    the method's `summaries`.
   """
-  augment_key, peers_key, method_key = jax.random.split(
-    jax.random.fold_in(key, state.step), 3
-  )
-  ctx = recipe.context(state.step, method_key, train=True)
-  images = recipe.augment(batch.image, augment_key)
-  averaged, average_memory = _averaged_pass(recipe, state, images, peers_key)
-  taught = _teacher_pass(recipe, teacher, images, peers_key)
-  learning_rate = recipe.learning_rate(state.step)
+  inputs = _prepare(setup, state, batch, key, teacher, train_labels)
+  rate = {}
+  if setup.learning_rate is not None:
+    rate["learning_rate"] = setup.learning_rate(setup.epoch(state.step))
+  optimizer = optax.with_extra_args_support(setup.optimizer)
+  loss = functools.partial(_loss, setup, inputs=inputs)
 
-  def loss_fn(params, memory):
-    outputs, peers_memory = recipe.peers.apply(
-      variables(params, memory, "peers"), images, peers_key, train=True
-    )
-    outputs = dataclasses.replace(outputs, ema=averaged, teacher=taught)
-    result, method_memory = recipe.method.apply(
-      variables(params, memory, "method"),
-      outputs,
-      batch,
-      ctx,
-      mutable=list(memory["method"]),
-    )
-    new_memory = {"peers": peers_memory, "method": dict(method_memory)}
-    return core.objective(result.terms), (result, outputs.logits, new_memory)
-
+  turns = setup.method.turns(setup.peers.num_peers)
   before = (state.params, state.memory, state.opt_state)
-  for turn in recipe.method.turns(recipe.peers.num_peers):
+  for turn in turns:
     params, memory, opt_state = before
-    grads, (result, logits, memory) = jax.grad(loss_fn, has_aux=True)(
-      params, memory
+    grads, aux = jax.grad(loss, has_aux=True)(params, memory)
+    updates, opt_state = optimizer.update(grads, opt_state, params, **rate)
+    after = (optax.apply_updates(params, updates), aux.memory, opt_state)
+    before = (
+      after
+      if turn is None
+      else _only_peer(setup, turn, before, after, is_last=turn == turns[-1])
     )
-    updates, opt_state = recipe.optimizer.update(
-      grads, opt_state, params, learning_rate=learning_rate
-    )
-    after = (optax.apply_updates(params, updates), memory, opt_state)
-    before = after if turn is None else _only_peer(recipe, turn, before, after)
   params, memory, opt_state = before
 
   new_state = TrainState(
@@ -79,102 +103,179 @@ def train_step(
     params=params,
     memory=memory,
     opt_state=opt_state,
-    average=_update_average(recipe, state, params, average_memory),
+    average=_update_average(setup, state, params, inputs.averaged_memory),
   )
+  headline = setup.task.headline_in_step(aux.logits, inputs.batch)
   measured = {
-    "terms": {name: jnp.mean(t, -1) for name, t in result.terms.items()},
-    "accuracy": jnp.mean(jnp.argmax(logits, -1) == batch.target, -1),
-    "learning_rate": learning_rate,
-    "rampup": ctx.rampup,
+    "terms": {n: jnp.mean(t, -1) for n, t in aux.result.terms.items()},
+    "figures": {setup.task.headline().name: headline},
+    **rate,
+    "rampup": inputs.ctx.rampup,
     "gradient_norm": optax.tree.norm(grads),
-    "summaries": result.summaries,
+    "summaries": aux.result.summaries,
   }
   return new_state, measured
 
 
+def loss_fn(
+  setup: Setup,
+  params: Any,
+  state: TrainState,
+  batch: Batch,
+  key: Array,
+  teacher: Variables | None = None,
+  train_labels: Array | None = None,
+) -> tuple[Array, Aux]:
+  """The loss that one update lowers, for a gradient of one's own.
+
+  Args:
+    setup: what stays fixed.
+    params: to differentiate by, as `state.params`.
+    state: for everything else.
+    batch: images and targets.
+    key: of the run; the step is folded in here.
+    teacher: variables of the frozen teachers, if the method needs them.
+    train_labels: int32 [N], see `okd_jax.core.Context`, likewise.
+
+  Returns:
+    A scalar and what else the pass gives.
+  """
+  inputs = _prepare(setup, state, batch, key, teacher, train_labels)
+  return _loss(setup, params, state.memory, inputs)
+
+
 def eval_step(
-  recipe: Recipe, params: Any, memory: Any, batch: Batch
+  setup: Setup, params: Any, memory: Any, batch: Batch
 ) -> dict[str, Any]:
   """Measures a group on one batch.
 
   Args:
-    recipe: what stays fixed.
+    setup: what stays fixed.
     params: of the live or of the averaged group.
     memory: likewise.
-    batch: uint8 images, labels and mask.
+    batch: images, targets and mask.
 
   Returns:
-    `peers`: sums for every peer [P]; `predictions`: sums for the ensemble (the
-    mean of the members' logits) and the method's own group predictions;
-    `diversity`: a sum over examples.
+    `peers`: sums for every peer [P]; `predictions`: sums for the ensemble (what
+    the members say together) and the method's own group predictions;
+    `diversity`: a sum over examples; `count`: of examples.
   """
-  logits, predictions = predict(recipe, params, memory, batch)
-  members = logits[jnp.array(recipe.method.members(len(logits)))]
+  logits, predictions = predict(setup, params, memory, batch)
+  members = logits[jnp.array(setup.method.members(len(logits)))]
   return {
-    "peers": metrics.sums(logits, batch),
+    "peers": setup.task.measure(logits, batch),
     "predictions": {
-      name: metrics.sums(value, batch) for name, value in predictions.items()
+      name: setup.task.measure(value, batch)
+      for name, value in predictions.items()
     },
-    "diversity": metrics.diversity_sum(members, batch),
+    "diversity": setup.task.diversity_sum(members, batch),
+    "count": jnp.sum(batch.mask, dtype=jnp.int32),
   }
 
 
 def predict(
-  recipe: Recipe, params: Any, memory: Any, batch: Batch
+  setup: Setup, params: Any, memory: Any, batch: Batch
 ) -> tuple[Array, dict[str, Array]]:
-  """Logits of every peer [P, B, C], and of the group by name, each [B, C]."""
-  image = recipe.normalize(batch.image)
-  batch = dataclasses.replace(batch, image=image)
-  return predict_normalized(recipe, params, memory, batch)
+  """Logits of every peer [P, B, *out], and of the group by name [B, *out]."""
+  batch = setup.task.normalize(batch)
+  return predict_normalized(setup, params, memory, batch)
 
 
 def predict_normalized(
-  recipe: Recipe, params: Any, memory: Any, batch: Batch
+  setup: Setup, params: Any, memory: Any, batch: Batch
 ) -> tuple[Array, dict[str, Array]]:
   """The same for images that are normalised floats."""
   key = jax.random.key(0)  # nothing is random in evaluation
-  outputs, _ = recipe.peers.apply(
+  outputs, _ = setup.peers.apply(
     variables(params, memory, "peers"), batch.image, key, train=False
   )
-  result: Any = recipe.method.apply(
+  result: Any = setup.method.apply(
     variables(params, memory, "method"),
     # Targets are not used here, but a method may ask for them.
     dataclasses.replace(outputs, ema=outputs, teacher=outputs),
     batch,
-    recipe.context(jnp.zeros((), jnp.int32), key, train=False),
+    setup.context(jnp.zeros((), jnp.int32), key, train=False),
   )
-  members = jnp.array(recipe.method.members(len(outputs.logits)))
-  ensemble = jnp.mean(outputs.logits[members], 0)
+  members = jnp.array(setup.method.members(len(outputs.logits)))
+  ensemble = setup.task.combine(outputs.logits[members])
   return outputs.logits, {"ensemble": ensemble, **result.predictions}
 
 
+def _prepare(
+  setup: Setup,
+  state: TrainState,
+  batch: Batch,
+  key: Array,
+  teacher: Variables | None,
+  train_labels: Array | None,
+) -> _Inputs:
+  """Draws at random, and passes the batch through averages and teachers."""
+  if setup.method.needs.train_labels:
+    assert train_labels is not None, "the method needs labels of all examples"
+  augment_key, peers_key, method_key = jax.random.split(
+    jax.random.fold_in(key, state.step), 3
+  )
+  ctx = setup.context(
+    state.step, method_key, train=True, train_labels=train_labels
+  )
+  batch = setup.augment(batch, augment_key)
+  averaged, averaged_memory = _averaged_pass(
+    setup, state, batch.image, peers_key
+  )
+  taught = _teacher_pass(setup, teacher, batch.image, peers_key)
+  return _Inputs(batch, ctx, peers_key, averaged, averaged_memory, taught)
+
+
+def _loss(
+  setup: Setup, params: Any, memory: Any, inputs: _Inputs
+) -> tuple[Array, Aux]:
+  outputs, peers_memory = setup.peers.apply(
+    variables(params, memory, "peers"),
+    inputs.batch.image,
+    inputs.key,
+    train=True,
+  )
+  outputs = dataclasses.replace(
+    outputs, ema=inputs.averaged, teacher=inputs.taught
+  )
+  result, method_memory = setup.method.apply(
+    variables(params, memory, "method"),
+    outputs,
+    inputs.batch,
+    inputs.ctx,
+    mutable=list(memory["method"]),
+  )
+  new_memory = {"peers": peers_memory, "method": dict(method_memory)}
+  return core.objective(result.terms), Aux(result, outputs.logits, new_memory)
+
+
 def _averaged_pass(
-  recipe: Recipe, state: TrainState, images: Array, key: Array
+  setup: Setup, state: TrainState, images: Array, key: Array
 ) -> tuple[Outputs | None, Any]:
   if state.average is None:
     return None, None
   params, memory = state.average.params, state.average.memory
-  outputs, peers_memory = recipe.peers.apply(
+  outputs, peers_memory = setup.peers.apply(
     variables(params, memory, "peers"), images, key, train=True
   )
   return jax.lax.stop_gradient(outputs), {**memory, "peers": peers_memory}
 
 
 def _teacher_pass(
-  recipe: Recipe, teacher: Variables | None, images: Array, key: Array
+  setup: Setup, teacher: Variables | None, images: Array, key: Array
 ) -> Outputs | None:
-  if recipe.teacher is None:
+  if setup.teacher is None:
     return None
-  assert teacher is not None, "the recipe has a teacher, so the step needs it"
-  seen = images[0] if images.ndim == 5 else images
-  outputs, _ = recipe.teacher.apply(teacher, seen, key, train=False)
+  assert teacher is not None, "the setup has a teacher, so the step needs it"
+  first_view = images[0] if images.ndim == 5 else images
+  outputs, _ = setup.teacher.apply(teacher, first_view, key, train=False)
   return jax.lax.stop_gradient(outputs)
 
 
 def _update_average(
-  recipe: Recipe, state: TrainState, params: Any, memory: Any
+  setup: Setup, state: TrainState, params: Any, memory: Any
 ) -> Average | None:
-  decay = recipe.method.needs.ema_decay
+  decay = setup.method.needs.ema_decay
   if state.average is None or decay is None:
     return None
   phi = schedules.ema_decay(state.step + 1, decay)
@@ -188,22 +289,31 @@ def _update_average(
   )
 
 
-def _only_peer(recipe: Recipe, peer: int, before: Any, after: Any) -> Any:
-  """Takes what belongs to one peer from `after` and the rest from `before`."""
+def _only_peer(
+  setup: Setup, peer: int, before: Any, after: Any, *, is_last: bool
+) -> Any:
+  """Takes what belongs to one peer from `after` and the rest from `before`.
+
+  What belongs to no peer is taken from `after`, too, except for counts of the
+  optimiser: all turns are one step.
+  """
   params, memory, opt_state = before
-  by_params, by_memory = state_lib.specs(recipe, params, memory)
-  by_state = state_lib.opt_specs(recipe, opt_state, by_params)
+  by_params, by_memory = state_lib.specs(setup, params, memory)
+  by_state = state_lib.opt_specs(setup, opt_state, by_params)
 
   def select(spec, old, new):
     if PEER not in spec:
       return new
-    own = jnp.arange(len(old)) == peer
-    return jnp.where(own.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+    is_peer = jnp.arange(len(old)) == peer
+    return jnp.where(is_peer.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
-  return jax.tree.map(
+  params, memory, opt_state = jax.tree.map(
     select,
     (by_params, by_memory, by_state),
     before,
     after,
     is_leaf=lambda leaf: isinstance(leaf, jax.P),
   )
+  if not is_last:
+    opt_state = state_lib.with_counts(setup, opt_state, before[2])
+  return params, memory, opt_state

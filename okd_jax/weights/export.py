@@ -1,9 +1,9 @@
 """Takes a network, or the whole group, out of a run."""
 
 from collections.abc import Callable
+import dataclasses
 import json
 from pathlib import Path
-import re
 import shutil
 from typing import Any
 
@@ -14,18 +14,18 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import safetensors.numpy
 
-from okd_jax.core import Array, Batch, Variables
+from okd_jax.core import Array, Variables
 from okd_jax.errors import ConfigError
 from okd_jax.groups.group import as_outputs
 from okd_jax.runs import records as logs
 from okd_jax.runs.run import Run
 from okd_jax.settings import config as config_lib
-from okd_jax.training import step as steps
+from okd_jax.tasks import figure as figure_lib
+from okd_jax.training import state as state_lib, step as steps
 from okd_jax.weights import exported as leader_lib
 
 FORMATS = ("stablehlo", "savedmodel")
 PLATFORMS = ("cpu", "cuda", "tpu")
-_AVERAGED = "ema/"
 
 # Float images [B, H, W, c] in [0, 1] to logits [B, C].
 ApplyFn = Callable[[Variables, Array], Array]
@@ -57,7 +57,7 @@ def export(
     )
   apply, variables = function(run, what)
   if jax.process_count() > 1:
-    whole = NamedSharding(run.recipe.mesh, PartitionSpec())
+    whole = NamedSharding(run.setup.mesh, PartitionSpec())
     variables = jax.jit(lambda tree: tree, out_shardings=whole)(variables)
   if jax.process_index() != 0:
     return
@@ -65,7 +65,7 @@ def export(
     name: np.asarray(value)
     for name, value in leader_lib.flatten(variables).items()
   }
-  shape = run.recipe.info.image_shape
+  shape = run.info.image_shape
   written = to.with_name(f"{to.name}.tmp")
   shutil.rmtree(written, ignore_errors=True)
   written.mkdir(parents=True)
@@ -100,18 +100,18 @@ def export(
 def describe(run: Run, what: str = "leader") -> dict[str, Any]:
   """What a user of a prediction has to know, as JSON values.
 
-  The accuracy is that of the evaluation at the same step, by split; empty if
-  there was none.
+  The headline of the task is that of the evaluation at the same step, by split;
+  empty if there was none.
   """
-  config, info = run.config, run.recipe.info
-  accuracy = {}
-  for record in logs.read_metrics(run.workdir):
-    if record["kind"] == "eval" and record["step"] == run.step:
-      accuracy = {
-        split: record[name]
-        for split in ("test", "validation")
-        if (name := f"{split}/{what}/accuracy") in record
-      }
+  config, info = run.config, run.info
+  headline = run.setup.task.headline().name
+  headlines = {
+    figure.split: value
+    for step, figures in logs.read_evaluations(run.workdir)
+    if step == run.step
+    for figure, value in figures.items()
+    if (figure.prediction, figure.measure) == (what, headline)
+  }
   nets = config.peers.net.split(",")
   peer = _peer(run, what)
   return {
@@ -119,21 +119,20 @@ def describe(run: Run, what: str = "leader") -> dict[str, Any]:
     # One name for all peers, or one a peer.
     "network": config.peers.net if peer is None else nets[peer % len(nets)],
     "data": config.data.name,
-    "num_classes": info.num_classes,
-    "classes": list(info.class_names),
+    "task": info.task,
     "image_shape": list(info.image_shape),
     "input": "float32 [batch, height, width, channels] in [0, 1]; "
     "(x - mean) / std is part of the program",
-    "output": "float32 [batch, num_classes], logits",
     "mean": list(info.mean),
     "std": list(info.std),
     "resized_crop": info.resized_crop,
-    "accuracy": accuracy,
+    headline: headlines,
     "method": config.method.name,
     "step": run.step,
     "precision": config.precision,
     "config_hash": config_lib.digest(config),
     "jax": jax.__version__,
+    **run.setup.task.card(info),
   }
 
 
@@ -152,35 +151,38 @@ def function(run: Run, what: str = "leader") -> tuple[ApplyFn, Variables]:
   Raises:
     ConfigError: if there is no prediction of that name.
   """
-  recipe = run.recipe
+  setup = run.setup
   params, memory, name = _part(run, what)
   peers = steps.variables(params, memory, "peers")
-  num_peers = recipe.peers.num_peers
-  single = {f"peer_{i}": i for i in range(num_peers)}
+  num_peers = setup.peers.num_peers
+  single = {figure_lib.peer(i): i for i in range(num_peers)}
   if name in single:
     return _of_peer(run, peers, single[name])
-  if name == "ensemble":
+  if name == figure_lib.ENSEMBLE:
     members = {
-      f"peer_{i}": _of_peer(run, peers, i)
-      for i in recipe.method.members(num_peers)
+      figure_lib.peer(i): _of_peer(run, peers, i)
+      for i in setup.method.members(num_peers)
     }
 
     def ensemble(variables, images):
-      each = [apply(variables[n], images) for n, (apply, _) in members.items()]
-      return jnp.mean(jnp.stack(each), 0)
+      logits = [
+        apply(variables[n], images) for n, (apply, _) in members.items()
+      ]
+      return setup.task.combine(jnp.stack(logits))
 
     return ensemble, {n: variables for n, (_, variables) in members.items()}
 
   method = steps.variables(params, memory, "method")
   variables = {"peers": peers, "method": method}
-  known = jax.eval_shape(_of_group(run), variables, recipe.example_images())
+  known = jax.eval_shape(_of_group(run), variables, setup.example_images())
   if name not in known:
-    there = ["leader", *single, "ensemble", *known]
-    averaged = run.state.average is not None
+    live = dict.fromkeys([*single, figure_lib.ENSEMBLE, *known])
+    there = [figure_lib.LEADER, *live]
+    if run.state.average is not None:
+      there += [figure_lib.prediction(who, True) for who in live]
     raise ConfigError(
       f"--what={what} is not a prediction of this run; there are "
-      f"{', '.join(dict.fromkeys(there))}"
-      f"{' and the same behind ' + _AVERAGED if averaged else ''}."
+      f"{', '.join(there)}."
     )
   return lambda v, images: _of_group(run)(v, images)[name], variables
 
@@ -198,28 +200,27 @@ def _saved_model() -> Any:
 
 
 def _part(run: Run, what: str) -> tuple[Any, Any, str]:
-  """Parameters, memory and the name without its prefix."""
-  if what == "leader":
-    return *run.deployed, f"peer_{run.leader}"
-  if not what.startswith(_AVERAGED):
-    return run.state.params, run.state.memory, what
-  if run.state.average is None:
+  """Parameters, memory and the name without that of averages."""
+  if what == figure_lib.LEADER:
+    return *run.deployed, figure_lib.peer(run.leader)
+  averaged, who = figure_lib.parse_prediction(what)
+  kept = run.state.average if averaged else run.state
+  if kept is None:
     raise ConfigError(
-      f"--what={what}: this run has no averaged variables; leave {_AVERAGED} "
-      "out."
+      f"--what={what}: this run has no averaged variables; ask for {who}."
     )
-  average = run.state.average
-  return average.params, average.memory, what.removeprefix(_AVERAGED)
+  memory = state_lib.without_per_example(run.setup.method, kept.memory)
+  return kept.params, memory, who
 
 
 def _peer(run: Run, what: str) -> int | None:
-  name = f"peer_{run.leader}" if what == "leader" else what
-  found = re.fullmatch(rf"(?:{_AVERAGED})?peer_(\d+)", name)
-  return int(found[1]) if found else None
+  if what == figure_lib.LEADER:
+    return run.leader
+  return figure_lib.peer_index(figure_lib.parse_prediction(what)[1])
 
 
 def _of_peer(run: Run, peers: Variables, peer: int):
-  net, variables = run.recipe.peers.extract(peers, peer)
+  net, variables = run.setup.peers.extract(peers, peer)
 
   def apply(variables, images):
     result = net.apply(variables, _normalize(run, images), train=False)
@@ -229,26 +230,32 @@ def _of_peer(run: Run, peers: Variables, peer: int):
 
 
 def _of_group(run: Run) -> Callable[[Variables, Array], dict[str, Array]]:
+  # Methods may name what they remember of examples, but do not read it; so the
+  # exported program has zeros in its place.
+  kept = run.state.memory["method"]
+  forgotten = {
+    name: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), kept[name])
+    for name in run.setup.method.needs.per_example
+    if name in kept
+  }
+
   def apply(variables, images):
-    count = images.shape[0]
-    batch = Batch(
-      image=_normalize(run, images),
-      target=jnp.zeros(count, jnp.int32),
-      index=jnp.zeros(count, jnp.int32),
-      mask=jnp.ones(count, bool),
-    )
+    batch = run.setup.task.blank(images.shape[0])
+    batch = dataclasses.replace(batch, image=_normalize(run, images))
     parts = {part: dict(tree) for part, tree in variables.items()}
     params = {part: tree.pop("params", {}) for part, tree in parts.items()}
-    return steps.predict_normalized(run.recipe, params, parts, batch)[1]
+    parts["method"] |= jax.tree.map(
+      lambda shape: jnp.zeros(*shape),
+      forgotten,
+      is_leaf=lambda node: isinstance(node, tuple),
+    )
+    return steps.predict_normalized(run.setup, params, parts, batch)[1]
 
   return apply
 
 
 def _normalize(run: Run, images: Array) -> Array:
-  mean, std = (
-    jnp.asarray(x) for x in (run.recipe.info.mean, run.recipe.info.std)
-  )
-  return ((images - mean) / std).astype(run.recipe.image_dtype)
+  return run.setup.task.normalize_floats(images)
 
 
 def _of_weights(apply: ApplyFn) -> Callable[[dict[str, Any], Array], Array]:

@@ -13,9 +13,9 @@ from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError
 from okd_jax.groups.group import Branches, Peers
 from okd_jax.groups.mixed import Mixed
-from okd_jax.runs import run as reopen
+from okd_jax.runs import run as run_lib
 from okd_jax.training import state as state_lib
-from okd_jax.training.setup import Recipe
+from okd_jax.training.setup import Setup
 from okd_jax.training.state import Average, TrainState
 from okd_jax.weights import exported as leader_lib
 
@@ -32,18 +32,18 @@ def check(config: ConfigDict, workdir: Path) -> None:
     LeaderError: if it names a damaged leader.
   """
   path = Path(config.init_from)
-  if not config.init_from or reopen.saved_config(workdir) is not None:
+  if not config.init_from or run_lib.saved_config(workdir) is not None:
     return
   if (path / leader_lib.CARD).exists():
     leader_lib.read_card(path)
     return
   try:
-    reopen.about(path)
+    run_lib.about(path)
   except ConfigError as error:
     raise ConfigError(f"config.init_from='{path}': {error}") from error
 
 
-def fill(recipe: Recipe, state: TrainState, path: Path) -> TrainState:
+def fill(setup: Setup, state: TrainState, path: Path) -> TrainState:
   """Puts trained weights and statistics into the peers of a new state.
 
   From a work directory every peer continues as the peer of the same number
@@ -53,7 +53,7 @@ def fill(recipe: Recipe, state: TrainState, path: Path) -> TrainState:
   equal for good. The method's own variables and the optimiser start anew.
 
   Args:
-    recipe: of the new run.
+    setup: of the new run.
     state: as from `okd_jax.training.state.init`.
     path: a work directory or an exported leader.
 
@@ -67,15 +67,15 @@ def fill(recipe: Recipe, state: TrainState, path: Path) -> TrainState:
   if (path / leader_lib.CARD).exists():
     card = leader_lib.read_card(path)
     weights = leader_lib.read_weights(path, card)
-    filled = _from_leader(recipe, drawn, weights, path)
+    filled = _from_leader(setup, drawn, weights, path)
   else:
-    filled = _from_run(drawn, reopen.run(path).peers_variables, path)
+    filled = _from_run(drawn, run_lib.run(path).peers_variables, path)
   params = state.params | {"peers": filled.pop("params")}
   memory = state.memory | {"peers": filled}
   average = None if state.average is None else Average(params, memory)
   return mesh_lib.place(
     dataclasses.replace(state, params=params, memory=memory, average=average),
-    state_lib.shardings(recipe, state),
+    state_lib.shardings(setup, state),
   )
 
 
@@ -87,11 +87,11 @@ def _from_run(drawn: Variables, trained: Variables, path: Path) -> Variables:
 
 
 def _from_leader(
-  recipe: Recipe, drawn: Variables, weights: dict[str, Any], path: Path
+  setup: Setup, drawn: Variables, weights: dict[str, Any], path: Path
 ) -> Variables:
-  peers = recipe.peers
-  leader = range(peers.num_peers)[recipe.method.leader]
-  heads = _classifiers(weights, recipe.info.num_classes)
+  peers = setup.peers
+  leader = range(peers.num_peers)[setup.method.leader]
+  heads = _classifiers(weights, setup.task.out_shape()[-1])
   filled = {}
   used = set()
   for name, leaf in leader_lib.flatten(drawn).items():

@@ -1,4 +1,4 @@
-"""Classifies image files with a run's leader or an exported network."""
+"""Asks a run's leader, or an exported network, about image files."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,9 +8,10 @@ import jax
 import numpy as np
 from PIL import Image
 
+from okd_jax import tasks
 from okd_jax.data.formats import folder, tfds as prepared
 from okd_jax.errors import DataError
-from okd_jax.runs import run as reopen
+from okd_jax.runs import run as run_lib
 from okd_jax.weights import export, exported as leader_lib
 
 _BATCH_SIZE = 64
@@ -19,7 +20,7 @@ _BATCH_SIZE = 64
 def predict(
   target: Path, paths: Iterable[Path], top: int = 5
 ) -> list[dict[str, Any]]:
-  """Classifies images.
+  """Asks a network about images.
 
   An image of any size and mode is converted to the channels that the network
   was trained on and resized to its input; its centre is taken where training
@@ -28,10 +29,11 @@ def predict(
   Args:
     target: a work directory or an exported network.
     paths: image files, and folders that are searched for image files.
-    top: how many classes to name.
+    top: how many guesses to give.
 
   Returns:
-    For each image its `image` (the path) and `predictions`: the most probable
+    For each image its `image` (the path) and `predictions`, see
+    `okd_jax.tasks.task.Task.answers`: for classification the most probable
     classes, most probable first, each with `class` and `probability`.
 
   Raises:
@@ -40,32 +42,31 @@ def predict(
     DataError: naming a file that is missing or no image.
   """
   if (target / leader_lib.CARD).exists():
-    card = leader_lib.read_card(target)
+    card = _card(target)
     apply, variables = leader_lib.load_leader(target)
   else:
-    run = reopen.run(target)
+    run = run_lib.run(target)
     card = export.describe(run)
     apply, variables = export.function(run)
   files = find(paths)
-  probabilities_of = jax.jit(lambda v, x: jax.nn.softmax(apply(v, x)))
+  logits_of = jax.jit(apply)
+  task = tasks.load(card["task"])
   variables = jax.device_put(variables)
   results = []
   for start in range(0, len(files), _BATCH_SIZE):
     part = files[start : start + _BATCH_SIZE]
     images = [read(file, card) for file in part]
-    probabilities = np.asarray(probabilities_of(variables, np.stack(images)))
-    for file, row in zip(part, probabilities, strict=True):
-      best = np.argsort(-row, kind="stable")[:top]
-      results.append(
-        {
-          "image": str(file),
-          "predictions": [
-            {"class": card["classes"][i], "probability": float(row[i])}
-            for i in best
-          ],
-        }
-      )
+    logits = logits_of(variables, np.stack(images))
+    for file, answer in zip(part, task.answers(logits, card, top), strict=True):
+      results.append({"image": str(file), "predictions": answer})
   return results
+
+
+def task_of(target: Path) -> type[tasks.Task]:
+  """The task of a work directory or an exported network."""
+  if (target / leader_lib.CARD).exists():
+    return tasks.load(_card(target)["task"])
+  return tasks.load(run_lib.about(target)[1].task)
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
@@ -110,3 +111,8 @@ def read(file: Path, card: Mapping[str, Any]) -> np.ndarray:
       f"{file} cannot be decoded ({error}); replace it or leave it out."
     ) from error
   return pixels.astype(np.float32) / 255
+
+
+def _card(target: Path) -> dict[str, Any]:
+  # Cards of earlier releases name no task.
+  return {"task": "classification"} | leader_lib.read_card(target)

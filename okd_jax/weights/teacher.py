@@ -13,7 +13,7 @@ from okd_jax.data.info import DataInfo
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError
 from okd_jax.groups.group import Peers, Replicas
-from okd_jax.runs import run as reopen
+from okd_jax.runs import run as run_lib
 from okd_jax.settings import build
 from okd_jax.weights import torch as interop
 
@@ -47,7 +47,7 @@ def load(
       f"config.batch_size={config.batch_size} must be a multiple of the "
       f"{devices.size} devices, which share the teacher's work; change it."
     )
-  path, info = Path(config.teacher), build.seen(config, info)
+  path, info = Path(config.teacher), build.with_normalization(config, info)
   read = _from_run if path.is_dir() else _from_state_dict
   net, variables = read(path, config, info)
   group = Replicas(net, 1, devices, config.peers.mapping)
@@ -64,8 +64,8 @@ def without_peer_axis(mesh: Mesh) -> Mesh:
 
 
 def _from_run(path: Path, config: ConfigDict, info: DataInfo) -> Any:
-  run = reopen.run(path)
-  theirs = run.recipe.info
+  run = run_lib.run(path)
+  theirs = run.info
   for field in ("num_classes", "image_shape", "mean", "std"):
     ours = getattr(info, field)
     if getattr(theirs, field) != ours:
@@ -74,7 +74,7 @@ def _from_run(path: Path, config: ConfigDict, info: DataInfo) -> Any:
         f"{getattr(theirs, field)} and this run has {ours}; name a teacher "
         "that was trained on the same data."
       )
-  return run.recipe.peers.extract(run.peers_variables, run.leader)
+  return run.setup.peers.extract(run.peers_variables, run.leader)
 
 
 def _from_state_dict(path: Path, config: ConfigDict, info: DataInfo) -> Any:

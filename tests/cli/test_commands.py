@@ -56,10 +56,10 @@ def test_eval_counts_exactly(trained, capsys):
   result = json.loads(capsys.readouterr().out)
   run = reopen.run(trained)
   source = build.source(run.config)
-  net, variables = run.recipe.peers.extract(run.peers_variables, 0)
+  net, variables = run.setup.peers.extract(run.peers_variables, 0)
   correct = 0
   for batch in source.evaluation("test"):
-    images = run.recipe.normalize(batch.image)
+    images = run.setup.normalize(batch.image)
     logits = jax.jit(lambda v, x: net.apply(v, x, train=False).logits)(
       variables, images
     )
@@ -181,8 +181,8 @@ def test_mistakes_end_with_a_code(
 
 def test_a_run_starts_from_another(trained):
   run = reopen.run(trained)
-  drawn = state_lib.init(run.recipe, jax.random.key(5))
-  state = init_from.fill(run.recipe, drawn, trained)
+  drawn = state_lib.init(run.setup, jax.random.key(5))
+  state = init_from.fill(run.setup, drawn, trained)
   jax.tree.map(
     np.testing.assert_array_equal,
     (state.params["peers"], state.memory["peers"]),

@@ -37,10 +37,10 @@ def test_trains_and_gives_its_leader_away(net, kind, tmp_path):
   state, summary = train.train(recipe(net, kind), tmp_path)
   assert int(state.step) == 5
   run = reopen.run(tmp_path)
-  network, variables = run.recipe.peers.extract(run.peers_variables, run.leader)
+  network, variables = run.setup.peers.extract(run.peers_variables, run.leader)
   assert type(network).__name__ == net.split(":")[-1]
   images = np.random.default_rng(0).uniform(size=(4, 8, 8, 1))
-  normalized = (images - run.recipe.info.mean) / run.recipe.info.std
+  normalized = (images - run.setup.info.mean) / run.setup.info.std
   expected = network.apply(variables, normalized, train=False)
   if isinstance(expected, tuple):
     expected = expected[0]

@@ -17,7 +17,7 @@ from okd_jax.groups.group import Branches, Replicas
 from okd_jax.methods._fusion import Fusion
 from okd_jax.training import state as state_lib, step as steps
 from okd_jax.training.optim import Sgd
-from okd_jax.training.setup import Recipe
+from okd_jax.training.setup import Setup
 import runs
 import toys
 
@@ -508,7 +508,7 @@ def test_alternating_updates_see_the_updates_before_them():
 
 
 @dataclasses.dataclass(frozen=True)
-class Given(Recipe):
+class Given(Setup):
   """A recipe whose views and epochs are given, not drawn and counted.
 
   The views of an image stand in its batch, [B, P, H, W, c].
@@ -516,12 +516,14 @@ class Given(Recipe):
 
   epochs_of_steps: Any = None
 
-  def augment(self, images, key):
+  def augment(self, batch, key):
     del key
-    return jnp.moveaxis(images, 1, 0) if images.ndim == 5 else images
+    if batch.image.ndim < 5:
+      return batch
+    return dataclasses.replace(batch, image=jnp.moveaxis(batch.image, 1, 0))
 
-  def context(self, step, key, *, train):
-    ctx = super().context(step, key, train=train)
+  def context(self, step, key, **others):
+    ctx = super().context(step, key, **others)
     if self.epochs_of_steps is None:
       return ctx
     epoch = jnp.asarray(self.epochs_of_steps, float)[step]
@@ -581,22 +583,24 @@ def test_pcl_training_step_by_step(case):
     TwoLayers(num_classes), num_peers, mesh_lib.make_mesh(1, 1), "vmap"
   )
   recipe = as_given(
-    toys.recipe("pcl", dtype=jnp.float64),
-    peers=peers,
-    method=methods.make(
-      "pcl",
-      temperature=given["temperature"],
-      kd_weight=given["ramp_lambda"],
-      ema_decay=given["ema_beta"],
+    toys.recipe(
+      methods.make(
+        "pcl",
+        temperature=given["temperature"],
+        kd_weight=given["ramp_lambda"],
+        ema_decay=given["ema_beta"],
+      ),
+      peers=peers,
+      sgd=Sgd(
+        given["learning_rate"],
+        momentum=given["momentum"],
+        nesterov=given["nesterov"],
+        weight_decay=given["weight_decay"],
+        drops=(),
+      ),
+      rampup_epochs=given["ramp_alpha"],
+      dtype=jnp.float64,
     ),
-    sgd=Sgd(
-      given["learning_rate"],
-      momentum=given["momentum"],
-      nesterov=given["nesterov"],
-      weight_decay=given["weight_decay"],
-      drops=(),
-    ),
-    rampup_epochs=given["ramp_alpha"],
     epochs_of_steps=[step["epoch"] for step in expected["steps"]],
   )
   empty = {"peers": {}, "method": {}}

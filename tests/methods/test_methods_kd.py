@@ -43,7 +43,7 @@ def test_teacher_is_what_a_run_deploys(trained):
   mesh = mesh_lib.make_mesh(2, 2)
   group, variables = teacher.load(configured(trained), INFO, mesh)
   run = reopen.run(trained)
-  expected = alone(*run.recipe.peers.extract(run.peers_variables, run.leader))
+  expected = alone(*run.setup.peers.extract(run.peers_variables, run.leader))
   assert group.num_peers == 1
   # All devices share its work.
   assert dict(group.mesh.shape) == {"data": 4, "peer": 1}

@@ -46,7 +46,7 @@ def whole(tmp_path_factory):
   """A comparison with a teacher, run to its end."""
   workdir = tmp_path_factory.mktemp("compare")
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train, "_take_away", lambda run: None)
+    patch.setattr(train, "_export_and_plot", lambda run: None)
     failed = compare.compare(small(methods=("kd",)), workdir)
   return workdir, failed
 

@@ -160,7 +160,7 @@ def refused(workdir, kind, *parts):
 @pytest.fixture(autouse=True)
 def never_training(monkeypatch):
   monkeypatch.chdir(ROOT)
-  monkeypatch.setattr(train, "Dispatch", lambda *_: pytest.fail("accepted"))
+  monkeypatch.setattr(train, "Runner", lambda *_: pytest.fail("accepted"))
 
 
 def test_every_key_has_a_case():

@@ -178,7 +178,7 @@ def test_what_a_kill_at_the_end_leaves_is_written_again(
   (finished / "leader").rename(finished / "leader.old")
   (finished / "leader.tmp").mkdir()
   if content:  # once is enough
-    monkeypatch.setattr(train, "_take_away", lambda run: None)
+    monkeypatch.setattr(train, "_export_and_plot", lambda run: None)
   in_this_process(finished)
   assert content or (finished / "leader" / "card.json").exists()
   ours, theirs = (

@@ -10,11 +10,11 @@ import numpy as np
 
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.training import state as state_lib, step as steps
-from okd_jax.training.setup import random_keys, Recipe
+from okd_jax.training.setup import random_keys, Setup
 import toys
 
 
-def jitted(recipe: Recipe, state: Any) -> Any:
+def jitted(recipe: Setup, state: Any) -> Any:
   """The training step, sharded and with donated state, as in a run."""
   return jax.jit(
     functools.partial(steps.train_step, recipe),
@@ -23,12 +23,12 @@ def jitted(recipe: Recipe, state: Any) -> Any:
   )
 
 
-def on_mesh(recipe: Recipe, batch: Any) -> Any:
+def on_mesh(recipe: Setup, batch: Any) -> Any:
   """Places a batch as a data source does."""
   return jax.device_put(batch, NamedSharding(recipe.mesh, P("data")))
 
 
-def teacher(recipe: Recipe) -> Any:
+def teacher(recipe: Setup) -> Any:
   """Variables of a frozen teacher, or None."""
   if recipe.teacher is None:
     return None
@@ -40,7 +40,7 @@ def teacher(recipe: Recipe) -> Any:
   )
 
 
-def start(recipe: Recipe, seed: int = 0) -> Any:
+def start(recipe: Setup, seed: int = 0) -> Any:
   """The initial state; float64 if the images are."""
   state = state_lib.init(recipe, random_keys(seed)[0])
   if recipe.image_dtype == jnp.float64:
@@ -49,7 +49,7 @@ def start(recipe: Recipe, seed: int = 0) -> Any:
   return state
 
 
-def train(recipe: Recipe, num_steps: int, seed: int = 0) -> tuple[Any, Any]:
+def train(recipe: Setup, num_steps: int, seed: int = 0) -> tuple[Any, Any]:
   """Returns host copies of the last state and the last measures."""
   state = start(recipe, seed)
   step_fn = jitted(recipe, state)

@@ -1,6 +1,5 @@
 """A small network and recipe for tests of everything above the networks."""
 
-import dataclasses
 from typing import Any
 
 from flax import linen as nn
@@ -13,8 +12,9 @@ from okd_jax.backbones.network import Network
 from okd_jax.data.info import DataInfo
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.groups.group import Branches, Replicas
+from okd_jax.tasks import classification
 from okd_jax.training.optim import Sgd
-from okd_jax.training.setup import Recipe
+from okd_jax.training.setup import Setup, with_sgd
 from okd_jax.weights import teacher as teacher_lib
 
 INFO = DataInfo(
@@ -71,12 +71,14 @@ def recipe(
   net: nn.Module | None = None,
   mapping: str = "unroll",
   dtype: Any = jnp.float32,
+  info: DataInfo = INFO,
+  sgd: Sgd | None = None,
   **changes: Any,
-) -> Recipe:
-  """A recipe for the toy network on `data` x `peer` devices."""
+) -> Setup:
+  """A setup for the toy network on `data` x `peer` devices."""
   if isinstance(method, str):
     method = methods.make(method)
-  net = net or Toy(INFO.num_classes)
+  net = net or Toy(info.num_classes)
   mesh = make_mesh(data, peer)
   if kind == "branches":
     peers = Branches(
@@ -87,19 +89,18 @@ def recipe(
   teacher = None
   if method.needs.teacher:
     teacher = Replicas(net, 1, teacher_lib.without_peer_axis(mesh))
-  made = Recipe(
-    peers=peers,
-    method=method,
-    sgd=Sgd(learning_rate=0.1),
-    info=INFO,
-    epochs=4,
-    batch_size=16,
-    train_size=40,
-    rampup_epochs=1,
-    teacher=teacher,
-    image_dtype=dtype,
-  )
-  return dataclasses.replace(made, **changes)
+  fields: dict[str, Any] = {
+    "peers": peers,
+    "method": method,
+    "task": classification.Task.of(info, image_dtype=dtype),
+    "teacher": teacher,
+    "epochs": 4,
+    "batch_size": 16,
+    "train_size": 40,
+    "rampup_epochs": 1,
+    "num_positions": INFO.num_train,
+  }
+  return with_sgd(sgd or Sgd(learning_rate=0.1), **fields | changes)
 
 
 def batch(seed: int, size: int = 16) -> core.Batch:

@@ -1,10 +1,18 @@
 """Measures of predictions against NumPy."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from okd_jax import core
-from okd_jax.tasks import classification as metrics
+from okd_jax import core, tasks
+from okd_jax.errors import ConfigError
+from okd_jax.tasks import classification
+from okd_jax.tasks.task import total
+
+TASK = classification.Task(num_classes=7, image_shape=(2, 2, 1))
 
 
 def batch_of(labels, mask):
@@ -22,13 +30,13 @@ def test_figures_match_numpy_and_leave_padding_out():
   logits = rng.normal(size=(3, 40, 7)) * 2
   labels = rng.integers(0, 7, 40)
   mask = np.arange(40) < 33
-  sums = metrics.sums(jnp.asarray(logits, jnp.float32), batch_of(labels, mask))
+  sums = TASK.measure(jnp.asarray(logits, jnp.float32), batch_of(labels, mask))
   logits, labels = logits[:, :33], labels[:33]
   probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
   for peer in range(3):
-    part = metrics.total(
+    part = total(
       [
-        metrics.Sums(
+        classification.Sums(
           count=sums.count,
           correct=sums.correct[peer],
           correct_top5=sums.correct_top5[peer],
@@ -39,14 +47,14 @@ def test_figures_match_numpy_and_leave_padding_out():
         )
       ]
     )
-    figures = metrics.figures(part, "x")
+    figures = TASK.figures(part)
     right = probs[peer].argmax(-1) == labels
-    assert figures["x/accuracy"] == right.mean()
+    assert figures["accuracy"] == right.mean()
     order = np.argsort(-probs[peer], -1)[:, :5]
     top5 = (order == labels[:, None]).any(-1).mean()
-    assert figures["x/accuracy_top5"] == top5
+    assert figures["accuracy_top5"] == top5
     nll = -np.log(probs[peer][np.arange(33), labels]).mean()
-    np.testing.assert_allclose(figures["x/cross_entropy"], nll, rtol=1e-5)
+    np.testing.assert_allclose(figures["cross_entropy"], nll, rtol=1e-5)
     confidence = probs[peer].max(-1)
     error = 0.0
     for b in range(15):
@@ -54,16 +62,16 @@ def test_figures_match_numpy_and_leave_padding_out():
       if inside.any():
         gap = abs(right[inside].mean() - confidence[inside].mean())
         error += inside.mean() * gap
-    np.testing.assert_allclose(figures["x/calibration_error"], error, atol=1e-6)
+    np.testing.assert_allclose(figures["calibration_error"], error, atol=1e-6)
 
 
 def test_parts_add_up_to_the_whole():
   rng = np.random.default_rng(1)
   logits = jnp.asarray(rng.normal(size=(30, 4)), jnp.float32)
   labels = rng.integers(0, 4, 30)
-  whole = metrics.total([metrics.sums(logits, batch_of(labels, [True] * 30))])
-  parts = metrics.total(
-    metrics.sums(
+  whole = total([TASK.measure(logits, batch_of(labels, [True] * 30))])
+  parts = total(
+    TASK.measure(
       logits[i : i + 7], batch_of(labels[i : i + 7], [True] * min(7, 30 - i))
     )
     for i in range(0, 30, 7)
@@ -76,12 +84,68 @@ def test_parts_add_up_to_the_whole():
 
 def test_not_a_number_is_never_right():
   logits = jnp.full((4, 3), jnp.nan)
-  part = metrics.sums(logits, batch_of([0, 0, 1, 2], [True] * 4))
+  part = TASK.measure(logits, batch_of([0, 0, 1, 2], [True] * 4))
   assert int(part.correct) == 0 and int(part.correct_top5) == 0
 
 
 def test_diversity_of_one_peer_is_zero():
   logits = jnp.ones((1, 4, 3))
-  assert (
-    float(metrics.diversity_sum(logits, batch_of([0] * 4, [True] * 4))) == 0.0
+  assert float(TASK.diversity_sum(logits, batch_of([0] * 4, [True] * 4))) == 0.0
+
+
+def test_soft_targets_are_measured_by_their_most_probable_class():
+  rng = np.random.default_rng(2)
+  logits = jnp.asarray(rng.normal(size=(2, 12, 7)), jnp.float32)
+  labels = rng.integers(0, 7, 12)
+  hard = batch_of(labels, [True] * 12)
+  one_hot = dataclasses.replace(hard, target=jnp.eye(7)[labels])
+  ours, theirs = TASK.measure(logits, one_hot), TASK.measure(logits, hard)
+  for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-6)
+  np.testing.assert_array_equal(
+    TASK.headline_in_step(logits, one_hot), TASK.headline_in_step(logits, hard)
   )
+  soft = rng.dirichlet(np.ones(7), 12)
+  part = TASK.measure(
+    logits[0], dataclasses.replace(hard, target=jnp.asarray(soft))
+  )
+  scores = np.asarray(logits[0], np.float64)
+  log_probs = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+  assert int(part.correct) == np.sum(scores.argmax(-1) == soft.argmax(-1))
+  np.testing.assert_allclose(
+    part.cross_entropy, -np.sum(soft * log_probs), rtol=1e-5
+  )
+
+
+def test_classes_without_probability_do_not_count_however_unlikely():
+  logits = jnp.array([[0.0, -jnp.inf]])
+  target = jnp.array([[1.0, 0.0]])
+  batch = dataclasses.replace(batch_of([0], [True]), target=target)
+  assert float(TASK.measure(logits, batch).cross_entropy) == 0.0
+
+
+def test_batches_of_ones_own_are_taken_as_they_are():
+  images = np.random.default_rng(0).normal(size=(3, 2, 2, 1))
+  batch = dataclasses.replace(batch_of([0, 1, 2], [True] * 3), image=images)
+  for made in (
+    TASK.augment(batch, jax.random.key(0), num_views=None, mesh=None),
+    TASK.normalize(batch),
+  ):
+    np.testing.assert_array_equal(made.image, images.astype(np.float32))
+
+
+def test_answers_name_the_most_probable_classes():
+  card = {"classes": ["cat", "dog", "owl"]}
+  (answer,) = TASK.answers(jnp.array([[0.0, 2.0, 1.0]]), card, 2)
+  assert [guess["class"] for guess in answer] == ["dog", "owl"]
+  probs = np.exp([2.0, 1.0]) / np.exp([0.0, 2.0, 1.0]).sum()
+  np.testing.assert_allclose(
+    [guess["probability"] for guess in answer], probs, rtol=1e-6
+  )
+  assert TASK.answer_cells(answer)[0] == f"dog {100 * probs[0]:.2f} %"
+
+
+def test_an_unknown_task_is_refused_by_name():
+  with pytest.raises(ConfigError, match="'ranking'.*classification"):
+    tasks.load("ranking")
+  assert tasks.load("classification") is classification.Task

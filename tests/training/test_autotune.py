@@ -32,14 +32,14 @@ def on_accelerator(recipe, monkeypatch):
 
 
 def test_cpu_unrolls_without_measuring(recipe, tmp_path):
-  settled = autotune.settle(recipe, tmp_path / "kept")
-  assert settled.peers.mapping == "unroll"
+  chosen = autotune.choose_mapping(recipe, tmp_path / "kept")
+  assert chosen.peers.mapping == "unroll"
   assert not (tmp_path / "kept").exists()
 
 
 def test_what_the_user_asks_for_stays():
   asked = toys.recipe(mapping="vmap")
-  assert autotune.settle(asked) is asked
+  assert autotune.choose_mapping(asked) is asked
 
 
 @pytest.mark.parametrize("faster", ["unroll", "vmap"])
@@ -55,10 +55,10 @@ def test_the_faster_form_is_chosen_and_kept(
   monkeypatch.setattr(autotune, "measure", measure)
   on_accelerator(recipe, monkeypatch)
   for _ in range(2):
-    assert autotune.settle(recipe, tmp_path).peers.mapping == faster
+    assert autotune.choose_mapping(recipe, tmp_path).peers.mapping == faster
   # What one device of 2 x 2 holds, measured once.
   size = recipe.batch_size // 2
-  images = (size, *recipe.info.image_shape)
+  images = (size, *toys.INFO.image_shape)
   assert asked == [
     (recipe.peers.num_peers // 2, {"data": 1, "peer": 1}, images)
   ]
@@ -71,9 +71,9 @@ def test_another_batch_is_measured_again(recipe, monkeypatch, tmp_path):
     autotune, "measure", lambda *_: {"unroll": 1.0, "vmap": 2.0}
   )
   on_accelerator(recipe, monkeypatch)
-  autotune.settle(recipe, tmp_path)
+  autotune.choose_mapping(recipe, tmp_path)
   larger = dataclasses.replace(recipe, batch_size=2 * recipe.batch_size)
-  autotune.settle(larger, tmp_path)
+  autotune.choose_mapping(larger, tmp_path)
   assert len(list(tmp_path.iterdir())) == 2
 
 

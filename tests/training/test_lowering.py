@@ -11,11 +11,11 @@ import pytest
 
 from okd_jax import methods
 from okd_jax.training import (
-  measures as running,
+  chunk,
+  measures as measures_lib,
   state as state_lib,
   step as steps,
 )
-from okd_jax.training.chunk import Programs
 import toys
 
 PLATFORMS = ("tpu", "cuda")
@@ -54,12 +54,12 @@ def test_chunk_of_steps_lowers(dtype):
   net = toys.Toy(toys.INFO.num_classes, dtype=dtype)
   recipe = toys.recipe("okddip", kind="branches", net=net)
   state, batch, key, _ = arguments(recipe)
-  rows = jax.ShapeDtypeStruct((1, 4, recipe.batch_size), jnp.int32)
-  programs = Programs(recipe)
-  measures = programs.measures(state, batch, key)
+  rows = jax.ShapeDtypeStruct((4, recipe.batch_size), jnp.int32)
+  step_fn = functools.partial(steps.train_step, recipe)
+  measures = chunk.measures_like(step_fn, state, batch, key)
   exported = lowered(
-    programs.many_steps,
-    *((state,), (running.from_json({}, measures)[0],)),
-    *(batch.image, batch.target, rows, jnp.int32(3), (key,)),
+    functools.partial(chunk.many_steps, recipe, step_fn),
+    *(state, measures_lib.from_json({}, measures)[0]),
+    *(batch.image, batch.target, rows, jnp.int32(3), key),
   )
   assert exported.platforms == PLATFORMS

@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from okd_jax import backbones, data, methods
+from okd_jax import backbones
 from okd_jax.devices import mesh
-from okd_jax.groups.group import Branches, Replicas
 from okd_jax.training import state as state_lib
 from okd_jax.training.optim import Sgd
-from okd_jax.training.setup import random_keys, Recipe
+from okd_jax.training.setup import random_keys, Setup
 from okd_jax.weights import torch as interop
 import runs
 import toys
@@ -30,31 +29,33 @@ INFO = dataclasses.replace(
 )
 
 
-class Fixed(Recipe):
+class Fixed(Setup):
   """Without random augmentation; the views are shifted images."""
 
-  def augment(self, images, key):
-    images = data.normalize(images, self.info, self.image_dtype)
+  def augment(self, batch, key):
+    batch = self.task.normalize(batch)
     if not self.method.needs.views:
-      return images
+      return batch
     shifts = range(self.peers.num_peers)
-    return jnp.stack([jnp.roll(images, shift, axis=2) for shift in shifts])
+    views = [jnp.roll(batch.image, shift, axis=2) for shift in shifts]
+    return dataclasses.replace(batch, image=jnp.stack(views))
 
 
 def recipe(method, kind, net):
-  network = backbones.make(net, INFO.num_classes)
-  constructor = Branches if kind == "branches" else Replicas
-  return Fixed(
-    peers=constructor(network, PEERS, mesh.make_mesh(1), "unroll"),
-    method=methods.make(method),
-    sgd=Sgd(),
+  made = toys.recipe(
+    method,
+    kind=kind,
+    num_peers=PEERS,
+    net=backbones.make(net, INFO.num_classes),
     info=INFO,
+    sgd=Sgd(),
     epochs=300,
     batch_size=BATCH,
     train_size=5 * BATCH,
     rampup_epochs=RAMPUP,
-    image_dtype=jnp.float64,
+    dtype=jnp.float64,
   )
+  return Fixed(**vars(made))
 
 
 def trees(recipe, group, part):

@@ -15,7 +15,7 @@ from okd_jax.cli import common as cli
 from okd_jax.runs import run as reopen
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.training import finite, state as state_lib, step as steps
-from okd_jax.training.runner import Dispatch
+from okd_jax.training.runner import Runner
 from okd_jax.weights import exported as leader_lib
 import runs
 import toys
@@ -163,11 +163,11 @@ def test_memory_is_flat():
   recipe = toys.recipe("independent", num_peers=2, epochs=400)
   state = test_runner.start(recipe)
   source = test_runner.source(recipe)
-  dispatch = Dispatch(recipe, [source], [state], [jax.random.key(1)])
+  runner = Runner(recipe, source, state, jax.random.key(1))
   seen = {}
   for step in range(1000):
-    (state,) = dispatch.run((state,), step, step + 1)
-    finite.check_measures(step, *dispatch.measured())
+    state = runner.run(state, step, step + 1)
+    finite.check_measures(step, runner.measured())
     if step in (299, 999):
       gc.collect()
       seen[step] = sum(a.nbytes for a in jax.live_arrays()), resident()

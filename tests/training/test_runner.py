@@ -8,8 +8,8 @@ import pytest
 from okd_jax.data.info import HostData, Split
 from okd_jax.data.sources.memory import MemorySource
 from okd_jax.devices import mesh as mesh_lib
-from okd_jax.training import setup as recipe_lib, state as state_lib
-from okd_jax.training.runner import Dispatch
+from okd_jax.training import setup as setup_lib, state as state_lib
+from okd_jax.training.runner import Runner
 import runs
 import toys
 
@@ -34,7 +34,7 @@ def source(recipe) -> MemorySource:
 
 
 def start(recipe):
-  state = state_lib.init(recipe, recipe_lib.random_keys(0)[0])
+  state = state_lib.init(recipe, setup_lib.random_keys(0)[0])
   if recipe.image_dtype == jnp.float64:
     where = state_lib.shardings(recipe, state)
     state = mesh_lib.place(toys.widen(state), where)
@@ -48,14 +48,14 @@ def test_chunks_equal_single_steps(data, peer):
     results = []
     for chunked, stops in ((False, (7,)), (True, (1, 6, 7))):
       state = start(recipe)
-      dispatch = Dispatch(
-        recipe, [source(recipe)], [state], [jax.random.key(1)], chunked=chunked
+      runner = Runner(
+        recipe, source(recipe), state, jax.random.key(1), chunked=chunked
       )
       first = 0
       for last in stops:
-        (state,) = dispatch.run((state,), first, last)
+        state = runner.run(state, first, last)
         first = last
-      results.append((jax.device_get(state), dispatch.measured()))
+      results.append((jax.device_get(state), runner.measured()))
   assert int(results[0][0].step) == 7
   runs.assert_close(results[1], results[0], rtol=1e-12)
 
@@ -63,37 +63,37 @@ def test_chunks_equal_single_steps(data, peer):
 def test_quick_chunks_grow_and_compile_once():
   recipe = toys.recipe("independent")
   state = start(recipe)
-  dispatch = Dispatch(
-    recipe, [source(recipe)], [state], [jax.random.key(1)], chunked=True
+  runner = Runner(
+    recipe, source(recipe), state, jax.random.key(1), chunked=True
   )
   lengths, step = [], 0
   while step < recipe.total_steps:
-    last = min(step + dispatch.most_steps, recipe.total_steps)
+    last = min(step + runner.most_steps, recipe.total_steps)
     lengths.append(last - step)
-    (state,) = dispatch.run((state,), step, last)
-    seconds = dispatch.compile_seconds
+    state = runner.run(state, step, last)
+    seconds = runner.compile_seconds
     step = last
   assert recipe.total_steps == 10
   assert lengths == [1, 1, 2, 4, 2]
-  assert dispatch.compile_seconds == seconds
-  assert dispatch.images_per_second > 0
+  assert runner.compile_seconds == seconds
+  assert runner.images_per_second > 0
 
 
 def test_long_chunks_shrink(monkeypatch):
   recipe = toys.recipe("independent")
   state = start(recipe)
-  dispatch = Dispatch(
-    recipe, [source(recipe)], [state], [jax.random.key(1)], chunked=True
+  runner = Runner(
+    recipe, source(recipe), state, jax.random.key(1), chunked=True
   )
-  (state,) = dispatch.run((state,), 0, 1)
-  dispatch.most_steps = 4
+  state = runner.run(state, 0, 1)
+  runner.most_steps = 4
   monkeypatch.setattr("okd_jax.training.runner._SECONDS", (-2.0, -1.0))
-  dispatch.run((state,), 1, 5)
-  assert dispatch.most_steps == 2
+  runner.run(state, 1, 5)
+  assert runner.most_steps == 2
 
 
 def test_chunks_need_data_in_memory():
   recipe = toys.recipe("independent")
   state = start(recipe)
   with pytest.raises(ValueError, match="needs the data set on the device"):
-    Dispatch(recipe, [object()], [state], [jax.random.key(1)], chunked=True)
+    Runner(recipe, object(), state, jax.random.key(1), chunked=True)

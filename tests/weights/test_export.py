@@ -31,7 +31,7 @@ def run(trained):
 @pytest.fixture(scope="module")
 def images(run):
   rng = np.random.default_rng(0)
-  shape = (max(SIZES), *run.recipe.info.image_shape)
+  shape = (max(SIZES), *run.setup.info.image_shape)
   return rng.integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -43,7 +43,7 @@ def predictions(run, images):
     index=jnp.arange(len(images)),
     mask=jnp.ones(len(images), bool),
   )
-  predict = jax.jit(functools.partial(steps.predict, run.recipe))
+  predict = jax.jit(functools.partial(steps.predict, run.setup))
   found = {}
   kept = {"": run.state, "ema/": run.state.average}
   for prefix, part in kept.items():
@@ -153,7 +153,7 @@ def gated(run):
 
 
 def test_group_predictions_and_averages(gated, tmp_path):
-  shape = (max(SIZES), *gated.recipe.info.image_shape)
+  shape = (max(SIZES), *gated.setup.info.image_shape)
   images = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
   scaled = images.astype(np.float32) / 255
   expected = predictions(gated, images)

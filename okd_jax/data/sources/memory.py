@@ -30,7 +30,7 @@ class MemorySource(Source):
     positions: dict[str, np.ndarray],
     **batching: Unpack[Batching],
   ):
-    super().__init__(data.info, positions, **batching)
+    super().__init__(data.info, positions, data.train.labels, **batching)
     self.images = self._replicate(data.train.images)
     self.labels = self._replicate(data.train.labels)
     self._test = tuple(

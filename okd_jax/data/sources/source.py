@@ -2,8 +2,7 @@
 
 import abc
 from collections.abc import Iterator
-import copy
-from typing import Self, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -102,25 +101,36 @@ class Source(abc.ABC):
     self,
     info: DataInfo,
     positions: dict[str, np.ndarray],
+    labels: np.ndarray,
     **batching: Unpack[Batching],
   ):
+    """Keeps what all sources share.
+
+    Args:
+      info: what is known about the data set.
+      positions: of each split.
+      labels: int [N], of the publisher's training split.
+      **batching: how examples are dealt out.
+    """
     self.info = info
     self.positions = positions
+    self._labels = labels
     self.batch_size = batching["batch_size"]
     self.eval_batch_size = batching["eval_batch_size"]
     self._seed = batching["seed"]
     self._mesh = batching["mesh"]
 
-  def reseeded(self, seed: int) -> Self:
-    """The same examples, held once, in the order of another seed."""
-    other = copy.copy(self)
-    other._seed = seed
-    return other
-
   @property
   def train_size(self) -> int:
     """The number of examples trained on."""
     return len(self.positions["train"])
+
+  def train_labels(self, size: int) -> np.ndarray:
+    """Labels by `Batch.index`, int32 [size], -1 where none is trained on."""
+    labels = np.full(size, -1, np.int32)
+    rows = self.positions["train"]
+    labels[rows] = self._labels[rows]
+    return labels
 
   def order(self, step: int) -> np.ndarray:
     """Returns `index` of the batch of a global step, int32 [B]."""

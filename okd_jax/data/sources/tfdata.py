@@ -95,7 +95,7 @@ class TfdsSource(Source):
     positions: dict[str, np.ndarray],
     **batching: Unpack[Batching],
   ):
-    super().__init__(data.info, positions, **batching)
+    super().__init__(data.info, positions, data.train.labels, **batching)
     prepare.import_tfds()
     import tensorflow as tf
 

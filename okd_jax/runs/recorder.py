@@ -1,0 +1,94 @@
+"""Where the figures of a run go while it trains: to its files and to people."""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from okd_jax.runs import records, trackers
+from okd_jax.runs.display import Display
+from okd_jax.tasks.figure import Figure, parse_element
+from okd_jax.training import finite
+from okd_jax.training.runner import Runner
+from okd_jax.training.setup import Setup
+
+
+class Recorder:
+  """Writes and shows what is measured."""
+
+  def __init__(self, writer: records.Writer, display: Display):
+    self._writer = writer
+    self._display = display
+    self._started = False
+
+  def started(self, seconds: float, runner: Runner) -> None:
+    """Tells once how long it took until the first step was made."""
+    if self._started:
+      return
+    self._started = True
+    self._display.note(
+      f"First step after {seconds:.1f} s, of which "
+      f"{runner.compile_seconds:.1f} s tracing and compiling."
+    )
+
+  def trained(self, step: int, runner: Runner) -> None:
+    """Records what the runner has measured since it was asked last.
+
+    Raises:
+      NotFiniteError: if training diverged.
+    """
+    record = finite.check_measures(step, runner.measured())
+    self._writer.write(step, record)
+    # What fits on a line: the terms, without the method's summaries.
+    line = {n: value for n, value in record.items() if not parse_element(n)[1]}
+    self._display.update(step, line, runner.images_per_second)
+
+  def evaluated(self, step: int, figures: Mapping[Figure, float]) -> None:
+    """Records an evaluation."""
+    named = {figure.name: value for figure, value in figures.items()}
+    self._writer.write(step, named, kind="eval")
+    self._display.evaluated(step, figures)
+
+
+@contextlib.contextmanager
+def recording(
+  config: ConfigDict, setup: Setup, workdir: Path, step: int
+) -> Iterator[Recorder]:
+  """Opens the records of a run that begins, or goes on after a step.
+
+  Args:
+    config: of the run.
+    setup: of the run.
+    workdir: of the run.
+    step: number of finished training steps.
+
+  Yields:
+    The recorder; of several processes only the first one writes.
+  """
+  total = setup.total_steps
+  display = Display(
+    total, setup.steps_per_epoch, config.method.name, setup.task.headline()
+  )
+  with _writer(config, workdir, step) as writer, display:
+    if step == total:
+      display.note(f"This run is finished: {total} steps of {total}.")
+    elif step:
+      display.note(f"Resuming after step {step} of {total}.")
+    yield Recorder(writer, display)
+
+
+@contextlib.contextmanager
+def _writer(config: ConfigDict, workdir: Path, step: int) -> Iterator[Any]:
+  if jax.process_index() != 0:
+    yield records.NoWriter()
+    return
+  with (
+    trackers.started(config, workdir) as tracking,
+    records.Writer(
+      workdir, resume_step=step or None, trackers=tracking
+    ) as writer,
+  ):
+    yield writer

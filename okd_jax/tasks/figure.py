@@ -1,0 +1,105 @@
+"""What an evaluation has measured, as values; their names in records.
+
+A figure is a value until it is written. Only here is its name put together and
+taken apart.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import re
+from typing import Any
+
+# Who is measured, besides peers and the method's own group predictions.
+LEADER = "leader"  # the network that would be deployed
+PEERS_MEAN = "peers_mean"  # the mean of the members' figures
+ENSEMBLE = "ensemble"  # what the members say together
+GROUP = ""  # how the members differ
+
+DIVERSITY = "diversity"
+_AVERAGED = "ema"
+_NO_FIGURES = ("step", "kind")
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+  """What is measured, of whom, and on what.
+
+  Attributes:
+    split: "test", "validation" or "held_out".
+    who: `LEADER`, `peer(0)`, `PEERS_MEAN`, `ENSEMBLE`, `GROUP` or the name of
+      a group prediction.
+    averaged: whether the variables are averages over training. The leader is
+      what is deployed, averaged or not.
+    measure: a name from `Task.measures`, or `DIVERSITY`.
+  """
+
+  split: str
+  who: str
+  averaged: bool
+  measure: str
+
+  @property
+  def prediction(self) -> str:
+    """Who, as an export takes it: "peer_0" or "ema/peer_0"."""
+    return prediction(self.who, self.averaged)
+
+  @property
+  def name(self) -> str:
+    """In records: "test/ema/peer_0/accuracy"."""
+    parts = (self.split, self.prediction, self.measure)
+    return "/".join(part for part in parts if part)
+
+
+def parse(name: str) -> Figure:
+  """The inverse of `Figure.name`.
+
+  Raises:
+    ValueError: if it is no name of a figure.
+  """
+  parts = name.split("/")
+  averaged, who = parse_prediction("/".join(parts[1:-1]))
+  if len(parts) < 2 or not (who or parts[-1] == DIVERSITY):
+    raise ValueError(f"'{name}' must be split/who/measure.")
+  return Figure(parts[0], who, averaged, parts[-1])
+
+
+def of_record(record: Mapping[str, Any]) -> dict[Figure, float]:
+  """The figures of an evaluation's line in `metrics.jsonl`."""
+  return {
+    parse(name): value
+    for name, value in record.items()
+    if name not in _NO_FIGURES
+  }
+
+
+def prediction(who: str, averaged: bool) -> str:
+  """Names a prediction of live or averaged variables."""
+  return "/".join(part for part in (_AVERAGED if averaged else "", who) if part)
+
+
+def parse_prediction(name: str) -> tuple[bool, str]:
+  """The inverse of `prediction`: whether it is of averages, and who."""
+  first, _, rest = name.partition("/")
+  return (True, rest) if first == _AVERAGED else (False, name)
+
+
+def peer(index: int) -> str:
+  """Names a peer, counted from 0."""
+  return f"peer_{index}"
+
+
+def peer_index(who: str) -> int | None:
+  """The inverse of `peer`; None for others."""
+  matched = re.fullmatch(r"peer_(\d+)", who)
+  return int(matched[1]) if matched else None
+
+
+def element(summary: str, index: tuple[int, ...]) -> str:
+  """Names an element of a method's summary: "attention/0/1"."""
+  return "/".join((summary, *map(str, index)))
+
+
+def parse_element(name: str) -> tuple[str, tuple[int, ...]]:
+  """The inverse of `element`; without an index for any other scalar."""
+  summary, *index = name.split("/")
+  return summary, tuple(map(int, index))

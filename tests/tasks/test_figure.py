@@ -1,0 +1,58 @@
+"""Figures are values; their names in records stay what they were."""
+
+import pytest
+
+from okd_jax.tasks import figure as figure_lib
+from okd_jax.tasks.figure import Figure
+
+# As releases before wrote them.
+NAMES = {
+  "test/leader/accuracy": Figure("test", "leader", False, "accuracy"),
+  "validation/peer_12/cross_entropy": Figure(
+    "validation", "peer_12", False, "cross_entropy"
+  ),
+  "test/ema/peer_0/accuracy_top5": Figure(
+    "test", "peer_0", True, "accuracy_top5"
+  ),
+  "test/peers_mean/accuracy": Figure("test", "peers_mean", False, "accuracy"),
+  "test/ema/ensemble_classifier/accuracy": Figure(
+    "test", "ensemble_classifier", True, "accuracy"
+  ),
+  "test/diversity": Figure("test", "", False, "diversity"),
+  "test/ema/diversity": Figure("test", "", True, "diversity"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_written_and_read(name):
+  assert NAMES[name].name == name
+  assert figure_lib.parse(name) == NAMES[name]
+
+
+def test_what_is_no_figure_is_refused():
+  for name in ("loss", "peer_ce"):
+    with pytest.raises(ValueError, match=name):
+      figure_lib.parse(name)
+
+
+def test_a_record_is_read_without_step_and_kind():
+  record = {"step": 3, "kind": "eval", "test/leader/accuracy": 0.5}
+  (found,) = figure_lib.of_record(record).items()
+  assert found == (NAMES["test/leader/accuracy"], 0.5)
+
+
+def test_predictions_are_named_as_for_an_export():
+  assert figure_lib.prediction("peer_1", True) == "ema/peer_1"
+  assert figure_lib.parse_prediction("ema/peer_1") == (True, "peer_1")
+  assert figure_lib.parse_prediction("ensemble") == (False, "ensemble")
+
+
+def test_peers_are_counted_from_0():
+  assert figure_lib.peer_index(figure_lib.peer(3)) == 3
+  assert figure_lib.peer_index("peers_mean") is None
+
+
+def test_elements_of_a_summary():
+  assert figure_lib.element("attention", (0, 1)) == "attention/0/1"
+  assert figure_lib.parse_element("attention/0/1") == ("attention", (0, 1))
+  assert figure_lib.parse_element("peer_ce") == ("peer_ce", ())
