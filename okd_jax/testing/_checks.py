@@ -194,9 +194,10 @@ def evaluation_reads_no_target(method: core.Method) -> None:
   )
 
   def predictions(variables, outputs):
-    return method.apply(
+    result: Any = method.apply(
       variables, outputs, _outputs.random_batch(), _outputs.context(train=False)
-    ).predictions
+    )
+    return result.predictions
 
   _require_close(
     predictions(hidden, blind),

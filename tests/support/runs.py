@@ -60,7 +60,7 @@ def train(recipe: Setup, num_steps: int, seed: int = 0) -> tuple[Any, Any]:
   return jax.device_get((state, measured))
 
 
-def train_from(recipe: Recipe, state: Any, num_steps: int = 5) -> Any:
+def train_from(recipe: Setup, state: Any, num_steps: int = 5) -> Any:
   """Host copies of state and measures after some steps from a given state."""
   where = state_lib.shardings(recipe, state)
   state = mesh_lib.place(state, where)
