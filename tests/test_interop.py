@@ -43,7 +43,10 @@ def without_counters(state):
   }
 
 
-@pytest.mark.parametrize("name", backbones.names())
+# The order of an hourglass is that of the declaration: test_backbones_hourglass.
+@pytest.mark.parametrize(
+  "name", [n for n in backbones.names() if not n.startswith("hourglass")]
+)
 def test_names_sort_in_the_order_of_the_layers(name):
   called = []
 
