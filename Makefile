@@ -24,7 +24,7 @@ smoke: $(VENV)/.installed
 
 # Every method on every network, in both kinds, on every mesh.
 matrix: $(VENV)/.installed
-	$(BIN)/python tests/matrix.py
+	PYTHONPATH=tests/support $(BIN)/python tests/matrix.py
 
 # Holds everything that training and tests need.
 $(VENV)/.installed: requirements.txt pyproject.toml

@@ -10,7 +10,10 @@ BEGAN = time.monotonic()  # before the imports, for the time to the first step
 
 import sys
 
-from okd_jax import cli, distributed, seeds, summary
+from okd_jax import seeds
+from okd_jax.cli import common as cli
+from okd_jax.devices import distributed
+from okd_jax.runs import summary
 
 
 def main() -> None:

@@ -17,9 +17,15 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 
 from benchmarks import setting
-from okd_jax import mesh, methods, running, state as state_lib, steps
-from okd_jax.programs import Programs
-from okd_jax.recipe import random_keys, Recipe
+from okd_jax import methods
+from okd_jax.devices import mesh
+from okd_jax.training import (
+  measures as running,
+  state as state_lib,
+  step as steps,
+)
+from okd_jax.training.chunk import Programs
+from okd_jax.training.setup import random_keys, Recipe
 
 STEPS, BATCH = 3, 32
 # Three steps amplify the rounding of float32.
@@ -44,7 +50,7 @@ def train(recipe: Recipe, state: Any, chunk: bool) -> np.ndarray:
     programs = Programs(recipe)
     measures = programs.measures(state, batch, key)
     sums, _ = running.from_json({}, measures)
-    images = (batch.image, batch.label, rows, jnp.int32(STEPS))
+    images = (batch.image, batch.target, rows, jnp.int32(STEPS))
     _, (sums,) = jax.jit(programs.many_steps)(
       (state,), (sums,), *images, (key,)
     )

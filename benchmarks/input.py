@@ -20,7 +20,8 @@ import jax
 import numpy as np
 
 from okd_jax import data
-from okd_jax.data import augment, DataError
+from okd_jax.data import augment
+from okd_jax.errors import DataError
 
 PHOTOGRAPHS = "photographs"
 

@@ -85,7 +85,7 @@ def predict(recipe: Any, data: int, peer: int) -> dict[str, float]:
   import jax
 
   from benchmarks import setting
-  from okd_jax.peers import Branches
+  from okd_jax.groups.group import Branches
 
   group = recipe.peers
   variables = jax.eval_shape(

@@ -9,13 +9,16 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 
-from okd_jax import backbones, mesh, methods, state as state_lib, steps, teacher
+from okd_jax import backbones, methods
 from okd_jax.core import Batch
 from okd_jax.data.info import DataInfo, KNOWN
-from okd_jax.optim import Sgd
-from okd_jax.peers import Branches, Replicas
-from okd_jax.recipe import random_keys, Recipe
-from okd_jax.state import TrainState
+from okd_jax.devices import mesh
+from okd_jax.groups.group import Branches, Replicas
+from okd_jax.training import state as state_lib, step as steps
+from okd_jax.training.optim import Sgd
+from okd_jax.training.setup import random_keys, Recipe
+from okd_jax.training.state import TrainState
+from okd_jax.weights import teacher
 
 INFO = KNOWN["cifar100"]
 
@@ -62,7 +65,7 @@ def random_batch(size: int, info: DataInfo = INFO, seed: int = 0) -> Batch:
   rng = np.random.default_rng(seed)
   return Batch(
     image=rng.integers(0, 256, (size, *info.image_shape), dtype=np.uint8),
-    label=rng.integers(0, info.num_classes, size).astype(np.int32),
+    target=rng.integers(0, info.num_classes, size).astype(np.int32),
     index=np.arange(size, dtype=np.int32),
     mask=np.ones(size, bool),
   )

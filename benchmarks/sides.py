@@ -44,8 +44,13 @@ class JaxSide:
     import jax.numpy as jnp
 
     from benchmarks import setting
-    from okd_jax import autotune, mesh, running, state as state_lib
-    from okd_jax.programs import Programs
+    from okd_jax.devices import mesh
+    from okd_jax.training import (
+      autotune,
+      measures as running,
+      state as state_lib,
+    )
+    from okd_jax.training.chunk import Programs
 
     imported = time.monotonic()
     recipe = setting.recipe(
@@ -67,7 +72,7 @@ class JaxSide:
     self._chunk = chunk
     if chunk:
       rows = jnp.tile(jnp.arange(args.batch), (args.seeds, 512, 1))
-      self._args = (batch.image, batch.label, rows, jnp.int32(1), keys, None)
+      self._args = (batch.image, batch.target, rows, jnp.int32(1), keys, None)
     else:
       self._args = ((batch,) * args.seeds, keys, None)
     programs = Programs(recipe)

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 import fingerprints  # noqa: E402
 
 

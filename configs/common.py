@@ -9,7 +9,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from okd_jax import data, methods
-from okd_jax.optim import Sgd
+from okd_jax.training.optim import Sgd
 
 
 def base() -> ConfigDict:
@@ -52,7 +52,7 @@ def base() -> ConfigDict:
   config.data = ConfigDict(dataclasses.asdict(data.Config(name="cifar100")))
 
   # Trained weights to start from: a work directory of a group of the same
-  # shape, or an exported leader for every peer; see okd_jax.init_from.
+  # shape, or an exported leader for every peer; see okd_jax.weights.init_from.
   config.init_from = ""
 
   config.peers = ConfigDict()
@@ -69,7 +69,7 @@ def base() -> ConfigDict:
   # unroll, vmap, or auto, which measures once which is faster.
   config.peers.mapping = "auto"
 
-  # The optimiser; the meaning of every key stands in okd_jax.optim.Sgd.
+  # The optimiser; every key is explained in okd_jax.training.optim.Sgd.
   config.optim = ConfigDict(dataclasses.asdict(Sgd()))
 
   config.mesh = ConfigDict()

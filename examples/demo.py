@@ -14,8 +14,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sklearn.linear_model import LogisticRegression
 
 from configs import okddip_digits
-from okd_jax import cli, display, logs, summary, train
-from okd_jax.data import readers
+from okd_jax import train
+from okd_jax.cli import common as cli
+from okd_jax.data.formats import publisher as readers
+from okd_jax.runs import display, records as logs, summary
 
 
 def main() -> None:

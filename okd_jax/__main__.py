@@ -14,17 +14,12 @@ from typing import Any
 
 import jax
 
-from okd_jax import (
-  build,
-  cli,
-  display,
-  distributed,
-  evaluate as evaluate_lib,
-  mesh as mesh_lib,
-  reopen,
-  steps,
-)
-from okd_jax.data import DataError
+from okd_jax.cli import common as cli
+from okd_jax.devices import distributed, mesh as mesh_lib
+from okd_jax.errors import ConfigError, DataError
+from okd_jax.runs import display, run as reopen
+from okd_jax.settings import build
+from okd_jax.training import evaluate as evaluate_lib, step as steps
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -178,7 +173,7 @@ def _eval(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-  from okd_jax import export
+  from okd_jax.weights import export
 
   run = reopen.run(args.workdir)
   name = args.what.replace("/", "_")
@@ -190,7 +185,7 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _predict(args: argparse.Namespace) -> None:
-  from okd_jax import predict
+  from okd_jax.weights import predict
 
   results = predict.predict(args.target, args.images)
   if args.json:
@@ -215,7 +210,7 @@ def _predict(args: argparse.Namespace) -> None:
 
 def _plot(args: argparse.Namespace) -> None:
   with _needing_matplotlib():
-    from okd_jax import plots
+    from okd_jax.results import plots
   for workdir in args.workdirs:
     for path in plots.plot(workdir):
       print(path)
@@ -226,11 +221,14 @@ def _needing_matplotlib() -> Iterator[None]:
   try:
     yield
   except ModuleNotFoundError as error:
-    cli.leave(f"{error}; pip install matplotlib adds it.", cli.BAD_CONFIG)
+    cli.leave(
+      f"{error}; pip install matplotlib adds it.", ConfigError.exit_code
+    )
 
 
 def _compare(args: argparse.Namespace) -> None:
-  from okd_jax import compare, result_tables
+  from okd_jax import compare
+  from okd_jax.results import comparison as result_tables
 
   config, workdir = cli.read_recipe(["compare", *args.flags], comparison=True)
   cli.prepare_jax(config.base)
@@ -247,14 +245,14 @@ def _compare(args: argparse.Namespace) -> None:
 
 def _report(args: argparse.Namespace) -> None:
   with _needing_matplotlib():
-    from okd_jax import report
+    from okd_jax.results import report
   to = args.to or args.workdirs[0] / "report.html"
   report.write(args.workdirs, to)
   print(to)
 
 
 def _data(args: argparse.Namespace) -> None:
-  from okd_jax.data import folder
+  from okd_jax.data.formats import folder
 
   report = folder.check_folder(args.path.removeprefix("folder:"))
   damaged = {str(path): reason for path, reason in report.damaged.items()}
@@ -297,7 +295,7 @@ def _data(args: argparse.Namespace) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> None:
-  from okd_jax import doctor
+  from okd_jax.cli import doctor
 
   del args
   findings = doctor.examine()

@@ -9,16 +9,13 @@ import traceback
 import jax
 from ml_collections import ConfigDict
 
-from okd_jax import (
-  config as config_lib,
-  grid,
-  result_tables,
-  results,
-  signals,
-  summary,
-  train,
-)
-from okd_jax.grid import Cell
+from okd_jax import train
+from okd_jax.devices import signals
+from okd_jax.errors import ConfigError, Interrupted
+from okd_jax.results import comparison as result_tables, grid, rows as results
+from okd_jax.results.grid import Cell
+from okd_jax.runs import summary
+from okd_jax.settings import config as config_lib
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +48,7 @@ def compare(config: ConfigDict, workdir: Path) -> dict[str, str]:
   with signals.Stop() as stop:
     for number, cell in enumerate(cells, 1):
       if stop.requested:
-        raise train.Interrupted(
+        raise Interrupted(
           f"Stopped before cell {number} of {len(cells)}; the same command "
           "goes on."
         )
@@ -63,7 +60,7 @@ def compare(config: ConfigDict, workdir: Path) -> dict[str, str]:
         else:
           train.train(cell.config, cell.workdir, stop=stop)
         (cell.workdir / results.ERROR).unlink(missing_ok=True)
-      except train.Interrupted:
+      except Interrupted:
         raise
       except Exception as error:
         failed[cell.name] = f"{type(error).__name__}: {error}"
@@ -83,7 +80,7 @@ def _remember(config: ConfigDict, workdir: Path) -> None:
   try:
     shutil.copyfile(config.published, workdir / results.PUBLISHED)
   except OSError as error:
-    raise config_lib.ConfigError(
+    raise ConfigError(
       f"config.published='{config.published}' must be a file like "
       f"configs/published.json ({error.strerror})."
     ) from error
@@ -93,7 +90,7 @@ def _require_teacher(cell: Cell, failed: dict[str, str]) -> None:
   teacher = "/".join((cell.net, grid.KD_TEACHER, f"seed{cell.seed}"))
   # What it left behind may look like a run.
   if cell.row == "kd" and teacher in failed:
-    raise config_lib.ConfigError(f"its teacher, {teacher}, failed.")
+    raise ConfigError(f"its teacher, {teacher}, failed.")
 
 
 def _record_failure(cell: Cell, why: str) -> None:
@@ -107,7 +104,7 @@ def _record_failure(cell: Cell, why: str) -> None:
 def _draw(workdir: Path) -> None:
   try:
     # Takes seconds to import, and is not needed for the tables.
-    from okd_jax import compare_plots
+    from okd_jax.results import comparison_plots as compare_plots
 
     compare_plots.plot(workdir)
   except ModuleNotFoundError as error:

@@ -11,10 +11,17 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-import chex
 from flax import linen as nn, struct
 import jax
 import jax.numpy as jnp
+
+from okd_jax.rules import (
+  at_least as at_least,
+  between as between,
+  flag as flag,
+  one_of as one_of,
+  positive as positive,
+)
 
 Array = jax.Array
 # One array with a leading peer axis, or one array a peer where shapes differ.
@@ -30,13 +37,14 @@ class Batch:
     image: uint8 [B, H, W, c] from a data source; float, augmented and
       normalised, [B, H, W, c] or with one view a peer [P, B, H, W, c], where a
       network sees it.
-    label: int32 [B].
+    target: what to predict, a tree of [B, ...]. Classification: labels int32
+      [B], or probabilities float [B, C].
     index: int32 [B], position of the example in its split.
     mask: bool [B], False on padding. Only evaluation pads.
   """
 
   image: Array
-  label: Array
+  target: Any
   index: Array
   mask: Array
 
@@ -50,6 +58,7 @@ class Context:
     step: int32 scalar, 0-based.
     rampup: float32 scalar in [0, 1], weight of ramped distillation terms.
     key: random key, folded with the step already.
+    num_examples: N; `Batch.index` lies in [0, N) in training.
     train: whether this is a training step.
   """
 
@@ -57,6 +66,7 @@ class Context:
   step: Array
   rampup: Array
   key: Array
+  num_examples: int = struct.field(pytree_node=False)
   train: bool = struct.field(pytree_node=False)
 
 
@@ -116,6 +126,11 @@ class Needs:
       shared trunk, instead of summing them.
     kind: the only kind of group that will do, "replicas" or "branches"; None
       takes both.
+    per_example: collections of the method whose arrays have a leading axis of
+      `Context.num_examples`. They are split over the devices of the batch, are
+      addressed by `Batch.index`, belong to checkpoints and not to averages, and
+      must not be read in evaluation, where positions are those of another
+      split.
   """
 
   views: bool = False
@@ -124,6 +139,7 @@ class Needs:
   held_out: float = 0.0
   mean_trunk_gradient: bool = False
   kind: str | None = None
+  per_example: tuple[str, ...] = ()
 
 
 class Method(nn.Module):
@@ -131,13 +147,19 @@ class Method(nn.Module):
 
   What is learned (attention, gates, fusion heads) is in `params`; what is
   remembered (statistics, weights refreshed once an epoch) is in the other
-  collections; hyperparameters are the dataclass fields.
+  collections; hyperparameters are the dataclass fields, each with its rule:
+  `temperature: float = core.positive(3.0)`.
   """
 
   @property
   def needs(self) -> Needs:
     """What the method needs beyond one pass of the peers."""
     return Needs()
+
+  @property
+  def task(self) -> str:
+    """The task that the terms are for, a module of `okd_jax.tasks`."""
+    return "classification"
 
   @property
   def leader(self) -> int:
@@ -156,7 +178,7 @@ class Method(nn.Module):
 
   @property
   def optimizer_overrides(self) -> Mapping[str, Mapping[str, Any]]:
-    """Settings that differ by path prefix, see `okd_jax.optim.make`."""
+    """Settings by path prefix, see `okd_jax.training.optim.make`."""
     return {}
 
   def members(self, num_peers: int) -> tuple[int, ...]:
@@ -228,105 +250,3 @@ def require_maps(
       "maps from the network, or split it earlier."
     )
   return outputs.maps
-
-
-class Network(nn.Module):
-  """Abstract base of networks that can be split into a trunk and a tail.
-
-  A network is a stem, a sequence of stages, numbered from 1, and a head. The
-  stem and the first `split` stages form the trunk; the rest and the head form
-  the tail. Variable names are the same in all parts, so the variables of the
-  whole network are the union of those of trunk and tail.
-
-  A family defines `num_stages`, `stem` if it has one, `stage` and `head`, which
-  may create named submodules, and the default of `split`.
-
-  Attributes:
-    num_classes: C.
-    split: number of stages in the trunk, up to `num_stages`; 0 leaves the stem
-      alone.
-    part: "whole" and "tail" return `Outputs` without the peer axis; "trunk"
-      returns the map that enters the tail.
-    dtype: computation dtype; None is that of parameters and input. Batch
-      statistics and the returned logits are float32 at least.
-    raw_maps: return the last map as the last stage gave it, where the head
-      normalises it before it is pooled.
-  """
-
-  num_classes: int
-  split: int = 1
-  part: str = "whole"
-  dtype: Any = None
-  raw_maps: bool = False
-
-  @property
-  def num_stages(self) -> int:
-    """Number of stages."""
-    raise NotImplementedError
-
-  def stem(self, x: Array, train: bool) -> Array:
-    """Returns the map that enters the first stage."""
-    del train
-    return x
-
-  def stage(self, number: int, x: Array, train: bool) -> Array:
-    """Returns the map [B, H, W, D] of stage `number` from the one before."""
-    raise NotImplementedError
-
-  def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
-    """Returns the map that is pooled, features [B, D] and logits [B, C]."""
-    raise NotImplementedError
-
-  def check(self) -> None:
-    """Raises ValueError if `part` or `split` is not legal."""
-    if self.part not in ("whole", "trunk", "tail"):
-      raise ValueError(
-        f"part={self.part!r} is unknown; use 'whole', 'trunk' or 'tail'."
-      )
-    # A trunk without a layer would share nothing.
-    fewest = 1 if type(self).stem is Network.stem else 0
-    if self.split not in range(fewest, self.num_stages + 1):
-      raise ValueError(
-        f"split={self.split} is not a number of stages of this network; use "
-        f"{fewest} to {self.num_stages}."
-      )
-
-  @nn.compact
-  def __call__(self, x: Array, *, train: bool) -> Outputs | Array:
-    """Runs the stages of this part and, except for a trunk, the head.
-
-    Args:
-      x: images [B, H, W, c], or for a tail the map that its trunk returned.
-      train: whether batch statistics normalise and dropout is on.
-
-    Returns:
-      For a trunk the map [B, H, W, D]; else `Outputs` without the peer axis
-      whose maps are those of the stages that this part ran. The last map is
-      the one that is pooled into the features, unless `raw_maps`.
-
-    Raises:
-      ValueError: if part or split is not legal or the image too small.
-    """
-    self.check()
-    chex.assert_rank(x, 4)
-    first = self.split + 1 if self.part == "tail" else 1
-    last = self.split if self.part == "trunk" else self.num_stages
-    size = x.shape[1:3]
-    maps = []
-    if self.part != "tail":
-      x = self.stem(x, train)
-    for number in range(first, last + 1):
-      x = self.stage(number, x, train)
-      if 0 in x.shape[1:3]:
-        raise ValueError(
-          f"an input of height and width {size} is too small for "
-          f"{type(self).__name__}: nothing of it is left after stage {number}; "
-          f"use larger images or a network that shrinks them less."
-        )
-      maps.append(x)
-    if self.part == "trunk":
-      return x
-    pooled, features, logits = self.head(x, train)
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    last_map = x if self.raw_maps else pooled
-    return Outputs(logits, features, (*maps[:-1], last_map))

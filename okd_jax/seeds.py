@@ -9,18 +9,14 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from okd_jax import (
-  autotune,
-  build,
-  config as config_lib,
-  layout,
-  signals,
-  summary,
-  teacher,
-  train as train_lib,
-)
-from okd_jax.checkpoint import Checkpoints
-from okd_jax.finite import NotFiniteError
+from okd_jax import train as train_lib
+from okd_jax.devices import signals
+from okd_jax.errors import Interrupted, NotFiniteError
+from okd_jax.runs import summary
+from okd_jax.settings import build, config as config_lib, layout
+from okd_jax.storage.checkpoint import Checkpoints
+from okd_jax.training import autotune
+from okd_jax.weights import teacher
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +67,7 @@ def train(
         _log.warning("%s The seeds go on one by one.", error)
     for path in left:
       if stop.agreed():
-        raise train_lib.Interrupted(
+        raise Interrupted(
           f"Stopped before {path.name}; the same command goes on."
         )
       print(f"\nSeed {runs[path].seed}, in {path}", flush=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
+import logging
 from pathlib import Path
 import statistics
 import time
@@ -13,33 +14,31 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from okd_jax import (
-  autotune,
-  build,
-  config as config_lib,
-  evaluate as evaluate_lib,
-  finite,
-  init_from,
-  layout,
-  logs,
-  mesh as mesh_lib,
-  recipe as recipe_lib,
-  reopen,
-  signals,
-  steps,
+from okd_jax.data import Source
+from okd_jax.devices import mesh as mesh_lib, signals
+from okd_jax.errors import ConfigError, Interrupted
+from okd_jax.runs import (
+  records as logs,
+  run as reopen,
   summary,
-  teacher,
   workdir as workdir_lib,
 )
-from okd_jax.data import Source
-from okd_jax.dispatch import Dispatch
-from okd_jax.recipe import Recipe
-from okd_jax.state import TrainState
-from okd_jax.workdir import Workdir
+from okd_jax.runs.workdir import Workdir
+from okd_jax.settings import build, config as config_lib, layout
+from okd_jax.training import (
+  autotune,
+  evaluate as evaluate_lib,
+  finite,
+  setup as recipe_lib,
+  state as state_lib,
+  step as steps,
+)
+from okd_jax.training.runner import Dispatch
+from okd_jax.training.setup import Recipe
+from okd_jax.training.state import TrainState
+from okd_jax.weights import export, init_from, teacher
 
-
-class Interrupted(Exception):
-  """The run was asked to stop and has saved its state."""
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -96,7 +95,7 @@ def train_at_once(
     for own, workdir in zip(configs, workdirs, strict=True):
       config_lib.check(own)
       if own.num_seeds != 1:
-        raise config_lib.ConfigError(
+        raise ConfigError(
           f"config.num_seeds={own.num_seeds} must be 1 here, where one group "
           "is trained; call okd_jax.seeds.train for several."
         )
@@ -121,7 +120,7 @@ def train_at_once(
     ]
     summary.show_plan(config, recipe, source)
     with stop.busy("initialising"):
-      states, step, extras = workdir_lib.initial_or_saved(recipe, runs)
+      states, step, extras = _initial_or_saved(recipe, runs)
     # Not before: a run that cannot start must not bind the work directory.
     for run in runs:
       reopen.remember(run.config, source, run.path)
@@ -211,9 +210,7 @@ def train_at_once(
     for run, state in zip(runs, states, strict=True):
       run.checkpoints.finish()
       concluded = summary.conclude(run.config, recipe, run.path, dispatch)
-      workdir_lib.take_away(
-        reopen.Run(run.path, run.config, recipe, state, step)
-      )
+      _take_away(reopen.Run(run.path, run.config, recipe, state, step))
       results.append((state, concluded))
     return results
 
@@ -298,3 +295,49 @@ def _refresh(
   renewed = mesh_lib.place(renewed, jax.tree.map(lambda _: everywhere, renewed))
   memory = state.memory["method"] | renewed
   return dataclasses.replace(state, memory=state.memory | {"method": memory})
+
+
+def _take_away(run: reopen.Run) -> None:
+  """Exports the leader and draws the curves.
+
+  A finished run stands without them, so no failure here is one of training;
+  `python -m okd_jax export` and `plot` try again.
+  """
+  try:
+    export.export(run, run.workdir / "leader")
+  except Exception as error:
+    _log.warning("The leader was not exported: %s", error)
+  if jax.process_index() != 0:
+    return
+  try:
+    # Takes seconds to import, and is not needed to train.
+    from okd_jax.results import plots
+
+    plots.plot(run.workdir)
+  except Exception as error:
+    _log.warning("No curves were drawn: %s", error)
+
+
+def _initial_or_saved(
+  recipe: Recipe, runs: Sequence[Workdir]
+) -> tuple[tuple[TrainState, ...], int, list[dict[str, Any]]]:
+  """States of all runs after the newest step that all have saved.
+
+  Returns:
+    The states, the step, and the extra values saved with each of them.
+  """
+  step = min(run.checkpoints.latest_verified() or 0 for run in runs)
+  states, extras = [], []
+  for run in runs:
+    key = recipe_lib.random_keys(run.config.seed)[0]
+    if step:
+      abstract = state_lib.abstract(recipe, key)
+      state, _, extra = run.checkpoints.restore(abstract, step)
+    else:
+      extra = {}
+      state = state_lib.init(recipe, key)
+      if run.config.init_from:
+        state = init_from.fill(recipe, state, Path(run.config.init_from))
+    states.append(state)
+    extras.append(extra)
+  return tuple(states), step, extras

@@ -20,8 +20,10 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from okd_jax import backbones, leader as leader_lib
-from okd_jax.peers import as_outputs
+from okd_jax import backbones
+from okd_jax.errors import LeaderError
+from okd_jax.groups.group import as_outputs
+from okd_jax.weights import exported as leader_lib
 
 TOLERANCE = 1e-5
 
@@ -35,7 +37,7 @@ def main() -> None:
     card = leader_lib.read_card(args.leader)
     weights = leader_lib.read_weights(args.leader, card)
     apply, variables = leader_lib.load_leader(args.leader)
-  except leader_lib.LeaderError as error:
+  except LeaderError as error:
     sys.exit(f"okd_jax: {error}")
   rebuilt = leader_lib.unflatten(weights)
   if "params" not in rebuilt:

@@ -25,12 +25,14 @@ import time
 import jax
 import numpy as np
 
-from okd_jax import cli, logs, reopen, train
-from okd_jax.checkpoint import Checkpoints
+from okd_jax import train
+from okd_jax.cli import common as cli
+from okd_jax.runs import records as logs, run as reopen
+from okd_jax.storage.checkpoint import Checkpoints
 
 # Forked from a process that has imported everything and touched no device.
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload([__name__, "okd_jax.plots"])
+_PROCESSES.set_forkserver_preload([__name__, "okd_jax.results.plots"])
 
 SHORT = (
   "--config=configs/okddip_digits.py:smoke",

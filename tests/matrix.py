@@ -12,14 +12,15 @@ from pathlib import Path
 import sys
 import time
 
-import conftest  # before jax: it makes eight devices
+# Before jax: it makes eight devices.
+import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
-from test_conformance import trained
 
-from okd_jax import backbones, methods, state as state_lib, steps
+from okd_jax import backbones, methods
 from okd_jax.data.info import KNOWN
+from okd_jax.training import state as state_lib, step as steps
 import runs
 import toys
 
@@ -78,9 +79,9 @@ def on_meshes(name, kind):
       )
       if expected is None:
         start = jax.device_get(runs.start(recipe))
-        expected = trained(recipe, start)
+        expected = runs.train_from(recipe, start)
         continue
-      gap = difference(trained(recipe, start), expected)
+      gap = difference(runs.train_from(recipe, start), expected)
       assert gap < 1e-9, (name, kind, data, peer, gap)
       cells.append(f"{gap:.0e}")
   return cells

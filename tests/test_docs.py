@@ -10,7 +10,8 @@ import matplotlib
 import pytest
 
 from configs import common, compare_digits
-from okd_jax import __main__, config as config_lib, methods
+from okd_jax import __main__, methods
+from okd_jax.settings import config as config_lib
 import runs
 import toys
 
@@ -31,6 +32,14 @@ def test_every_method_has_a_page():
     assert f"methods/{name}.md" in navigation
     assert f"[{name}]({name}.md)" in overview
     assert f'--8<-- "okd_jax/methods/{name}.py"' in text
+
+
+def test_pages_draw_their_formulas_without_network():
+  text = (ROOT / "mkdocs.yml").read_text()
+  scripts = re.findall(r"^  - (.*\.js)$", text, re.MULTILINE)
+  assert scripts
+  for script in scripts:
+    assert (ROOT / "docs" / script).is_file(), script
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import okd_jax
-from okd_jax.data import readers
+from okd_jax.data.formats import publisher as readers
 from scripts import reliability_table
 
 ROOT = Path(okd_jax.__file__).parents[1]
@@ -27,7 +27,7 @@ NEVER = {
 NEVER_METHODS = {"extractall", "unpack_archive"}
 # The only module that asks the network, and only whether a host answers;
 # TensorFlow Datasets downloads after that.
-MAY_ASK_NETWORK = {"okd_jax/data/prepare.py"}
+MAY_ASK_NETWORK = {"okd_jax/data/formats/prepare.py"}
 NETWORK = {"urllib.request", "requests", "http.client", "ftplib", "httpx"}
 
 
@@ -72,7 +72,7 @@ def test_the_only_unpickler_knows_no_globals_but_tensors():
     if used == "pickle" and isinstance(node, ast.Import)
   ]
   # tests/test_interop.py gives it a file with code in it.
-  assert users == ["okd_jax/torch_archive.py"]
+  assert users == ["okd_jax/weights/torch_archive.py"]
 
 
 @pytest.mark.checklist("security", "H1")

@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 
 from configs import common, okddip_digits
-from okd_jax import config as config_lib, finite, logs, train
+from okd_jax import train
+from okd_jax.errors import ConfigError, NotFiniteError
+from okd_jax.runs import records as logs
+from okd_jax.settings import config as config_lib
+from okd_jax.training import finite
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -129,7 +133,7 @@ def test_finished_run_says_so_and_changes_nothing(whole, capsys):
 @pytest.mark.checklist("G2")
 def test_other_configuration_in_the_same_workdir_is_refused(whole):
   changed = tiny(**{"method.temperature": 4.0, "optim.momentum": 0.8})
-  with pytest.raises(config_lib.ConfigError) as error:
+  with pytest.raises(ConfigError) as error:
     train.train(changed, whole[0])
   for part in ("method.temperature", "3.0", "4.0", "optim.momentum"):
     assert part in str(error.value)
@@ -138,7 +142,7 @@ def test_other_configuration_in_the_same_workdir_is_refused(whole):
 @pytest.mark.checklist("E1")
 def test_not_finite_loss_stops_the_run_and_is_not_saved(tmp_path):
   config = tiny(**{"optim.learning_rate": 1e30})
-  with pytest.raises(finite.NotFiniteError, match="by step"):
+  with pytest.raises(NotFiniteError, match="by step"):
     train.train(config, tmp_path)
   assert not list((tmp_path / "checkpoints").glob("*.manifest.json"))
 
@@ -154,7 +158,7 @@ def test_not_finite_peer_is_named():
     "gradient_norm": jnp.ones(()),
     "summaries": {},
   }
-  with pytest.raises(finite.NotFiniteError, match="'peer_ce' of peer 1 .* 7"):
+  with pytest.raises(NotFiniteError, match="'peer_ce' of peer 1 .* 7"):
     finite.check_measures(7, measured)
 
 
@@ -163,7 +167,7 @@ def test_not_finite_state_is_named(whole):
   state = jax.tree.map(jnp.asarray, whole[1])
   leaf = state.memory["peers"]["batch_stats"]["stem_bn"]
   leaf["var"] = leaf["var"].at[1, 0].set(jnp.inf)
-  with pytest.raises(finite.NotFiniteError, match=r"stem_bn.*var.*index 1"):
+  with pytest.raises(NotFiniteError, match=r"stem_bn.*var.*index 1"):
     finite.check_state(3, state)
 
 

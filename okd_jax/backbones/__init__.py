@@ -8,8 +8,8 @@ A compressed network is named with what is left of its widths after the split:
 `resnet32@4/5`.
 
 Submodules are named so that the natural order of their names is the order in
-which they run, with "stem" first and "head" last; `okd_jax.interop` relies on
-it.
+which they run, with "stem" first and "head" last; `okd_jax.weights.torch`
+relies on it.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ import importlib
 import pkgutil
 from typing import Any
 
-from okd_jax import core
 from okd_jax.backbones.count import (
   count_multiply_adds as count_multiply_adds,
   count_parameters as count_parameters,
 )
+from okd_jax.backbones.network import Network
 
 
 def names() -> tuple[str, ...]:
@@ -32,14 +32,14 @@ def names() -> tuple[str, ...]:
   return tuple(sorted(_networks()))
 
 
-def make(name: str, num_classes: int, **options: Any) -> core.Network:
+def make(name: str, num_classes: int, **options: Any) -> Network:
   """Builds a network.
 
   Args:
     name: one of `names()`, followed or not by "@" and a fraction, which is
       the option `tail_width`.
     num_classes: C.
-    **options: `split`, `part`, `dtype`, `raw_maps` (see `core.Network`) and,
+    **options: `split`, `part`, `dtype`, `raw_maps` (see `Network`) and,
       for VGG, `dropout`; for ResNet and DenseNet `tail_width`; for hourglasses
       `width` and `depth`.
 
@@ -75,7 +75,7 @@ def make(name: str, num_classes: int, **options: Any) -> core.Network:
 
 def students(
   name: str, num_classes: int, count: int, **options: Any
-) -> tuple[core.Network, ...]:
+) -> tuple[Network, ...]:
   """Builds networks of shrinking width for one common trunk.
 
   Number j, from 0, keeps (count - j) / count of the widths after the split.
@@ -102,7 +102,7 @@ def _fraction(name: str, text: str) -> Fraction:
     ) from None
 
 
-def _networks() -> dict[str, functools.partial[core.Network]]:
+def _networks() -> dict[str, functools.partial[Network]]:
   modules = (
     importlib.import_module(f"{__name__}.{module.name}")
     for module in pkgutil.iter_modules(__path__)
@@ -114,11 +114,11 @@ def _networks() -> dict[str, functools.partial[core.Network]]:
     if not name.startswith("_")
     and isinstance(value, functools.partial)
     and isinstance(value.func, type)
-    and issubclass(value.func, core.Network)
+    and issubclass(value.func, Network)
   }
 
 
-def _options(network: functools.partial[core.Network]) -> set[str]:
+def _options(network: functools.partial[Network]) -> set[str]:
   family: Any = network.func
   fields = {field.name for field in dataclasses.fields(family)}
   fixed = {"num_classes", "parent", "name", *network.keywords}

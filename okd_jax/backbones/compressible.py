@@ -8,10 +8,10 @@ and shrinking width on one common trunk.
 from fractions import Fraction
 import math
 
-from okd_jax import core
+from okd_jax.backbones.network import Network
 
 
-class Compressible(core.Network, kw_only=True):
+class Compressible(Network, kw_only=True):
   """Network whose tail may be narrower than its trunk.
 
   The trunk is that of the uncompressed network, so tails of different widths

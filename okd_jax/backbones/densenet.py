@@ -73,9 +73,9 @@ class DenseNet(Compressible, kw_only=True):
   def stage(self, number: int, x: Array, train: bool) -> Array:
     growth = self.width_in(number, self.growth)
     for i in range(self.blocks[number - 1]):
-      x = DenseLayer(
-        growth, dtype=self.dtype, name=f"stage{number}_layer{i}"
-      )(x, train)
+      x = DenseLayer(growth, dtype=self.dtype, name=f"stage{number}_layer{i}")(
+        x, train
+      )
     if number < self.num_stages:
       x = Transition(dtype=self.dtype, name=f"stage{number}_transition")(
         x, train

@@ -10,7 +10,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from okd_jax import core, layers
+from okd_jax import layers
+from okd_jax.backbones.network import Network
 from okd_jax.backbones.parts import bn_relu, classifier, torch_conv
 
 Array = jax.Array
@@ -29,7 +30,7 @@ class Gate(nn.Module):
 
   Attributes:
     reduction: factor by which the layers inside are narrower.
-    dtype: as in `core.Network`.
+    dtype: as in `Network`.
   """
 
   reduction: int
@@ -110,7 +111,7 @@ class Transition(nn.Module):
     return Gate(4, dtype=self.dtype, name="gate")(x, train)
 
 
-class HCGNet(core.Network, kw_only=True):
+class HCGNet(Network, kw_only=True):
   """Hybrid blocks with transitions between them.
 
   A transition belongs to the stage of the block before it.

@@ -13,8 +13,10 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from okd_jax import core, layers
+from okd_jax import layers
+from okd_jax.backbones.network import Network
 from okd_jax.backbones.parts import bn_relu, torch_conv
+from okd_jax.core import Outputs
 
 Array = jax.Array
 
@@ -24,7 +26,7 @@ class Unit(nn.Module):
 
   Attributes:
     width: output channels; the convolutions inside have half as many.
-    dtype: as in `core.Network`.
+    dtype: as in `Network`.
   """
 
   width: int
@@ -55,7 +57,7 @@ class Stack(nn.Module):
     joints: J.
     depth: number of times that height and width are halved.
     merge: whether another stack follows and needs an input.
-    dtype: as in `core.Network`.
+    dtype: as in `Network`.
   """
 
   joints: int
@@ -77,7 +79,9 @@ class Stack(nn.Module):
     y = bn_relu(y, train=train, dtype=self.dtype, name="head2_bn")
     heat = conv(y, self.joints, 1, name="head3")
     if self.merge:
-      x = x + conv(y, width, 1, name="head4") + conv(heat, width, 1, name="head5")
+      x = (
+        x + conv(y, width, 1, name="head4") + conv(heat, width, 1, name="head5")
+      )
     return x, y, heat
 
   def _hourglass(self, level, x, train) -> Array:
@@ -95,7 +99,7 @@ class Stack(nn.Module):
     return Unit(x.shape[-1], dtype=self.dtype, name=name)(x, train)
 
 
-class Hourglass(core.Network, kw_only=True):
+class Hourglass(Network, kw_only=True):
   """Stem that shrinks height and width by four, and stacks of hourglasses.
 
   A stage is a stack. `num_classes` is the number of joints J. The logits are
@@ -145,7 +149,7 @@ class Hourglass(core.Network, kw_only=True):
     return x
 
   @nn.compact
-  def __call__(self, x: Array, *, train: bool) -> core.Outputs | Array:
+  def __call__(self, x: Array, *, train: bool) -> Outputs | Array:
     """Runs the stacks of this part.
 
     Args:
@@ -184,7 +188,7 @@ class Hourglass(core.Network, kw_only=True):
     if self.part == "trunk":
       return jnp.concatenate([x, root, *heats], axis=-1)
     heats = [layers.at_least_float32(heat) for heat in heats]
-    return core.Outputs(heats[-1], jnp.mean(y, (1, 2)), (root, *heats))
+    return Outputs(heats[-1], jnp.mean(y, (1, 2)), (root, *heats))
 
   def _check_size(self, height, width) -> None:
     least = 4 * 2**self.depth

@@ -1,8 +1,8 @@
 """Residual networks for ImageNet.
 
 He et al., `Deep Residual Learning for Image Recognition
-<https://arxiv.org/abs/1512.03385>`_, 2016, table 1. `resnet50` halves height and
-width in the 3x3 convolution of a block, as torchvision does.
+<https://arxiv.org/abs/1512.03385>`_, 2016, table 1. `resnet50` halves height
+and width in the 3x3 convolution of a block, as torchvision does.
 """
 
 import functools

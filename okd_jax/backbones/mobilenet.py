@@ -16,7 +16,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from okd_jax import core
+from okd_jax.backbones.network import Network
 from okd_jax.backbones.parts import classifier, conv_bn
 
 Array = jax.Array
@@ -39,7 +39,7 @@ class Block(nn.Module):
     stride: stride of the 3x3 convolution.
     expansion: factor of the channels inside; None leaves the expansion out.
     activation: after the first two convolutions.
-    dtype: as in `core.Network`.
+    dtype: as in `Network`.
   """
 
   width: int
@@ -60,7 +60,7 @@ class Block(nn.Module):
     return x + y if x.shape == y.shape else y
 
 
-class MobileNetV2(core.Network, kw_only=True):
+class MobileNetV2(Network, kw_only=True):
   """Stem of stride 2, four stages of inverted residuals, and a wide head.
 
   Attributes:

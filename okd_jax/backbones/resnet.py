@@ -28,7 +28,7 @@ class Block(nn.Module):
     widths: output channels of the convolutions: two of 3x3 (basic), or 1x1,
       3x3 and 1x1 (bottleneck).
     stride: stride of the first 3x3 convolution and of the shortcut.
-    dtype: as in `core.Network`.
+    dtype: as in `Network`.
   """
 
   widths: tuple[int, ...]

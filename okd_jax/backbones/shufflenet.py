@@ -12,7 +12,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from okd_jax import core, layers
+from okd_jax import layers
+from okd_jax.backbones.network import Network
 from okd_jax.backbones.parts import classifier, conv_bn as _conv_bn
 
 Array = jax.Array
@@ -35,7 +36,7 @@ class BlockV1(nn.Module):
     width: output channels, those of the shortcut included.
     stride: 2 halves the map and concatenates the shortcut instead of adding it.
     groups: of the 1x1 convolutions: the first and the second.
-    dtype: as in `core.Network`.
+    dtype: as in `Network`.
   """
 
   width: int
@@ -93,7 +94,7 @@ class DownBlockV2(nn.Module):
     return shuffle(jnp.concatenate([left, right], -1), 2)
 
 
-class _ShuffleNet(core.Network, kw_only=True):
+class _ShuffleNet(Network, kw_only=True):
   """What both versions share: a stem of 24 channels and a linear classifier.
 
   Attributes:

@@ -1,8 +1,8 @@
 """VGG with batch normalisation for images of 32x32.
 
 Simonyan and Zisserman, `Very Deep Convolutional Networks for Large-Scale Image
-Recognition <https://arxiv.org/abs/1409.1556>`_, 2015. `vgg16` is configuration D
-with the smaller classifier of the online distillation papers, `vgg16_linear`
+Recognition <https://arxiv.org/abs/1409.1556>`_, 2015. `vgg16` is configuration
+D with the smaller classifier of the online distillation papers, `vgg16_linear`
 the same with the linear one of MCL-OKD. `vgg8` and `vgg13` are those of Tian et
 al., `Contrastive Representation Distillation
 <https://arxiv.org/abs/1910.10699>`_, 2020, who pool after three groups.
@@ -14,12 +14,13 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from okd_jax import core, layers
+from okd_jax import layers
+from okd_jax.backbones.network import Network
 
 Array = jax.Array
 
 
-class VGG(core.Network, kw_only=True):
+class VGG(Network, kw_only=True):
   """Groups of 3x3 convolutions, each halved by max-pooling, and an MLP.
 
   The features are the pooled vector before the MLP. The last map is averaged

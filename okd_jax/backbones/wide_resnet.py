@@ -12,7 +12,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from okd_jax import core, layers
+from okd_jax import layers
+from okd_jax.backbones.network import Network
 from okd_jax.backbones.parts import bn_relu, classifier
 
 Array = jax.Array
@@ -42,7 +43,7 @@ class Block(nn.Module):
     return layers.conv(self.width, size, stride, dtype=self.dtype, name=name)
 
 
-class WideResNet(core.Network, kw_only=True):
+class WideResNet(Network, kw_only=True):
   """Stem of one 3x3 convolution and three stages of residual blocks.
 
   A stage's map is not normalised; the head normalises the last one and pools
@@ -70,9 +71,9 @@ class WideResNet(core.Network, kw_only=True):
     width = 2 ** (number + 3) * self.widen
     for i in range(self.blocks):
       stride = 2 if number > 1 and i == 0 else 1
-      x = Block(width, stride, dtype=self.dtype, name=f"stage{number}_block{i}")(
-        x, train
-      )
+      x = Block(
+        width, stride, dtype=self.dtype, name=f"stage{number}_block{i}"
+      )(x, train)
     return x
 
   def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:

@@ -11,24 +11,20 @@ from typing import Any
 from jax.sharding import Mesh
 import numpy as np
 
-from okd_jax.data import (
+from okd_jax.data.augment import augment, normalize
+from okd_jax.data.formats import (
   folder,
   listing,
-  memory,
   prepare,
-  prepared,
-  readers,
-  stream,
-  tfds,
+  publisher as readers,
+  tfds as prepared,
 )
-from okd_jax.data.augment import augment, normalize
-from okd_jax.data.errors import DataError
 from okd_jax.data.info import DataInfo, HostData, KNOWN
-from okd_jax.data.source import Batching, divide, Source
+from okd_jax.data.sources import memory, stream, tfdata as tfds
+from okd_jax.data.sources.source import Batching, divide, Source
 
 __all__ = [
   "Config",
-  "DataError",
   "DataInfo",
   "Source",
   "augment",

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from okd_jax.data.errors import DataError
+from okd_jax.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True)

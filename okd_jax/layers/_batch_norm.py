@@ -26,7 +26,7 @@ class BatchNorm(nn.Module):
 
   Attributes:
     axis_name: mesh axis that the batch is split over, inside `shard_map`.
-      `okd_jax.peers` sets it; leave it None elsewhere.
+      `okd_jax.groups.group` sets it; leave it None elsewhere.
     dtype: dtype of the result; None is the input's.
   """
 

@@ -16,7 +16,11 @@ __all__ = ["load", "make", "names", "options"]
 
 def names() -> list[str]:
   """Names of the methods, from the files present."""
-  return sorted(module.name for module in pkgutil.iter_modules(__path__))
+  return sorted(
+    module.name
+    for module in pkgutil.iter_modules(__path__)
+    if not module.name.startswith("_")
+  )
 
 
 def load(name: str) -> type[Method]:

@@ -40,7 +40,7 @@ class Method(core.Method):
     return core.MethodOutput(
       losses.cl_ilr(
         outputs.logits,
-        batch.label,
+        batch.target,
         temperature=self.temperature,
         kd_weight=self.kd_weight * ctx.rampup,
         eps=self.eps,

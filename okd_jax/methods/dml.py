@@ -54,7 +54,7 @@ class Method(core.Method):
     return core.MethodOutput(
       objective(
         outputs.logits,
-        batch.label,
+        batch.target,
         temperature=self.temperature,
         kd_weight=self.kd_weight,
         eps=self.eps,

@@ -3,7 +3,7 @@
 from flax import linen as nn
 
 from okd_jax import core, losses
-from okd_jax.fusion import Fusion
+from okd_jax.methods._fusion import Fusion
 
 
 class Method(core.Method):
@@ -43,7 +43,7 @@ class Method(core.Method):
     terms = losses.ffl(
       outputs.logits,
       fused,
-      batch.label,
+      batch.target,
       temperature=self.temperature,
       kd_weight=self.kd_weight * ctx.rampup,
       eps=self.eps,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from okd_jax import core, layers, losses, schedules
 from okd_jax.core import Array
-from okd_jax.fusion import conv_norm_relu, Fusion
+from okd_jax.methods._fusion import conv_norm_relu, Fusion
 
 
 class Decoder(nn.Module):
@@ -120,7 +120,7 @@ class Method(core.Method):
     students = jax.lax.stop_gradient(deep[:-1])
     fusion = Fusion(outputs.logits.shape[-1], name="fusion")
     fused_map, fused = fusion(students, train=ctx.train)
-    terms = self._between_predictions(outputs.logits, fused, batch.label)
+    terms = self._between_predictions(outputs.logits, fused, batch.target)
 
     ramp = schedules.rampup(ctx.epoch + 1, self.map_rampup_epochs)
     diversity, own, decoding = [], [], []

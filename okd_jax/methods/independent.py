@@ -12,5 +12,5 @@ class Method(core.Method):
 
   def __call__(self, outputs, batch, ctx):
     return core.MethodOutput(
-      {"peer_ce": losses.cross_entropy(outputs.logits, batch.label)}
+      {"peer_ce": losses.cross_entropy(outputs.logits, batch.target)}
     )

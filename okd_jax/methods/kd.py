@@ -29,7 +29,7 @@ class Method(core.Method):
       losses.kd(
         outputs.logits,
         outputs.teacher.logits[0],
-        batch.label,
+        batch.target,
         temperature=self.temperature,
         kd_weight=self.kd_weight,
         eps=self.eps,

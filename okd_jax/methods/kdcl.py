@@ -46,11 +46,11 @@ class Method(core.Method):
   @nn.compact
   def __call__(self, outputs, batch, ctx):
     core.require_peers("kdcl", outputs, self.min_peers)
-    target = self._target(outputs.logits, batch.label)
+    target = self._target(outputs.logits, batch.target)
     terms = losses.kdcl(
       outputs.logits,
       target,
-      batch.label,
+      batch.target,
       temperature=self.temperature,
       kd_weight=self.kd_weight,
     )

@@ -64,7 +64,7 @@ class Method(core.Method):
       outputs.logits[-1] if self.with_leader else None,
       queries,
       keys,
-      batch.label,
+      batch.target,
       temperature=self.temperature,
       kd_weight=self.kd_weight * ctx.rampup,
       eps=self.eps,

@@ -57,7 +57,7 @@ class Method(core.Method):
     terms = losses.one(
       outputs.logits,
       gate,
-      batch.label,
+      batch.target,
       temperature=self.temperature,
       kd_weight=self.kd_weight * ctx.rampup,
       eps=self.eps,

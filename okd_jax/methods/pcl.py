@@ -56,7 +56,7 @@ class Method(core.Method):
       outputs.logits,
       ensemble,
       outputs.ema.logits,
-      batch.label,
+      batch.target,
       temperature=self.temperature,
       kd_weight=self.kd_weight * ctx.rampup,
       stop_gradient=self.stop_gradient,

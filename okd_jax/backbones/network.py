@@ -1,0 +1,111 @@
+"""The base of networks that can be split into a trunk and a tail."""
+
+from typing import Any
+
+import chex
+from flax import linen as nn
+import jax.numpy as jnp
+
+from okd_jax.core import Array, Outputs
+
+
+class Network(nn.Module):
+  """Abstract base of networks that can be split into a trunk and a tail.
+
+  A network is a stem, a sequence of stages, numbered from 1, and a head. The
+  stem and the first `split` stages form the trunk; the rest and the head form
+  the tail. Variable names are the same in all parts, so the variables of the
+  whole network are the union of those of trunk and tail.
+
+  A family defines `num_stages`, `stem` if it has one, `stage` and `head`, which
+  may create named submodules, and the default of `split`.
+
+  Attributes:
+    num_classes: C.
+    split: number of stages in the trunk, up to `num_stages`; 0 leaves the stem
+      alone.
+    part: "whole" and "tail" return `Outputs` without the peer axis; "trunk"
+      returns the map that enters the tail.
+    dtype: computation dtype; None is that of parameters and input. Batch
+      statistics and the returned logits are float32 at least.
+    raw_maps: return the last map as the last stage gave it, where the head
+      normalises it before it is pooled.
+  """
+
+  num_classes: int
+  split: int = 1
+  part: str = "whole"
+  dtype: Any = None
+  raw_maps: bool = False
+
+  @property
+  def num_stages(self) -> int:
+    """Number of stages."""
+    raise NotImplementedError
+
+  def stem(self, x: Array, train: bool) -> Array:
+    """Returns the map that enters the first stage."""
+    del train
+    return x
+
+  def stage(self, number: int, x: Array, train: bool) -> Array:
+    """Returns the map [B, H, W, D] of stage `number` from the one before."""
+    raise NotImplementedError
+
+  def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
+    """Returns the map that is pooled, features [B, D] and logits [B, C]."""
+    raise NotImplementedError
+
+  def check(self) -> None:
+    """Raises ValueError if `part` or `split` is not legal."""
+    if self.part not in ("whole", "trunk", "tail"):
+      raise ValueError(
+        f"part={self.part!r} is unknown; use 'whole', 'trunk' or 'tail'."
+      )
+    # A trunk without a layer would share nothing.
+    fewest = 1 if type(self).stem is Network.stem else 0
+    if self.split not in range(fewest, self.num_stages + 1):
+      raise ValueError(
+        f"split={self.split} is not a number of stages of this network; use "
+        f"{fewest} to {self.num_stages}."
+      )
+
+  @nn.compact
+  def __call__(self, x: Array, *, train: bool) -> Outputs | Array:
+    """Runs the stages of this part and, except for a trunk, the head.
+
+    Args:
+      x: images [B, H, W, c], or for a tail the map that its trunk returned.
+      train: whether batch statistics normalise and dropout is on.
+
+    Returns:
+      For a trunk the map [B, H, W, D]; else `Outputs` without the peer axis
+      whose maps are those of the stages that this part ran. The last map is
+      the one that is pooled into the features, unless `raw_maps`.
+
+    Raises:
+      ValueError: if part or split is not legal or the image too small.
+    """
+    self.check()
+    chex.assert_rank(x, 4)
+    first = self.split + 1 if self.part == "tail" else 1
+    last = self.split if self.part == "trunk" else self.num_stages
+    size = x.shape[1:3]
+    maps = []
+    if self.part != "tail":
+      x = self.stem(x, train)
+    for number in range(first, last + 1):
+      x = self.stage(number, x, train)
+      if 0 in x.shape[1:3]:
+        raise ValueError(
+          f"an input of height and width {size} is too small for "
+          f"{type(self).__name__}: nothing of it is left after stage {number}; "
+          f"use larger images or a network that shrinks them less."
+        )
+      maps.append(x)
+    if self.part == "trunk":
+      return x
+    pooled, features, logits = self.head(x, train)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    last_map = x if self.raw_maps else pooled
+    return Outputs(logits, features, (*maps[:-1], last_map))

@@ -1,0 +1,1 @@
+"""The commands: `python -m okd_jax COMMAND` and what they share."""

@@ -1,0 +1,159 @@
+"""Looks at what a run needs: packages, devices, space, data, one step."""
+
+import functools
+from importlib import metadata
+import os
+from pathlib import Path
+import platform
+import shutil
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from okd_jax import backbones, methods
+from okd_jax.core import Batch
+from okd_jax.data.formats import publisher as readers, tfds as prepared
+from okd_jax.data.info import KNOWN
+from okd_jax.devices import host
+from okd_jax.devices.mesh import make_mesh
+from okd_jax.errors import DataError
+from okd_jax.groups.group import Replicas
+from okd_jax.training import state as state_lib, step as steps
+from okd_jax.training.optim import Sgd
+from okd_jax.training.setup import Recipe
+
+_PACKAGES = (
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "chex",
+  "orbax-checkpoint",
+  "ml-collections",
+  "safetensors",
+  "pillow",
+  "scikit-learn",
+  "matplotlib",
+  "tensorflow-cpu",
+  "tensorflow-datasets",
+  "wandb",
+  "mlflow",
+)
+
+# What was looked at, what was found, and whether it is as it should be.
+Finding = tuple[str, str, bool]
+
+
+def examine(workdir: Path = Path(".")) -> list[Finding]:
+  """Examines this machine; trains nothing and downloads nothing.
+
+  Args:
+    workdir: where results would go, for the space that is left there.
+
+  Returns:
+    The findings in the order in which they are worth reading. Only what keeps
+    every run from working is not as it should be; packages that some runs need
+    are reported as absent.
+  """
+  return [
+    ("python", platform.python_version(), True),
+    *((name, _version(name), True) for name in _PACKAGES),
+    *_devices(),
+    ("memory", _memory(), True),
+    ("free disk", f"{shutil.disk_usage(workdir).free / 1e9:.1f} GB", True),
+    *_data_sets(),
+    _step(),
+  ]
+
+
+def _version(name: str) -> str:
+  try:
+    return metadata.version(name)
+  except metadata.PackageNotFoundError:
+    return "not installed"
+
+
+def _devices() -> list[Finding]:
+  try:
+    devices = jax.devices()
+  except RuntimeError as error:
+    return [("devices", f"none: {error}", False)]
+  found = f"{len(devices)} {devices[0].device_kind} ({devices[0].platform})"
+  findings = [("devices", found, True)]
+  # Absent on a CPU.
+  stats = devices[0].memory_stats() or {}
+  if limit := stats.get("bytes_limit"):
+    used = stats.get("bytes_in_use", 0)
+    text = f"{limit / 1e9:.1f} GB, {used / 1e9:.1f} GB in use"
+    findings.append(("memory of a device", text, True))
+  return findings
+
+
+def _memory() -> str:
+  try:
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  except (AttributeError, ValueError, OSError):  # not on every system
+    return "unknown"
+  return f"{size / 1e9:.1f} GB, {host.cores()} cores"
+
+
+def _data_sets() -> list[Finding]:
+  folder = prepared.data_dir("")
+  names = [name for name in KNOWN if name != "digits"]
+  if folder.is_dir():
+    names += sorted(p.name for p in folder.iterdir() if p.name not in names)
+  findings = [("data: digits", "part of scikit-learn", True)]
+  for name in names:
+    try:
+      place = prepared.find(name, folder)
+      files = readers.find(name, folder) if name in KNOWN else ()
+    except DataError as error:
+      findings.append((f"data: {name}", str(error), False))
+      continue
+    if place:
+      findings.append((f"data: {name}", f"prepared in {place}", True))
+    elif files:
+      findings.append((f"data: {name}", f"files in {files[0].parent}", True))
+    elif name in KNOWN:
+      findings.append((f"data: {name}", f"not in {folder}", True))
+  return findings
+
+
+def _step() -> Finding:
+  what = "one step of OKDDip"
+  try:
+    began = time.monotonic()
+    loss = _first_loss()
+  except Exception as error:  # whatever it is, this is what was asked for
+    return what, f"{type(error).__name__}: {error}", False
+  text = f"loss {loss:.2f} after {time.monotonic() - began:.1f} s"
+  return what, text, bool(np.isfinite(loss))
+
+
+def _first_loss() -> float:
+  info = KNOWN["digits"]
+  mesh = make_mesh()
+  recipe = Recipe(
+    peers=Replicas(backbones.make("resnet8", info.num_classes), 2, mesh),
+    method=methods.make("okddip"),
+    sgd=Sgd(),
+    info=info,
+    epochs=1,
+    batch_size=8 * mesh.size,
+    train_size=info.num_train,
+    rampup_epochs=1,
+  )
+  state = state_lib.init(recipe, jax.random.key(0))
+  rng = np.random.default_rng(0)
+  shape = (recipe.batch_size, *info.image_shape)
+  batch = Batch(
+    image=jnp.asarray(rng.integers(0, 256, shape, dtype=np.uint8)),
+    target=jnp.asarray(rng.integers(0, info.num_classes, recipe.batch_size)),
+    index=jnp.arange(recipe.batch_size),
+    mask=jnp.ones(recipe.batch_size, bool),
+  )
+  step = jax.jit(functools.partial(steps.train_step, recipe))
+  measured = step(state, batch, jax.random.key(1))[1]
+  return float(sum(np.sum(term) for term in measured["terms"].values()))

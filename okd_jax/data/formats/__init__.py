@@ -1,0 +1,1 @@
+"""What files hold data sets, one module a format."""

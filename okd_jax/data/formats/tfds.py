@@ -1,0 +1,264 @@
+"""Copies that TensorFlow Datasets has prepared, found and read with NumPy.
+
+Neither TensorFlow nor TensorFlow Datasets is imported. Checksums of the record
+format are not verified; the counts, the structure and the images themselves
+are.
+"""
+
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import re
+
+import numpy as np
+from PIL import Image
+
+from okd_jax.data import images as crops, order
+from okd_jax.data.formats import tfrecord as records
+from okd_jax.data.info import describe, HostData, Split
+from okd_jax.errors import DataError
+
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_TEST = 0x7E58  # fixed: the test split of sets that have none
+MAX_BYTES = 2**31  # of decoded images, a split
+
+
+def data_dir(configured: str) -> pathlib.Path:
+  """Returns the configured folder, or that of TensorFlow Datasets if ""."""
+  default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+  return pathlib.Path(configured or default).expanduser()
+
+
+@dataclasses.dataclass(frozen=True)
+class Copy:
+  """What the metadata of a prepared image-classification copy says.
+
+  Attributes:
+    path: folder of the copy.
+    file_name: the data set's part of the names of its record files.
+    shards: number of examples in each record file, by split.
+    image_key: name of the image feature.
+    label_key: name of the label feature.
+    image_shape: (H, W, c), None where it differs between images.
+    class_names: one a class.
+  """
+
+  path: pathlib.Path
+  file_name: str
+  shards: dict[str, tuple[int, ...]]
+  image_key: str
+  label_key: str
+  image_shape: tuple[int | None, ...]
+  class_names: tuple[str, ...]
+
+  @property
+  def test_split(self) -> str | None:
+    """The split to test on; None if the copy has training data only."""
+    return next((s for s in ("test", "validation") if s in self.shards), None)
+
+  def shape(self, image_size: int) -> tuple[int, int, int]:
+    """The shape of images once those of varying size are resized."""
+    height, width, channels = self.image_shape
+    if height is None or width is None:
+      height = width = image_size
+    return height, width, channels or 3
+
+  def buffer(self, split: str, image_size: int) -> np.ndarray:
+    """Makes room for the decoded images of a split."""
+    shape = (sum(self.shards[split]), *self.shape(image_size))
+    return allocate(f"{self.path} ({split})", shape)
+
+
+def allocate(where: str, shape: tuple[int, ...]) -> np.ndarray:
+  """Makes an uint8 array, unless it would be too large to hold in memory."""
+  size = int(np.prod(shape, dtype=np.int64))
+  if size > MAX_BYTES:
+    raise DataError(
+      f"{where} takes {size / 2**30:.1f} GiB decoded; sets of at most "
+      f"{MAX_BYTES / 2**30:.0f} GiB are held in memory. Choose a smaller "
+      "config.data.image_size if the sizes of the images differ, or another "
+      "data set."
+    )
+  return np.empty(shape, np.uint8)
+
+
+def find(name: str, folder: pathlib.Path) -> pathlib.Path | None:
+  """Returns the newest prepared copy of `name` or `name/config` in a folder.
+
+  Raises:
+    DataError: if several configurations are prepared and none is named.
+  """
+  root = folder / name
+  versions = [
+    path.parent
+    for path in root.glob("*/dataset_info.json")
+    if _VERSION.fullmatch(path.parent.name)
+  ]
+  if versions:
+    return max(versions, key=lambda p: [int(n) for n in p.name.split(".")])
+  configs = {
+    path.parent.parent.name for path in root.glob("*/*/dataset_info.json")
+  }
+  if len(configs) > 1:
+    raise DataError(
+      f"{root} holds the configurations {', '.join(sorted(configs))}; name one "
+      f"of them, for example config.data.name={name}/{min(configs)}."
+    )
+  return find(f"{name}/{configs.pop()}", folder) if configs else None
+
+
+def inspect(path: pathlib.Path) -> Copy:
+  """Reads the metadata of a copy.
+
+  Raises:
+    DataError: if the copy is not one of images with one label each.
+  """
+  try:
+    about = json.loads((path / "dataset_info.json").read_text())
+    features = json.loads((path / "features.json").read_text())
+    features = features["featuresDict"]["features"]
+    keys = about["supervisedKeys"]["tuple"]["items"]
+    image_key, label_key = (key["featureKey"] for key in keys)
+    dimensions = features[image_key]["image"]["shape"]["dimensions"]
+    num_classes = int(features[label_key]["classLabel"]["numClasses"])
+    shards = {
+      split["name"]: tuple(int(n) for n in split["shardLengths"])
+      for split in about["splits"]
+    }
+    file_name = about["name"]
+    file_format = about.get("fileFormat", "tfrecord")
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise DataError(
+      f"{path} is not a prepared copy of an image-classification data set "
+      f"({type(error).__name__}: {error}): dataset_info.json and features.json "
+      "with one image and one label were expected. Choose another data set, "
+      "or remove the folder to prepare it again."
+    ) from error
+  if file_format != "tfrecord":
+    raise DataError(
+      f"{path} is in the format {file_format}; tfrecord was expected. Prepare "
+      "it again with TensorFlow Datasets' file_format='tfrecord'."
+    )
+  if "train" not in shards:
+    raise DataError(
+      f"{path} has the splits {', '.join(shards)}; train was expected. Choose "
+      "another data set."
+    )
+  names = path / f"{label_key}.labels.txt"
+  class_names = tuple(str(i) for i in range(num_classes))
+  if names.is_file():
+    class_names = tuple(names.read_text().splitlines())
+  if len(class_names) != num_classes:
+    raise DataError(
+      f"{names} has {len(class_names)} lines; {num_classes} classes were "
+      "expected. Remove the folder to prepare it again."
+    )
+  return Copy(
+    path=path,
+    file_name=file_name,
+    shards=shards,
+    image_key=image_key,
+    label_key=label_key,
+    # Unknown sizes are stored as -1.
+    image_shape=tuple(int(d) if int(d) > 0 else None for d in dimensions),
+    class_names=class_names,
+  )
+
+
+def read(
+  name: str, copy: Copy, image_size: int, test_fraction: float
+) -> HostData:
+  """Reads a whole copy.
+
+  Args:
+    name: of the data set.
+    copy: as from `inspect`.
+    image_size: to which images of varying size are resized.
+    test_fraction: held out for testing if the copy has no test split.
+
+  Returns:
+    The examples in their order on disk.
+  """
+  train = _read_split(copy, "train", image_size)
+  if copy.test_split:
+    test = _read_split(copy, copy.test_split, image_size)
+  else:
+    train, test = hold_out(train, test_fraction)
+  return describe(name, train, test, copy.class_names)
+
+
+def hold_out(split: Split, test_fraction: float) -> tuple[Split, Split]:
+  """Takes a fixed fraction of each class away for testing."""
+  train, test = hold_out_rows(split.labels, test_fraction)
+  return (
+    Split(split.images[train], split.labels[train]),
+    Split(split.images[test], split.labels[test]),
+  )
+
+
+def hold_out_rows(
+  labels: np.ndarray, test_fraction: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """The same, of labels [N]: positions to train on and to test on."""
+  count = round(test_fraction * len(labels))
+  test, train = order.stratified(labels, count, _TEST)
+  return train, test
+
+
+def _read_split(copy: Copy, split: str, image_size: int) -> Split:
+  images = copy.buffer(split, image_size)
+  labels = np.empty(len(images), np.int32)
+  mode = "L" if images.shape[-1] == 1 else "RGB"
+  at = 0
+  lengths = copy.shards[split]
+  for shard, length in enumerate(lengths):
+    file = copy.path / (
+      f"{copy.file_name}-{split}.tfrecord-{shard:05d}-of-{len(lengths):05d}"
+    )
+    count = 0
+    for record in records.read(file):
+      if count == length:
+        break
+      try:
+        example = records.parse_example(record)
+        (encoded,) = example[copy.image_key]
+        (labels[at],) = example[copy.label_key]
+        images[at] = decode(encoded, mode, images.shape[1:3])
+      except (KeyError, ValueError, IndexError, OSError, SyntaxError) as error:
+        raise DataError(
+          f"{file} is damaged in record {count} ({error!r}); remove the "
+          "folder to prepare it again."
+        ) from error
+      at += 1
+      count += 1
+    if count != length:
+      raise DataError(
+        f"{file} holds {count} examples; {length} were expected. Remove the "
+        "folder to prepare it again."
+      )
+  return Split(images, labels)
+
+
+def decode(encoded: bytes, mode: str, size: tuple[int, ...]) -> np.ndarray:
+  """Decodes an image file to uint8 [H, W, c], resized if of another size."""
+  with Image.open(io.BytesIO(encoded)) as file:
+    image = file.convert(mode)
+    if image.size != (size[1], size[0]):
+      image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(*size, -1)
+
+
+def decode_center(
+  encoded: bytes, mode: str, size: tuple[int, ...]
+) -> np.ndarray:
+  """Decodes an image and takes its centre, as `crops.center_crop` does."""
+  with Image.open(io.BytesIO(encoded)) as file:
+    image = file.convert(mode)
+  short, side = round(size[0] * crops.MARGIN), min(image.size)
+  width, height = (short * length // side for length in image.size)
+  image = image.resize((width, height), Image.Resampling.BILINEAR)
+  left, top = round((width - size[1]) / 2), round((height - size[0]) / 2)
+  cropped = image.crop((left, top, left + size[1], top + size[0]))
+  return np.asarray(cropped).reshape(*size, -1)

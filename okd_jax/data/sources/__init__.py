@@ -1,0 +1,1 @@
+"""How batches come: from the device, through tf.data, or as a stream."""

@@ -1,0 +1,81 @@
+"""Data sets that fit the device: uint8 there, batches gathered there."""
+
+from collections.abc import Iterator
+import functools
+from typing import Unpack
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from okd_jax import core
+from okd_jax.data.info import HostData
+from okd_jax.data.sources.source import Batching, sharding, Source
+
+
+class MemorySource(Source):
+  """Holds the whole data set on every device.
+
+  A training loop may gather by itself, inside a scanned step:
+  `images[order(step)]`.
+
+  Attributes:
+    images: uint8 [N, H, W, c], the publisher's training split.
+    labels: int32 [N].
+  """
+
+  def __init__(
+    self,
+    data: HostData,
+    positions: dict[str, np.ndarray],
+    **batching: Unpack[Batching],
+  ):
+    super().__init__(data.info, positions, **batching)
+    self.images = self._replicate(data.train.images)
+    self.labels = self._replicate(data.train.labels)
+    self._test = tuple(
+      self._replicate(x) for x in (data.test.images, data.test.labels)
+    )
+
+  def batches(self, first_step: int) -> Iterator[core.Batch]:
+    step = first_step
+    mask = np.ones(self.batch_size, bool)
+    while True:
+      yield self._gather(self.images, self.labels, self.order(step), mask)
+      step += 1
+
+  def evaluation(self, split: str) -> Iterator[core.Batch]:
+    images, labels = (
+      self._test if split == "test" else (self.images, self.labels)
+    )
+    for rows, mask in self._evaluation_rows(split):
+      yield self._gather(images, labels, rows, mask)
+
+  def _gather(self, images, labels, rows, mask) -> core.Batch:
+    return _take(
+      images,
+      labels,
+      self._replicate(rows),
+      self._replicate(mask),
+      mesh=self._mesh,
+    )
+
+  def _replicate(self, x: np.ndarray) -> jax.Array:
+    if self._mesh is None:
+      return jax.device_put(x)
+    return jax.make_array_from_process_local_data(
+      sharding(self._mesh), x, x.shape
+    )
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _take(images, labels, rows, mask, *, mesh):
+  batch = core.Batch(
+    image=jnp.take(images, rows, axis=0),
+    target=jnp.take(labels, rows),
+    index=rows,
+    mask=mask,
+  )
+  if mesh is None:
+    return batch
+  return jax.lax.with_sharding_constraint(batch, sharding(mesh, "data"))

@@ -1,0 +1,211 @@
+"""The contract of all data sources and what they share."""
+
+import abc
+from collections.abc import Iterator
+import copy
+from typing import Self, TypedDict, Unpack
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from okd_jax import core
+from okd_jax.data import order
+from okd_jax.data.info import DataInfo
+from okd_jax.errors import DataError
+
+# Fixed, so that every run holds out the same examples.
+_VALIDATION, _SUBSET, _HELD_OUT = 0x0A11, 0x0A12, 0x0A13
+
+
+def divide(
+  labels: np.ndarray,
+  *,
+  validation: float,
+  train_examples: int,
+  held_out: float,
+) -> dict[str, np.ndarray]:
+  """Divides a training split, each class in proportion.
+
+  The validation set is taken from the whole split, so it is the same for every
+  `train_examples`. Then `train_examples` are chosen from the rest, and of
+  those the held-out fraction is taken away. The choice does not depend on the
+  seed of a run.
+
+  Args:
+    labels: int [N].
+    validation: fraction of N to validate on.
+    train_examples: how many of the rest to use; 0 for all.
+    held_out: fraction of the used examples kept for `core.Method.refresh`.
+
+  Returns:
+    int32 positions, in rising order, of "validation", "held_out" and "train".
+  """
+  num_classes = len(np.unique(labels))
+  chosen, rest = order.stratified(
+    labels, round(validation * len(labels)), _VALIDATION
+  )
+  parts = {"validation": chosen}
+  if train_examples:
+    if not num_classes <= train_examples <= len(rest):
+      raise ValueError(
+        f"config.data.train_examples={train_examples} must be 0 (all) or lie "
+        f"between {num_classes}, one a class, and {len(rest)}, the size of the "
+        "training set without validation; change it."
+      )
+    rest = rest[order.stratified(labels[rest], train_examples, _SUBSET)[0]]
+  count = round(held_out * len(rest))
+  chosen, kept = order.stratified(labels[rest], count, _HELD_OUT)
+  parts |= {"held_out": rest[chosen], "train": rest[kept]}
+  if not len(parts["train"]):
+    raise ValueError(
+      f"config.data.validation={validation} and held_out={held_out} leave no "
+      "training example; lower them."
+    )
+  return parts
+
+
+class Batching(TypedDict):
+  """How a source deals out its examples.
+
+  Attributes:
+    batch_size: of training, over all devices.
+    eval_batch_size: of evaluation, over all devices.
+    seed: of the order of training examples.
+    mesh: with axes "data" and "peer"; None for the default device.
+  """
+
+  batch_size: int
+  eval_batch_size: int
+  seed: int
+  mesh: Mesh | None
+
+
+class Source(abc.ABC):
+  """Batches of one data set, on the devices.
+
+  Images are uint8 [B, H, W, c], or [P, B, H, W, c] in training where the source
+  draws the views; target int32 [B]; index int32 [B] is the
+  position in the publisher's training split (test split for "test"), as the
+  copy in use orders it; mask is False on padding. With a mesh all are split
+  over its "data" axis.
+
+  Attributes:
+    info: what is known about the data set.
+    positions: int32 positions of each split: "train", "validation",
+      "held_out" and "test".
+    batch_size: B of training.
+    eval_batch_size: B of evaluation.
+  """
+
+  def __init__(
+    self,
+    info: DataInfo,
+    positions: dict[str, np.ndarray],
+    **batching: Unpack[Batching],
+  ):
+    self.info = info
+    self.positions = positions
+    self.batch_size = batching["batch_size"]
+    self.eval_batch_size = batching["eval_batch_size"]
+    self._seed = batching["seed"]
+    self._mesh = batching["mesh"]
+
+  def reseeded(self, seed: int) -> Self:
+    """The same examples, held once, in the order of another seed."""
+    other = copy.copy(self)
+    other._seed = seed
+    return other
+
+  @property
+  def train_size(self) -> int:
+    """The number of examples trained on."""
+    return len(self.positions["train"])
+
+  def order(self, step: int) -> np.ndarray:
+    """Returns `index` of the batch of a global step, int32 [B]."""
+    chosen = order.indices(self._seed, step, self.batch_size, self.train_size)
+    return self.positions["train"][chosen]
+
+  @abc.abstractmethod
+  def batches(self, first_step: int) -> Iterator[core.Batch]:
+    """Yields the training batches of a global step and all after it."""
+
+  @abc.abstractmethod
+  def evaluation(self, split: str) -> Iterator[core.Batch]:
+    """Yields every example of "test", "validation" or "held_out" once.
+
+    The last batch is filled up with the first example, where mask is False.
+
+    Raises:
+      DataError: if the split is empty.
+    """
+
+  def _evaluation_rows(
+    self, split: str
+  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    positions = self.positions[split]
+    if not len(positions):
+      raise DataError(
+        f"split '{split}' of {self.info.name} is empty; one example at least "
+        "was expected. Set config.data.validation, or a method's held_out, to "
+        "a positive fraction."
+      )
+    size = self.eval_batch_size
+    for start in range(0, len(positions), size):
+      part = positions[start : start + size]
+      padding = size - len(part)
+      rows = np.concatenate([part, np.repeat(positions[:1], padding)])
+      yield rows, np.arange(size) < len(part)
+
+
+def sharding(mesh: Mesh, *axes: str) -> NamedSharding:
+  """The sharding of arrays whose leading axis is split over mesh axes."""
+  return NamedSharding(mesh, PartitionSpec(*axes))
+
+
+def local_slots(mesh: Mesh | None, size: int, axis: str = "data") -> np.ndarray:
+  """Returns which parts of an axis this process must load, rising."""
+  slots = np.arange(size)
+  if mesh is None:
+    return slots
+  parts = sharding(mesh, axis).addressable_devices_indices_map((size,))
+  mine = np.zeros(size, bool)
+  for part in parts.values():
+    assert part is not None, "every local device holds a part"
+    mine[part] = True
+  return slots[mine]
+
+
+def to_devices(
+  local: core.Batch,
+  mesh: Mesh | None,
+  size: int,
+  num_views: int | None = None,
+) -> core.Batch:
+  """Puts this process's part of a batch of `size` examples on the devices.
+
+  Args:
+    local: with images [P, B, H, W, c] if there are views, of which a process
+      holds those that its devices see.
+    mesh: the devices; None for the default one.
+    size: of the whole batch.
+    num_views: P, None without that axis.
+  """
+  if mesh is None:
+    return jax.device_put(local)
+
+  def put(x, leading, axes):
+    return jax.make_array_from_process_local_data(
+      sharding(mesh, *axes), x, (*leading, *x.shape[len(leading) :])
+    )
+
+  placed = {
+    name: put(getattr(local, name), (size,), ("data",))
+    for name in ("target", "index", "mask")
+  }
+  if local.image.ndim == 5:
+    image = put(local.image, (num_views, size), ("peer", "data"))
+  else:
+    image = put(local.image, (size,), ("data",))
+  return core.Batch(image=image, **placed)

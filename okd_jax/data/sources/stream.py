@@ -1,0 +1,162 @@
+"""Data sets too large to hold decoded: read, decoded and cropped as they go.
+
+Every image can be read by itself, so the order of examples is free and resuming
+reads nothing twice. What happens to an image depends on seed, step, slot in the
+whole batch and view, never on the device or process that it is for.
+"""
+
+from collections.abc import Iterator
+import itertools
+from typing import Any, Unpack
+
+import numpy as np
+
+from okd_jax import core
+from okd_jax.data import images as crops
+from okd_jax.data.formats import folder, prepare, tfds as prepared
+from okd_jax.data.formats.listing import Files, Listing
+from okd_jax.data.sources import pipeline
+from okd_jax.data.sources.source import (
+  Batching,
+  local_slots,
+  Source,
+  to_devices,
+)
+from okd_jax.errors import DataError
+
+
+class StreamSource(Source):
+  """Streams batches from disk; each process loads its part of them.
+
+  Training images are [B, H, W, 3], or [P, B, H, W, 3] with views: each view is
+  a crop of its own.
+  """
+
+  def __init__(
+    self,
+    data: Listing,
+    positions: dict[str, np.ndarray],
+    *,
+    num_views: int | None = None,
+    **batching: Unpack[Batching],
+  ):
+    super().__init__(data.info, positions, **batching)
+    # Imported here once, and kept off the accelerators.
+    prepare.import_tfds()
+    self._train, self._test = data.train, data.test
+    self._num_views = num_views
+
+  def batches(self, first_step: int) -> Iterator[core.Batch]:
+    import tensorflow as tf
+
+    slots = local_slots(self._mesh, self.batch_size)
+    views = np.arange(self._num_views or 1)
+    if self._num_views and self._mesh:
+      views = local_slots(self._mesh, self._num_views, "peer")
+
+    def examples(step):
+      rows = tf.numpy_function(
+        lambda step: self.order(int(step))[slots], [step], tf.int32
+      )
+      rows = tf.ensure_shape(rows, slots.shape)
+      return rows, tf.repeat(step, len(slots)), slots
+
+    def crop(encoded, step, slot):
+      images = [
+        crops.random_crop(
+          encoded,
+          self.info.image_shape[0],
+          crops.fold(self._seed, step, slot, view),
+          flip=self.info.flip,
+        )
+        for view in views
+      ]
+      return tf.stack(images) if self._num_views else images[0]
+
+    steps = tf.data.Dataset.counter(first_step).map(examples).unbatch()
+    rows = (self.order(step)[slots] for step in itertools.count(first_step))
+    mask = np.ones(len(slots), bool)
+    return self._stream(
+      steps, crop, self._train, ((row, mask) for row in rows), self.batch_size
+    )
+
+  def evaluation(self, split: str) -> Iterator[core.Batch]:
+    import tensorflow as tf
+
+    slots = local_slots(self._mesh, self.eval_batch_size)
+    batches = [
+      (rows[slots], mask[slots]) for rows, mask in self._evaluation_rows(split)
+    ]
+    rows = np.concatenate([rows for rows, _ in batches])
+    files = self._test if split == "test" else self._train
+    size = self.info.image_shape[0]
+    return self._stream(
+      tf.data.Dataset.from_tensor_slices((rows,)),
+      lambda encoded: crops.center_crop(encoded, size),
+      files,
+      iter(batches),
+      self.eval_batch_size,
+    )
+
+  def _stream(
+    self,
+    examples: Any,
+    transform: Any,
+    files: Files,
+    batches: Iterator[tuple[Any, Any]],
+    size: int,
+  ) -> Iterator[core.Batch]:
+    """Reads, transforms and batches, and puts on the devices.
+
+    Args:
+      examples: `tf.data` of tuples: a row, and what `transform` needs.
+      transform: of the encoded image and the rest of the tuple.
+      files: what rows count.
+      batches: rows and mask of each batch.
+      size: of a whole batch.
+    """
+    import tensorflow as tf
+
+    def load(row, *rest):
+      encoded = tf.numpy_function(
+        lambda row: files.read(int(row)), [row], tf.string
+      )
+      return transform(tf.ensure_shape(encoded, ()), *rest)
+
+    local = len(local_slots(self._mesh, size))
+    dataset = pipeline.parallel_map(examples, load)
+    images = pipeline.iterate(dataset.batch(local, drop_remainder=True))
+    ahead = None
+    for rows, mask in batches:
+      try:
+        image = next(images)
+      # TensorFlow's errors have no common base below Exception.
+      except Exception as error:
+        raise DataError(_explain(files, rows, error)) from error
+      batch = core.Batch(
+        image=np.moveaxis(image, 1, 0) if image.ndim == 5 else image,
+        target=files.labels[rows],
+        index=rows,
+        mask=mask,
+      )
+      # One batch travels to the devices while they compute on the last.
+      placed = to_devices(batch, self._mesh, size, self._num_views)
+      if ahead is not None:
+        yield ahead
+      ahead = placed
+    if ahead is not None:
+      yield ahead
+
+
+def _explain(files: Files, rows: np.ndarray, error: Exception) -> str:
+  """Finds the image of a batch that cannot be decoded."""
+  for row in rows:
+    path = files.paths[files.file[row]]
+    try:
+      prepared.decode(files.read(row), "RGB", (8, 8))
+    except folder.DAMAGE as damage:
+      return (
+        f"{path} holds an image that cannot be decoded ({damage}); replace or "
+        "remove it."
+      )
+  return f"a batch of images cannot be read ({error})."

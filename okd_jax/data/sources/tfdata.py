@@ -1,0 +1,148 @@
+"""The `tf.data` pipeline over TensorFlow Datasets or a folder of images.
+
+Record files allow no random access, so each split is decoded once into host
+memory; order, gathering, batching and prefetching are `tf.data`'s from there.
+A batch is then a function of (seed, step), and resuming decodes nothing twice.
+TensorFlow is imported when a source is made, and never sees a GPU.
+"""
+
+from collections.abc import Iterator
+from typing import Unpack
+
+import numpy as np
+
+from okd_jax import core
+from okd_jax.data.formats import prepare, tfds as prepared
+from okd_jax.data.info import describe, HostData, Split
+from okd_jax.data.sources import pipeline
+from okd_jax.data.sources.source import (
+  Batching,
+  local_slots,
+  Source,
+  to_devices,
+)
+from okd_jax.errors import DataError
+
+
+def read(
+  name: str, copy: prepared.Copy, image_size: int, test_fraction: float
+) -> HostData:
+  """Decodes a prepared copy through TensorFlow Datasets.
+
+  Gives what `prepared.read` gives, except that images of varying size are
+  resized by TensorFlow instead of Pillow, which differs by a rounding.
+  """
+  tfds = prepare.import_tfds()
+  try:
+    builder = tfds.builder_from_directory(copy.path)
+    train = _decode(tfds, builder, copy, "train", image_size)
+    if copy.test_split:
+      test = _decode(tfds, builder, copy, copy.test_split, image_size)
+    else:
+      train, test = prepared.hold_out(train, test_fraction)
+  except DataError:
+    raise
+  # TensorFlow's errors have no common base below Exception.
+  except Exception as error:
+    raise DataError(
+      f"{copy.path} cannot be read ({type(error).__name__}: {error}); remove "
+      "the folder to prepare it again."
+    ) from error
+  return describe(name, train, test, copy.class_names)
+
+
+def _decode(tfds, builder, copy, split, image_size) -> Split:
+  import tensorflow as tf
+
+  images = copy.buffer(split, image_size)
+  labels = np.empty(len(images), np.int32)
+  height, width, channels = images.shape[1:]
+
+  def prepare_one(example):
+    image = example[copy.image_key]
+    if None in copy.image_shape[:2]:
+      image = tf.image.resize(image, (height, width), antialias=True)
+      image = tf.cast(tf.round(tf.clip_by_value(image, 0, 255)), tf.uint8)
+    image = tf.ensure_shape(image, (height, width, channels))
+    return image, tf.cast(example[copy.label_key], tf.int32)
+
+  # One file after another, as they lie on disk: the order is then the same
+  # with any number of cores.
+  config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+  dataset = builder.as_dataset(
+    split=split, shuffle_files=False, read_config=config
+  )
+  dataset = pipeline.parallel_map(dataset, prepare_one).batch(1024)
+  at = 0
+  for image, label in pipeline.iterate(dataset):
+    images[at : at + len(label)] = image
+    labels[at : at + len(label)] = label
+    at += len(label)
+  if at != len(images):
+    raise DataError(
+      f"{copy.path} ({split}) holds {at} examples; {len(images)} were "
+      "expected. Remove the folder to prepare it again."
+    )
+  return Split(images, labels)
+
+
+class TfdsSource(Source):
+  """Streams batches from host memory; each process loads its part of them."""
+
+  def __init__(
+    self,
+    data: HostData,
+    positions: dict[str, np.ndarray],
+    **batching: Unpack[Batching],
+  ):
+    super().__init__(data.info, positions, **batching)
+    prepare.import_tfds()
+    import tensorflow as tf
+
+    self._train, self._test = (
+      (tf.constant(split.images), tf.constant(split.labels))
+      for split in (data.train, data.test)
+    )
+
+  def batches(self, first_step: int) -> Iterator[core.Batch]:
+    import tensorflow as tf
+
+    slots = local_slots(self._mesh, self.batch_size)
+    mask = np.ones(len(slots), bool)
+
+    def rows(step):
+      # A generator data set would be simpler, but complains when the program
+      # ends before it does.
+      index = tf.numpy_function(
+        lambda step: self.order(int(step))[slots], [step], tf.int32
+      )
+      return tf.ensure_shape(index, slots.shape), mask
+
+    steps = tf.data.Dataset.counter(first_step).map(rows)
+    return self._stream(steps, self._train, self.batch_size)
+
+  def evaluation(self, split: str) -> Iterator[core.Batch]:
+    import tensorflow as tf
+
+    slots = local_slots(self._mesh, self.eval_batch_size)
+    rows = [
+      (rows[slots], mask[slots]) for rows, mask in self._evaluation_rows(split)
+    ]
+    index, mask = (np.stack(part) for part in zip(*rows, strict=True))
+    examples = self._test if split == "test" else self._train
+    steps = tf.data.Dataset.from_tensor_slices((index, mask))
+    return self._stream(steps, examples, self.eval_batch_size)
+
+  def _stream(self, rows, examples: tuple, size: int) -> Iterator[core.Batch]:
+    """Gathers, prefetches and puts on the devices what `rows` asks for."""
+    import tensorflow as tf
+
+    images, labels = examples
+
+    def gather(index, mask):
+      return tf.gather(images, index), tf.gather(labels, index), index, mask
+
+    dataset = pipeline.parallel_map(rows, gather)
+    for image, label, index, mask in pipeline.iterate(dataset):
+      local = core.Batch(image=image, target=label, index=index, mask=mask)
+      yield to_devices(local, self._mesh, size)

@@ -1,0 +1,1 @@
+"""What a program runs on: meshes, hosts, processes, signals."""

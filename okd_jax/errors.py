@@ -1,0 +1,53 @@
+"""What can go wrong for a user: one kind of error an exit code."""
+
+
+class OkdError(Exception):
+  """Base of the errors whose message a person can act on.
+
+  Attributes:
+    exit_code: of a program that ends with it.
+  """
+
+  exit_code = 1
+
+
+class ConfigError(OkdError, ValueError):
+  """A configuration that cannot be run; the message says what to change."""
+
+  exit_code = 2
+
+
+class DataError(OkdError):
+  """Data that are missing, damaged or not as expected."""
+
+  exit_code = 3
+
+
+class NotFiniteError(OkdError, RuntimeError):
+  """Training diverged; the last good checkpoint stands."""
+
+  exit_code = 4
+
+
+class CheckpointError(OkdError, RuntimeError):
+  """A checkpoint that could not be saved or must not be used."""
+
+  exit_code = 5
+
+
+class LeaderError(OkdError, ValueError):
+  """An exported network that is damaged or incomplete."""
+
+  exit_code = 5
+
+
+class RunLockError(OkdError, RuntimeError):
+  """A work directory that another run uses, or that cannot be locked."""
+
+  exit_code = 6
+
+
+class Interrupted(OkdError):
+  """A run that was asked to stop and has saved its state."""
+
+  exit_code = 75

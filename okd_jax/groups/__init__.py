@@ -1,0 +1,1 @@
+"""Groups of peers: networks or branches on a mesh of devices."""

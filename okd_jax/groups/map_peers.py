@@ -1,0 +1,113 @@
+"""Lifting one network's program over peers and over devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from okd_jax import layers
+
+MAPPINGS = ("auto", "unroll", "vmap")
+
+
+def map_peers(
+  fn: Callable[..., Any], mapping: str, in_axes: tuple[int | None, ...]
+) -> Callable[..., Any]:
+  """Lifts `fn` over the leading peer axis of the arguments marked with 0.
+
+  Args:
+    fn: function of one peer.
+    mapping: "vmap"; "unroll", one copy of the program a peer, traced once; or
+      "auto", which unrolls, as is far faster on CPU (benchmarks/NOTES.md);
+      on accelerators `okd_jax.training.autotune` replaces it before a run.
+    in_axes: 0 for arguments with a leading peer axis, None for shared ones.
+
+  Returns:
+    A function whose results have a leading peer axis.
+  """
+  if mapping == "vmap":
+    return jax.vmap(fn, in_axes)
+  one = jax.jit(fn)
+
+  def unrolled(*args):
+    columns = [
+      None if axis is None else _unstack(arg)
+      for arg, axis in zip(args, in_axes, strict=True)
+    ]
+    count = next(len(column) for column in columns if column is not None)
+    results = [
+      one(
+        *(
+          arg if column is None else column[i]
+          for arg, column in zip(args, columns, strict=True)
+        )
+      )
+      for i in range(count)
+    ]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+  return unrolled
+
+
+def _unstack(tree: Any) -> list[Any]:
+  """Splits the leading axis; the gradient is one concatenation a leaf."""
+
+  def split(leaf):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      return list(leaf)
+    return [jnp.squeeze(x, 0) for x in lax.split(leaf, (1,) * len(leaf))]
+
+  leaves, structure = jax.tree.flatten(tree)
+  rows = zip(*(split(leaf) for leaf in leaves), strict=True)
+  return [jax.tree.unflatten(structure, row) for row in rows]
+
+
+def across_devices(axis_name: str) -> Any:
+  """Lets layers inside `shard_map` treat the devices' batches as one.
+
+  Batch normalisation (ours and flax's) takes its statistics over `axis_name`,
+  and dropout masks belong to the example's place in the whole batch, also in a
+  user's network that knows nothing of devices.
+
+  Args:
+    axis_name: the mesh axis that the batch is split over.
+
+  Returns:
+    A context manager to be open while the network is traced.
+  """
+
+  def intercept(call, args, kwargs, context):
+    module = context.module
+    if context.method_name == "__call__":
+      if isinstance(module, nn.BatchNorm | layers.BatchNorm):
+        # Linen freezes bound modules; this one is about to run.
+        object.__setattr__(module, "axis_name", axis_name)
+      elif isinstance(module, nn.Dropout):
+        return _dropout(module, axis_name, *args, **kwargs)
+    return call(*args, **kwargs)
+
+  return nn.intercept_methods(intercept)
+
+
+def _dropout(module, axis_name, x, deterministic=None, rng=None):
+  """Runs `nn.Dropout` with masks that ignore the device layout."""
+  deterministic = nn.merge_param(
+    "deterministic", module.deterministic, deterministic
+  )
+  if deterministic or module.rate == 0.0:
+    return x
+  key = module.make_rng(module.rng_collection) if rng is None else rng
+  shape = [
+    1 if axis in module.broadcast_dims else size
+    for axis, size in enumerate(x.shape)
+  ]
+  slots = lax.axis_index(axis_name) * x.shape[0] + jnp.arange(x.shape[0])
+  keep = jax.vmap(
+    lambda slot: jax.random.bernoulli(
+      jax.random.fold_in(key, slot), 1 - module.rate, shape[1:]
+    )
+  )(slots)
+  return jnp.where(keep, x / (1 - module.rate), jnp.zeros_like(x))

@@ -1,0 +1,183 @@
+"""The tables of a comparison, beside published figures."""
+
+from collections.abc import Mapping, Sequence
+import json
+from pathlib import Path
+from typing import Any
+
+from okd_jax.results import formats as tables, rows as results
+from okd_jax.results.formats import Table
+from okd_jax.results.rows import Row, times, WHO
+
+
+def read(workdir: Path) -> list[Table]:
+  """The tables of a comparison, finished or not."""
+  return make_tables(results.read(workdir), published(workdir))
+
+
+def write(workdir: Path) -> None:
+  """Writes table.md, table.csv and table.tex."""
+  rows, known = results.read(workdir), published(workdir)
+  made = make_tables(rows, known)
+  for name, text in (
+    ("table.md", tables.markdown(made)),
+    ("table.tex", tables.latex(made)),
+    ("table.csv", tables.as_csv(_flat(rows, known))),
+  ):
+    (workdir / name).write_text(text, encoding="utf-8")
+
+
+def published(workdir: Path) -> dict[str, Any]:
+  """Figures from papers: see configs/published.json."""
+  return json.loads((workdir / results.PUBLISHED).read_text())
+
+
+def make_tables(rows: Sequence[Row], known: Mapping[str, Any]) -> list[Table]:
+  """Tables for each network: last epoch, best epoch, beside published.
+
+  Args:
+    rows: of the comparison.
+    known: published figures.
+  """
+  made = []
+  for net in dict.fromkeys(row.net for row in rows):
+    of_net = [row for row in rows if row.net == net]
+    title = f"{net} on {of_net[0].data}, {of_net[0].epochs} epochs"
+    made += [
+      _last(title, of_net),
+      _best(title, of_net),
+      _beside(title, of_net, known),
+    ]
+  return made
+
+
+def _last(title: str, rows: Sequence[Row]) -> Table:
+  columns = ["method", "peers", "seeds", *WHO.values()]
+  columns += ["time vs 1 network", "time vs P networks"]
+  lines = [
+    [
+      row.name,
+      "1" if row.num_peers == 1 else f"{row.num_peers} {row.kind}",
+      f"{row.finished} of {row.planned}",
+      *(_text(row.accuracy.get((who, "last"))) for who in WHO),
+      *(_text(ratio, "{:.2f}") for ratio in times(row, rows)),
+    ]
+    for row in rows
+  ]
+  notes = [
+    "Accuracy on test data in %, mean ± sample standard deviation over seeds. "
+    "Mean of peers and ensemble (mean of logits) leave out the leader of "
+    "okddip and ffsd and are of the averaged peers for pcl; group prediction: "
+    "the gated ensemble of one, the fused classifier of ffl and ffsd, PCL-E. "
+    "Time to train on an image, relative to one network alone and to as many "
+    "independent networks."
+  ]
+  for row in rows:
+    notes += [f"Failed: {name}: {why}" for name, why in row.failures.items()]
+  return Table(f"{title}: last epoch", columns, lines, notes)
+
+
+def _best(title: str, rows: Sequence[Row]) -> Table:
+  lines = [
+    [row.name, *(_text(row.accuracy.get((who, "best"))) for who in WHO)]
+    for row in rows
+  ]
+  notes = [
+    "Each figure at the epoch at which it is best, on validation data if there "
+    "are any and otherwise on the test data themselves, which flatters it."
+  ]
+  return Table(f"{title}: best epoch", ["method", *WHO.values()], lines, notes)
+
+
+def _beside(title: str, rows: Sequence[Row], known: Mapping[str, Any]) -> Table:
+  cited: list[str] = []
+  lines = []
+  for row in rows:
+    texts = []
+    for figure in matching(row, known):
+      source = known["sources"][figure["source"]]
+      if "error" in figure:
+        source += "; given as error"
+      if source not in cited:
+        cited.append(source)
+      texts.append(f"{_as_accuracy(figure)} [{cited.index(source) + 1}]")
+    lines.append(
+      [
+        row.name,
+        row.compared_as,
+        *(_text(row.accuracy.get((row.compared, w))) for w in ("last", "best")),
+        "; ".join(texts) or "-",
+      ]
+    )
+  notes = [f"[{i}] {source}." for i, source in enumerate(cited, 1)]
+  return Table(
+    f"{title}: beside published figures",
+    ["method", "figure", "last epoch", "best epoch", "published [source]"],
+    lines,
+    notes or ["None is known for this data set and network."],
+  )
+
+
+def matching(row: Row, known: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """Published figures of a row; their kind of group counts where it is known.
+
+  Args:
+    row: of the comparison.
+    known: published figures.
+  """
+  return [
+    figure
+    for figure in known["figures"]
+    if (figure["data"], figure["net"], figure["method"])
+    == (row.data, row.net, row.name)
+    and ("kind" not in figure or figure["kind"] == row.kind)
+  ]
+
+
+def _flat(rows: Sequence[Row], known: Mapping[str, Any]) -> Table:
+  """Everything in one table of plain numbers, one line a row."""
+  columns = ["net", "data", "method", "kind", "num_peers", "epochs", "seeds"]
+  keys = [(who, when) for who in WHO for when in ("last", "best")]
+  for who, when in keys:
+    columns += [f"{who}_{when}_mean", f"{who}_{when}_std"]
+  columns += ["time_vs_one", "time_vs_independent", "compared"]
+  columns += ["published", "published_std", "published_source"]
+  lines = []
+  for row in rows:
+    line: list[Any] = [row.net, row.data, row.name, row.kind, row.num_peers]
+    line += [row.epochs, row.finished]
+    for key in keys:
+      found = row.accuracy.get(key)
+      line += [found.mean, found.std] if found else [None, None]
+    line += [
+      *times(row, [r for r in rows if r.net == row.net]),
+      row.compared_as,
+    ]
+    figures = matching(row, known)
+    for values in (
+      [f"{_accuracy(figure):.2f}" for figure in figures],
+      [str(figure["std"]) if "std" in figure else "" for figure in figures],
+      [known["sources"][figure["source"]] for figure in figures],
+    ):
+      line.append(" | ".join(values))
+    lines.append([_plain(value) for value in line])
+  return Table("", columns, lines)
+
+
+def _plain(value: Any) -> str:
+  if value is None:
+    return ""
+  return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _accuracy(figure: Mapping[str, Any]) -> float:
+  return 100 - figure["error"] if "error" in figure else figure["accuracy"]
+
+
+def _as_accuracy(figure: Mapping[str, Any]) -> str:
+  std = figure["std"] if "std" in figure else None
+  return str(results.Spread(_accuracy(figure), std))
+
+
+def _text(value: Any, form: str = "{}") -> str:
+  return "-" if value is None else form.format(value)

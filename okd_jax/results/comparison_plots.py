@@ -1,0 +1,111 @@
+"""Pictures of a comparison."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+import numpy as np
+
+from okd_jax.results import plots, rows as results
+from okd_jax.results.rows import Row
+
+_SHOWN = ("deployed", "peers_mean", "ensemble")
+
+
+def plot(workdir: Path, to: Path | None = None) -> list[Path]:
+  """Draws a comparison, finished or not.
+
+  Args:
+    workdir: of the comparison.
+    to: folder for the pictures; `plots` in the work directory by default.
+
+  Returns:
+    The files written, a PNG and an SVG of each of, for every network: the
+    accuracies (`accuracy_<network>`), and how far the peers are apart in the
+    course of training (`diversity_<network>`).
+  """
+  rows = results.read(workdir)
+  figures = {}
+  with mpl.rc_context(plots.STYLE):
+    for net in dict.fromkeys(row.net for row in rows):
+      of_net = [row for row in rows if row.net == net and row.finished]
+      if of_net:
+        name = net.replace("/", "_")
+        figures[f"accuracy_{name}"] = _accuracy(of_net)
+      if any(row.diversity for row in of_net):
+        figures[f"diversity_{name}"] = _diversity(of_net)
+    return plots.save(figures, to or workdir / "plots")
+
+
+def _accuracy(rows: Sequence[Row]) -> Figure:
+  figure = Figure(figsize=(8.5, 1.6 + 0.6 * len(rows)), layout="constrained")
+  panel = figure.subplots()
+  height = 0.8 / len(_SHOWN)
+  low, high = 100.0, 0.0
+  for i, who in enumerate(_SHOWN):
+    for line, row in enumerate(rows):
+      if (who, "last") not in row.accuracy:
+        continue
+      found = row.accuracy[who, "last"]
+      std = found.std or 0.0
+      low, high = min(low, found.mean - std), max(high, found.mean + std)
+      panel.barh(
+        line + (i - 1) * height,
+        found.mean,
+        height,
+        xerr=found.std,
+        color=plots.COLORS[i],
+        error_kw={"capsize": 2.5, "elinewidth": 1.0},
+      )
+    # Some rows have fewer bars, so no bar of a row carries the label.
+    panel.barh(
+      [np.nan], [np.nan], color=plots.COLORS[i], label=results.WHO[who]
+    )
+  margin = 0.15 * max(high - low, 1.0)
+  panel.set_xlim(max(0.0, low - 2 * margin), min(100.0, high + margin))
+  panel.set_yticks(range(len(rows)), [row.name for row in rows])
+  panel.invert_yaxis()
+  panel.grid(visible=False, axis="y")
+  panel.set_axisbelow(True)
+  panel.set_xlabel(
+    "accuracy at the last epoch (%), mean and standard deviation over seeds;\n"
+    "the axis does not start at 0"
+  )
+  panel.set_title(_title(rows))
+  figure.legend(loc="outside right center")
+  return figure
+
+
+def _diversity(rows: Sequence[Row]) -> Figure:
+  figure = Figure(figsize=(8.5, 4.6), layout="constrained")
+  panel = figure.subplots()
+  several = [row for row in rows if row.diversity]
+  for i, row in enumerate(several):
+    epochs = row.diversity[0][0]
+    # Runs that were evaluated at other epochs have no common mean.
+    alike = [v for e, v in row.diversity if np.array_equal(e, epochs)]
+    panel.plot(
+      epochs,
+      np.mean(alike, 0),
+      **plots.line_look(i),
+      marker=plots.MARKERS[i % len(plots.MARKERS)],
+      markersize=4,
+      markevery=max(1, len(epochs) // 8),
+      label=row.name,
+    )
+  panel.set_ylim(bottom=0)
+  panel.set_xlabel("epoch")
+  panel.set_ylabel("mean distance between two peers")
+  panel.set_title(_title(several))
+  figure.legend(loc="outside right center")
+  return figure
+
+
+def _title(rows: Sequence[Row]) -> str:
+  peers = max(row.num_peers for row in rows)
+  runs = max(row.planned for row in rows)
+  return (
+    f"{rows[0].net} on {rows[0].data}, groups of {peers}, "
+    f"{runs} seed{'s' if runs > 1 else ''}"
+  )

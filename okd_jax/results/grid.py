@@ -1,0 +1,122 @@
+"""The cells of a comparison: every method, network and seed, one recipe."""
+
+from collections.abc import Iterator
+import dataclasses
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from okd_jax import methods
+from okd_jax.errors import ConfigError
+from okd_jax.settings import config as config_lib
+
+# Rows besides the methods: one network alone, and what teaches kd.
+BASELINE = "baseline"
+KD_TEACHER = "kd_teacher"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One run of a comparison.
+
+  Attributes:
+    net: name of the network that the row stands under.
+    row: a method, `BASELINE` or `KD_TEACHER`.
+    seed: of the run.
+    workdir: of the run.
+    config: of the run.
+  """
+
+  net: str
+  row: str
+  seed: int
+  workdir: Path
+  config: ConfigDict
+
+  @property
+  def name(self) -> str:
+    """For people: "resnet32/okddip/seed0"."""
+    return "/".join(self.workdir.parts[-3:])
+
+
+def cells(config: ConfigDict, workdir: Path) -> list[Cell]:
+  """Lists the cells in the order in which they run.
+
+  Seeds of a row follow each other, so that its step is compiled once; teachers
+  come before their students.
+
+  Args:
+    config: of the comparison, see `configs.comparison.grid`.
+    workdir: of the comparison.
+  """
+  return [
+    _cell(config, workdir, net, row, seed)
+    for net in config.nets
+    for row in rows(config)
+    for seed in config.seeds
+  ]
+
+
+def rows(config: ConfigDict) -> Iterator[str]:
+  """Rows for every network: the baseline, and the methods as listed."""
+  yield BASELINE
+  for method in config.methods:
+    if method == "kd":
+      yield KD_TEACHER
+    yield method
+
+
+def check(config: ConfigDict, grid: list[Cell]) -> None:
+  """Refuses a comparison that cannot be run, before any cell is.
+
+  Raises:
+    ValueError: naming the value, what was expected, and the remedy.
+  """
+  if config.base.num_seeds != 1:
+    raise ConfigError(
+      f"config.base.num_seeds={config.base.num_seeds} must be 1: a comparison "
+      "lists its seeds in config.seeds; change that."
+    )
+  for key in ("methods", "nets", "seeds"):
+    values = list(config[key])
+    if not values or len(set(values)) < len(values):
+      raise ConfigError(
+        f"config.{key}={tuple(values)} must name at least one, and none twice."
+      )
+  for name in config.kinds:
+    methods.load(name)
+  for cell in grid:
+    checked = cell.config.copy_and_resolve_references()
+    if checked.teacher:
+      # The teacher is not there yet; any folder stands for it.
+      checked.teacher = "."
+    config_lib.check(checked)
+
+
+def _cell(
+  config: ConfigDict, workdir: Path, net: str, row: str, seed: int
+) -> Cell:
+  def place(row):
+    return workdir / net / row / f"seed{seed}"
+
+  alone = row in (BASELINE, KD_TEACHER)
+  name = "independent" if alone else row
+  made = config.base.copy_and_resolve_references()
+  made.seed = seed
+  made.peers.net = config.teacher_net if row == KD_TEACHER else net
+  with made.unlocked():
+    made.method = ConfigDict({"name": name, **methods.options(name)})
+  if alone:
+    made.peers.num_peers = 1
+    made.peers.kind = "replicas"
+    made.mesh.peer = min(made.mesh.peer, 1)
+  else:
+    if name not in config.kinds:
+      raise ConfigError(
+        f"config.kinds has no entry for '{name}'; methods with one: "
+        f"{', '.join(config.kinds)}."
+      )
+    made.peers.kind = config.kinds[name]
+  if row == "kd":
+    made.teacher = str(place(KD_TEACHER))
+  return Cell(net, row, seed, place(row), made)

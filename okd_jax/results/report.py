@@ -1,0 +1,172 @@
+"""One HTML page about runs and comparisons; it loads nothing."""
+
+from collections.abc import Sequence
+import html
+import json
+from pathlib import Path
+import re
+import tempfile
+
+from okd_jax.results import (
+  comparison as result_tables,
+  comparison_plots as compare_plots,
+  formats as tables,
+  plots,
+  rows as results,
+)
+from okd_jax.results.formats import Table
+from okd_jax.runs import records as logs, run as reopen
+
+_CSS = """
+body { color: #222; background: #fff; margin: 2rem auto; max-width: 80rem;
+  padding: 0 1rem; font: 16px/1.5 system-ui, sans-serif; }
+h1, h2, h3 { line-height: 1.2; }
+h2 { border-top: 2px solid #0072B2; padding-top: 1rem; margin-top: 3rem;
+  overflow-wrap: anywhere; }
+figure { margin: 1.5rem 0; }
+figcaption, .about { color: #555; font-size: 0.875rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.3rem 0.7rem; text-align: left; white-space: nowrap; }
+thead th { border-bottom: 2px solid #222; }
+tbody tr:nth-child(even) { background: #f4f6f8; }
+svg { max-width: 100%; height: auto; }
+pre { overflow-x: auto; font-size: 0.8125rem; }
+"""
+
+
+def write(workdirs: Sequence[Path], to: Path) -> None:
+  """Writes the page.
+
+  Args:
+    workdirs: of runs or comparisons, finished or not.
+    to: the file.
+
+  Raises:
+    ConfigError: if a folder is neither.
+  """
+  sections = []
+  for number, workdir in enumerate(workdirs):
+    section = _comparison if results.exists(workdir) else _run
+    sections.append(section(workdir, f"s{number}"))
+  to.parent.mkdir(parents=True, exist_ok=True)
+  to.write_text(
+    "<!DOCTYPE html>\n"
+    '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    '<meta name="viewport" content="width=device-width">\n'
+    f"<title>Online knowledge distillation</title>\n<style>{_CSS}</style>\n"
+    "</head>\n<body>\n<h1>Online knowledge distillation</h1>\n"
+    + "\n".join(sections)
+    + "\n</body>\n</html>\n",
+    encoding="utf-8",
+  )
+
+
+def _comparison(workdir: Path, prefix: str) -> str:
+  rows = results.read(workdir)
+  with tempfile.TemporaryDirectory() as folder:
+    files = compare_plots.plot(workdir, Path(folder))
+    pictures = _pictures(files, prefix)
+  done = sum(row.finished for row in rows)
+  about = f"A comparison: {done} of {sum(r.planned for r in rows)} runs done."
+  config = json.loads((workdir / results.CONFIG).read_text())
+  return _section(workdir, about, result_tables.read(workdir), pictures, config)
+
+
+def _run(workdir: Path, prefix: str) -> str:
+  config, info, _ = reopen.about(workdir)
+  with tempfile.TemporaryDirectory() as folder:
+    pictures = _pictures(plots.plot(workdir, Path(folder)), prefix)
+  about = (
+    f"{config.method.name}, {config.peers.num_peers} {config.peers.kind} of "
+    f"{config.peers.net} on {info.name}, seed {config.seed}, "
+    f"{config.epochs} epochs."
+  )
+  if not (workdir / "summary.json").exists():
+    about += " Not finished."
+  return _section(
+    workdir, about, _evaluation(workdir), pictures, config.to_dict()
+  )
+
+
+def _evaluation(workdir: Path) -> list[Table]:
+  """What the last evaluation found, of every split."""
+  found = [r for r in logs.read_metrics(workdir) if r["kind"] == "eval"]
+  if not found:
+    return []
+  figures = {
+    "accuracy": ("top-1", "{:.2%}"),
+    "accuracy_top5": ("top-5", "{:.2%}"),
+    "cross_entropy": ("cross-entropy", "{:.4f}"),
+    "calibration_error": ("calibration error", "{:.4f}"),
+  }
+  last = found[-1]
+  who = dict.fromkeys(
+    name.removesuffix("/accuracy")
+    for name in last
+    if name.endswith("/accuracy")
+  )
+  lines = [
+    [
+      name,
+      *(
+        form.format(last[key]) if (key := f"{name}/{figure}") in last else "-"
+        for figure, (_, form) in figures.items()
+      ),
+    ]
+    for name in who
+  ]
+  notes = [
+    f"{name.removesuffix('/diversity')}: the peers' diversity is {value:.4f}."
+    for name, value in last.items()
+    if name.endswith("/diversity")
+  ]
+  heads = ["split and network", *(head for head, _ in figures.values())]
+  return [Table(f"Evaluation after step {last['step']}", heads, lines, notes)]
+
+
+def _section(
+  workdir: Path,
+  about: str,
+  made: Sequence[Table],
+  pictures: str,
+  config: object,
+) -> str:
+  shown = html.escape(json.dumps(config, indent=2))
+  return "\n".join(
+    (
+      "<section>",
+      f"<h2>{html.escape(str(workdir))}</h2>",
+      f'<p class="about">{html.escape(about)}</p>',
+      *map(tables.as_html, made),
+      pictures,
+      f"<details><summary>Configuration</summary><pre>{shown}</pre></details>",
+      "</section>",
+    )
+  )
+
+
+def _pictures(files: Sequence[Path], prefix: str) -> str:
+  drawn = []
+  for path in files:
+    if path.suffix == ".svg":
+      inline = _inline(
+        path.read_text(encoding="utf-8"), f"{prefix}-{path.stem}"
+      )
+      drawn.append(f"<figure>\n{inline}\n</figure>")
+  return "\n".join(drawn)
+
+
+def _inline(svg: str, name: str) -> str:
+  """An SVG file as a part of a page with several of them.
+
+  Args:
+    svg: as Matplotlib writes it.
+    name: of the picture, for those who cannot see it; unique on the page.
+  """
+  svg = svg[svg.index("<svg") :]
+  svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+  unique = re.sub(r"[^\w-]", "_", name)
+  svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{unique}-", svg)
+  label = html.escape(name.partition("-")[2].replace("_", " "), quote=True)
+  return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)

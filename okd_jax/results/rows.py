@@ -1,0 +1,222 @@
+"""What the runs of a comparison found, over seeds."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+from pathlib import Path
+import re
+import statistics
+
+from ml_collections import ConfigDict
+import numpy as np
+
+from okd_jax.results import grid
+from okd_jax.results.grid import BASELINE, Cell
+from okd_jax.runs import records as logs
+
+CONFIG = "comparison.json"
+PUBLISHED = "published.json"
+ERROR = "error.txt"
+
+# Whose accuracy is told: keys of `Row.accuracy` and headings.
+WHO = {
+  "deployed": "deployed network",
+  "peers_mean": "mean of peers",
+  "ensemble": "ensemble",
+  "group": "group prediction",
+}
+# What the papers report where it is not the deployed network: Chen et al.,
+# AAAI 2020, take the mean over peers for these.
+_COMPARED = {
+  "cl_ilr": "peers_mean",
+  "dml": "peers_mean",
+  "independent": "peers_mean",
+  "one": "peers_mean",
+}
+_DEPLOYED_AS = {
+  BASELINE: "the network",
+  "ffsd": "leader",
+  "okddip": "leader",
+  "pcl": "averaged first peer",
+}
+_SINGLE = re.compile(r"(ema/)?(peer_\d+|peers_mean|ensemble)|leader")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+  """Mean and, of two or more values, sample standard deviation."""
+
+  mean: float
+  std: float | None
+
+  def __str__(self) -> str:
+    text = f"{self.mean:.2f}"
+    return text if self.std is None else f"{text} ± {self.std:.2f}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One method on one network.
+
+  Attributes:
+    net: name of the network.
+    name: a method, `baseline` or `kd_teacher`.
+    data: name of the data set.
+    kind: replicas or branches.
+    num_peers: P.
+    epochs: of each run.
+    finished: number of finished runs.
+    planned: number of runs.
+    accuracy: in percent, over finished runs, by a key of `WHO` and "last" or
+      "best": at the last epoch, or at the best one of this very figure, on
+      validation data if there are any and on test data otherwise.
+    seconds: of training an image, averaged over runs; None if not measured.
+    diversity: for each finished run its epochs and the values at them.
+    failures: why runs failed, by the names of their cells.
+  """
+
+  net: str
+  name: str
+  data: str
+  kind: str
+  num_peers: int
+  epochs: int
+  finished: int
+  planned: int
+  accuracy: Mapping[tuple[str, str], Spread]
+  seconds: float | None
+  diversity: Sequence[tuple[np.ndarray, np.ndarray]]
+  failures: Mapping[str, str]
+
+  @property
+  def compared(self) -> str:
+    """The key of `WHO` that stands beside published figures."""
+    return _COMPARED[self.name] if self.name in _COMPARED else "deployed"
+
+  @property
+  def compared_as(self) -> str:
+    """What that figure is."""
+    if self.compared == "deployed" and self.name in _DEPLOYED_AS:
+      return _DEPLOYED_AS[self.name]
+    return WHO[self.compared]
+
+
+def exists(workdir: Path) -> bool:
+  """Whether a folder is that of a comparison."""
+  return (workdir / CONFIG).exists()
+
+
+def read(workdir: Path) -> list[Row]:
+  """Reads what there is of a comparison, finished or not."""
+  config = ConfigDict(json.loads((workdir / CONFIG).read_text()))
+  cells: dict[tuple[str, str], list[Cell]] = {}
+  for cell in grid.cells(config, workdir):
+    cells.setdefault((cell.net, cell.row), []).append(cell)
+  return [_row(group) for group in cells.values()]
+
+
+def times(row: Row, rows: Sequence[Row]) -> tuple[float | None, float | None]:
+  """Seconds an image relative to one network and to P independent ones.
+
+  Args:
+    row: of interest.
+    rows: of the same network.
+  """
+
+  def relative_to(other: Row | None) -> float | None:
+    if other is None or other.seconds is None or row.seconds is None:
+      return None
+    return row.seconds / other.seconds
+
+  named = {r.name: r for r in rows}
+  several = named.get("independent")
+  if several and (several.kind, several.num_peers) != (
+    "replicas",
+    row.num_peers,
+  ):
+    several = None
+  return relative_to(named.get(BASELINE)), relative_to(several)
+
+
+def _row(cells: Sequence[Cell]) -> Row:
+  config = cells[0].config
+  accuracy: dict[tuple[str, str], list[float]] = {}
+  speeds, diversity, failures = [], [], {}
+  finished = 0
+  for cell in cells:
+    error = cell.workdir / ERROR
+    path = cell.workdir / "summary.json"
+    if error.exists():
+      # Behind the message stands where it came from.
+      failures[cell.name] = error.read_text().partition("\n\n")[0]
+    elif path.exists():
+      finished += 1
+      summary = json.loads(path.read_text())
+      if "images_per_second" in summary:
+        speeds.append(1 / summary["images_per_second"])
+      evaluations = [
+        r for r in logs.read_metrics(cell.workdir) if r["kind"] == "eval"
+      ]
+      for key, value in _accuracies(evaluations).items():
+        accuracy.setdefault(key, []).append(value)
+      if config.peers.num_peers > 1:
+        diversity.append(_diversity(evaluations, config.epochs))
+  return Row(
+    net=cells[0].net,
+    name=cells[0].row,
+    data=config.data.name,
+    kind=config.peers.kind,
+    num_peers=config.peers.num_peers,
+    epochs=config.epochs,
+    finished=finished,
+    planned=len(cells),
+    accuracy={key: spread(values) for key, values in accuracy.items()},
+    seconds=statistics.mean(speeds) if speeds else None,
+    diversity=diversity,
+    failures=failures,
+  )
+
+
+def _accuracies(
+  evaluations: Sequence[Mapping[str, float]],
+) -> dict[tuple[str, str], float]:
+  """Percentages of one run by who and when."""
+  last = evaluations[-1]
+  found = [
+    name.removeprefix("test/").removesuffix("/accuracy")
+    for name in last
+    if name.startswith("test/") and name.endswith("/accuracy")
+  ]
+  averaged = "ema/" if "ema/peers_mean" in found else ""
+  names = {"deployed": "leader"}
+  if "peer_1" in found:
+    names |= {w: averaged + w for w in ("peers_mean", "ensemble")}
+  for name in found:
+    if name.startswith(averaged) and not _SINGLE.fullmatch(name):
+      names["group"] = name
+  result = {}
+  for who, name in names.items():
+    key = f"test/{name}/accuracy"
+    judge = f"validation/{name}/accuracy"
+    judge = judge if judge in last else key
+    # The later one of equals.
+    place = max((r[judge], i) for i, r in enumerate(evaluations))[1]
+    result[who, "last"] = 100 * last[key]
+    result[who, "best"] = 100 * evaluations[place][key]
+  return result
+
+
+def _diversity(
+  evaluations: Sequence[Mapping[str, float]], epochs: int
+) -> tuple[np.ndarray, np.ndarray]:
+  points = [(r["step"], r["test/diversity"]) for r in evaluations]
+  steps, values = np.array(points, float).T
+  return steps * epochs / steps[-1], values
+
+
+def spread(values: Sequence[float]) -> Spread:
+  """Mean and sample standard deviation (n - 1) of one value or more."""
+  several = len(values) > 1
+  return Spread(
+    statistics.mean(values), statistics.stdev(values) if several else None
+  )

@@ -1,0 +1,222 @@
+"""What a run writes down: JSON lines, CSV, TensorBoard, trackers."""
+
+from collections.abc import Mapping, Sequence
+import csv
+import json
+import logging
+import math
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol
+
+from okd_jax.runs.display import Display as Display, table as table
+
+_log = logging.getLogger(__name__)
+
+_LINES = "metrics.jsonl"
+_TABLE = "metrics.csv"
+
+
+class Tracker(Protocol):
+  """Anything that takes metrics: an experiment tracker's thin wrapper."""
+
+  def log(self, step: int, metrics: dict[str, float]) -> None:
+    """Takes the metrics of one step."""
+
+
+class Writer:
+  """Context manager that writes metrics under a workdir.
+
+  `metrics.jsonl` has one object a line and is the record; `metrics.csv` is
+  made from it at each evaluation and at the end. TensorBoard and trackers are
+  conveniences: one that fails is reported once and left out from then on.
+  """
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike[str],
+    *,
+    tensorboard: bool = True,
+    resume_step: int | None = None,
+    trackers: Sequence[Tracker] = (),
+  ):
+    """Opens the files.
+
+    Args:
+      workdir: made if it is not there.
+      tensorboard: whether to write TensorBoard events.
+      resume_step: lines up to and including this step are kept, so that the
+        record is that of a run without a break; None starts anew.
+      trackers: also told every metric.
+    """
+    self.workdir = Path(workdir)
+    self.workdir.mkdir(parents=True, exist_ok=True)
+    kept = []
+    if resume_step is not None:
+      kept = [r for r in _records(self.workdir) if r["step"] <= resume_step]
+    text = "".join(json.dumps(record) + "\n" for record in kept)
+    replace_file(self.workdir / _LINES, text)
+    self._file = (self.workdir / _LINES).open("a", encoding="utf-8")
+    self._trackers: list[Tracker] = list(trackers)
+    if tensorboard:
+      first_step = None if resume_step is None else resume_step + 1
+      try:
+        self._trackers.append(_TensorBoard(self.workdir, first_step))
+      except ImportError:
+        _log.warning(
+          "No TensorBoard events: tensorboardX is not installed; "
+          "pip install tensorboardX adds it."
+        )
+
+  def write(
+    self,
+    step: int,
+    metrics: Mapping[str, Any],
+    *,
+    kind: Literal["train", "eval"] = "train",
+  ) -> None:
+    """Writes the metrics that are known after a step.
+
+    Args:
+      step: number of finished training steps.
+      metrics: scalars by name; not-finite ones become null in the JSON.
+      kind: "train" or "eval".
+    """
+    scalars = {name: float(value) for name, value in metrics.items()}
+    record = {"step": int(step), "kind": kind} | {
+      name: value if math.isfinite(value) else None
+      for name, value in scalars.items()
+    }
+    self._file.write(json.dumps(record, allow_nan=False) + "\n")
+    # To the operating system: it outlives this process, however that ends.
+    self._file.flush()
+    if kind == "eval":
+      self._write_table()
+    for tracker in tuple(self._trackers):
+      try:
+        tracker.log(int(step), dict(scalars))
+      except Exception as error:
+        self._trackers.remove(tracker)
+        name = type(tracker).__name__.lstrip("_")
+        _log.warning(
+          "%s failed at step %d and is left out from now on: %r; %s in %s "
+          "goes on.",
+          *(name, step, error, _LINES, self.workdir),
+        )
+
+  def close(self) -> None:
+    """Writes the CSV and closes all files; may be called twice."""
+    if self._file.closed:
+      return
+    self._file.close()
+    self._write_table()
+    for tracker in self._trackers:
+      if isinstance(tracker, _TensorBoard):
+        tracker.close()
+
+  def _write_table(self) -> None:
+    records = read_metrics(self.workdir)
+    columns = list(dict.fromkeys(name for r in records for name in r))
+    path = self.workdir / _TABLE
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+      table = csv.DictWriter(file, columns, lineterminator="\n")
+      table.writeheader()
+      table.writerows(records)
+    os.replace(temporary, path)
+
+  def __enter__(self) -> "Writer":
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+  ) -> None:
+    self.close()
+
+
+class NoWriter(Writer):
+  """For those processes of a run that leave writing to the first."""
+
+  def __init__(self) -> None:
+    """Opens nothing."""
+
+  def write(
+    self,
+    step: int,
+    metrics: Mapping[str, Any],
+    *,
+    kind: Literal["train", "eval"] = "train",
+  ) -> None:
+    """Writes nothing."""
+
+  def close(self) -> None:
+    """Closes nothing."""
+
+
+def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  """Reads the metrics of a run, also while it runs.
+
+  Args:
+    workdir: of the run.
+
+  Returns:
+    One dictionary a line of `metrics.jsonl`: "step", "kind" and the metrics;
+    nan where a metric was not finite. Empty if there is no such file.
+  """
+  return [
+    {name: math.nan if v is None else v for name, v in record.items()}
+    for record in _records(Path(workdir))
+  ]
+
+
+def _records(workdir: Path) -> list[dict[str, Any]]:
+  """Whole lines; one that a dying process has half written is left out."""
+  path = workdir / _LINES
+  if not path.exists():
+    return []
+  lines = path.read_bytes().splitlines()
+  records = []
+  for number, line in enumerate(lines, 1):
+    try:
+      record = json.loads(line)
+      if type(record["step"]) is not int or record["kind"] not in (
+        "train",
+        "eval",
+      ):
+        raise ValueError("not a record")
+      records.append(record)
+    except (ValueError, LookupError, TypeError):
+      if number < len(lines):
+        _log.warning("%s line %d is damaged and left out.", path, number)
+  return records
+
+
+def replace_file(path: Path, text: str) -> None:
+  """Writes a file so that a reader sees the old text or the new one."""
+  temporary = path.with_name(f"{path.name}.tmp")
+  temporary.write_text(text, encoding="utf-8")
+  os.replace(temporary, path)
+
+
+class _TensorBoard:
+  """TensorBoard events as a tracker."""
+
+  def __init__(self, workdir: Path, first_step: int | None):
+    # Optional, and slow to import where TensorFlow is installed too.
+    import tensorboardX
+
+    # Events from this step on, of the run that broke off, are hidden.
+    self._writer = tensorboardX.SummaryWriter(
+      str(workdir / "tensorboard"), purge_step=first_step
+    )
+
+  def log(self, step: int, metrics: dict[str, float]) -> None:
+    for name, value in metrics.items():
+      self._writer.add_scalar(name, value, step)
+
+  def close(self) -> None:
+    self._writer.close()

@@ -1,0 +1,145 @@
+"""A run on disk: what it was about, and its newest verified state."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from okd_jax.core import Variables
+from okd_jax.data import Source
+from okd_jax.data.info import DataInfo
+from okd_jax.devices import mesh as mesh_lib
+from okd_jax.errors import ConfigError
+from okd_jax.runs import records as logs
+from okd_jax.settings import build, config as config_lib
+from okd_jax.storage.checkpoint import Checkpoints
+from okd_jax.training import setup as recipe_lib, state as state_lib
+from okd_jax.training.setup import Recipe
+from okd_jax.training.state import TrainState, variables
+
+_CONFIG = "config.json"
+_DATA = "data.json"
+# What runs of releases without these keys did.
+_BEFORE = {"num_seeds": 1, "seeds_mapping": "one_by_one"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A finished or interrupted run.
+
+  Attributes:
+    workdir: where it lies.
+    config: of the run.
+    recipe: its group and method, without frozen teachers.
+    state: of the newest verified checkpoint.
+    step: number of training steps behind it.
+  """
+
+  workdir: Path
+  config: ConfigDict
+  recipe: Recipe
+  state: TrainState
+  step: int
+
+  @property
+  def leader(self) -> int:
+    """Index of the peer that is deployed, counted from 0."""
+    return range(self.recipe.peers.num_peers)[self.recipe.method.leader]
+
+  @property
+  def deployed(self) -> tuple[Any, Any]:
+    """Parameters and memory that are deployed: averaged ones if there are."""
+    kept = self.state if self.state.average is None else self.state.average
+    return kept.params, kept.memory
+
+  @property
+  def peers_variables(self) -> Variables:
+    """The deployed variables of the whole group, as `recipe.peers` has them."""
+    return variables(*self.deployed, "peers")
+
+
+def remember(config: ConfigDict, source: Source, workdir: Path) -> None:
+  """Writes what `run` reads, except for the state.
+
+  Args:
+    config: of the run.
+    source: its data; they need not be there when the run is reopened.
+    workdir: of the run.
+  """
+  if jax.process_index() == 0:
+    about = {"train_size": source.train_size} | dataclasses.asdict(source.info)
+    for name, content in ((_CONFIG, config.to_dict()), (_DATA, about)):
+      logs.replace_file(workdir / name, json.dumps(content, indent=2) + "\n")
+
+
+def saved_config(workdir: Path) -> dict[str, Any] | None:
+  """The configuration of the run in a work directory; None if there is none.
+
+  Raises:
+    ConfigError: if its file is damaged.
+  """
+  path = workdir / _CONFIG
+  try:
+    if not path.exists():
+      return None
+    saved = json.loads(path.read_text())
+    if not isinstance(saved, dict):
+      raise ValueError("it holds no object")
+  except (OSError, ValueError) as error:
+    raise ConfigError(
+      f"{path} is damaged ({error}), so it cannot be told which run is there. "
+      "Choose another --workdir; or remove the file, if this command is the "
+      "one that made it: its checkpoints are still checked."
+    ) from error
+  return saved
+
+
+def run(workdir: Path, on: Mesh | None = None) -> Run:
+  """Reopens a run, also while it trains; neither data nor compiler is needed.
+
+  Args:
+    workdir: of the run.
+    on: devices for its state; the first device by default. They may differ
+      from those that it was trained on.
+
+  Raises:
+    ConfigError: if there is no run.
+    CheckpointError: if it has no verified checkpoint.
+  """
+  config, info, train_size = about(workdir)
+  on = on or mesh_lib.make_mesh(1, 1)
+  recipe = build.recipe(config, info, train_size, on)
+  checkpoints = Checkpoints(
+    workdir / "checkpoints", config_hash=config_lib.digest(config)
+  )
+  key = recipe_lib.random_keys(config.seed)[0]
+  state, step, _ = checkpoints.restore(state_lib.abstract(recipe, key))
+  return Run(workdir, config, recipe, state, step)
+
+
+def about(workdir: Path) -> tuple[ConfigDict, DataInfo, int]:
+  """The configuration of a run, its data's facts, its training examples.
+
+  Raises:
+    ConfigError: if there is no run.
+  """
+  try:
+    config = ConfigDict(_BEFORE | json.loads((workdir / _CONFIG).read_text()))
+    data = json.loads((workdir / _DATA).read_text())
+  except OSError as error:
+    raise ConfigError(
+      f"{workdir} is not the work directory of a run ({error.strerror}: "
+      f"{error.filename}); give the --workdir of main.py."
+    ) from error
+  except ValueError as error:
+    raise ConfigError(
+      f"{workdir} has a damaged {_CONFIG} or {_DATA} ({error}); run the "
+      "training command again to write them anew."
+    ) from error
+  train_size = data.pop("train_size")
+  lists = {name: tuple(v) for name, v in data.items() if isinstance(v, list)}
+  return config, DataInfo(**data | lists), train_size

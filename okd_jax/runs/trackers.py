@@ -1,0 +1,97 @@
+"""Experiment trackers, imported only when a run asks for them."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import importlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from okd_jax.runs.records import Tracker
+from okd_jax.settings import config as config_lib
+
+_log = logging.getLogger(__name__)
+
+_PROJECT = "okd_jax"
+
+
+@contextlib.contextmanager
+def started(config: ConfigDict, workdir: Path) -> Iterator[list[Tracker]]:
+  """Starts the trackers that `config.trackers` names, and ends them.
+
+  One that is not installed or cannot be started is reported once and left out;
+  the run does not depend on it. Only the first process tracks.
+
+  Args:
+    config: of the run; what is tracked as its settings.
+    workdir: its name is the name of the run.
+
+  Yields:
+    Those that were started, for `okd_jax.runs.records.Writer`.
+  """
+  with contextlib.ExitStack() as stack:
+    found: list[Tracker] = []
+    for name in config.trackers if jax.process_index() == 0 else ():
+      try:
+        tracker = TRACKERS[name](config, workdir)
+      except Exception as error:  # of any kind: this is somebody else's code
+        _log.warning("%s does not track this run: %s", name, error)
+      else:
+        found.append(tracker)
+        stack.callback(_end, name, tracker)
+    yield found
+
+
+class _Wandb:
+  """Weights & Biases."""
+
+  def __init__(self, config: ConfigDict, workdir: Path):
+    wandb: Any = importlib.import_module("wandb")
+    # A resumed run goes on under the same identity.
+    self._run = wandb.init(
+      project=_PROJECT,
+      name=workdir.name,
+      id=f"{workdir.name}-{config_lib.digest(config)}",
+      resume="allow",
+      dir=str(workdir),
+      config=config_lib.flatten(config),
+    )
+
+  def log(self, step: int, metrics: dict[str, float]) -> None:
+    self._run.log(metrics, step=step)
+
+  def end(self) -> None:
+    self._run.finish()
+
+
+class _Mlflow:
+  """MLflow."""
+
+  def __init__(self, config: ConfigDict, workdir: Path):
+    mlflow: Any = importlib.import_module("mlflow")
+    self._mlflow = mlflow
+    mlflow.set_experiment(_PROJECT)
+    mlflow.start_run(run_name=workdir.name)
+    mlflow.log_params(config_lib.flatten(config))
+
+  def log(self, step: int, metrics: dict[str, float]) -> None:
+    self._mlflow.log_metrics(metrics, step=step)
+
+  def end(self) -> None:
+    self._mlflow.end_run()
+
+
+TRACKERS: dict[str, Callable[[ConfigDict, Path], Any]] = {
+  "wandb": _Wandb,
+  "mlflow": _Mlflow,
+}
+
+
+def _end(name: str, tracker: Any) -> None:
+  try:
+    tracker.end()
+  except Exception as error:
+    _log.warning("%s could not be ended: %s", name, error)

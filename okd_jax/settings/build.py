@@ -1,0 +1,167 @@
+"""Builds the parts of a run from its configuration."""
+
+import dataclasses
+import importlib
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from okd_jax import backbones, data
+from okd_jax.data.info import DataInfo
+from okd_jax.errors import ConfigError
+from okd_jax.groups.group import Branches, Peers, Replicas
+from okd_jax.groups.mixed import Mixed
+from okd_jax.settings import config as config_lib
+from okd_jax.training.optim import Sgd
+from okd_jax.training.setup import Recipe
+
+
+def source(config: ConfigDict, on: Mesh | None = None) -> data.Source:
+  """Opens the data set.
+
+  Raises:
+    DataError: if it is missing or damaged.
+  """
+  needs = config_lib.make_method(config).needs
+  made = data.make(
+    config.data,
+    batch_size=config.batch_size,
+    eval_batch_size=config.eval_batch_size,
+    seed=config.seed,
+    held_out=needs.held_out,
+    num_views=config.peers.num_peers if needs.views else None,
+    mesh=on,
+  )
+  if made.train_size < config.batch_size:
+    raise ConfigError(
+      f"config.batch_size={config.batch_size} must not exceed the "
+      f"{made.train_size} training examples; lower it."
+    )
+  return made
+
+
+def recipe(
+  config: ConfigDict,
+  info: DataInfo,
+  train_size: int,
+  on: Mesh,
+  teacher: Peers | None = None,
+) -> Recipe:
+  """Puts together everything that stays fixed during a run."""
+  method = config_lib.make_method(config)
+  info = seen(config, info)
+  if config.epochs * train_size + config.batch_size >= 2**31:
+    raise ConfigError(
+      f"config.epochs={config.epochs} times {train_size} training examples "
+      "must be below 2147483648, as images are counted on the device; lower it."
+    )
+  return Recipe(
+    peers=peers(config, info, on, method.needs.mean_trunk_gradient),
+    method=method,
+    sgd=Sgd(**{**config.optim, "drops": tuple(config.optim.drops)}),
+    info=info,
+    epochs=config.epochs,
+    batch_size=config.batch_size,
+    train_size=train_size,
+    rampup_epochs=config.rampup_epochs,
+    rampup_per_step=config.rampup_per_step,
+    pad_mode=config.pad_mode,
+    teacher=teacher,
+  )
+
+
+def seen(config: ConfigDict, info: DataInfo) -> DataInfo:
+  """The data as networks see them: normalised as the configuration says.
+
+  Raises:
+    ConfigError: if there is not one number a channel.
+  """
+  changes: dict[str, Any] = {}
+  for name in ("mean", "std"):
+    values = tuple(config[f"image_{name}"])
+    if len(values) not in (0, info.image_shape[-1]):
+      raise ConfigError(
+        f"config.image_{name}={values} must have one number for each of the "
+        f"{info.image_shape[-1]} channels, or none for the data set's own."
+      )
+    if values:
+      changes[name] = values
+  return dataclasses.replace(info, **changes)
+
+
+def peers(
+  config: ConfigDict, info: DataInfo, on: Mesh, mean_trunk_gradient: bool
+) -> Peers:
+  """Builds the group.
+
+  Raises:
+    ValueError: if networks, kind and mesh do not go together.
+  """
+  names = config.peers.net.split(",")
+  nets = [network(name, config, info) for name in names]
+  mapping = config.peers.mapping
+  if config.peers.kind == "branches":
+    if len(names) > 1:
+      raise ConfigError(
+        f"config.peers.net='{config.peers.net}': branches share a trunk, so "
+        "they are of one network; name one, or set config.peers.kind=replicas."
+      )
+    return Branches(
+      nets[0], config.peers.num_peers, on, mapping, mean_trunk_gradient
+    )
+  if len(names) == 1:
+    return Replicas(nets[0], config.peers.num_peers, on, mapping)
+  return Mixed(tuple(Replicas(net, 1, on, mapping) for net in nets))
+
+
+def network(name: str, config: ConfigDict, info: DataInfo) -> nn.Module:
+  """Builds one network: ours by name, or a user's by `module:Class`.
+
+  Raises:
+    ValueError: if the name is unknown or an option is not the network's.
+  """
+  options: dict[str, Any] = {}
+  if config.peers.split:
+    options["split"] = config.peers.split
+  if config.peers.dropout:
+    options["dropout"] = config.peers.dropout
+  if config.precision != "float32":
+    options["dtype"] = jnp.dtype(config.precision)
+  if ":" not in name:
+    return backbones.make(name, info.num_classes, **options)
+  module, _, attribute = name.partition(":")
+  try:
+    made = getattr(importlib.import_module(module), attribute)
+  except (ImportError, AttributeError, ValueError) as error:
+    raise ConfigError(
+      f"config.peers.net='{name}' must name an importable module and a class "
+      f"in it, as module:Class ({error}); check the spelling, and that the "
+      "module is in the working directory or installed."
+    ) from error
+  try:
+    net = made(num_classes=info.num_classes, **options)
+  except TypeError as error:
+    raise ConfigError(
+      f"config.peers.net='{name}' could not be made with num_classes and "
+      f"{sorted(options) or 'no options'} ({error}); give the class these "
+      "fields."
+    ) from error
+  if not isinstance(net, nn.Module):
+    raise ConfigError(
+      f"config.peers.net='{name}' is no linen module; name a subclass of "
+      "flax.linen.Module."
+    )
+  return net
+
+
+def check_input_size(recipe: Recipe) -> None:
+  """Traces the networks on the data's image size, without compiling.
+
+  Raises:
+    ValueError: if a network cannot take images of that size.
+  """
+  jax.eval_shape(recipe.peers.init, jax.random.key(0), recipe.example_images())

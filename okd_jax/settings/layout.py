@@ -1,0 +1,82 @@
+"""Which devices a run is spread over."""
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from okd_jax.devices import host, mesh as mesh_lib
+from okd_jax.errors import ConfigError
+
+# More devices than that are of no use on any CPU.
+_MOST = 1024
+
+
+def cpu_devices(config: ConfigDict) -> int:
+  """Devices that JAX should split a CPU into for a run.
+
+  One program on all cores leaves some of them idle, and a program of fewer
+  peers, or fewer images, compiles faster (benchmarks/NOTES.md).
+
+  Returns:
+    The number of devices; 1 if the configuration asks for a mesh of its own.
+  """
+  if (config.mesh.data, config.mesh.peer) != (-1, -1):
+    return 1
+  cores, num_peers = host.cores(), config.peers.num_peers
+  if not _alike(config):
+    return _parts(config, cores)
+  # Every device has as many peers: with three on two cores, one each. Wrong
+  # numbers are refused later.
+  counts = range(min(cores, num_peers), min(num_peers, _MOST) + 1)
+  return next((n for n in counts if n > 0 == num_peers % n), 1)
+
+
+def mesh(config: ConfigDict) -> Mesh:
+  """Arranges the devices, and checks that batches and peers divide evenly.
+
+  Raises:
+    ConfigError: naming the sizes that do not fit.
+  """
+  made = mesh_lib.make_mesh(*_axes(config))
+  shards = made.shape[mesh_lib.DATA]
+  for name in ("batch_size", "eval_batch_size"):
+    if config[name] % shards:
+      raise ConfigError(
+        f"config.{name}={config[name]} must be a multiple of the data axis of "
+        f"the mesh ({shards}); change one of them."
+      )
+  return made
+
+
+def _axes(config: ConfigDict) -> tuple[int, int]:
+  """Sizes of the axes data and peer, as asked for or, on CPU, as suits it."""
+  data, peer = config.mesh.data, config.mesh.peer
+  if peer != -1:
+    return data, peer
+  devices = jax.devices()
+  on_one_cpu = devices[0].platform == "cpu" and jax.process_count() == 1
+  if data != -1 or not on_one_cpu:
+    return data, 1
+  if _alike(config):
+    common = _divisors(config.peers.num_peers)
+    peer = max(n for n in common if n <= len(devices))
+  else:
+    peer = 1
+  return _parts(config, len(devices) // peer), peer
+
+
+def _parts(config: ConfigDict, most: int) -> int:
+  """The largest number up to `most` that divides every batch."""
+  sizes = (config.batch_size, config.eval_batch_size)
+  return max(
+    n for n in range(1, most + 1) if all(size % n == 0 for size in sizes)
+  )
+
+
+def _alike(config: ConfigDict) -> bool:
+  """Whether peers are whole networks of one shape, which share no work."""
+  return config.peers.kind == "replicas" and "," not in config.peers.net
+
+
+def _divisors(number: int) -> list[int]:
+  return [n for n in range(1, number + 1) if number % n == 0]

@@ -1,0 +1,72 @@
+"""One run at a time in one workdir."""
+
+import json
+import os
+from pathlib import Path
+import socket
+from types import TracebackType
+
+import filelock
+
+from okd_jax.errors import RunLockError
+
+
+class RunLock:
+  """Context manager that holds a workdir for this process.
+
+  The operating system drops the lock when its process dies, however it dies;
+  what is written beside it only says whose it is. With several processes only
+  process 0 takes it.
+
+  Attributes:
+    workdir: made if it is not there.
+  """
+
+  def __init__(self, workdir: str | os.PathLike[str]):
+    self.workdir = Path(workdir)
+    self._lock = filelock.FileLock(self.workdir / "run.lock")
+    self._owner = self.workdir / "run.lock.json"
+
+  def acquire(self) -> None:
+    """Takes the lock; raises RunLockError, at once, if another run has it."""
+    try:
+      self.workdir.mkdir(parents=True, exist_ok=True)
+      self._lock.acquire(blocking=False)
+    except filelock.Timeout:
+      raise RunLockError(
+        f"{self.workdir} is in use by another run ({self._describe_owner()}). "
+        "Wait until it ends, stop it, or choose another workdir."
+      ) from None
+    except OSError as error:
+      raise RunLockError(
+        f"{self.workdir} cannot be locked: {error}. Choose another workdir."
+      ) from error
+    temporary = self._owner.with_suffix(".tmp")
+    owner = {"host": socket.gethostname(), "pid": os.getpid()}
+    temporary.write_text(json.dumps(owner) + "\n")
+    os.replace(temporary, self._owner)
+
+  def release(self) -> None:
+    """Gives the lock back; does nothing if it is not held."""
+    if self._lock.is_locked:
+      self._owner.unlink(missing_ok=True)
+      self._lock.release()
+
+  def _describe_owner(self) -> str:
+    try:
+      owner = json.loads(self._owner.read_text())
+      return f"host {owner['host']}, process id {owner['pid']}"
+    except (OSError, ValueError, LookupError, TypeError):
+      return "which has not said yet who it is"
+
+  def __enter__(self) -> "RunLock":
+    self.acquire()
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+  ) -> None:
+    self.release()

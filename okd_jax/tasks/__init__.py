@@ -1,0 +1,1 @@
+"""What a group is trained for: targets and figures."""

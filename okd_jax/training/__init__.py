@@ -1,0 +1,1 @@
+"""The training step, its state and its loop over devices."""

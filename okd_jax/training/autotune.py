@@ -1,0 +1,198 @@
+"""Chooses the faster form of a group's program by a short measurement."""
+
+from collections.abc import Callable
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+import statistics
+import time
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+
+from okd_jax.core import Array
+from okd_jax.devices import mesh as mesh_lib
+from okd_jax.groups.group import Branches, Replicas
+from okd_jax.training.setup import Recipe
+
+CACHE = Path.home() / ".cache" / "okd_jax" / "mappings"
+_CANDIDATES = ("unroll", "vmap")
+_WARM_UP, _ROUNDS = 2, 7
+
+
+def settle(recipe: Recipe, cache: Path = CACHE) -> Recipe:
+  """Replaces the mapping "auto" of a recipe by the faster one.
+
+  On CPU that is "unroll", which is known. Elsewhere forward and backward pass
+  of the peers that one device holds are timed in both forms, once for every
+  kind of device, network, number of peers and batch.
+
+  Args:
+    recipe: of a run.
+    cache: folder that keeps the times.
+
+  Returns:
+    The recipe, with "unroll" or "vmap" for "auto"; the same in all processes.
+  """
+  group = recipe.peers
+  if not isinstance(group, Replicas | Branches) or group.mapping != "auto":
+    return recipe
+  device = recipe.mesh.devices.flat[0]
+  if device.platform == "cpu":
+    choice = "unroll"
+  else:
+    seconds = _kept(recipe, group, cache)
+    choice = (
+      "vmap" if _agreed(seconds["vmap"] < seconds["unroll"]) else "unroll"
+    )
+  return dataclasses.replace(
+    recipe, peers=dataclasses.replace(group, mapping=choice)
+  )
+
+
+def seeds_at_once(recipe: Recipe, count: int, cache: Path = CACHE) -> bool:
+  """Whether one program of several groups is faster than one after another.
+
+  On CPU it is not (benchmarks/NOTES.md). Elsewhere forward and backward pass of
+  what one device holds are timed in both forms, and the times kept.
+
+  Args:
+    recipe: of each run, with its mapping settled.
+    count: how many groups.
+    cache: folder that keeps the times.
+
+  Returns:
+    The same in all processes.
+  """
+  group = recipe.peers
+  if not isinstance(group, Replicas | Branches):
+    return False
+  if recipe.mesh.devices.flat[0].platform == "cpu":
+    return False
+  seconds = _kept(recipe, group, cache, group.mapping, count)
+  return _agreed(seconds["at once"] < count * seconds["one"])
+
+
+def measure(group: Replicas | Branches, images: Array) -> dict[str, float]:
+  """Times forward and backward pass of a group.
+
+  Args:
+    group: on a mesh of one device.
+    images: float [B, H, W, c], on that device.
+
+  Returns:
+    Median seconds of every mapping.
+  """
+  key = jax.random.key(0)
+  variables = group.init(key, images[:1])
+  return {
+    mapping: _seconds(
+      _pass(dataclasses.replace(group, mapping=mapping), key), variables, images
+    )
+    for mapping in _CANDIDATES
+  }
+
+
+def measure_seeds(
+  group: Replicas | Branches, images: Array, count: int
+) -> dict[str, float]:
+  """Times forward and backward pass of one group and of `count` at once.
+
+  Args:
+    group: on a mesh of one device.
+    images: float [B, H, W, c], on that device.
+    count: how many groups, each with images of its own.
+
+  Returns:
+    Median seconds of "one" and of all "at once".
+  """
+  key = jax.random.key(0)
+  variables = group.init(key, images[:1])
+  many = jax.tree.map(lambda leaf: jnp.stack([leaf] * count), variables)
+  return {
+    "one": _seconds(_pass(group, key), variables, images),
+    "at once": _seconds(
+      jax.vmap(_pass(group, key)), many, jnp.stack([images] * count)
+    ),
+  }
+
+
+def _kept(
+  recipe: Recipe, group: Replicas | Branches, cache: Path, *seeds: Any
+) -> dict[str, float]:
+  """Times of what one device holds, from the cache or measured.
+
+  Only the first process of a run measures; in others all times are zero.
+  """
+  if jax.process_index() != 0:
+    return dict.fromkeys((*_CANDIDATES, "one", "at once"), 0.0)
+  device = jax.local_devices()[0]
+  shape = recipe.mesh.shape
+  alone = dataclasses.replace(
+    group,
+    num_peers=group.num_peers // shape[mesh_lib.PEER],
+    mesh=mesh_lib.make_mesh(1, 1, [device]),
+  )
+  size = recipe.batch_size // shape[mesh_lib.DATA]
+  images = jnp.zeros((size, *recipe.info.image_shape), recipe.image_dtype)
+  about = (
+    type(group).__name__,
+    repr(group.net),
+    alone.num_peers,
+    images.shape,
+    device.device_kind,
+    jax.__version__,
+    *seeds,
+  )
+  name = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
+  kept = cache / f"{name}.json"
+  if kept.exists():
+    return json.loads(kept.read_text())
+  images = jax.device_put(images, device)
+  if seeds:
+    seconds = measure_seeds(alone, images, seeds[-1])
+  else:
+    seconds = measure(alone, images)
+  cache.mkdir(parents=True, exist_ok=True)
+  unfinished = kept.with_suffix(f".{os.getpid()}")
+  unfinished.write_text(json.dumps(seconds))
+  unfinished.replace(kept)
+  return seconds
+
+
+def _agreed(choice: bool) -> bool:
+  """What the first process says.
+
+  Processes that ran different programs would wait for each other for ever.
+  """
+  return bool(multihost_utils.broadcast_one_to_all(choice))
+
+
+def _pass(group: Replicas | Branches, key: Array) -> Callable[..., Any]:
+  """Forward and backward pass, as a function of variables and images."""
+
+  def loss(params, rest, images):
+    outputs, after = group.apply(
+      {"params": params, **rest}, images, key, train=True
+    )
+    return jnp.mean(jnp.square(outputs.logits)), after
+
+  def both(variables, images):
+    rest = {name: v for name, v in variables.items() if name != "params"}
+    return jax.grad(loss, has_aux=True)(variables["params"], rest, images)
+
+  return both
+
+
+def _seconds(fn: Callable[..., Any], *args: Any) -> float:
+  fn = jax.jit(fn)
+  times = []
+  for _ in range(_WARM_UP + _ROUNDS):
+    began = time.perf_counter()
+    jax.block_until_ready(fn(*args))
+    times.append(time.perf_counter() - began)
+  return statistics.median(times[_WARM_UP:])

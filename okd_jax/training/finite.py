@@ -1,0 +1,76 @@
+"""Stops a run whose numbers are no longer finite."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from okd_jax.errors import NotFiniteError
+from okd_jax.training.state import TrainState
+
+
+def check_measures(step: int, measured: Mapping[str, Any]) -> dict[str, float]:
+  """Turns measures into named numbers.
+
+  Args:
+    step: for the message.
+    measured: as from `okd_jax.training.step.train_step`, of one step, or means
+      over the steps since the last record.
+
+  Returns:
+    `loss`, every term summed over peers, `accuracy` averaged over peers,
+    `learning_rate`, `rampup`, `gradient_norm`, and the method's summaries with
+    one entry an element, such as `attention/0/1`.
+
+  Raises:
+    NotFiniteError: naming term, peer and step.
+  """
+  host = jax.device_get(measured)
+  for name, value in host["terms"].items():
+    bad = np.flatnonzero(~np.isfinite(np.atleast_1d(value)))
+    if len(bad):
+      where = f" of peer {bad[0]}" if np.ndim(value) else ""
+      raise NotFiniteError(
+        f"'{name}'{where} is {np.atleast_1d(value)[bad[0]]} by step {step}. "
+        "Lower config.optim.learning_rate, or look at the images; the last "
+        "checkpoint stands."
+      )
+  if not np.isfinite(host["gradient_norm"]):
+    raise NotFiniteError(
+      f"the gradient's norm is {host['gradient_norm']} by step {step}. Lower "
+      "config.optim.learning_rate; the last checkpoint stands."
+    )
+  terms = {name: float(np.sum(v)) for name, v in host["terms"].items()}
+  record = {"loss": sum(terms.values()), **terms}
+  record["accuracy"] = float(np.mean(host["accuracy"]))
+  for name in ("learning_rate", "rampup", "gradient_norm"):
+    record[name] = float(host[name])
+  for name, value in host["summaries"].items():
+    for index in np.ndindex(value.shape):
+      record["/".join((name, *map(str, index)))] = float(value[index])
+  return record
+
+
+def check_state(step: int, state: TrainState) -> None:
+  """Raises NotFiniteError, naming the array, unless a state is all finite."""
+  finite = _all_finite(state)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(finite)):
+    if not np.all(leaf):
+      peers = np.flatnonzero(~np.atleast_1d(leaf))
+      raise NotFiniteError(
+        f"state{jax.tree_util.keystr(path)} is not finite (index {peers[0]} of "
+        f"its first axis) after step {step}, and is not saved. Lower "
+        "config.optim.learning_rate; the last checkpoint stands."
+      )
+
+
+@jax.jit
+def _all_finite(tree: Any) -> Any:
+  """For every leaf, which entries of its first axis are finite."""
+
+  def finite(leaf):
+    return jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))
+
+  return jax.tree.map(finite, tree)

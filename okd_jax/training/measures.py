@@ -1,0 +1,58 @@
+"""Means of measures over the steps since they were recorded.
+
+The sums are taken where the steps run, one step after another, so that they do
+not depend on how many steps one call makes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Measures = dict[str, Any]  # as from `okd_jax.training.step.train_step`
+
+# These follow from the step; a record holds their last value.
+_LAST = ("learning_rate", "rampup")
+
+
+def add(sums: Measures, measured: Measures) -> Measures:
+  """Adds the measures of one more step; to be traced."""
+  total = jax.tree.map(jnp.add, sums, measured)
+  return total | {name: measured[name] for name in _LAST}
+
+
+def means(sums: Measures, count: int) -> Measures:
+  """Means on the host over `count` steps, of which the sums are."""
+  host: Measures = jax.device_get(sums)
+
+  def mean(total):
+    return total / np.asarray(count, total.dtype)
+
+  return jax.tree.map(mean, host) | {name: host[name] for name in _LAST}
+
+
+def to_json(sums: Measures, count: int) -> dict[str, Any]:
+  """Sums as JSON values, exactly; nothing if one of them is not finite."""
+  leaves = jax.tree.leaves(jax.device_get(sums))
+  if not all(np.all(np.isfinite(leaf)) for leaf in leaves):
+    return {}
+  return {"count": count, "sums": [leaf.tolist() for leaf in leaves]}
+
+
+def from_json(saved: Mapping[str, Any], like: Measures) -> tuple[Measures, int]:
+  """What `to_json` was given, on the host; no steps if there is nothing.
+
+  Args:
+    saved: from `to_json`.
+    like: arrays or shapes, for the structure and types.
+  """
+  leaves, structure = jax.tree.flatten(like)
+  if not saved:
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like), 0
+  values = [
+    np.asarray(value, leaf.dtype).reshape(leaf.shape)
+    for value, leaf in zip(saved["sums"], leaves, strict=True)
+  ]
+  return jax.tree.unflatten(structure, values), int(saved["count"])

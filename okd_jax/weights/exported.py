@@ -1,0 +1,142 @@
+"""Loads an exported network; needs JAX and safetensors, nothing else.
+
+The folder holds `weights.safetensors`, `model.stablehlo` (a program of
+`jax.export` for CPU, CUDA and TPU and any batch size) and `card.json`. Without
+this file, the same is
+
+    weights = safetensors.numpy.load_file("leader/weights.safetensors")
+    content = pathlib.Path("leader/model.stablehlo").read_bytes()
+    program = jax.export.deserialize(bytearray(content))
+    logits = program.call(weights, images)
+"""
+
+from collections.abc import Callable
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import safetensors
+import safetensors.numpy
+
+from okd_jax.errors import LeaderError
+
+Variables = dict[str, Any]
+
+CARD = "card.json"
+WEIGHTS = "weights.safetensors"
+PROGRAM = "model.stablehlo"
+
+
+def load_leader(
+  path: str | os.PathLike[str],
+) -> tuple[Callable[[Variables, Any], jax.Array], Variables]:
+  """Loads what `python -m okd_jax export` has written.
+
+  Args:
+    path: the folder, for example `runs/okddip_c100/leader`.
+
+  Returns:
+    A function `apply(variables, images)` and its variables, nested dicts of
+    NumPy arrays. Images are float32 [B, H, W, c] in [0, 1], of the card's
+    `image_shape`, for any B; the result is the logits, float32 [B, C].
+    Normalisation is part of the function, which may be jitted and mapped over
+    but not differentiated.
+
+  Raises:
+    LeaderError: if a file is missing or is not the one that was exported.
+  """
+  folder = Path(path)
+  card = read_card(folder)
+  if PROGRAM not in card["files"]:
+    raise LeaderError(
+      f"{folder} was exported as {card['format']}, which JAX does not read; "
+      "export it with --format=stablehlo."
+    )
+  weights = read_weights(folder, card)
+  program = jax.export.deserialize(
+    bytearray(_checked(folder, PROGRAM, card["files"]))
+  )
+
+  def apply(variables: Variables, images: Any) -> jax.Array:
+    return program.call(flatten(variables), images)
+
+  return apply, unflatten(weights)
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+  """Reads what is known about an exported network.
+
+  Raises:
+    LeaderError: if there is no card, or a damaged one.
+  """
+  try:
+    card = json.loads((folder / CARD).read_text())
+    if not isinstance(card["files"], dict):
+      raise ValueError("'files' is not an object")
+  except OSError as error:
+    raise LeaderError(
+      f"{folder} holds no exported network ({error.strerror}: "
+      f"{error.filename}); write one with `python -m okd_jax export WORKDIR`."
+    ) from error
+  except (ValueError, LookupError, TypeError) as error:
+    raise LeaderError(
+      f"{folder / CARD} is damaged ({error!r}); export the run again."
+    ) from error
+  return card
+
+
+def read_weights(folder: Path, card: dict[str, Any]) -> dict[str, Any]:
+  """The weights by path, `params/stem/kernel`, as NumPy arrays.
+
+  Raises:
+    LeaderError: if the file is not the one that was exported.
+  """
+  return safetensors.numpy.load(_checked(folder, WEIGHTS, card["files"]))
+
+
+def digest(content: bytes) -> str:
+  """The SHA-256 of a file's content, as the card holds it."""
+  return hashlib.sha256(content).hexdigest()
+
+
+def flatten(variables: Variables, prefix: str = "") -> dict[str, Any]:
+  """Nested variables by path, joined by slashes."""
+  flat: dict[str, Any] = {}
+  for name, value in variables.items():
+    if isinstance(value, dict):
+      flat |= flatten(value, f"{prefix}{name}/")
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def unflatten(weights: dict[str, Any]) -> Variables:
+  """The inverse of `flatten`; empty collections are not kept."""
+  nested: Variables = {}
+  for path, value in weights.items():
+    *names, last = path.split("/")
+    inner = nested
+    for name in names:
+      inner = inner.setdefault(name, {})
+    inner[last] = value
+  return nested
+
+
+def _checked(folder: Path, name: str, sums: dict[str, str]) -> bytes:
+  try:
+    content = (folder / name).read_bytes()
+  except OSError as error:
+    raise LeaderError(
+      f"{folder / name} cannot be read ({error.strerror}); export the run "
+      "again."
+    ) from error
+  if digest(content) != sums.get(name):
+    raise LeaderError(
+      f"{folder / name} does not match the SHA-256 in {CARD}: it is damaged, "
+      "or of another export. Export the run again."
+    )
+  return content

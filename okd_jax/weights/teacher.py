@@ -1,0 +1,92 @@
+"""The frozen teacher of a run: from an earlier run, or from PyTorch."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from okd_jax import backbones
+from okd_jax.core import Variables
+from okd_jax.data.info import DataInfo
+from okd_jax.devices import mesh as mesh_lib
+from okd_jax.errors import ConfigError
+from okd_jax.groups.group import Peers, Replicas
+from okd_jax.runs import run as reopen
+from okd_jax.settings import build
+from okd_jax.weights import torch as interop
+
+
+def load(
+  config: ConfigDict, info: DataInfo, on: Mesh
+) -> tuple[Peers | None, Variables | None]:
+  """Loads the teacher that a configuration names.
+
+  From a work directory it is the network that the run would deploy.
+
+  Args:
+    config: of the student's run.
+    info: of the student's data.
+    on: devices. The teacher has no peers to spread, so each of them takes an
+      equal part of the batch.
+
+  Returns:
+    A group of one network and its variables on the devices, or None twice if
+    no teacher is named.
+
+  Raises:
+    ConfigError: if the teacher cannot be read or does not fit the data.
+    CheckpointError: if its run has no verified checkpoint.
+  """
+  if not config.teacher:
+    return None, None
+  devices = without_peer_axis(on)
+  if config.batch_size % devices.size:
+    raise ConfigError(
+      f"config.batch_size={config.batch_size} must be a multiple of the "
+      f"{devices.size} devices, which share the teacher's work; change it."
+    )
+  path, info = Path(config.teacher), build.seen(config, info)
+  read = _from_run if path.is_dir() else _from_state_dict
+  net, variables = read(path, config, info)
+  group = Replicas(net, 1, devices, config.peers.mapping)
+  stacked = jax.tree.map(lambda leaf: jax.device_get(leaf)[None], variables)
+  where = mesh_lib.shardings(devices, group.specs(stacked))
+  return group, mesh_lib.place(stacked, where)
+
+
+def without_peer_axis(mesh: Mesh) -> Mesh:
+  """The same devices, all of them on the data axis."""
+  return Mesh(
+    mesh.devices.reshape(-1, 1), mesh.axis_names, axis_types=mesh.axis_types
+  )
+
+
+def _from_run(path: Path, config: ConfigDict, info: DataInfo) -> Any:
+  run = reopen.run(path)
+  theirs = run.recipe.info
+  for field in ("num_classes", "image_shape", "mean", "std"):
+    ours = getattr(info, field)
+    if getattr(theirs, field) != ours:
+      raise ConfigError(
+        f"config.teacher='{path}' was trained on images with {field}="
+        f"{getattr(theirs, field)} and this run has {ours}; name a teacher "
+        "that was trained on the same data."
+      )
+  return run.recipe.peers.extract(run.peers_variables, run.leader)
+
+
+def _from_state_dict(path: Path, config: ConfigDict, info: DataInfo) -> Any:
+  net = backbones.make(config.teacher_net, info.num_classes)
+  image = jax.ShapeDtypeStruct((1, *info.image_shape), "float32")
+  shapes = jax.eval_shape(
+    lambda key, x: net.init(key, x, train=False), jax.random.key(0), image
+  )
+  try:
+    return net, interop.load_torch(shapes, interop.read_state_dict(path))
+  except ValueError as error:
+    raise ConfigError(
+      f"config.teacher='{path}' does not hold a {config.teacher_net} for "
+      f"{info.num_classes} classes: {error}"
+    ) from error

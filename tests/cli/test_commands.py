@@ -1,0 +1,281 @@
+"""The commands around training, as a user calls them."""
+
+import contextlib
+import json
+import logging
+import shutil
+import sys
+import types
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+from okd_jax import __main__, train
+from okd_jax.cli import doctor
+from okd_jax.devices.mesh import make_mesh
+from okd_jax.errors import CheckpointError, ConfigError, DataError
+from okd_jax.runs import records as logs, run as reopen, trackers
+from okd_jax.settings import build
+from okd_jax.training import state as state_lib
+from okd_jax.weights import exported as leader, init_from
+
+
+def command(*args):
+  __main__.main([str(arg) for arg in args])
+
+
+@contextlib.contextmanager
+def leaving(code):
+  with pytest.raises(SystemExit) as left:
+    yield
+  assert left.value.code == code
+
+
+@pytest.fixture
+def pictures(tmp_path):
+  """A folder with images of many kinds."""
+  rng = np.random.default_rng(0)
+  folder = tmp_path / "pictures"
+  (folder / "more").mkdir(parents=True)
+  for name, mode, size in (
+    ("a.png", "RGBA", (30, 17)),
+    ("b.jpg", "L", (8, 8)),
+    ("c.gif", "P", (5, 40)),
+    ("more/d.bmp", "RGB", (64, 64)),
+  ):
+    pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(folder / name)
+  (folder / "notes.txt").write_text("not an image")
+  return folder
+
+
+def test_eval_counts_exactly(trained, capsys):
+  command("eval", trained, "--all-peers", "--json")
+  result = json.loads(capsys.readouterr().out)
+  run = reopen.run(trained)
+  source = build.source(run.config)
+  net, variables = run.recipe.peers.extract(run.peers_variables, 0)
+  correct = 0
+  for batch in source.evaluation("test"):
+    images = run.recipe.normalize(batch.image)
+    logits = jax.jit(lambda v, x: net.apply(v, x, train=False).logits)(
+      variables, images
+    )
+    correct += int(np.sum((np.argmax(logits, -1) == batch.target) & batch.mask))
+  figures = result["figures"]
+  assert (result["count"], result["step"]) == (360, run.step)
+  assert figures["peer_0"]["correct"] == correct
+  assert figures["peer_0"]["accuracy"] == correct / 360
+  assert set(figures) == {"leader", "peer_0", "peer_1", "peer_2", "ensemble"}
+  assert figures["leader"] == figures["peer_2"]
+  (recorded,) = [r for r in logs.read_metrics(trained) if r["kind"] == "eval"]
+  for figure in ("accuracy_top5", "cross_entropy", "calibration_error"):
+    name = f"test/ensemble/{figure}"
+    assert figures["ensemble"][figure] == pytest.approx(recorded[name], 1e-4)
+
+
+def test_predict_reads_any_image(trained, pictures, capsys):
+  command("predict", trained / "leader", pictures, "--json")
+  by_leader = json.loads(capsys.readouterr().out)
+  assert [result["image"] for result in by_leader] == [
+    str(pictures / name) for name in ("a.png", "b.jpg", "c.gif", "more/d.bmp")
+  ]
+  for result in by_leader:
+    values = [p["probability"] for p in result["predictions"]]
+    assert len(values) == 5
+    assert values == sorted(values, reverse=True)
+    assert {p["class"] for p in result["predictions"]} < set("0123456789")
+  command("predict", trained, *(r["image"] for r in by_leader), "--json")
+  by_run = json.loads(capsys.readouterr().out)
+  for one, other in zip(by_leader, by_run, strict=True):
+    assert one["image"] == other["image"]
+    best, same = one["predictions"][0], other["predictions"][0]
+    assert best["class"] == same["class"]
+    assert best["probability"] == pytest.approx(same["probability"], 1e-4)
+  # The picture that needs no resizing, by hand.
+  pixels = np.asarray(Image.open(pictures / "b.jpg"), np.float32) / 255
+  apply, variables = leader.load_leader(trained / "leader")
+  probabilities = jax.nn.softmax(apply(variables, pixels[None, :, :, None]))[0]
+  best = by_leader[1]["predictions"][0]
+  assert best["class"] == str(int(np.argmax(probabilities)))
+  assert best["probability"] == pytest.approx(float(probabilities.max()), 1e-4)
+
+
+def test_export_and_plot_say_what_they_wrote(trained, tmp_path, capsys):
+  command("export", trained, "--what=peer_1", f"--to={tmp_path / 'one'}")
+  assert f"is in {tmp_path / 'one'}." in capsys.readouterr().out
+  assert leader.read_card(tmp_path / "one")["what"] == "peer_1"
+  command("plot", trained)
+  assert str(trained / "plots" / "loss.png") in capsys.readouterr().out
+
+
+def test_data_reports_damage_and_duplicates(pictures, tmp_path, capsys):
+  folder = tmp_path / "set"
+  for name in ("cat", "dog"):
+    (folder / name).mkdir(parents=True)
+    content = (pictures / "a.png").read_bytes()
+    (folder / name / "x.png").write_bytes(content)
+  (folder / "dog" / "y.jpg").write_bytes((pictures / "b.jpg").read_bytes())
+  command("data", folder)
+  said = capsys.readouterr().out
+  assert "30 x 17" in said
+  assert f"Equal files: {folder / 'cat/x.png'}, {folder / 'dog/x.png'}" in said
+  (folder / "dog" / "z.png").write_bytes(content[:100])
+  with leaving(DataError.exit_code):
+    command("data", folder, "--json")
+  report = json.loads(capsys.readouterr().out)
+  assert report["counts"] == {"all": {"cat": 1, "dog": 3}}
+  assert report["sizes"] == {"30x17": 2, "8x8": 1}
+  assert list(report["damaged"]) == [str(folder / "dog" / "z.png")]
+
+
+def test_doctor_reports_what_is_wrong(monkeypatch, capsys):
+  monkeypatch.setattr(doctor, "make_mesh", lambda: make_mesh(1, 1))
+  command("doctor")
+  said = capsys.readouterr().out
+  for word in ("jax ", "free disk", "memory", "cifar100", "loss"):
+    assert word in said
+  monkeypatch.setattr(doctor, "_first_loss", lambda: 1 / 0)
+  with leaving(1):
+    command("doctor")
+  assert "PROBLEM: ZeroDivisionError" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  "args, code, message",
+  [
+    (
+      ["eval", "{tmp}"],
+      ConfigError.exit_code,
+      "is not the work directory of a run",
+    ),
+    (["eval"], ConfigError.exit_code, "WORKDIR"),
+    (["train"], ConfigError.exit_code, "invalid choice"),
+    (["predict", "{tmp}", "x.png"], ConfigError.exit_code, "is not the work"),
+    (["predict", "{leader}", "{tmp}"], DataError.exit_code, "holds no image"),
+    (
+      ["predict", "{leader}", "x.png"],
+      DataError.exit_code,
+      "x.png does not exist",
+    ),
+    (
+      ["predict", "{leader}", __file__],
+      DataError.exit_code,
+      "cannot be decoded",
+    ),
+    (["eval", "{run}", "--split=validation"], DataError.exit_code, "is empty"),
+    (["export", "{run}", "--what=me"], ConfigError.exit_code, "leader, peer_0"),
+    (["data", "{tmp}"], DataError.exit_code, "class folders"),
+  ],
+)
+def test_mistakes_end_with_a_code(
+  trained, tmp_path, capsys, args, code, message
+):
+  places = {"tmp": tmp_path, "run": trained, "leader": trained / "leader"}
+  with leaving(code):
+    command(*(arg.format(**places) for arg in args))
+  assert message in capsys.readouterr().err
+
+
+def test_a_run_starts_from_another(trained):
+  run = reopen.run(trained)
+  drawn = state_lib.init(run.recipe, jax.random.key(5))
+  state = init_from.fill(run.recipe, drawn, trained)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    (state.params["peers"], state.memory["peers"]),
+    (run.state.params["peers"], run.state.memory["peers"]),
+  )
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    (state.step, state.opt_state, state.params["method"]),
+    (drawn.step, drawn.opt_state, drawn.params["method"]),
+  )
+
+
+def recipe_like(trained, **peers):
+  config, info, train_size = reopen.about(trained)
+  config.peers.update(peers)
+  return build.recipe(config, info, train_size, make_mesh(1, 1))
+
+
+@pytest.mark.parametrize(
+  "peers",
+  [
+    {"kind": "replicas"},
+    {"kind": "branches"},
+    {"net": "resnet8,resnet8,resnet8"},
+  ],
+  ids=["replicas", "branches", "mixed"],
+)
+def test_peers_start_from_a_leader(trained, peers):
+  recipe = recipe_like(trained, **peers)
+  drawn = state_lib.init(recipe, jax.random.key(5))
+  state = init_from.fill(recipe, drawn, trained / "leader")
+
+  def flat(state, peer):
+    variables = state_lib.variables(state.params, state.memory, "peers")
+    return leader.flatten(recipe.peers.extract(variables, peer)[1])
+
+  card = leader.read_card(trained / "leader")
+  weights = leader.read_weights(trained / "leader", card)
+  for peer in range(3):
+    before, after = flat(drawn, peer), flat(state, peer)
+    assert set(after) == set(weights)
+    for name, value in after.items():
+      drawn_anew = "head_linear" in name and peer != 2
+      expected = before[name] if drawn_anew else weights[name]
+      np.testing.assert_array_equal(value, expected, err_msg=name)
+
+
+def test_weights_of_another_shape_are_refused(trained):
+  recipe = recipe_like(trained, num_peers=2)
+  drawn = state_lib.init(recipe, jax.random.key(5))
+  with pytest.raises(ConfigError, match="config.init_from=.*shape"):
+    init_from.fill(recipe, drawn, trained)
+  other = recipe_like(trained, net="resnet20")
+  drawn = state_lib.init(other, jax.random.key(5))
+  with pytest.raises(ConfigError, match="stage1_block1.*absent"):
+    init_from.fill(other, drawn, trained / "leader")
+
+
+@pytest.mark.checklist("G1")
+def test_a_run_that_cannot_start_leaves_its_folder_free(trained, tmp_path):
+  config = reopen.about(trained)[0]
+  config.init_from = str(tmp_path / "nowhere")
+  with pytest.raises(ConfigError, match="nowhere is not the work"):
+    train.train(config, tmp_path / "new")
+  assert not (tmp_path / "new" / "config.json").exists()
+
+
+def test_a_damaged_leader_ends_with_a_code(trained, tmp_path, capsys):
+  shutil.copytree(trained / "leader", tmp_path / "leader")
+  (tmp_path / "leader" / leader.WEIGHTS).write_bytes(b"")
+  with leaving(CheckpointError.exit_code):
+    command("predict", tmp_path / "leader", "x.png")
+  assert "does not match the SHA-256" in capsys.readouterr().err
+
+
+@pytest.mark.checklist("I1")
+def test_trackers_that_fail_are_one_warning(trained, monkeypatch, caplog):
+  told = []
+  mlflow = types.SimpleNamespace(
+    set_experiment=lambda name: None,
+    start_run=lambda run_name: told.append(run_name),
+    log_params=lambda params: told.append(params["peers.num_peers"]),
+    log_metrics=lambda metrics, step: told.append((step, metrics)),
+    end_run=lambda: told.append("end"),
+  )
+  monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+  monkeypatch.setitem(sys.modules, "wandb", None)  # as if not installed
+  config = reopen.about(trained)[0]
+  config.trackers = ("wandb", "mlflow")
+  with caplog.at_level(logging.WARNING):
+    with trackers.started(config, trained) as found:
+      for tracker in found:
+        tracker.log(3, {"loss": 1.0})
+  assert told == [trained.name, 3, (3, {"loss": 1.0}), "end"]
+  (record,) = caplog.records
+  assert record.getMessage().startswith("wandb does not track this run")

@@ -1,0 +1,129 @@
+"""A run of two processes with two devices each is a run with four devices."""
+
+import json
+import os
+from pathlib import Path
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from okd_jax.devices import distributed
+from okd_jax.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = (
+  "--config=configs/okddip_digits.py:smoke",
+  "--config.peers.net=examples.own_network:Large",
+  "--config.peers.num_peers=2",
+  "--config.epochs=1",
+  "--config.log_steps=1",
+)
+
+
+def start(workdir, num_devices, *settings, **environment):
+  """Starts main.py with virtual devices."""
+  environment = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+    **environment,
+  }
+  return subprocess.Popen(
+    [sys.executable, "main.py", *SETTINGS, *settings, f"--workdir={workdir}"],
+    cwd=ROOT,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def finish(*processes):
+  """Waits, and returns what they printed."""
+  said = [process.communicate(timeout=280) for process in processes]
+  for process, (_, errors) in zip(processes, said, strict=True):
+    assert process.returncode == 0, errors
+  return [out for out, _ in said]
+
+
+def free_port():
+  with socket.socket() as taken:
+    taken.bind(("localhost", 0))
+    return taken.getsockname()[1]
+
+
+def metrics(workdir):
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("peer", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_two_processes_train_as_one(tmp_path, peer):
+  mesh = f"--config.mesh.peer={peer}"
+  finish(start(tmp_path / "one", 4, mesh))
+  address = f"localhost:{free_port()}"
+  first, second = finish(
+    *(
+      start(
+        tmp_path / "two",
+        2,
+        mesh,
+        JAX_COORDINATOR_ADDRESS=address,
+        JAX_NUM_PROCESSES="2",
+        JAX_PROCESS_ID=str(i),
+      )
+      for i in range(2)
+    )
+  )
+  assert "deployed" in first
+  # What the library for collectives says is not ours; its threads write into
+  # each other's lines.
+  own = [line for line in second.splitlines() if "peer ranks" not in line]
+  assert own == []
+  one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+  assert [(r["step"], r["kind"]) for r in one] == [
+    (r["step"], r["kind"]) for r in two
+  ]
+  for a, b in zip(one, two, strict=True):
+    assert a.keys() == b.keys()
+    for name in a.keys() - {"kind"}:
+      np.testing.assert_allclose(a[name], b[name], rtol=1e-4, err_msg=name)
+  cards = [
+    json.loads((tmp_path / run / "leader" / "card.json").read_text())
+    for run in ("one", "two")
+  ]
+  assert cards[0]["accuracy"] == cards[1]["accuracy"]
+
+
+def test_environments_are_recognised():
+  detect = distributed.detect
+  assert detect({}, on_tpu=False) is None
+  assert detect({}, on_tpu=True) == {}
+  assert detect({"SLURM_STEP_NUM_TASKS": "1"}, on_tpu=False) is None
+  assert detect({"SLURM_STEP_NUM_TASKS": "8"}, on_tpu=False) == {}
+  own = {
+    "JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234",
+    "JAX_NUM_PROCESSES": "2",
+    "JAX_PROCESS_ID": "1",
+  }
+  assert detect(own, on_tpu=False) == {
+    "coordinator_address": "10.0.0.1:1234",
+    "num_processes": 2,
+    "process_id": 1,
+  }
+
+
+@pytest.mark.parametrize("missing", ["JAX_NUM_PROCESSES", "JAX_PROCESS_ID"])
+def test_incomplete_environments_are_refused(missing):
+  own = {
+    "JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234",
+    "JAX_NUM_PROCESSES": "2",
+    "JAX_PROCESS_ID": "1",
+  }
+  del own[missing]
+  with pytest.raises(ConfigError, match=f"{missing}='' must be"):
+    distributed.detect(own, on_tpu=False)

@@ -1,0 +1,227 @@
+"""Groups of peers: both kinds, mixtures, views, users' own networks."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from okd_jax import layers
+from okd_jax.backbones.network import Network
+from okd_jax.devices.mesh import make_mesh
+from okd_jax.groups.group import Branches, Replicas
+from okd_jax.groups.map_peers import map_peers
+from okd_jax.groups.mixed import Mixed
+import toys
+
+IMAGES = jax.random.normal(jax.random.key(3), (8, 6, 6, 1))
+NET = toys.Toy(5, dropout=0.0)
+
+
+def passed(peers, variables, images, train=False):
+  """One jitted pass."""
+  return jax.jit(
+    lambda v, x: peers.apply(v, x, jax.random.key(1), train=train)
+  )(variables, images)
+
+
+def both(mesh=None, mapping="unroll", num_peers=4, net=NET):
+  mesh = mesh or make_mesh(1)
+  return {
+    "replicas": Replicas(net, num_peers, mesh, mapping),
+    "branches": Branches(net, num_peers, mesh, mapping),
+  }
+
+
+@pytest.mark.parametrize("kind", ["replicas", "branches"])
+def test_every_peer_is_the_network_alone(kind):
+  peers = both()[kind]
+  variables = peers.init(jax.random.key(0), IMAGES[:1])
+  outputs, after = passed(peers, variables, IMAGES, train=True)
+  assert outputs.logits.shape == (4, 8, 5)
+  assert outputs.features.shape == (4, 8, 8)
+  for peer in (0, 3):
+    net, own = peers.extract(variables, peer)
+    alone, stats = net.apply(own, IMAGES, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(outputs.logits[peer], alone.logits, atol=1e-5)
+    np.testing.assert_allclose(
+      outputs.features[peer], alone.features, atol=1e-5
+    )
+    np.testing.assert_allclose(
+      outputs.maps[-1][peer], alone.maps[-1], atol=1e-5
+    )
+    _, mine = peers.extract({"params": variables["params"], **after}, peer)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+      mine["batch_stats"],
+      dict(stats["batch_stats"]),
+    )
+
+
+def test_peers_start_from_different_values():
+  variables = both()["replicas"].init(jax.random.key(0), IMAGES[:1])
+  kernel = variables["params"]["stage1_conv"]["kernel"]
+  assert not np.allclose(kernel[0], kernel[1])
+
+
+def test_trunk_output_is_averaged_over_positions():
+  peers = both()["branches"]
+  variables = peers.init(jax.random.key(0), IMAGES[:1])
+  outputs, _ = passed(peers, variables, IMAGES)
+  trunk = {name: tree["trunk"] for name, tree in variables.items()}
+  hidden = NET.clone(part="trunk").apply(trunk, IMAGES, train=False)
+  np.testing.assert_allclose(outputs.trunk, hidden.mean((1, 2)), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2)])
+def test_views_pass_the_trunk_one_after_another(shape):
+  peers = both(make_mesh(*shape))["branches"]
+  variables = peers.init(jax.random.key(0), IMAGES[:1])
+  views = jnp.stack([IMAGES * (1 + 0.3 * i) + 0.1 * i for i in range(4)])
+  outputs, after = passed(peers, variables, views, train=True)
+  # The definition: each view updates the running statistics in its turn.
+  trunk = {name: tree["trunk"] for name, tree in variables.items()}
+  for i, view in enumerate(views):
+    hidden, stats = NET.clone(part="trunk").apply(
+      trunk, view, train=True, mutable=["batch_stats"]
+    )
+    tail = {
+      name: jax.tree.map(lambda leaf, i=i: leaf[i], tree["tails"])
+      for name, tree in variables.items()
+    }
+    one, _ = NET.clone(part="tail").apply(
+      tail, hidden, train=True, mutable=["batch_stats"]
+    )
+    np.testing.assert_allclose(outputs.logits[i], one.logits, atol=2e-5)
+    trunk = {"params": trunk["params"], **stats}
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+    after["batch_stats"]["trunk"],
+    dict(trunk["batch_stats"]),
+  )
+  assert outputs.trunk.shape == (4, 8, 4)
+
+
+def test_mean_trunk_gradient_divides_what_enters_the_trunk():
+  def gradient(mean):
+    peers = Branches(NET, 4, make_mesh(1), "unroll", mean)
+    variables = both()["branches"].init(jax.random.key(0), IMAGES[:1])
+
+    def loss(params):
+      outputs, _ = peers.apply(
+        {**variables, "params": params}, IMAGES, jax.random.key(1), train=False
+      )
+      return jnp.sum(jnp.sin(outputs.logits))
+
+    return jax.jit(jax.grad(loss))(variables["params"])
+
+  summed, mean = gradient(False), gradient(True)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a / 4, b, rtol=1e-5, atol=1e-6),
+    summed["trunk"],
+    mean["trunk"],
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+    summed["tails"],
+    mean["tails"],
+  )
+
+
+def test_mixture_joins_logits_and_keeps_features_apart():
+  mesh = make_mesh(1)
+  wide = toys.Toy(5, width=12, dropout=0.0)
+  peers = Mixed((Replicas(wide, 2, mesh), Replicas(NET, 1, mesh)))
+  variables = peers.init(jax.random.key(0), IMAGES[:1])
+  outputs, after = passed(peers, variables, IMAGES, train=True)
+  assert peers.num_peers == 3
+  assert outputs.logits.shape == (3, 8, 5)
+  assert [f.shape for f in outputs.features] == [(8, 12), (8, 12), (8, 8)]
+  assert [m.shape[-1] for m in outputs.maps[-1]] == [12, 12, 8]
+  assert jax.tree.structure(after["batch_stats"]) == jax.tree.structure(
+    variables["batch_stats"]
+  )
+  net, own = peers.extract(variables, -1)
+  alone = net.apply(own, IMAGES, train=False)
+  evaluated, _ = passed(peers, variables, IMAGES)
+  np.testing.assert_allclose(evaluated.logits[2], alone.logits, atol=1e-5)
+  with pytest.raises(ValueError, match="must be 1 for a group of different"):
+    Mixed((Replicas(NET, 2, make_mesh(1, 2)),))
+
+
+class Plain(nn.Module):
+  """A network as a user writes it: flax's own layers, logits alone."""
+
+  num_classes: int = 5
+
+  @nn.compact
+  def __call__(self, x, train):
+    x = nn.Conv(4, (3, 3))(x)
+    x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+    x = nn.relu(x).mean((1, 2))
+    x = nn.Dropout(0.5, deterministic=not train)(x)
+    return nn.Dense(self.num_classes)(x)
+
+
+@pytest.mark.parametrize("net", [Plain(), toys.Toy(5, dropout=0.5)])
+@pytest.mark.checklist("D2")
+def test_statistics_and_dropout_do_not_depend_on_the_mesh(net):
+  def outcome(data, peer):
+    peers = Replicas(net, 2, make_mesh(data, peer))
+    variables = peers.init(jax.random.key(0), IMAGES[:1])
+    outputs, after = passed(peers, variables, IMAGES, train=True)
+    return jax.device_get((outputs.logits, after))
+
+  one, many = outcome(1, 1), outcome(4, 2)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    one,
+    many,
+  )
+
+
+def test_running_variance_is_unbiased_over_the_whole_batch():
+  class Norm(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+      return layers.BatchNorm()(x, use_running_average=not train).mean((1, 2))
+
+  peers = Replicas(Norm(), 1, make_mesh(4))
+  variables = peers.init(jax.random.key(0), IMAGES[:1])
+  _, after = passed(peers, variables, IMAGES, train=True)
+  expected = 0.9 + 0.1 * np.var(np.asarray(IMAGES), ddof=1)
+  got = after["batch_stats"]["BatchNorm_0"]["var"][0]
+  np.testing.assert_allclose(got, [expected], rtol=1e-5)
+
+
+def test_vmap_and_unroll_agree():
+  def fn(weight, x, key):
+    return jnp.tanh(x @ weight) + jax.random.normal(key, (1,))
+
+  weights = jax.random.normal(jax.random.key(0), (3, 4, 2))
+  keys = jax.random.split(jax.random.key(1), 3)
+  x = jnp.ones((5, 4))
+  axes = (0, None, 0)
+  np.testing.assert_allclose(
+    map_peers(fn, "vmap", axes)(weights, x, keys),
+    map_peers(fn, "unroll", axes)(weights, x, keys),
+    rtol=1e-6,
+  )
+
+
+@pytest.mark.parametrize(
+  ("make", "words"),
+  [
+    (lambda: Replicas(NET, 3, make_mesh(1, 2)), "must divide"),
+    (lambda: Replicas(NET, 0, make_mesh(1)), "at least 1"),
+    (lambda: Replicas(NET, 2, make_mesh(1), "scan"), "must be one of"),
+    (lambda: Branches(Plain(), 2, make_mesh(1)), "no field 'part'"),
+  ],
+)
+def test_groups_that_cannot_be_are_refused(make, words):
+  with pytest.raises(ValueError, match=words):
+    make()
+
+
+def test_network_is_abstract():
+  assert issubclass(toys.Toy, Network)

@@ -1,0 +1,122 @@
+"""Frozen teachers: from a run, from PyTorch, and what is refused."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from configs import kd_digits
+from okd_jax import backbones
+from okd_jax.data.info import KNOWN
+from okd_jax.devices import mesh as mesh_lib
+from okd_jax.errors import ConfigError
+from okd_jax.runs import run as reopen
+from okd_jax.settings import build, config as config_lib
+from okd_jax.weights import teacher, torch as interop
+
+INFO = KNOWN["digits"]
+IMAGES = jax.random.normal(jax.random.key(0), (8, *INFO.image_shape))
+
+
+def configured(path, net=""):
+  config = kd_digits.get_config("smoke")
+  config.batch_size = 24
+  config.teacher, config.teacher_net = str(path), net
+  return config
+
+
+def logits_of(group, variables):
+  outputs, _ = jax.jit(
+    lambda v, x: group.apply(v, x, jax.random.key(0), train=False)
+  )(variables, IMAGES)
+  return outputs.logits
+
+
+def alone(net, variables):
+  run = jax.jit(lambda v, x: net.apply(v, x, train=False).logits)
+  return run(variables, IMAGES)
+
+
+def test_teacher_is_what_a_run_deploys(trained):
+  mesh = mesh_lib.make_mesh(2, 2)
+  group, variables = teacher.load(configured(trained), INFO, mesh)
+  run = reopen.run(trained)
+  expected = alone(*run.recipe.peers.extract(run.peers_variables, run.leader))
+  assert group.num_peers == 1
+  # All devices share its work.
+  assert dict(group.mesh.shape) == {"data": 4, "peer": 1}
+  np.testing.assert_allclose(
+    logits_of(group, variables)[0], expected, atol=1e-5
+  )
+
+
+def test_teacher_from_a_state_dict(tmp_path):
+  net = backbones.make("resnet8", INFO.num_classes)
+  variables = jax.jit(lambda key: net.init(key, IMAGES, train=False))(
+    jax.random.key(1)
+  )
+  path = tmp_path / "teacher.safetensors"
+  safetensors.numpy.save_file(interop.to_torch(variables), path)
+  config = configured(path, "resnet8")
+  group, loaded = teacher.load(config, INFO, mesh_lib.make_mesh(1))
+  np.testing.assert_allclose(
+    logits_of(group, loaded)[0], alone(net, variables), atol=1e-6
+  )
+  with pytest.raises(ConfigError, match="does not hold a resnet20"):
+    teacher.load(configured(path, "resnet20"), INFO, mesh_lib.make_mesh(1))
+
+
+def test_other_data_are_refused(trained):
+  mesh = mesh_lib.make_mesh(1)
+  other = dataclasses.replace(INFO, num_classes=11)
+  with pytest.raises(ConfigError, match="num_classes=10"):
+    teacher.load(configured(trained), other, mesh)
+  config = configured(trained)
+  config.image_mean = (0.5,)
+  with pytest.raises(ConfigError, match="with mean="):
+    teacher.load(config, INFO, mesh)
+  config = configured(trained)
+  config.batch_size = 22
+  with pytest.raises(ConfigError, match="multiple of the 4 devices"):
+    teacher.load(config, INFO, mesh_lib.make_mesh(2, 2))
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({}, "needs a trained teacher"),
+    ({"teacher": "no/where"}, "must be an existing path"),
+    ({"teacher": __file__}, "ends in .safetensors, .pth or .pt"),
+    ({"method": "dml", "teacher": "."}, "has no teacher"),
+  ],
+)
+def test_configuration_is_refused_early(changes, words):
+  changes = dict(changes)
+  config = kd_digits.get_config()
+  if changes.pop("method", None):
+    config.method.name = "independent"
+    for key in [k for k in config.method if k != "name"]:
+      del config.method[key]
+  config.update(changes)
+  with pytest.raises(ConfigError, match=words):
+    config_lib.check(config)
+
+
+def test_file_needs_its_network(tmp_path):
+  path = tmp_path / "a.pth"
+  path.touch()
+  config = kd_digits.get_config()
+  config.teacher = str(path)
+  with pytest.raises(ConfigError, match="config.teacher_net=''"):
+    config_lib.check(config)
+
+
+def test_one_number_a_channel():
+  config = configured("")
+  config.image_std = (0.5, 0.5)
+  with pytest.raises(ConfigError, match="each of the 1 channels"):
+    build.seen(config, INFO)
+  config.image_std = (0.5,)
+  assert build.seen(config, INFO).std == (0.5,)

@@ -1,0 +1,404 @@
+"""Comparisons: the grid, its runs, what is left after a break, the tables."""
+
+import csv
+import importlib
+import json
+import os
+from pathlib import Path
+import signal
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from configs import compare_digits
+from okd_jax import __main__, backbones, compare, methods, train
+from okd_jax.cli import common as cli
+from okd_jax.errors import ConfigError, Interrupted, NotFiniteError
+from okd_jax.results import (
+  comparison as result_tables,
+  comparison_plots as compare_plots,
+  grid,
+  rows as results,
+)
+from okd_jax.settings import config as config_lib
+
+# ml_collections loads recipes in a way that is going out of use.
+reads_recipes = pytest.mark.filterwarnings("ignore:the load_module.. method")
+
+ROOT = Path(__file__).resolve().parents[2]
+PUBLISHED = json.loads((ROOT / "configs" / "published.json").read_text())
+
+
+def small(**changes):
+  """A grid of runs of three steps."""
+  config = compare_digits.get_config("smoke")
+  config.base.epochs = 1
+  config.base.data.train_examples = 60
+  config.base.peers.num_peers = 2
+  config.base.mesh.data = 1
+  config.update(changes)
+  return config
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """A comparison with a teacher, run to its end."""
+  workdir = tmp_path_factory.mktemp("compare")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train, "_take_away", lambda run: None)
+    failed = compare.compare(small(methods=("kd",)), workdir)
+  return workdir, failed
+
+
+def pretend(cell, last=0.5, best=0.5, speed=100.0):
+  """Writes what a run leaves behind."""
+  cell.workdir.mkdir(parents=True, exist_ok=True)
+  names = ["leader", "peer_0"]
+  if cell.config.peers.num_peers > 1:
+    names += ["peer_1", "peers_mean", "ensemble", "fused"]
+  with (cell.workdir / "metrics.jsonl").open("w") as file:
+    for step, value in ((5, best), (10, last)):
+      figures = {f"test/{name}/accuracy": value for name in names}
+      record = {"step": step, "kind": "eval", "test/diversity": step / 100}
+      file.write(json.dumps(record | figures) + "\n")
+  for name, content in (
+    ("config.json", cell.config.to_dict()),
+    ("summary.json", {"images_per_second": speed}),
+  ):
+    (cell.workdir / name).write_text(json.dumps(content))
+
+
+@pytest.fixture
+def pretending(monkeypatch):
+  """Runs of no time: a list of the cells trained, and what to do in them."""
+  ran, events = [], {}
+
+  def fake(config, workdir, stop):
+    name = "/".join(workdir.parts[-3:])
+    ran.append(name)
+    if name in events:
+      events[name]()
+    (cell,) = [
+      cell
+      for cell in grid.cells(
+        small(methods=methods_of(config)), workdir.parents[2]
+      )
+      if cell.workdir == workdir
+    ]
+    pretend(cell)
+
+  def methods_of(config):
+    return ("independent", "kd", "okddip")
+
+  monkeypatch.setattr(train, "train", fake)
+  return ran, events
+
+
+def raising(error):
+  def act(*args, **kwargs):
+    raise error
+
+  return act
+
+
+def test_every_cell_is_one_recipe(tmp_path):
+  config = compare_digits.get_config()
+  cells = grid.cells(config, tmp_path)
+  assert len(cells) == 3 * (2 + len(methods.names()))
+  grid.check(config, cells)
+  base = config_lib.flatten(config.base)
+  for cell in cells:
+    flat = config_lib.flatten(cell.config)
+    changed = {key for key in base if flat[key] != base[key]}
+    own = {"seed", "teacher", "peers.net", "peers.kind", "peers.num_peers"}
+    assert changed <= own
+    assert flat["seed"] == cell.seed
+    defaults = methods.options(flat["method.name"])
+    assert {k: flat[f"method.{k}"] for k in defaults} == defaults
+  named = {cell.name: cell.config for cell in cells}
+  kinds = {cell.row for cell in cells if cell.config.peers.kind == "branches"}
+  assert kinds == {"cl_ilr", "one", "pcl"}
+  student, teacher = "resnet8/kd/seed1", "resnet8/kd_teacher/seed1"
+  assert list(named).index(teacher) < list(named).index(student)
+  assert named[student].teacher == str(tmp_path / teacher)
+  assert named[teacher].peers.net == "resnet20"
+  for alone in ("baseline", "kd_teacher"):
+    assert named[f"resnet8/{alone}/seed0"].peers.num_peers == 1
+    assert named[f"resnet8/{alone}/seed0"].method.name == "independent"
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "c10", "c100"])
+def test_every_comparison_passes_the_checks(name, tmp_path):
+  module = importlib.import_module(f"configs.compare_{name}")
+  assert f"configs/compare_{name}.py" in module.__doc__
+  for words in ("", "smoke", "resnet20,vgg16" if "c1" in name else ""):
+    config = module.get_config(words)
+    grid.check(config, grid.cells(config, tmp_path))
+  assert module.get_config("resnet20,vgg16").nets == ("resnet20", "vgg16")
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"methods": ("dml", "nope")}, "'nope' is not a method"),
+    ({"methods": ()}, "at least one"),
+    ({"seeds": (1, 1)}, "none twice"),
+    ({"nets": ("resnet9",)}, "'resnet9' is unknown"),
+    ({"methods": ("one",), "kinds": {"one": "replicas"}}, "needs branches"),
+    ({"kinds": {"nope": "replicas"}}, "'nope' is not a method"),
+    ({"published": "nowhere.json"}, "config.published='nowhere.json'"),
+  ],
+)
+def test_wrong_grids_are_refused_before_anything_runs(
+  changes, message, tmp_path, pretending
+):
+  config = small()
+  with config.unlocked():
+    config.update(changes)
+  with pytest.raises(ConfigError, match=message):
+    compare.compare(config, tmp_path)
+  assert not pretending[0]
+
+
+@reads_recipes
+def test_recipes_of_runs_and_of_comparisons_are_told_apart(tmp_path, capsys):
+  for read, comparison in (("okddip_digits", True), ("compare_digits", False)):
+    argv = ["x", f"--config=configs/{read}.py"]
+    with pytest.raises(ConfigError, match="not a recipe for this"):
+      cli.read_recipe(argv, comparison=comparison)
+  for args in (["eval", "x", "--config=y"], ["compare", "--config.x=y"]):
+    with pytest.raises(SystemExit) as left:
+      __main__.main(args)
+    assert left.value.code == ConfigError.exit_code
+  said = capsys.readouterr().err
+  assert "unrecognized arguments: --config=y" in said
+  argv = ["x", "--config=configs/compare_digits.py", "--config.seeds=(4,)"]
+  config, workdir = cli.read_recipe(argv, comparison=True)
+  assert tuple(config.seeds) == (4,)
+  # One folder for all grids of a recipe: cells are shared.
+  assert workdir == cli.read_recipe(argv[:2], comparison=True)[1]
+  argv.append("--config.base.batch_size=32")
+  assert workdir != cli.read_recipe(argv, comparison=True)[1]
+
+
+def test_students_learn_from_the_teacher_cells(whole):
+  workdir, failed = whole
+  assert not failed
+  for row in ("baseline", "kd_teacher", "kd"):
+    for seed in (0, 1):
+      cell = workdir / "resnet8" / row / f"seed{seed}"
+      assert (cell / "summary.json").exists()
+      saved = json.loads((cell / "config.json").read_text())
+      teacher = workdir / "resnet8" / "kd_teacher" / f"seed{seed}"
+      assert saved["teacher"] == (str(teacher) if row == "kd" else "")
+  rows = {row.name: row for row in results.read(workdir)}
+  assert rows["kd"].finished == 2 and len(rows["kd"].diversity) == 2
+  assert rows["kd"].seconds > 0
+  for name in ("table.md", "table.csv", "table.tex"):
+    assert (workdir / name).stat().st_size
+  assert {path.stem for path in (workdir / "plots").iterdir()} == {
+    "accuracy_resnet8",
+    "diversity_resnet8",
+  }
+
+
+def test_finished_cells_are_left_alone(whole, tmp_path, monkeypatch):
+  workdir, _ = whole
+  moved = tmp_path / "moved"
+  moved.symlink_to(workdir)
+  monkeypatch.setattr(train, "train", raising(AssertionError("trained")))
+  assert not compare.compare(small(methods=("kd",)), moved)
+  other = small(methods=("kd",))
+  other.base.batch_size = 10
+  failed = compare.compare(other, moved)
+  assert len(failed) == 6
+  assert "config.batch_size: 20 in the run" in next(iter(failed.values()))
+  # Takes back the records of these failures.
+  assert not compare.compare(small(methods=("kd",)), moved)
+
+
+def test_a_failed_cell_does_not_stop_the_rest(tmp_path, pretending):
+  ran, events = pretending
+  events["resnet8/kd_teacher/seed1"] = raising(NotFiniteError("at 7"))
+  config = small(methods=("independent", "kd"))
+  failed = compare.compare(config, tmp_path)
+  assert failed["resnet8/kd_teacher/seed1"] == "NotFiniteError: at 7"
+  assert "its teacher" in failed["resnet8/kd/seed1"]
+  assert len(failed) == 2
+  assert len(ran) == 7 and "resnet8/kd/seed1" not in ran
+  text = (tmp_path / "table.md").read_text()
+  assert "Failed: resnet8/kd_teacher/seed1:" in text and "at 7" in text
+  assert "| kd | 2 replicas | 1 of 2 |" in text
+  ran.clear()
+  events.clear()
+  assert not compare.compare(config, tmp_path)
+  assert ran == ["resnet8/kd_teacher/seed1", "resnet8/kd/seed1"]
+  assert "Failed" not in (tmp_path / "table.md").read_text()
+
+
+@reads_recipes
+def test_a_failure_ends_the_command_with_a_code(tmp_path, monkeypatch):
+  monkeypatch.setattr(train, "train", raising(RuntimeError("no")))
+  with pytest.raises(SystemExit) as left:
+    __main__.main(
+      [
+        "compare",
+        f"--config={ROOT}/configs/compare_digits.py:smoke",
+        f"--workdir={tmp_path}",
+        "--config.base.mesh.data=1",
+      ]
+    )
+  assert left.value.code == 1
+  assert "RuntimeError: no" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize("when", ["within a run", "between runs"])
+def test_a_stopped_comparison_goes_on(tmp_path, pretending, when):
+  ran, events = pretending
+  config = small(methods=("independent", "okddip"))
+
+  def act():
+    if when == "within a run":
+      raise Interrupted("Stopped")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  events["resnet8/independent/seed0"] = act
+  with pytest.raises(Interrupted):
+    compare.compare(config, tmp_path)
+  assert ran[-1] == "resnet8/independent/seed0" and len(ran) == 3
+  ran.clear()
+  events.clear()
+  assert not compare.compare(config, tmp_path)
+  left = 4 if when == "within a run" else 3
+  assert len(ran) == left and ran[-1] == "resnet8/okddip/seed1"
+
+
+@pytest.fixture
+def known(tmp_path):
+  """Runs with figures that a person can check."""
+  config = small(methods=("independent", "dml", "ffl"))
+  compare._remember(config, tmp_path)
+  accuracies = {0: (0.90, 0.92), 1: (0.94, 0.94)}
+  speeds = {"baseline": 1000.0, "independent": 400.0, "dml": 200.0}
+  for cell in grid.cells(config, tmp_path):
+    if cell.row != "ffl":
+      last, best = accuracies[cell.seed]
+      pretend(cell, last, best, speeds[cell.row])
+  return tmp_path
+
+
+def test_rows_hold_means_and_sample_deviations(known):
+  rows = {row.name: row for row in results.read(known)}
+  dml = rows["dml"]
+  # 90 and 94: deviations of 2 from 92, over n - 1 = 1.
+  assert dml.accuracy["peers_mean", "last"].mean == pytest.approx(92)
+  assert dml.accuracy["peers_mean", "last"].std == pytest.approx(8**0.5)
+  assert str(dml.accuracy["deployed", "best"]) == "93.00 ± 1.41"
+  assert dml.compared_as == "mean of peers"
+  alone, several = result_tables.times(dml, list(rows.values()))
+  assert (alone, several) == (pytest.approx(5), pytest.approx(2))
+  one_network = result_tables.times(rows["baseline"], list(rows.values()))
+  assert one_network == (1.0, None)
+  assert set(rows["baseline"].accuracy) == {
+    ("deployed", "last"),
+    ("deployed", "best"),
+  }
+  epochs, values = dml.diversity[0]
+  np.testing.assert_allclose(epochs, [0.5, 1])
+  np.testing.assert_allclose(values, [0.05, 0.1])
+  assert (rows["ffl"].finished, rows["ffl"].seconds) == (0, None)
+  assert str(results.spread([3.0])) == "3.00"
+
+
+@pytest.mark.parametrize(
+  "names, expected",
+  [
+    (["ema/peer_1", "ema/peers_mean", "ema/ensemble", "ema/extra"], "averaged"),
+    (["extra"], "live"),
+  ],
+)
+def test_averaged_peers_stand_for_the_group(names, expected):
+  live = ["leader", "peer_0", "peer_1", "peers_mean", "ensemble", "extra"]
+  record = {"step": 4} | {f"test/{name}/accuracy": 0.5 for name in live}
+  record |= {f"test/{n}/accuracy": 0.75 for n in names if n not in live}
+  found = results._accuracies([record])
+  value = 75.0 if expected == "averaged" else 50.0
+  for who in ("peers_mean", "ensemble", "group"):
+    assert found[who, "last"] == value
+  assert found["deployed", "last"] == 50.0
+
+
+def test_validation_data_choose_the_best_epoch():
+  records = [
+    {
+      "step": step,
+      "test/leader/accuracy": test,
+      "test/peer_0/accuracy": test,
+      "validation/leader/accuracy": validation,
+    }
+    for step, test, validation in ((1, 0.9, 0.5), (2, 0.7, 0.6), (3, 0.6, 0.6))
+  ]
+  best = results._accuracies(records)["deployed", "best"]
+  assert best == pytest.approx(60)
+
+
+def test_tables_say_what_stands_beside_what(known):
+  sources = {
+    "sources": {"a": "Paper A", "b": "Paper_B"},
+    "figures": [
+      {"error": 5.5, "std": 0.25, "source": "a", "method": "dml"},
+      {"accuracy": 93.0, "source": "b", "method": "dml", "kind": "replicas"},
+      {"accuracy": 1.0, "source": "b", "method": "dml", "kind": "branches"},
+    ],
+  }
+  for figure in sources["figures"]:
+    figure |= {"data": "digits", "net": "resnet8"}
+  (known / "published.json").write_text(json.dumps(sources))
+  result_tables.write(known)
+  text = (known / "table.md").read_text()
+  line = "| dml | mean of peers | 92.00 ± 2.83 | 93.00 ± 1.41 | "
+  assert line + "94.50 ± 0.25 [1]; 93.00 [2] |" in text
+  assert "[1] Paper A; given as error." in text
+  assert "| baseline | the network | 92.00 ± 2.83 |" in text
+  assert "| ffl | 2 replicas | 0 of 2 | - | - | - | - | - | - |" in text
+  latex = (known / "table.tex").read_text()
+  assert r"94.50 $\pm$ 0.25 [1]; 93.00 [2] \\" in latex
+  assert r"Paper\_B" in latex and "Paper_B" not in latex
+  with (known / "table.csv").open() as file:
+    lines = {line["method"]: line for line in csv.DictReader(file)}
+  assert float(lines["dml"]["peers_mean_last_mean"]) == 92
+  assert float(lines["dml"]["time_vs_independent"]) == 2
+  assert lines["dml"]["published"] == "94.50 | 93.00"
+  assert lines["ffl"]["deployed_last_mean"] == ""
+
+
+def test_plots_show_every_row_in_its_colour(known):
+  compare_plots.plot(known)
+  for name, colors in (
+    ("accuracy", ("#0072B2", "#E69F00", "#009E73")),
+    ("diversity", ("#0072B2", "#E69F00")),
+  ):
+    path = known / "plots" / f"{name}_resnet8.png"
+    pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
+    seen = {"#" + bytes(p).hex().upper() for p in np.unique(pixels, axis=0)}
+    assert set(colors) <= seen
+
+
+def test_published_figures_are_whole():
+  for figure in PUBLISHED["figures"]:
+    assert figure["source"] in PUBLISHED["sources"]
+    assert figure["method"] in [*methods.names(), grid.BASELINE]
+    assert figure["net"] in backbones.names()
+    assert figure["data"] in ("cifar10", "cifar100")
+    (form,) = {"accuracy", "error"} & set(figure)
+    assert 0 < figure[form] < 100
+    assert set(figure) <= {
+      *("data", "net", "method", "kind", "std", "source"),
+      form,
+    }
+  keys = [
+    tuple(figure[k] for k in ("data", "net", "method", "source"))
+    for figure in PUBLISHED["figures"]
+  ]
+  assert len(set(keys)) == len(keys)

@@ -1,0 +1,267 @@
+"""What a run writes and shows; I1 is a row of the reliability table."""
+
+import csv
+import io
+import json
+import logging
+import math
+from pathlib import Path
+import pty
+import struct
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from okd_jax.runs import records as logs
+
+TRAIN = {"loss": 2.5, "peer_ce": jnp.asarray(1.25), "peer_kd": np.float32(0.5)}
+EVALUATION = {
+  "test/leader/accuracy": 0.4512,
+  "test/peer_0/accuracy": 0.44,
+  "test/peers_mean/accuracy": 0.43,
+  "test/ensemble/accuracy": 0.5,
+  "test/leader/cross_entropy": 1.5,
+  "test/diversity": 0.25,
+}
+
+
+def run(workdir: Path, steps: range, resume_step: int | None = None) -> None:
+  with logs.Writer(workdir, resume_step=resume_step) as writer:
+    for step in steps:
+      writer.write(step, {"loss": 1 / step})
+      if step % 2 == 0:
+        writer.write(step, {"test/leader/accuracy": step / 10}, kind="eval")
+
+
+def test_lines_and_table(tmp_path: Path):
+  with logs.Writer(tmp_path, tensorboard=False) as writer:
+    writer.write(1, TRAIN)
+    writer.write(2, {"test/leader/accuracy": 0.5}, kind="eval")
+    with (tmp_path / "metrics.csv").open() as file:
+      assert len(list(csv.reader(file))) == 3, "written at the evaluation"
+    writer.write(3, {"loss": 2.0, "rampup": 1.0})
+  assert (tmp_path / "metrics.jsonl").read_text().splitlines() == [
+    '{"step": 1, "kind": "train", "loss": 2.5, "peer_ce": 1.25, '
+    '"peer_kd": 0.5}',
+    '{"step": 2, "kind": "eval", "test/leader/accuracy": 0.5}',
+    '{"step": 3, "kind": "train", "loss": 2.0, "rampup": 1.0}',
+  ]
+  with (tmp_path / "metrics.csv").open() as file:
+    rows = list(csv.reader(file))
+  assert rows == [
+    ["step", "kind", "loss", "peer_ce", "peer_kd"]
+    + ["test/leader/accuracy", "rampup"],
+    ["1", "train", "2.5", "1.25", "0.5", "", ""],
+    ["2", "eval", "", "", "", "0.5", ""],
+    ["3", "train", "2.0", "", "", "", "1.0"],
+  ]
+  assert not list(tmp_path.glob("*.tmp"))
+  assert not (tmp_path / "tensorboard").exists()
+
+
+def test_not_finite_values_stay_json(tmp_path: Path):
+  with logs.Writer(tmp_path, tensorboard=False) as writer:
+    writer.write(1, {"loss": math.nan, "grad_norm": math.inf})
+  line = (tmp_path / "metrics.jsonl").read_text()
+  assert json.loads(line, parse_constant=pytest.fail)["loss"] is None
+  (record,) = logs.read_metrics(tmp_path)
+  assert math.isnan(record["loss"])
+
+
+def test_reading_before_anything_is_written(tmp_path: Path):
+  assert logs.read_metrics(tmp_path) == []
+
+
+def test_resumed_record_equals_an_undisturbed_one(tmp_path: Path):
+  run(tmp_path / "whole", range(1, 11))
+  run(tmp_path / "broken", range(1, 8))
+  path = tmp_path / "broken" / "metrics.jsonl"
+  with path.open("a") as file:
+    file.write('{"step": 8, "ki')
+  run(tmp_path / "broken", range(5, 11), resume_step=4)
+  for name in ("metrics.jsonl", "metrics.csv"):
+    whole = (tmp_path / "whole" / name).read_bytes()
+    assert (tmp_path / "broken" / name).read_bytes() == whole
+
+
+def test_half_a_last_line_is_left_out(tmp_path: Path, caplog):
+  run(tmp_path, range(1, 3))
+  path = tmp_path / "metrics.jsonl"
+  whole = logs.read_metrics(tmp_path)
+  text = path.read_text()
+  with path.open("a") as file:
+    file.write('{"step": 3, "kind": "train", "lo')
+  assert logs.read_metrics(tmp_path) == whole
+  assert caplog.messages == []
+  logs.Writer(tmp_path, tensorboard=False, resume_step=9).close()
+  assert path.read_text() == text
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "3", '{"step": "1"}', "\x00\xff"])
+def test_damaged_lines_are_reported(tmp_path: Path, line: str, caplog):
+  run(tmp_path, range(1, 3))
+  whole = logs.read_metrics(tmp_path)
+  path = tmp_path / "metrics.jsonl"
+  lines = path.read_text().splitlines()
+  path.write_text("\n".join([lines[0], line, *lines[1:]]) + "\n")
+  assert logs.read_metrics(tmp_path) == whole
+  assert "line 2 is damaged" in caplog.text
+
+
+def test_without_resume_the_record_begins_anew(tmp_path: Path):
+  run(tmp_path, range(1, 3))
+  run(tmp_path, range(1, 2))
+  assert [record["step"] for record in logs.read_metrics(tmp_path)] == [1]
+
+
+def test_tensorboard_events(tmp_path: Path):
+  run(tmp_path, range(1, 3))
+  (events,) = (tmp_path / "tensorboard").iterdir()
+  raw, names = events.read_bytes(), b""
+  while raw:  # records of TFRecord: length, its checksum, data, its checksum
+    (length,) = struct.unpack("<Q", raw[:8])
+    names += raw[12 : 12 + length]
+    raw = raw[16 + length :]
+  assert names.count(b"loss") == 2
+  assert names.count(b"test/leader/accuracy") == 1
+
+
+def test_missing_tensorboardx_is_one_warning(
+  tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+):
+  monkeypatch.setitem(sys.modules, "tensorboardX", None)
+  run(tmp_path, range(1, 5))
+  (message,) = caplog.messages
+  assert "pip install tensorboardX" in message
+  assert len(logs.read_metrics(tmp_path)) == 6
+
+
+class Recorder:
+  def __init__(self, fails_at: int | None = None):
+    self.calls: list[tuple[int, dict[str, float]]] = []
+    self.fails_at = fails_at
+
+  def log(self, step: int, metrics: dict[str, float]) -> None:
+    if step == self.fails_at:
+      raise ConnectionError("no route to host")
+    self.calls.append((step, metrics))
+
+
+@pytest.mark.checklist("I1")
+def test_i1_failing_tracker_is_left_out_after_one_warning(
+  tmp_path: Path, caplog
+):
+  good, bad = Recorder(), Recorder(fails_at=2)
+  with logs.Writer(tmp_path, tensorboard=False, trackers=[bad, good]) as writer:
+    for step in range(1, 5):
+      writer.write(step, TRAIN)
+  assert [step for step, _ in good.calls] == [1, 2, 3, 4]
+  assert good.calls[0][1] == {"loss": 2.5, "peer_ce": 1.25, "peer_kd": 0.5}
+  assert [step for step, _ in bad.calls] == [1]
+  (record,) = caplog.records
+  assert record.levelno == logging.WARNING
+  assert "Recorder failed at step 2" in record.getMessage()
+  assert "no route to host" in record.getMessage()
+  assert len(logs.read_metrics(tmp_path)) == 4
+
+
+def test_plain_display(capsys, monkeypatch: pytest.MonkeyPatch):
+  clock = iter([100.0, 101.0, 102.0, 103.0, 114.0, 119.0])
+  monkeypatch.setattr("time.monotonic", lambda: next(clock))
+  with logs.Display(20, 10, "OKDDip on digits") as display:
+    for step in (1, 2, 10, 11):
+      display.update(step, TRAIN, 1234.4)
+    display.evaluated(10, EVALUATION | {"train/leader/accuracy": 1.0})
+    display.note("[saved] checkpoint")
+    display.update(15, TRAIN, 1000)
+    display.update(20, TRAIN, 1000)
+  assert capsys.readouterr().out.splitlines() == [
+    "OKDDip on digits",
+    "epoch 1/2  step 1/20  1,234 images/s  ETA -:--:--  "
+    "loss 2.5  peer_ce 1.25  peer_kd 0.5",
+    "epoch 2/2  step 11/20  1,234 images/s  ETA 0:00:03  "
+    "loss 2.5  peer_ce 1.25  peer_kd 0.5",
+    "test at step 10: leader 45.12 %  peer_0 44.00 %  peers mean 43.00 %  "
+    "ensemble 50.00 %  diversity 0.25",
+    "train at step 10: leader 100.00 %",
+    "[saved] checkpoint",
+    "epoch 2/2  step 15/20  1,000 images/s  ETA 0:00:05  "
+    "loss 2.5  peer_ce 1.25  peer_kd 0.5",
+    "epoch 2/2  step 20/20  1,000 images/s  ETA 0:00:00  "
+    "loss 2.5  peer_ce 1.25  peer_kd 0.5",
+  ]
+
+
+class Terminal(io.StringIO):
+  def isatty(self) -> bool:
+    return True
+
+
+def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+  screen = Terminal()
+  monkeypatch.setattr(sys, "stdout", screen)
+  monkeypatch.setenv("TERM", "xterm")
+  monkeypatch.setenv("COLUMNS", "100")
+  return screen
+
+
+def test_live_display(monkeypatch: pytest.MonkeyPatch):
+  terminal = open_terminal(monkeypatch)
+  with logs.Display(20, 10, "OKDDip on digits") as display:
+    display.update(1, TRAIN, 1234.4)
+    display.note("[saved] checkpoint")
+    display.evaluated(10, EVALUATION)
+    display.update(11, TRAIN, 1000)
+  shown = terminal.getvalue()
+  for text in (
+    "OKDDip on digits",
+    "epoch 2/2  step 11/20  1,000 images/s  ETA 0:",
+    "loss 2.5  peer_ce 1.25  peer_kd 0.5",
+    "[saved] checkpoint",
+    "leader 45.12 %",
+    "55%",
+  ):
+    assert text in shown
+  assert shown.count("[saved] checkpoint") == 1
+  assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l"), "cursor back"
+
+
+def test_real_terminal_is_recognised(monkeypatch: pytest.MonkeyPatch):
+  master, slave = pty.openpty()
+  with open(master, "rb", buffering=0) as seen, open(slave, "w") as screen:
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    logs.table("Networks", ["name"], [["resnet32"]])
+    screen.flush()
+    assert b"resnet32" in seen.read(4096)
+
+
+ROWS = [["leader", "45.12 %", 1234], ["peers [mean]", "9.00 %", "-"]]
+
+
+def test_plain_table(capsys):
+  logs.table("Result", ["who", "accuracy", "n"], ROWS)
+  assert capsys.readouterr().out == (
+    "\nResult\n"
+    "who           accuracy     n\n"
+    "------------  --------  ----\n"
+    "leader         45.12 %  1234\n"
+    "peers [mean]    9.00 %     -\n"
+    "\n"
+  )
+  logs.table("Nothing", ["who"], [])
+  assert capsys.readouterr().out == "\nNothing\nwho\n---\n\n"
+
+
+def test_table_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
+  terminal = open_terminal(monkeypatch)
+  logs.table("Result", ["who", "accuracy", "n"], ROWS)
+  shown = terminal.getvalue()
+  assert "peers [mean]" in shown and "45.12 %" in shown
+
+
+def test_table_with_a_missing_cell_is_refused():
+  with pytest.raises(ValueError, match="has 1 cells, the table has 2 columns"):
+    logs.table("Result", ["who", "accuracy"], [["leader"]])

@@ -1,0 +1,506 @@
+"""Bad input ends early, with one message: value, expectation, remedy.
+
+A wrong value for every key of every method; a new key fails here until it has
+a case.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+from pathlib import Path
+import resource
+import subprocess
+import sys
+import time
+
+from hypothesis import given, settings, strategies as st
+from ml_collections import ConfigDict
+import numpy as np
+from PIL import Image
+import pytest
+
+from okd_jax import methods, train
+from okd_jax.cli import common as cli
+from okd_jax.errors import ConfigError, DataError, RunLockError
+from okd_jax.settings import config as config_lib
+from okd_jax.storage.lock import RunLock
+
+ROOT = Path(__file__).resolve().parents[2]
+# The tests' eight virtual devices would split the small batches.
+ONE_DEVICE = "--config.mesh.data=1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """Values to refuse.
+
+  Attributes:
+    values: as written on the command line.
+    also: further flags.
+    says: what the message holds besides the value; the key by default.
+  """
+
+  values: tuple[str, ...]
+  also: tuple[str, ...] = ()
+  says: str = ""
+
+
+def case(*values, also=(), says=""):
+  return Case(values, also, says)
+
+
+HUGE = "99999999999999999999"
+MISSING = ("--config.data.name=cifar100", "--config.data.download=False")
+CASES = {
+  "batch_size": case("-1", "0", "101", HUGE),
+  "checkpoint_secs": case("-1.0", "0.0"),
+  "data.dir": case("/nowhere", also=MISSING, says="cifar-100-binary"),
+  "data.download": case(),
+  "data.image_size": case("-1", "0"),
+  "data.name": case("", "zzz", "cifar11"),
+  "data.source": case("disk", "TFDS"),
+  "data.test_fraction": case("-0.5", "0.0", "1.0"),
+  "data.train_examples": case("-1", "5", HUGE),
+  "data.validation": case("-0.5", "1.0"),
+  "deterministic": case(),
+  "epochs": case("-1", "0", "50000000", HUGE),
+  "eval_batch_size": case("-1", "0", HUGE),
+  "eval_epochs": case("-1", "0", HUGE),
+  "image_mean": case("(1, 2)", "('a',)", "(inf,)", "(None,)"),
+  "image_std": case("(0.0,)", "(-1.0,)", "('a',)", "(0.1, 0.2, 0.3)"),
+  "init_from": case("/nowhere", str(ROOT), __file__),
+  "log_steps": case("-1", "0", HUGE),
+  "mesh.data": case("-2", "0", "9", HUGE),
+  "mesh.peer": case("-2", "0", "9", "8", HUGE),
+  "method.aggregate": case("", "means"),
+  "method.diversity_weight": case("-1.0"),
+  "method.ema_decay": case("-0.5", "1.0"),
+  "method.eps": case("-0.5", "1.0"),
+  "method.form": case("", "triple"),
+  "method.fusion_weight": case("-1.0"),
+  "method.fusion_weight_decay": case("-1.0"),
+  "method.kd_weight": case("-1.0", "1e+300"),
+  "method.map_rampup_epochs": case("-1.0"),
+  "method.name": case("", "OKDDip", "okdip"),
+  "method.rule": case("", "mean"),
+  "method.self_weight": case("-1.0"),
+  "method.stop_gradient": case(),
+  "method.temperature": case("-1.0", "0.0", "1e-300"),
+  "method.updates": case("", "in turn"),
+  "method.views": case(),
+  "method.with_leader": case(),
+  "optim.drops": case("('a',)", "(0.5, 0.2)", "(0.0,)", "(1.5,)", "(None,)"),
+  "optim.factor": case("-1.0", "0.0"),
+  "optim.learning_rate": case("-1.0", "0.0", "1e+300"),
+  "optim.momentum": case("-0.5", "1.0"),
+  "optim.nesterov": case(),
+  "optim.weight_decay": case("-1.0"),
+  "pad_mode": case("", "black"),
+  "peers.dropout": case("-0.5", "1.0"),
+  "peers.kind": case("", "copies"),
+  "peers.mapping": case("", "loop"),
+  "peers.net": case("", "resnet9", "json:Net", ":", says="net"),
+  "peers.num_peers": case("-1", "0", "1", "2000", HUGE),
+  "peers.split": case("-1", "4", HUGE, says="split"),
+  "precision": case("", "float16"),
+  "rampup_epochs": case("-1", HUGE),
+  "rampup_per_step": case(),
+  "num_seeds": case("-1", "0", "2000", HUGE),
+  "seed": case("-1", HUGE),
+  "seeds_mapping": case("", "vmap"),
+  "teacher": case("/nowhere"),
+  "teacher_net": case("resnet8"),
+  "trackers": case("('tensorboard',)", "(1,)"),
+}
+# Of the wrong type; absl parses every other text to the right one.
+WRONG_TYPE = {
+  bool: ("maybe", "2"),
+  int: ("1.5", "many", "", "1e3"),
+  float: ("nan", "inf", "-inf", "much", ""),
+  str: (),
+  tuple: (),
+}
+
+
+def recipe_of(method):
+  return f"--config=configs/{method}_digits.py:smoke"
+
+
+def read(*arguments):
+  # Loading anew would keep what the last recipe has defined.
+  sys.modules.pop("config_config", None)
+  return cli.read_recipe(["main.py", *arguments])[0]
+
+
+def keys():
+  """Every key of every method, with a method that has it."""
+  found = {}
+  for method in ["okddip", *methods.names()]:
+    for key in config_lib.flatten(read(recipe_of(method))):
+      found.setdefault(key, method)
+  return found
+
+
+KEYS = keys()
+
+
+@contextlib.contextmanager
+def refused(workdir, kind, *parts):
+  """Expects one message, quickly, and no work directory."""
+  began = time.process_time()
+  with pytest.raises(kind) as caught:
+    yield
+  assert time.process_time() - began < 5
+  for part in parts:
+    assert part in str(caught.value)
+  assert not workdir.exists()
+
+
+@pytest.fixture(autouse=True)
+def never_training(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setattr(train, "Dispatch", lambda *_: pytest.fail("accepted"))
+
+
+def test_every_key_has_a_case():
+  assert sorted(CASES) == sorted(KEYS)
+
+
+@pytest.mark.checklist("G1")
+def test_every_key_can_be_given_as_a_flag():
+  for key in KEYS:
+    name = key.rpartition(".")[2]
+    assert not hasattr(ConfigDict, name), f"{key}: flags would find a method"
+
+
+@pytest.mark.checklist("G1")
+@pytest.mark.parametrize("key", sorted(CASES))
+def test_wrong_values_of_a_key_are_refused(key, tmp_path):
+  method, this = KEYS[key], CASES[key]
+  default = config_lib.flatten(read(recipe_of(method)))[key]
+  values = (*this.values, *WRONG_TYPE[type(default)])
+  assert values
+  workdir = tmp_path / "run"
+  for value in values:
+    flags = (ONE_DEVICE, *this.also, f"--config.{key}={value}")
+    says = this.says or f"config.{key}="
+    with refused(workdir, (ConfigError, DataError), value, says):
+      train.train(read(recipe_of(method), *flags), workdir)
+
+
+def test_there_are_many_bad_inputs():
+  written = sum(len(this.values) for this in CASES.values())
+  assert written >= 60
+
+
+@pytest.mark.checklist("G1")
+@pytest.mark.parametrize("key", sorted(CASES))
+def test_a_key_without_a_value_is_refused(key):
+  config = read(recipe_of(KEYS[key]))
+  config.update_from_flattened_dict({key: None})
+  with pytest.raises(
+    ConfigError if key[:5] != "data." else ValueError
+  ) as error:
+    config_lib.check(config)
+  assert f"config.{key}=None" in str(error.value)
+
+
+@pytest.mark.checklist("G1")
+@pytest.mark.parametrize(
+  ("flags", "says"),
+  [
+    (["--config.peers.num_peer=3"], "num_peers"),
+    (["--config.optim.lr=0.1"], "no key 'lr'"),
+    (["--config.peers=3"], "3"),
+    (["--confg.seed=3"], "confg"),
+    (["--workdri=x"], "workdir"),
+    (["seed=3"], "--config.key=value"),
+    (["--config=configs/nothing.py"], "configs/"),
+    (["--config=configs"], "configs"),
+    (["--config=configs/common.py"], "get_config"),
+    (["--config=configs/compare_digits.py"], "compare"),
+    (["--config=okd_jax/data/errors.py"], "get_config"),
+    (["--config=README.md"], "README.md, line"),
+    (["--config=configs/okddip_digits.py:resnet9"], "resnet9"),
+    (["--config=configs/okddip_digits.py:Smoke"], "Smoke"),
+    (["--config.method.name=dml"], "no hyperparameter 'aggregate'"),
+    (["--config.method.name=ffl"], "ffl"),
+    (["--config.data.source=tfds"], "digits"),
+    (["--config.peers.net=resnet8,resnet20"], "names 2 networks"),
+    (["--config.peers.net=vgg16"], "too small"),
+    (["--config.peers.dropout=0.5"], "dropout"),
+    (["--config.mesh.data=8"], "batch_size=20"),
+    (["--config.mesh.peer=3"], "num_peers=4"),
+    (["--config.teacher=configs"], "has no teacher"),
+    (["--config.data.validation=0.99"], "train_examples=100"),
+  ],
+)
+def test_mistakes_beyond_one_value_are_refused(flags, says, tmp_path):
+  workdir = tmp_path / "run"
+  if not flags[0].startswith("--config="):
+    flags = [recipe_of("okddip"), ONE_DEVICE, *flags]
+  with refused(workdir, ConfigError, says):
+    train.train(read(*flags), workdir)
+
+
+def test_a_recipe_is_needed():
+  with pytest.raises(ConfigError, match="--config is missing"):
+    read()
+
+
+@pytest.mark.checklist("G1")
+@pytest.mark.parametrize(
+  ("flags", "says"),
+  [
+    ([], "config.teacher=''"),
+    (["--config.teacher=README.md"], "README.md"),
+    (["--config.teacher=configs"], "configs"),
+    (["--config.teacher={file}"], "config.teacher_net=''"),
+    (["--config.teacher={file}", "--config.teacher_net=resnet9"], "resnet9"),
+    (["--config.teacher={file}", "--config.teacher_net=resnet8"], "t.pth"),
+  ],
+)
+def test_teachers_that_cannot_teach_are_refused(flags, says, tmp_path):
+  (tmp_path / "t.pth").write_bytes(b"")
+  flags = [flag.format(file=tmp_path / "t.pth") for flag in flags]
+  workdir = tmp_path / "run"
+  with refused(workdir, ConfigError, says):
+    train.train(read(recipe_of("kd"), ONE_DEVICE, *flags), workdir)
+
+
+def save(path, mode="RGB", size=(12, 12)):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.new(mode, size).save(path)
+
+
+def one_class(folder):
+  save(folder / "cat" / "a.png")
+
+
+def no_images(folder):
+  for name in ("cat", "dog"):
+    (folder / name).mkdir(parents=True)
+
+
+def empty_test_split(folder):
+  for name in ("cat", "dog"):
+    save(folder / "train" / name / "a.png")
+  (folder / "test").mkdir()
+
+
+def other_classes_in_the_test_split(folder):
+  for split, name in (("train", "cat"), ("train", "dog"), ("test", "cat")):
+    save(folder / split / name / "a.png")
+  save(folder / "test" / "cow" / "a.png")
+
+
+def damaged(content):
+  def write(folder):
+    for name in ("cat", "dog"):
+      for i in range(20):
+        save(folder / name / f"{i}.png")
+    file = folder / "dog" / "bad.png"
+    file.write_bytes(content(file.with_name("0.png").read_bytes()))
+
+  return write
+
+
+def cifar(change):
+  def write(folder):
+    folder.mkdir(parents=True)
+    record = np.zeros((10, 3073), np.uint8)
+    record[:, 0] = np.arange(10)
+    change(record)
+    for i in range(1, 6):
+      (folder / f"data_batch_{i}.bin").write_bytes(record.tobytes())
+    (folder / "test_batch.bin").write_bytes(record.tobytes())
+
+  return write
+
+
+def label_out_of_range(record):
+  record[3, 0] = 10
+
+
+def a_class_lacks(record):
+  record[3, 0] = 4
+
+
+def no_archive(folder):
+  folder.mkdir(parents=True)
+  (folder / "cifar-10-binary.tar.gz").write_bytes(b"\x1f\x8b damaged")
+
+
+FOLDER, FILES = "folder:{}", "cifar10"
+NAMED_BY_SET = "1 of its 10 classes: cat"
+
+
+@pytest.mark.checklist("H1")
+@pytest.mark.parametrize(
+  ("write", "name", "says"),
+  [
+    (one_class, FOLDER, "1 class folders"),
+    (no_images, FOLDER, "cat, dog lack images"),
+    (empty_test_split, FOLDER, "0 class folders"),
+    (other_classes_in_the_test_split, FOLDER, "cow, dog in one split only"),
+    (damaged(lambda whole: b""), FOLDER, "bad.png cannot be decoded"),
+    (damaged(lambda whole: whole[:45]), FOLDER, "bad.png cannot be decoded"),
+    (damaged(lambda whole: b"a text"), FOLDER, "bad.png cannot be decoded"),
+    (Path.mkdir, FOLDER, "0 class folders"),
+    (Path.touch, FOLDER, "is not a folder"),
+    (lambda folder: None, FOLDER, "is not a folder"),
+    (cifar(label_out_of_range), FILES, "label 10 in record 3; 0 to 9"),
+    (cifar(a_class_lacks), FILES, NAMED_BY_SET),
+    (no_archive, FILES, "cifar-10-binary.tar.gz cannot be read"),
+  ],
+)
+def test_bad_data_are_refused(write, name, says, tmp_path):
+  folder, workdir = tmp_path / "data", tmp_path / "run"
+  write(folder)
+  config = read(
+    recipe_of("okddip"),
+    ONE_DEVICE,
+    f"--config.data.name={name.format(folder)}",
+    f"--config.data.dir={folder}",
+    "--config.data.train_examples=0",
+    "--config.data.download=False",
+  )
+  named = str(folder) if says != NAMED_BY_SET else "cifar10"
+  with refused(workdir, DataError, named, says):
+    train.train(config, workdir)
+
+
+def train_in(workdir):
+  train.train(read(recipe_of("okddip"), ONE_DEVICE), workdir)
+
+
+@pytest.mark.checklist("G2")
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff\xfe"])
+def test_a_damaged_configuration_in_the_workdir_is_named(content, tmp_path):
+  path = tmp_path / "config.json"
+  path.write_bytes(content)
+  with pytest.raises(ConfigError, match="config.json is damaged.*--workdir"):
+    train_in(tmp_path)
+  assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == content
+
+
+@pytest.mark.checklist("F1")
+def test_a_workdir_that_cannot_be_one_is_named(tmp_path):
+  file = tmp_path / "file"
+  file.write_text("mine")
+  # The second is read-only for everybody, with root's rights too.
+  for workdir in (file, file / "run", Path("/proc/self/run")):
+    with pytest.raises(
+      RunLockError, match="cannot be locked.*--?workdir|other"
+    ):
+      train_in(workdir)
+  assert file.read_text() == "mine"
+
+
+@pytest.mark.checklist("I2")
+def test_a_second_run_in_the_workdir_is_refused(tmp_path):
+  with RunLock(tmp_path):
+    with pytest.raises(RunLockError, match=f"process id {os.getpid()}"):
+      train_in(tmp_path)
+  assert not (tmp_path / "config.json").exists()
+
+
+def main(*arguments):
+  """Runs main.py; the code, what it said, and the processor time it took."""
+  before = resource.getrusage(resource.RUSAGE_CHILDREN)
+  done = subprocess.run(
+    [sys.executable, "main.py", *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=100,
+  )
+  after = resource.getrusage(resource.RUSAGE_CHILDREN)
+  used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+  return done.returncode, done.stderr, used
+
+
+@pytest.mark.checklist("G1", "H2")
+@pytest.mark.parametrize(
+  ("flags", "code", "says"),
+  [
+    (["--config.peers.num_peer=3"], ConfigError.exit_code, "num_peers"),
+    (
+      ["--config.method.temperature=nan"],
+      ConfigError.exit_code,
+      "temperature=nan",
+    ),
+    (
+      ["--config.epochs=ten"],
+      ConfigError.exit_code,
+      "'ten' must be a whole number",
+    ),
+    (["--config=nowhere.py"], ConfigError.exit_code, "configs/"),
+    ([*MISSING, "--config.data.dir=/nowhere"], DataError.exit_code, "/nowhere"),
+    (
+      ["--config.data.name=folder:configs"],
+      DataError.exit_code,
+      "class folders",
+    ),
+  ],
+)
+def test_commands_end_early_with_a_code(flags, code, says, tmp_path):
+  workdir = tmp_path / "run"
+  found, said, used = main(
+    recipe_of("okddip"), f"--workdir={workdir}", ONE_DEVICE, *flags
+  )
+  assert found == code, said
+  # Processor time: another program may hold the machine.
+  assert used < 5
+  assert said.startswith("okd_jax: ") and says in said
+  assert "Traceback" not in said
+  assert not workdir.exists()
+
+
+# Text as it is typed: numbers, brackets, quotes, names, paths.
+TEXT = st.text(
+  st.sampled_from("0123456789.-+e()[]{},'\"=:/ abcnifNT\n\x00é"), max_size=12
+)
+
+
+@pytest.mark.checklist("G1")
+@settings(max_examples=150, deadline=None)
+@given(key=st.sampled_from(sorted(KEYS)) | TEXT, value=TEXT)
+def test_fuzzed_flags_are_read_or_refused(key, value):
+  if key == "peers.net" and ":" in value:
+    return  # names code to import
+  flags = recipe_of(KEYS.get(key, "okddip")), f"--config.{key}={value}"
+  with contextlib.suppress(ConfigError), config_lib.refusing():
+    config_lib.check(read(*flags))
+
+
+JSON = st.recursive(
+  st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+  lambda child: st.lists(child) | st.dictionaries(TEXT, child),
+  max_leaves=5,
+)
+
+
+@pytest.mark.checklist("G2")
+@settings(max_examples=60, deadline=None)
+@given(changes=st.dictionaries(st.sampled_from(sorted(KEYS)) | TEXT, JSON))
+def test_fuzzed_saved_configurations_are_compared(changes):
+  config = read(recipe_of("okddip"))
+  saved = json.loads(json.dumps(config.to_dict()))
+  config_lib.require_resumable(config, saved)
+  try:
+    config_lib.require_resumable(config, saved | changes)
+  except ConfigError as error:
+    assert "another configuration" in str(error)
+
+
+@given(JSON.filter(lambda tree: isinstance(tree, dict)))
+def test_flattening_keeps_every_leaf(tree):
+  def leaves(node):
+    inner = [leaves(child) for child in node.values() if type(child) is dict]
+    return sum(inner) + sum(type(child) is not dict for child in node.values())
+
+  flat = config_lib.flatten(tree)
+  assert len(flat) <= leaves(tree)
+  assert not any(isinstance(value, dict) for value in flat.values())

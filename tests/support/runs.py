@@ -1,0 +1,83 @@
+"""Runs the training step of a recipe a few times, for tests."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+import numpy as np
+
+from okd_jax.devices import mesh as mesh_lib
+from okd_jax.training import state as state_lib, step as steps
+from okd_jax.training.setup import random_keys, Recipe
+import toys
+
+
+def jitted(recipe: Recipe, state: Any) -> Any:
+  """The training step, sharded and with donated state, as in a run."""
+  return jax.jit(
+    functools.partial(steps.train_step, recipe),
+    donate_argnums=0,
+    out_shardings=(state_lib.shardings(recipe, state), None),
+  )
+
+
+def on_mesh(recipe: Recipe, batch: Any) -> Any:
+  """Places a batch as a data source does."""
+  return jax.device_put(batch, NamedSharding(recipe.mesh, P("data")))
+
+
+def teacher(recipe: Recipe) -> Any:
+  """Variables of a frozen teacher, or None."""
+  if recipe.teacher is None:
+    return None
+  made = recipe.teacher.init(jax.random.key(7), recipe.example_images())
+  made = toys.widen(made) if recipe.image_dtype == jnp.float64 else made
+  return mesh_lib.place(
+    made,
+    mesh_lib.shardings(recipe.teacher.mesh, recipe.teacher.specs(made)),
+  )
+
+
+def start(recipe: Recipe, seed: int = 0) -> Any:
+  """The initial state; float64 if the images are."""
+  state = state_lib.init(recipe, random_keys(seed)[0])
+  if recipe.image_dtype == jnp.float64:
+    where = state_lib.shardings(recipe, state)
+    state = mesh_lib.place(toys.widen(state), where)
+  return state
+
+
+def train(recipe: Recipe, num_steps: int, seed: int = 0) -> tuple[Any, Any]:
+  """Returns host copies of the last state and the last measures."""
+  state = start(recipe, seed)
+  step_fn = jitted(recipe, state)
+  taught = teacher(recipe)
+  for i in range(num_steps):
+    batch = on_mesh(recipe, toys.batch(i, recipe.batch_size))
+    state, measured = step_fn(state, batch, jax.random.key(1), taught)
+  return jax.device_get((state, measured))
+
+
+def train_from(recipe: Recipe, state: Any, num_steps: int = 5) -> Any:
+  """Host copies of state and measures after some steps from a given state."""
+  where = state_lib.shardings(recipe, state)
+  state = mesh_lib.place(state, where)
+  step, taught = jitted(recipe, state), teacher(recipe)
+  for i in range(num_steps):
+    batch = on_mesh(recipe, toys.batch(i, recipe.batch_size))
+    state, measured = step(state, batch, jax.random.key(1), taught)
+  return jax.device_get((state, measured))
+
+
+def assert_close(actual: Any, desired: Any, rtol: float) -> None:
+  """Compares two trees, naming the leaf that differs."""
+  for (path, a), b in zip(
+    jax.tree_util.tree_leaves_with_path(actual),
+    jax.tree.leaves(desired),
+    strict=True,
+  ):
+    np.testing.assert_allclose(
+      a, b, rtol=rtol, atol=rtol, err_msg=jax.tree_util.keystr(path)
+    )

@@ -1,0 +1,120 @@
+"""A small network and recipe for tests of everything above the networks."""
+
+import dataclasses
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from okd_jax import core, layers, methods
+from okd_jax.backbones.network import Network
+from okd_jax.data.info import DataInfo
+from okd_jax.devices.mesh import make_mesh
+from okd_jax.groups.group import Branches, Replicas
+from okd_jax.training.optim import Sgd
+from okd_jax.training.setup import Recipe
+from okd_jax.weights import teacher as teacher_lib
+
+INFO = DataInfo(
+  name="toy",
+  num_classes=5,
+  image_shape=(6, 6, 1),
+  mean=(0.4,),
+  std=(0.3,),
+  pad=1,
+  flip=True,
+  num_train=64,
+  num_test=16,
+  class_names=tuple("abcde"),
+)
+
+
+class Toy(Network):
+  """Two convolutions with batch norm, dropout, and a linear classifier."""
+
+  split: int = 1
+  width: int = 8
+  dropout: float = 0.25
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    maps = []
+    if self.part != "tail":
+      x = self._stage(x, "stage1", self.width // 2, train)
+      maps.append(x)
+    if self.part == "trunk":
+      return x
+    x = self._stage(x, "stage2", self.width, train)
+    maps.append(x)
+    features = jnp.mean(x, (-3, -2))
+    hidden = nn.Dropout(self.dropout)(features, deterministic=not train)
+    logits = nn.Dense(self.num_classes, dtype=self.dtype, name="head")(hidden)
+    return core.Outputs(logits, features, tuple(maps))
+
+  def _stage(self, x, name, width, train):
+    x = nn.Conv(
+      width, (3, 3), use_bias=False, dtype=self.dtype, name=f"{name}_conv"
+    )(x)
+    norm = layers.BatchNorm(name=f"{name}_norm")
+    return nn.relu(norm(x, use_running_average=not train))
+
+
+def recipe(
+  method: str | core.Method = "okddip",
+  *,
+  kind: str = "replicas",
+  data: int = 1,
+  peer: int = 1,
+  num_peers: int = 4,
+  net: nn.Module | None = None,
+  mapping: str = "unroll",
+  dtype: Any = jnp.float32,
+  **changes: Any,
+) -> Recipe:
+  """A recipe for the toy network on `data` x `peer` devices."""
+  if isinstance(method, str):
+    method = methods.make(method)
+  net = net or Toy(INFO.num_classes)
+  mesh = make_mesh(data, peer)
+  if kind == "branches":
+    peers = Branches(
+      net, num_peers, mesh, mapping, method.needs.mean_trunk_gradient
+    )
+  else:
+    peers = Replicas(net, num_peers, mesh, mapping)
+  teacher = None
+  if method.needs.teacher:
+    teacher = Replicas(net, 1, teacher_lib.without_peer_axis(mesh))
+  made = Recipe(
+    peers=peers,
+    method=method,
+    sgd=Sgd(learning_rate=0.1),
+    info=INFO,
+    epochs=4,
+    batch_size=16,
+    train_size=40,
+    rampup_epochs=1,
+    teacher=teacher,
+    image_dtype=dtype,
+  )
+  return dataclasses.replace(made, **changes)
+
+
+def batch(seed: int, size: int = 16) -> core.Batch:
+  """Random images and labels."""
+  rng = np.random.default_rng(seed)
+  return core.Batch(
+    image=rng.integers(0, 256, (size, *INFO.image_shape), dtype=np.uint8),
+    target=rng.integers(0, INFO.num_classes, size).astype(np.int32),
+    index=np.arange(size, dtype=np.int32),
+    mask=np.ones(size, bool),
+  )
+
+
+def widen(tree: Any) -> Any:
+  """Casts floats to float64."""
+  return jax.tree.map(
+    lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, tree
+  )

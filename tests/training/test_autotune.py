@@ -1,0 +1,86 @@
+"""The form of a group's program is chosen by measurement."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from okd_jax.training import autotune
+import toys
+
+
+class Elsewhere:
+  """A recipe's mesh, said to be of another platform."""
+
+  def __init__(self, mesh):
+    self.shape = mesh.shape
+    self.devices = np.array([SimpleNamespace(platform="gpu")])
+
+
+@pytest.fixture
+def recipe():
+  return toys.recipe(data=2, peer=2, mapping="auto")
+
+
+def on_accelerator(recipe, monkeypatch):
+  mesh = Elsewhere(recipe.mesh)
+  monkeypatch.setattr(type(recipe), "mesh", mesh)
+
+
+def test_cpu_unrolls_without_measuring(recipe, tmp_path):
+  settled = autotune.settle(recipe, tmp_path / "kept")
+  assert settled.peers.mapping == "unroll"
+  assert not (tmp_path / "kept").exists()
+
+
+def test_what_the_user_asks_for_stays():
+  asked = toys.recipe(mapping="vmap")
+  assert autotune.settle(asked) is asked
+
+
+@pytest.mark.parametrize("faster", ["unroll", "vmap"])
+def test_the_faster_form_is_chosen_and_kept(
+  recipe, monkeypatch, tmp_path, faster
+):
+  asked = []
+
+  def measure(group, images):
+    asked.append((group.num_peers, dict(group.mesh.shape), images.shape))
+    return {"unroll": 2.0, "vmap": 2.0} | {faster: 1.0}
+
+  monkeypatch.setattr(autotune, "measure", measure)
+  on_accelerator(recipe, monkeypatch)
+  for _ in range(2):
+    assert autotune.settle(recipe, tmp_path).peers.mapping == faster
+  # What one device of 2 x 2 holds, measured once.
+  size = recipe.batch_size // 2
+  images = (size, *recipe.info.image_shape)
+  assert asked == [
+    (recipe.peers.num_peers // 2, {"data": 1, "peer": 1}, images)
+  ]
+  (kept,) = tmp_path.iterdir()
+  assert json.loads(kept.read_text())[faster] == 1.0
+
+
+def test_another_batch_is_measured_again(recipe, monkeypatch, tmp_path):
+  monkeypatch.setattr(
+    autotune, "measure", lambda *_: {"unroll": 1.0, "vmap": 2.0}
+  )
+  on_accelerator(recipe, monkeypatch)
+  autotune.settle(recipe, tmp_path)
+  larger = dataclasses.replace(recipe, batch_size=2 * recipe.batch_size)
+  autotune.settle(larger, tmp_path)
+  assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("kind", ["replicas", "branches"])
+def test_both_forms_are_timed(kind):
+  group = toys.recipe("independent", kind=kind).peers
+  images = jnp.zeros((8, *toys.INFO.image_shape))
+  seconds = autotune.measure(group, jax.device_put(images, jax.devices()[0]))
+  assert set(seconds) == {"unroll", "vmap"}
+  assert all(value > 0 for value in seconds.values())

@@ -1,0 +1,65 @@
+"""The training step of every method lowers for accelerators on any machine.
+
+Only lowering: nothing is compiled and no accelerator is needed.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from okd_jax import methods
+from okd_jax.training import (
+  measures as running,
+  state as state_lib,
+  step as steps,
+)
+from okd_jax.training.chunk import Programs
+import toys
+
+PLATFORMS = ("tpu", "cuda")
+
+
+def arguments(recipe):
+  """Shapes of the state, a batch, the key, and the teacher's variables."""
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  taught = None
+  if recipe.teacher is not None:
+    taught = jax.eval_shape(recipe.teacher.init, key, recipe.example_images())
+  return (
+    state_lib.abstract(recipe, jax.random.key(0)),
+    toys.batch(0, recipe.batch_size),
+    key,
+    taught,
+  )
+
+
+def lowered(fn, *args):
+  return jax.export.export(jax.jit(fn), platforms=PLATFORMS)(*args)
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_train_step_lowers(method):
+  kind = methods.make(method).needs.kind or "replicas"
+  recipe = toys.recipe(method, kind=kind)
+  exported = lowered(
+    functools.partial(steps.train_step, recipe), *arguments(recipe)
+  )
+  assert exported.platforms == PLATFORMS
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_chunk_of_steps_lowers(dtype):
+  net = toys.Toy(toys.INFO.num_classes, dtype=dtype)
+  recipe = toys.recipe("okddip", kind="branches", net=net)
+  state, batch, key, _ = arguments(recipe)
+  rows = jax.ShapeDtypeStruct((1, 4, recipe.batch_size), jnp.int32)
+  programs = Programs(recipe)
+  measures = programs.measures(state, batch, key)
+  exported = lowered(
+    programs.many_steps,
+    *((state,), (running.from_json({}, measures)[0],)),
+    *(batch.image, batch.target, rows, jnp.int32(3), (key,)),
+  )
+  assert exported.platforms == PLATFORMS

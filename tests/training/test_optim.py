@@ -1,0 +1,70 @@
+"""The optimiser against the published update rule."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from okd_jax.training import optim
+
+VECTORS = json.loads(
+  (Path(__file__).parents[1] / "vectors" / "okddip.json").read_text()
+)["cases"]
+
+
+@pytest.mark.parametrize(
+  "case",
+  [c for c in VECTORS if c["kind"] == "sgd_nesterov"],
+  ids=lambda c: c["name"],
+)
+def test_trajectory(case):
+  with jax.enable_x64(True):
+    optimizer = optim.make(
+      optim.Sgd(
+        momentum=case["hyper"]["momentum"],
+        weight_decay=case["hyper"]["weight_decay"],
+      )
+    )
+    params = {"p": jnp.asarray(case["inputs"]["p0"], jnp.float64)}
+    state = optimizer.init(params)
+    for rate, grad, expected in zip(
+      case["hyper"]["lr_per_step"],
+      case["inputs"]["grads"],
+      case["expected"]["p_after_each_step"],
+      strict=True,
+    ):
+      updates, state = optimizer.update(
+        {"p": jnp.asarray(grad)}, state, params, learning_rate=rate
+      )
+      params = optax.apply_updates(params, updates)
+      np.testing.assert_allclose(params["p"], expected, rtol=0, atol=1e-12)
+
+
+def test_rate_drops_at_the_published_epochs():
+  sgd = optim.Sgd()
+  rates = [float(sgd.rate(jnp.int32(e), 300)) for e in (0, 149, 150, 224, 225)]
+  np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001], rtol=1e-6)
+  # Shorter runs drop at the same fractions.
+  np.testing.assert_allclose(float(sgd.rate(jnp.int32(5), 10)), 0.01, rtol=1e-6)
+
+
+def test_overrides_hold_below_their_prefix_alone():
+  optimizer = optim.make(
+    optim.Sgd(weight_decay=0.5, momentum=0.0, nesterov=False),
+    {"method/fusion": {"weight_decay": 0.0}},
+  )
+  params = {
+    "method": {"fusion": {"w": jnp.ones(2)}, "head": {"w": jnp.ones(2)}},
+    "peers": {"w": jnp.ones(2)},
+  }
+  zero = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = optimizer.update(
+    zero, optimizer.init(params), params, learning_rate=1.0
+  )
+  assert float(updates["method"]["fusion"]["w"][0]) == 0.0
+  assert float(updates["method"]["head"]["w"][0]) == -0.5
+  assert float(updates["peers"]["w"][0]) == -0.5

@@ -1,0 +1,410 @@
+"""PyTorch weights in and out. Parity of logits is in test_backbones.py."""
+
+import collections
+import pickle
+import random
+import sys
+import types
+import zipfile
+
+import fingerprints
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors
+
+from okd_jax import backbones, layers
+from okd_jax.weights import torch as interop
+
+
+def shapes_of(net, image=(32, 32, 3)):
+  x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
+  return jax.eval_shape(
+    lambda x: net.init(jax.random.key(0), x, train=False), x
+  )
+
+
+def case(name):
+  layers_of = fingerprints.CASES[f"{name}/single"]["layers"]
+  net = backbones.make(fingerprints.NETWORKS[name], 10)
+  return shapes_of(net), fingerprints.state_dict(layers_of)
+
+
+def assert_same(ours, theirs):
+  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def without_counters(state):
+  return {
+    name: value
+    for name, value in state.items()
+    if not name.endswith("num_batches_tracked")
+  }
+
+
+# Hourglasses have the order of declaration: see test_backbones_hourglass.py.
+@pytest.mark.parametrize(
+  "name", [n for n in backbones.names() if not n.startswith("hourglass")]
+)
+def test_names_sort_in_the_order_of_the_layers(name):
+  called = []
+
+  def record(next_fun, args, kwargs, context):
+    kinds = nn.Conv, nn.Dense, layers.BatchNorm
+    if isinstance(context.module, kinds) and context.method_name == "__call__":
+      called.append("/".join(context.module.path))
+    return next_fun(*args, **kwargs)
+
+  with nn.intercept_methods(record):
+    shapes_of(backbones.make(name, 10))
+  assert (
+    sorted(random.sample(called, len(called)), key=interop.forward_order)
+    == called
+  )
+
+
+@pytest.mark.parametrize(
+  ("names", "reason"),
+  [
+    ("stem stage1_block2 stage1_block10 stage2_block0 head_linear", "natural"),
+    ("conv1 dense1.0 trans1 dense2.0 trans2 bn fc", "number, then name"),
+    ("stem/conv stage1/block0/conv1 head/fc0 head/fc1", "head last"),
+    ("module.layer1.9.conv1 module.layer1.10.conv1 module.fc", "prefix"),
+  ],
+)
+def test_forward_order(names, reason):
+  names = names.split()
+  assert sorted(sorted(names), key=interop.forward_order) == names, reason
+
+
+def test_loads_restored_and_alphabetical_trees_alike():
+  shapes, state = case("resnet110")
+  expected = interop.load_torch(shapes, state)
+  # A .safetensors file keeps alphabetical order only: block10 before block2.
+  alphabetical = {name: state[name] for name in sorted(without_counters(state))}
+  assert list(alphabetical) != list(without_counters(state))
+  assert_same(interop.load_torch(shapes, alphabetical), expected)
+  backwards = {
+    collection: dict(reversed(tree.items()))
+    for collection, tree in shapes.items()
+  }
+  assert_same(interop.load_torch(backwards, state), expected)
+
+
+@pytest.mark.parametrize("name", sorted(fingerprints.NETWORKS))
+def test_alphabetical_state_dicts_of_all_networks(name):
+  shapes, state = case(name)
+  alphabetical = {name: state[name] for name in sorted(without_counters(state))}
+  assert_same(
+    interop.load_torch(shapes, alphabetical), interop.load_torch(shapes, state)
+  )
+
+
+@pytest.mark.parametrize("name", ["resnet32", "vgg16", "densenet40_12"])
+def test_round_trip(name):
+  shapes, state = case(name)
+  with jax.enable_x64(True):
+    variables = interop.load_torch(shapes, state)
+  written = interop.to_torch(variables, like=state)
+  assert list(written) == list(state)
+  for entry, value in written.items():
+    np.testing.assert_array_equal(value, state[entry])
+  ours = interop.to_torch(variables)
+  assert all("/" not in entry for entry in ours)
+  assert [v.shape for v in ours.values()] == [
+    v.shape for v in without_counters(state).values()
+  ]
+  with jax.enable_x64(True):
+    assert_same(interop.load_torch(shapes, ours), variables)
+
+
+def test_layouts_and_statistics():
+  shapes, state = case("resnet32")
+  variables = interop.load_torch(shapes, state)
+  kernel = variables["params"]["stage2_block0"]["conv1"]["kernel"]
+  weight = state["stage2/block0/conv1.weight"]
+  np.testing.assert_allclose(kernel[2, 1, 5, 7], weight[7, 5, 2, 1], rtol=1e-6)
+  linear = variables["params"]["head_linear"]["kernel"]
+  np.testing.assert_allclose(linear, state["head/fc.weight"].T, rtol=1e-6)
+  changed = {**state, "stem/bn.running_var": np.arange(16.0)}
+  stats = interop.load_torch(shapes, changed)["batch_stats"]
+  np.testing.assert_array_equal(stats["stem_bn"]["var"], np.arange(16))
+
+
+def test_leaves_take_the_wider_dtype():
+  shapes, state = case("resnet32")
+  half = {k: v.astype(np.float16) for k, v in state.items()}
+  loaded = interop.load_torch(shapes, half)
+  assert {v.dtype for v in jax.tree.leaves(loaded)} == {np.dtype(np.float32)}
+  with jax.enable_x64(True):
+    loaded = interop.load_torch(shapes, state)
+  assert {v.dtype for v in jax.tree.leaves(loaded)} == {np.dtype(np.float64)}
+
+
+def change(state, name, value):
+  return {k: value if k == name else v for k, v in state.items()}
+
+
+def remove(state, *names):
+  return {k: v for k, v in state.items() if k not in names}
+
+
+BN = [
+  f"stage1/block0/bn1.{entry}"
+  for entry in ("weight", "bias", "running_mean", "running_var")
+]
+
+
+@pytest.mark.parametrize(
+  ("edit", "message"),
+  [
+    (
+      lambda s: change(s, "head/fc.weight", np.zeros((100, 64))),
+      r"'params/head_linear/kernel' of shape \(64, 10\) needs \(10, 64\).*"
+      r"'head/fc.weight' of the state dict is \(100, 64\)",
+    ),
+    (
+      lambda s: change(
+        s, "stage2/block0/conv1.weight", np.zeros((32, 16, 1, 1))
+      ),
+      r"stage2_block0/conv1/kernel.*'stage2/block0/conv1.weight'.*1, 1\)",
+    ),
+    (
+      lambda s: remove(s, "stem/bn.running_mean"),
+      "'batch_stats/stem_bn/mean'.*'stem/bn.running_mean'.*absent",
+    ),
+    (lambda s: remove(s, "head/fc.bias"), "head/fc.bias.* absent"),
+    (
+      lambda s: remove(s, "head/fc.weight", "head/fc.bias"),
+      "no linear layer left for 'head_linear'",
+    ),
+    (lambda s: remove(s, *BN), "batch norm layer left|needs"),
+    (
+      lambda s: {**s, "extra.weight": np.zeros((3, 3))},
+      "'extra' of the state dict, a linear layer, is left over",
+    ),
+    (
+      lambda s: {**s, "stem/conv.bias": np.zeros(16)},
+      "'stem' has no bias, but 'stem/conv'",
+    ),
+    (
+      lambda s: {**s, "pos_embed": np.zeros((1, 4, 8))},
+      "no convolution, linear or batch-norm layer.*pos_embed",
+    ),
+    (
+      lambda s: {**s, "attn.weight": np.zeros((4, 4)), "attn.in": np.zeros(3)},
+      "'attn' of the state dict is no convolution.*attn.in",
+    ),
+  ],
+)
+def test_what_does_not_fit_is_refused(edit, message):
+  shapes, state = case("resnet32")
+  for refused in (
+    lambda: interop.load_torch(shapes, edit(state)),
+    lambda: interop.to_torch(interop.load_torch(shapes, state), edit(state)),
+  ):
+    with pytest.raises(ValueError, match=message):
+      refused()
+
+
+def test_a_group_of_peers_is_refused():
+  shapes, state = case("resnet32")
+  stacked = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct((4, *leaf.shape), leaf.dtype), shapes
+  )
+  with pytest.raises(ValueError, match="take one peer out of a group"):
+    interop.load_torch(stacked, state)
+
+
+def test_own_module_with_automatic_names():
+  class Own(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train):
+      for width in (4, 5):
+        x = nn.Conv(width, (3, 3), use_bias=False)(x)
+        x = nn.BatchNorm(use_running_average=not train)(x)
+      return nn.Dense(2)(x.mean((1, 2)))
+
+  shapes = shapes_of(Own(), (8, 8, 3))
+  state = interop.to_torch(
+    jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, leaf.dtype), shapes)
+  )
+  loaded = interop.load_torch(shapes, state)
+  assert jax.tree.structure(loaded) == jax.tree.structure(shapes)
+  assert_same(
+    loaded, jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5), shapes)
+  )
+
+
+def test_reads_safetensors(tmp_path):
+  shapes, state = case("resnet110")
+  state = {k: np.asarray(v, np.float32) for k, v in state.items()}
+  path = tmp_path / "net.safetensors"
+  safetensors.save_file(
+    {k: np.ascontiguousarray(v) for k, v in state.items()}, path
+  )
+  read = interop.read_state_dict(path)
+  assert read.keys() == state.keys()
+  assert_same(
+    interop.load_torch(shapes, read), interop.load_torch(shapes, state)
+  )
+
+
+class Storage:
+  """Stands for a PyTorch storage while a file is written."""
+
+  def __init__(self, array):
+    self.array = array
+
+
+class Tensor:
+  """Pickles as PyTorch's tensors do."""
+
+  def __init__(self, array, offset=0, stride=None, size=None):
+    array = np.asarray(array)
+    self.storage = Storage(np.ravel(array))
+    self.offset = offset
+    steps = [n // array.itemsize for n in np.ones_like(array).strides]
+    self.stride = tuple(steps) if stride is None else stride
+    self.size = array.shape if size is None else size
+
+  def __reduce__(self):
+    rebuild = sys.modules["torch._utils"]._rebuild_tensor_v2
+    hooks = collections.OrderedDict()
+    return rebuild, (
+      self.storage,
+      self.offset,
+      self.size,
+      self.stride,
+      False,
+      hooks,
+    )
+
+
+@pytest.fixture
+def save(monkeypatch, tmp_path):
+  """Writes a file in the format of `torch.save`."""
+  torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
+  storages = {
+    np.dtype(np.float32): "FloatStorage",
+    np.dtype(np.int64): "LongStorage",
+    np.dtype(np.float64): "DoubleStorage",
+    np.dtype(jnp.bfloat16): "BFloat16Storage",
+  }
+  for name in storages.values():
+    setattr(torch, name, type(name, (), {"__module__": "torch"}))
+
+  def _rebuild_tensor_v2():
+    raise AssertionError("stands for a name only")
+
+  _rebuild_tensor_v2.__module__ = "torch._utils"
+  _rebuild_tensor_v2.__qualname__ = "_rebuild_tensor_v2"
+  utils._rebuild_tensor_v2 = _rebuild_tensor_v2
+  monkeypatch.setitem(sys.modules, "torch", torch)
+  monkeypatch.setitem(sys.modules, "torch._utils", utils)
+
+  def save(value, name="net.pth"):
+    path = tmp_path / name
+    written = {}
+
+    class Pickler(pickle.Pickler):
+      def persistent_id(self, obj):
+        if not isinstance(obj, Storage):
+          return None
+        key = str(len(written))
+        written[key] = obj.array.tobytes()
+        kind = getattr(torch, storages[obj.array.dtype])
+        return "storage", kind, key, "cpu", obj.array.size
+
+    with zipfile.ZipFile(path, "w") as archive:
+      with archive.open("net/data.pkl", "w") as file:
+        Pickler(file, protocol=2).dump(value)
+      archive.writestr("net/byteorder", "little")
+      for key, data in written.items():
+        archive.writestr(f"net/data/{key}", data)
+    return path
+
+  return save
+
+
+def test_reads_pytorch_files(save):
+  arrays = {
+    "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "a.bias": np.arange(2.0),
+    "b.num_batches_tracked": np.array(7, np.int64),
+    "c.weight": np.array([1.5, -2.0], jnp.bfloat16),
+  }
+  state = collections.OrderedDict((k, Tensor(v)) for k, v in arrays.items())
+  state._metadata = collections.OrderedDict(version=1)
+  for value in (state, {"epoch": 3, "state_dict": state}):
+    read = interop.read_state_dict(save(value))
+    assert list(read) == list(arrays)
+    for name, array in arrays.items():
+      assert read[name].dtype == array.dtype
+      np.testing.assert_array_equal(read[name], array)
+
+
+def test_reads_views_of_a_storage(save):
+  values = np.arange(12, dtype=np.float32)
+  view = Tensor(values, offset=1, stride=(1, 4), size=(3, 2))
+  read = interop.read_state_dict(save({"w": view}))
+  np.testing.assert_array_equal(read["w"], [[1, 5], [2, 6], [3, 7]])
+
+
+@pytest.mark.parametrize(
+  "field",
+  [
+    {"offset": 10},
+    {"stride": (100, 1), "size": (2, 2)},
+    {"offset": -1},
+    {"stride": (-1,), "size": (3,)},
+  ],
+)
+def test_tensors_beyond_their_storage_are_refused(save, field):
+  tensor = Tensor(np.zeros(4, np.float32), **field)
+  with pytest.raises(ValueError, match="beyond its storage"):
+    interop.read_state_dict(save({"w": tensor}))
+
+
+class Malicious:
+  ran = False
+
+  def __reduce__(self):
+    return setattr, (Malicious, "ran", True)
+
+
+@pytest.mark.checklist("security")
+def test_code_in_a_file_is_refused_and_not_run(save):
+  path = save({"w": Malicious()})
+  with pytest.raises(ValueError, match="builtin.*setattr.*not run"):
+    interop.read_state_dict(path)
+  assert not Malicious.ran
+
+
+def test_other_files_are_refused(save, tmp_path):
+  legacy = tmp_path / "old.pth"
+  legacy.write_bytes(pickle.dumps({"w": 1}))
+  with pytest.raises(ValueError, match="neither .safetensors nor"):
+    interop.read_state_dict(legacy)
+  with pytest.raises(ValueError, match="'epoch'.* is a int, not a tensor"):
+    interop.read_state_dict(save({"epoch": 3}))
+  with pytest.raises(ValueError, match="holds a list"):
+    interop.read_state_dict(save([1, 2]))
+  damaged = tmp_path / "damaged.safetensors"
+  damaged.write_bytes(b"not a header at all")
+  with pytest.raises(ValueError, match="damaged.safetensors cannot be read"):
+    interop.read_state_dict(damaged)
+  plain = tmp_path / "plain.pt"
+  with zipfile.ZipFile(plain, "w") as archive:
+    archive.writestr("readme.txt", "nothing")
+  with pytest.raises(ValueError, match="not one of torch.save"):
+    interop.read_state_dict(plain)
+  cut = save({"w": Tensor(np.zeros(4, np.float32))})
+  data = bytearray(cut.read_bytes())
+  start = data.index(b"\x80\x02")
+  data[start + 10 : start + 14] = b"\xff\xff\xff\xff"
+  cut.write_bytes(bytes(data))
+  with pytest.raises(ValueError, match="cannot be read"):
+    interop.read_state_dict(cut)
