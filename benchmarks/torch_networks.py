@@ -448,7 +448,7 @@ NETWORKS = {
     16,
   ),
   "vgg": (Vgg(5, ((4, 4), (4,), (8,), (8,), (8,)), 3), 16),
-  "hcgnet": (HcgNet(5, (1, 1), (4, 8)), 8),
+  "hcgnet": (HcgNet(5, (1, 1), (4, 4)), 8),
   "hourglass": (HourglassNet(3, 16, 2, 2), 32),
 }
 _KINDS = {nn.Conv2d: "conv", nn.Linear: "linear"}

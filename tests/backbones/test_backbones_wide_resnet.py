@@ -73,14 +73,14 @@ def test_networks_of_all_depths_share_the_first_convolution():
 def test_raw_maps_are_those_before_the_head():
   plain = layouts.run("wide_resnet", SMALL)
   raw = layouts.run("wide_resnet", SMALL.clone(raw_maps=True))
-  np.testing.assert_array_equal(plain.logits, raw.logits)
+  layouts.assert_close(plain.logits, raw.logits)
   for ours, theirs in zip(raw.maps[:2], plain.maps[:2], strict=True):
-    np.testing.assert_array_equal(ours, theirs)
-  np.testing.assert_allclose(
-    np.mean(plain.maps[2], (1, 2)), plain.features, rtol=1e-6
+    layouts.assert_close(ours, theirs)
+  layouts.assert_close(
+    np.mean(np.asarray(plain.maps[2]), (1, 2)), plain.features
   )
-  assert plain.maps[2].shape == raw.maps[2].shape
-  assert np.min(plain.maps[2]) == 0 > np.min(raw.maps[2])
+  pooled, last = (np.asarray(outputs.maps[2]) for outputs in (plain, raw))
+  assert np.min(pooled) == 0 > np.min(last)
   # Normalisation keeps the order of a channel's values.
-  order = np.argsort(np.ravel(raw.maps[2][..., 0]))
-  assert np.all(np.diff(np.ravel(plain.maps[2][..., 0])[order]) >= 0)
+  order = np.argsort(last[..., 0].ravel())
+  assert np.all(np.diff(pooled[..., 0].ravel()[order]) >= 0)

@@ -76,6 +76,7 @@ def run(name, net, x=None):
   with jax.enable_x64(True):
     shapes = shapes_of(net.clone(part="whole"), (size, size, 3))
     variables = interop.load_torch(shapes, state_dict(name))
+    # Operation by operation: compiling a whole network takes longer.
     return net.apply(variables, x, train=True, mutable=["batch_stats"])[0]
 
 
