@@ -4,6 +4,9 @@ A family is a module of this package; a network is a `functools.partial` in it,
 under the network's name, that fixes what makes the network and leaves its
 options open. What is defined there is found here: there is no table to edit.
 
+A compressed network is named with what is left of its widths after the split:
+`resnet32@4/5`.
+
 Submodules are named so that the natural order of their names is the order in
 which they run, with "stem" first and "head" last; `okd_jax.weights.torch`
 relies on it.
@@ -11,6 +14,7 @@ relies on it.
 
 import dataclasses
 import difflib
+from fractions import Fraction
 import functools
 import importlib
 import pkgutil
@@ -32,10 +36,12 @@ def make(name: str, num_classes: int, **options: Any) -> Network:
   """Builds a network.
 
   Args:
-    name: one of `names()`.
+    name: one of `names()`, followed or not by "@" and a fraction, which is
+      the option `tail_width`.
     num_classes: C.
-    **options: `split`, `part`, `dtype` (see `Network`) and, for VGG,
-      `dropout`.
+    **options: `split`, `part`, `dtype`, `raw_maps` (see `Network`) and,
+      for VGG, `dropout`; for ResNet and DenseNet `tail_width`; for hourglasses
+      `width` and `depth`.
 
   Returns:
     The network, a linen module.
@@ -44,6 +50,9 @@ def make(name: str, num_classes: int, **options: Any) -> Network:
     ValueError: if the name or an option is unknown or a value is not legal.
   """
   networks = _networks()
+  name, at, fraction = name.partition("@")
+  if at:
+    options["tail_width"] = _fraction(name, fraction)
   if name not in networks:
     raise ValueError(
       f"network {name!r} is unknown{_suggest(name, networks)}; available: "
@@ -62,6 +71,35 @@ def make(name: str, num_classes: int, **options: Any) -> Network:
   net = network(num_classes, **options)
   net.check()
   return net
+
+
+def students(
+  name: str, num_classes: int, count: int, **options: Any
+) -> tuple[Network, ...]:
+  """Builds networks of shrinking width for one common trunk.
+
+  Number j, from 0, keeps (count - j) / count of the widths after the split.
+  The first is the uncompressed network.
+
+  Args:
+    name: a network with the option `tail_width`.
+    num_classes: C.
+    count: number of networks.
+    **options: see `make`.
+  """
+  return tuple(
+    make(name, num_classes, tail_width=Fraction(count - j, count), **options)
+    for j in range(count)
+  )
+
+
+def _fraction(name: str, text: str) -> Fraction:
+  try:
+    return Fraction(text)
+  except (ValueError, ZeroDivisionError):
+    raise ValueError(
+      f"network '{name}@{text}' must end in a fraction such as {name}@4/5."
+    ) from None
 
 
 def _networks() -> dict[str, functools.partial[Network]]:

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from okd_jax import layers
-from okd_jax.backbones.network import Network
+from okd_jax.backbones.compressible import Compressible
+from okd_jax.backbones.parts import bn_relu, classifier
 
 Array = jax.Array
 
@@ -44,7 +45,7 @@ class Transition(nn.Module):
     return nn.avg_pool(x, (2, 2), (2, 2))
 
 
-class DenseNet(Network, kw_only=True):
+class DenseNet(Compressible, kw_only=True):
   """Dense blocks with transitions between them.
 
   A transition belongs to the stage of the block before it. By default the
@@ -53,7 +54,8 @@ class DenseNet(Network, kw_only=True):
 
   Attributes:
     blocks: number of layers of each dense block.
-    growth: channels that a layer adds. The stem has twice as many.
+    growth: channels that a layer adds; what `tail_width` applies to. The stem
+      has twice as many.
   """
 
   blocks: tuple[int, ...]
@@ -64,13 +66,16 @@ class DenseNet(Network, kw_only=True):
   def num_stages(self) -> int:
     return len(self.blocks)
 
+  def stem(self, x: Array, train: bool) -> Array:
+    del train
+    return _conv(2 * self.growth, 3, dtype=self.dtype, name="stem")(x)
+
   def stage(self, number: int, x: Array, train: bool) -> Array:
-    if number == 1:
-      x = _conv(2 * self.growth, 3, dtype=self.dtype, name="stem")(x)
+    growth = self.width_in(number, self.growth)
     for i in range(self.blocks[number - 1]):
-      x = DenseLayer(
-        self.growth, dtype=self.dtype, name=f"stage{number}_layer{i}"
-      )(x, train)
+      x = DenseLayer(growth, dtype=self.dtype, name=f"stage{number}_layer{i}")(
+        x, train
+      )
     if number < self.num_stages:
       x = Transition(dtype=self.dtype, name=f"stage{number}_transition")(
         x, train
@@ -80,21 +85,14 @@ class DenseNet(Network, kw_only=True):
   def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
     x = bn_relu(x, train=train, dtype=self.dtype, name="head_bn")
     features = jnp.mean(x, (1, 2))
-    logits = nn.Dense(
-      self.num_classes,
-      kernel_init=layers.uniform_fan_in,
-      dtype=self.dtype,
-      name="head_linear",
-    )(features)
+    logits = classifier(features, self.num_classes, dtype=self.dtype)
     return x, features, logits
 
-
-def bn_relu(x, *, train, dtype, name) -> Array:
-  """Batch normalisation and ReLU."""
-  bn = layers.BatchNorm(dtype=dtype, name=name)
-  return nn.relu(bn(x, use_running_average=not train))
+  def narrowest(self) -> int:
+    return self.growth
 
 
 _conv = functools.partial(layers.conv, kernel_init=layers.he_fan_in)
 
 densenet40_12 = functools.partial(DenseNet, blocks=(6, 6, 6), growth=12)
+densenetbc100_12 = functools.partial(DenseNet, blocks=(16, 16, 16), growth=12)

@@ -1,7 +1,8 @@
 """Residual networks for ImageNet.
 
 He et al., `Deep Residual Learning for Image Recognition
-<https://arxiv.org/abs/1512.03385>`_, 2016, table 1.
+<https://arxiv.org/abs/1512.03385>`_, 2016, table 1. `resnet50` halves height
+and width in the 3x3 convolution of a block, as torchvision does.
 """
 
 import functools
@@ -10,6 +11,7 @@ from flax import linen as nn
 import jax
 
 from okd_jax.backbones import resnet
+from okd_jax.backbones.parts import conv_bn
 
 Array = jax.Array
 
@@ -20,7 +22,7 @@ class ImageNetResNet(resnet.ResNet):
   split: int = 3
 
   def stem(self, x: Array, train: bool) -> Array:
-    x = resnet.conv_bn(x, 64, 7, 2, train=train, dtype=self.dtype, name="stem")
+    x = conv_bn(x, 64, 7, 2, train=train, dtype=self.dtype, name="stem")
     return nn.max_pool(nn.relu(x), (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
@@ -30,3 +32,9 @@ _basic = functools.partial(
 
 resnet18 = functools.partial(_basic, blocks=(2, 2, 2, 2))
 resnet34 = functools.partial(_basic, blocks=(3, 4, 6, 3))
+resnet50 = functools.partial(
+  ImageNetResNet,
+  blocks=(3, 4, 6, 3),
+  widths=(256, 512, 1024, 2048),
+  inner_widths=(64, 128, 256, 512),
+)

@@ -12,32 +12,41 @@ from okd_jax.core import Array, Outputs
 class Network(nn.Module):
   """Abstract base of networks that can be split into a trunk and a tail.
 
-  A network is a sequence of stages, numbered from 1, and a head; the stem
-  belongs to stage 1. The first `split` stages form the trunk; the rest and the
-  head form the tail. Variable names are the same in all parts, so the variables
-  of the whole network are the union of those of trunk and tail.
+  A network is a stem, a sequence of stages, numbered from 1, and a head. The
+  stem and the first `split` stages form the trunk; the rest and the head form
+  the tail. Variable names are the same in all parts, so the variables of the
+  whole network are the union of those of trunk and tail.
 
-  A family defines `num_stages`, `stage` and `head`, which may create named
-  submodules, and the default of `split`.
+  A family defines `num_stages`, `stem` if it has one, `stage` and `head`, which
+  may create named submodules, and the default of `split`.
 
   Attributes:
     num_classes: C.
-    split: number of stages in the trunk, 1 to `num_stages`.
+    split: number of stages in the trunk, up to `num_stages`; 0 leaves the stem
+      alone.
     part: "whole" and "tail" return `Outputs` without the peer axis; "trunk"
       returns the map that enters the tail.
     dtype: computation dtype; None is that of parameters and input. Batch
       statistics and the returned logits are float32 at least.
+    raw_maps: return the last map as the last stage gave it, where the head
+      normalises it before it is pooled.
   """
 
   num_classes: int
   split: int = 1
   part: str = "whole"
   dtype: Any = None
+  raw_maps: bool = False
 
   @property
   def num_stages(self) -> int:
     """Number of stages."""
     raise NotImplementedError
+
+  def stem(self, x: Array, train: bool) -> Array:
+    """Returns the map that enters the first stage."""
+    del train
+    return x
 
   def stage(self, number: int, x: Array, train: bool) -> Array:
     """Returns the map [B, H, W, D] of stage `number` from the one before."""
@@ -53,10 +62,12 @@ class Network(nn.Module):
       raise ValueError(
         f"part={self.part!r} is unknown; use 'whole', 'trunk' or 'tail'."
       )
-    if self.split not in range(1, self.num_stages + 1):
+    # A trunk without a layer would share nothing.
+    fewest = 1 if type(self).stem is Network.stem else 0
+    if self.split not in range(fewest, self.num_stages + 1):
       raise ValueError(
-        f"split={self.split} is not a number of stages of this network; use 1 "
-        f"to {self.num_stages}."
+        f"split={self.split} is not a number of stages of this network; use "
+        f"{fewest} to {self.num_stages}."
       )
 
   @nn.compact
@@ -70,7 +81,7 @@ class Network(nn.Module):
     Returns:
       For a trunk the map [B, H, W, D]; else `Outputs` without the peer axis
       whose maps are those of the stages that this part ran. The last map is
-      always the one that is pooled into the features.
+      the one that is pooled into the features, unless `raw_maps`.
 
     Raises:
       ValueError: if part or split is not legal or the image too small.
@@ -81,6 +92,8 @@ class Network(nn.Module):
     last = self.split if self.part == "trunk" else self.num_stages
     size = x.shape[1:3]
     maps = []
+    if self.part != "tail":
+      x = self.stem(x, train)
     for number in range(first, last + 1):
       x = self.stage(number, x, train)
       if 0 in x.shape[1:3]:
@@ -94,4 +107,5 @@ class Network(nn.Module):
       return x
     pooled, features, logits = self.head(x, train)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    return Outputs(logits, features, (*maps[:-1], pooled))
+    last_map = x if self.raw_maps else pooled
+    return Outputs(logits, features, (*maps[:-1], last_map))

@@ -4,6 +4,8 @@ He et al., `Deep Residual Learning for Image Recognition
 <https://arxiv.org/abs/1512.03385>`_, 2016, with projection shortcuts (type B).
 `resnet110` and `wrn20_8` are the bottleneck networks that online distillation
 papers publish under those names; `resnet110_basic` is He et al.'s ResNet-110.
+`resnet8x4` and `resnet32x4` are the wide ones of Tian et al., `Contrastive
+Representation Distillation <https://arxiv.org/abs/1910.10699>`_, 2020.
 """
 
 import functools
@@ -13,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from okd_jax import layers
-from okd_jax.backbones.network import Network
+from okd_jax.backbones.compressible import Compressible
+from okd_jax.backbones.parts import classifier, conv_bn
 
 Array = jax.Array
 
@@ -54,7 +57,7 @@ class Block(nn.Module):
     return nn.relu(x + y)
 
 
-class ResNet(Network, kw_only=True):
+class ResNet(Compressible, kw_only=True):
   """Stem of one 3x3 convolution and stages of residual blocks.
 
   Attributes:
@@ -63,11 +66,13 @@ class ResNet(Network, kw_only=True):
     widths: output channels of each stage.
     inner_widths: channels inside the bottleneck blocks of each stage; None for
       basic blocks.
+    stem_width: output channels of the stem.
   """
 
   blocks: tuple[int, ...]
   widths: tuple[int, ...]
   inner_widths: tuple[int, ...] | None
+  stem_width: int = 16
   split: int = 2
 
   @property
@@ -75,19 +80,19 @@ class ResNet(Network, kw_only=True):
     return len(self.blocks)
 
   def stem(self, x: Array, train: bool) -> Array:
-    """Returns the map that enters the first block."""
-    x = conv_bn(x, 16, 3, 1, train=train, dtype=self.dtype, name="stem")
+    x = conv_bn(
+      x, self.stem_width, 3, 1, train=train, dtype=self.dtype, name="stem"
+    )
     return nn.relu(x)
 
   def stage(self, number: int, x: Array, train: bool) -> Array:
-    if number == 1:
-      x = self.stem(x, train)
     width = self.widths[number - 1]
     if self.inner_widths is None:
       widths: tuple[int, ...] = (width, width)
     else:
       inner = self.inner_widths[number - 1]
       widths = (inner, inner, width)
+    widths = tuple(self.width_in(number, width) for width in widths)
     for i in range(self.blocks[number - 1]):
       stride = 2 if number > 1 and i == 0 else 1
       x = Block(
@@ -98,21 +103,16 @@ class ResNet(Network, kw_only=True):
   def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
     del train
     features = jnp.mean(x, (1, 2))
-    logits = nn.Dense(
+    logits = classifier(
+      features,
       self.num_classes,
-      kernel_init=layers.uniform_fan_in,
       bias_init=layers.uniform_bias(features.shape[-1]),
       dtype=self.dtype,
-      name="head_linear",
-    )(features)
+    )
     return x, features, logits
 
-
-def conv_bn(x, features, size, stride, *, train, dtype, name) -> Array:
-  """Convolution and batch normalisation, named `name` and `name`_bn."""
-  x = layers.conv(features, size, stride, dtype=dtype, name=name)(x)
-  bn = layers.BatchNorm(dtype=dtype, name=f"{name}_bn")
-  return bn(x, use_running_average=not train)
+  def narrowest(self) -> int:
+    return min(self.inner_widths or self.widths)
 
 
 _basic = functools.partial(ResNet, widths=(16, 32, 64), inner_widths=None)
@@ -121,6 +121,8 @@ _bottleneck = functools.partial(ResNet, widths=(64, 128, 256))
 resnet8 = functools.partial(_basic, blocks=(1, 1, 1))
 resnet20 = functools.partial(_basic, blocks=(3, 3, 3))
 resnet32 = functools.partial(_basic, blocks=(5, 5, 5))
+resnet44 = functools.partial(_basic, blocks=(7, 7, 7))
+resnet56 = functools.partial(_basic, blocks=(9, 9, 9))
 resnet110_basic = functools.partial(_basic, blocks=(18, 18, 18))
 resnet110 = functools.partial(
   _bottleneck, blocks=(12, 12, 12), inner_widths=(16, 32, 64)
@@ -128,3 +130,9 @@ resnet110 = functools.partial(
 wrn20_8 = functools.partial(
   _bottleneck, blocks=(2, 2, 2), inner_widths=(128, 256, 512)
 )
+
+_times_4 = functools.partial(
+  ResNet, stem_width=32, widths=(64, 128, 256), inner_widths=None
+)
+resnet8x4 = functools.partial(_times_4, blocks=(1, 1, 1))
+resnet32x4 = functools.partial(_times_4, blocks=(5, 5, 5))

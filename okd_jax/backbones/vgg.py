@@ -1,8 +1,11 @@
 """VGG with batch normalisation for images of 32x32.
 
 Simonyan and Zisserman, `Very Deep Convolutional Networks for Large-Scale Image
-Recognition <https://arxiv.org/abs/1409.1556>`_, 2015, configuration D, with the
-smaller classifier of the online distillation papers.
+Recognition <https://arxiv.org/abs/1409.1556>`_, 2015. `vgg16` is configuration
+D with the smaller classifier of the online distillation papers, `vgg16_linear`
+the same with the linear one of MCL-OKD. `vgg8` and `vgg13` are those of Tian et
+al., `Contrastive Representation Distillation
+<https://arxiv.org/abs/1910.10699>`_, 2020, who pool after three groups.
 """
 
 import functools
@@ -26,13 +29,15 @@ class VGG(Network, kw_only=True):
 
   Attributes:
     widths: output channels of the convolutions of each group.
-    hidden: channels of the two hidden layers of the MLP.
+    hidden: channels of the hidden layers of the MLP; none is a linear layer.
+    pools: number of groups, from the first, whose map is max-pooled.
     dropout: rate after each hidden layer of the MLP. OKDDip's code uses 0.5 in
       branches and 0 in separate networks.
   """
 
   widths: tuple[tuple[int, ...], ...]
-  hidden: int
+  hidden: tuple[int, ...]
+  pools: int = 5
   split: int = 4
   dropout: float = 0.0
 
@@ -51,26 +56,33 @@ class VGG(Network, kw_only=True):
       x = layers.conv(width, 3, use_bias=True, dtype=self.dtype, name=name)(x)
       bn = layers.BatchNorm(dtype=self.dtype, name=f"{name}_bn")
       x = nn.relu(bn(x, use_running_average=not train))
-    return nn.max_pool(x, (2, 2), (2, 2))
+    return nn.max_pool(x, (2, 2), (2, 2)) if number <= self.pools else x
 
   def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
     features = jnp.mean(x, (1, 2))
     y = features
-    for i, width in enumerate((self.hidden, self.hidden, self.num_classes)):
+    for i, width in enumerate((*self.hidden, self.num_classes)):
       y = nn.Dense(
         width,
         kernel_init=nn.initializers.normal(0.01),
         dtype=self.dtype,
         name=f"head_linear{i}",
       )(y)
-      if i < 2:
+      if i < len(self.hidden):
         dropout = nn.Dropout(self.dropout, name=f"head_dropout{i}")
         y = dropout(nn.relu(y), deterministic=not train)
     return x, features, y
 
 
-vgg16 = functools.partial(
-  VGG,
-  widths=((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3),
-  hidden=512,
+_D = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
+
+vgg16 = functools.partial(VGG, widths=_D, hidden=(512, 512))
+vgg16_linear = functools.partial(VGG, widths=_D, hidden=())
+_pooled_thrice = functools.partial(VGG, hidden=(), pools=3)
+vgg8 = functools.partial(
+  _pooled_thrice, widths=((64,), (128,), (256,), (512,), (512,))
+)
+vgg13 = functools.partial(
+  _pooled_thrice,
+  widths=((64,) * 2, (128,) * 2, (256,) * 2, (512,) * 2, (512,) * 2),
 )

@@ -27,23 +27,29 @@ def conv(
   size: int,
   stride: int = 1,
   *,
+  groups: int = 1,
+  dilation: int = 1,
   kernel_init: nn.initializers.Initializer = he_fan_out,
   use_bias: bool = False,
+  bias_init: nn.initializers.Initializer = nn.initializers.zeros,
   dtype: Any = None,
   name: str,
 ) -> nn.Conv:
   """Square convolution that keeps the size at stride 1.
 
-  Pads size // 2 on every side at any stride, where "SAME" would pad the right
-  and bottom alone at stride 2.
+  Pads size // 2 (times the dilation) on every side at any stride, where "SAME"
+  would pad the right and bottom alone at stride 2.
   """
   return nn.Conv(
     features,
     (size, size),
     strides=stride,
-    padding=size // 2,
+    padding=size // 2 * dilation,
+    kernel_dilation=dilation,
+    feature_group_count=groups,
     use_bias=use_bias,
     kernel_init=kernel_init,
+    bias_init=bias_init,
     dtype=dtype,
     conv_general_dilated=_convolve,
     name=name,
@@ -51,7 +57,7 @@ def conv(
 
 
 def _convolve(x, kernel, strides, padding, **options):
-  """`lax.conv_general_dilated` of images [B, H, W, c], not dilated."""
+  """`lax.conv_general_dilated` of images [B, H, W, c]."""
   # Initial values need one image, an exported program any number, symbolic.
   if x.shape[0] == 1 or not isinstance(x.shape[0], int):
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
@@ -77,7 +83,7 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
 
   y = jax.eval_shape(plain, x, kernel)
   narrow = strides == (1, 1) and kernel.shape[1] > 1
-  narrow &= max(kernel.shape[2:]) <= _NARROW
+  narrow &= max(kernel.shape[2:]) <= _NARROW and not _sparse(dict(options))
   forward = of_pairs if narrow and y.shape[2] % 2 == 0 else plain
   count = _number_of_parts(y)
 
@@ -115,6 +121,9 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
 
   def backward(saved, dy):
     x, kernel = saved
+    if _sparse(dict(options)):
+      # JAX cannot map this gradient over peers unless both arrays have them.
+      x = x + 0 * dy.ravel()[0]
     pairs = narrow and x.shape[2] % 2 == 0
     return (
       on_cpu(
@@ -132,6 +141,12 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
   differentiable = jax.custom_vjp(convolve)
   differentiable.defvjp(lambda *args: (convolve(*args), args), backward)
   return differentiable(x, kernel)
+
+
+def _sparse(options) -> bool:
+  """Whether a kernel is dilated or sees a group of the channels only."""
+  dilated = max(options.get("rhs_dilation") or (1,)) > 1
+  return dilated or options.get("feature_group_count", 1) > 1
 
 
 def _convolve_pairs(x, kernel, padding, **options):

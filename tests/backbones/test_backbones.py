@@ -79,7 +79,7 @@ SMALL = {
     (32, 32, 3),
   ),
   "vgg": (
-    vgg.VGG(5, widths=((4,), (4,), (8,), (8,), (8,)), hidden=8),
+    vgg.VGG(5, widths=((4,), (4,), (8,), (8,), (8,)), hidden=(8, 8)),
     (32, 32, 3),
   ),
   "densenet": (densenet.DenseNet(5, blocks=(1, 2, 1), growth=4), (8, 8, 1)),
@@ -87,7 +87,8 @@ SMALL = {
 SPLITS = [
   (name, split)
   for name in FAMILIES
-  for split in range(1, backbones.make(name, 5).num_stages + 1)
+  # VGG has no stem.
+  for split in range(name == "vgg16", backbones.make(name, 5).num_stages + 1)
 ]
 
 
@@ -335,7 +336,8 @@ def test_parts_make_the_whole(name):
   np.testing.assert_allclose(
     jnp.mean(expected.maps[-1], (1, 2)), expected.features, rtol=1e-6
   )
-  for split in range(1, whole.num_stages + 1):
+  # VGG has no stem.
+  for split in range(name == "vgg", whole.num_stages + 1):
     hidden, trunk_stats = run(whole.clone(split=split, part="trunk"), x)
     outputs, tail_stats = run(whole.clone(split=split, part="tail"), hidden)
     np.testing.assert_array_equal(outputs.logits, expected.logits)
@@ -346,15 +348,15 @@ def test_parts_make_the_whole(name):
     for ours, theirs in zip(outputs.maps, expected.maps[-kept:], strict=True):
       np.testing.assert_array_equal(ours, theirs)
     # Each part returns all statistics it was given, its own updated.
-    for name in expected_stats["batch_stats"]:
-      tail_owns = name in shapes_of(
+    for owner in expected_stats["batch_stats"]:
+      tail_owns = owner in shapes_of(
         whole.clone(split=split, part="tail"), hidden.shape[1:]
       ).get("batch_stats", {})
-      updated = (tail_stats if tail_owns else trunk_stats)["batch_stats"][name]
+      updated = (tail_stats if tail_owns else trunk_stats)["batch_stats"][owner]
       jax.tree.map(
         np.testing.assert_array_equal,
         updated,
-        expected_stats["batch_stats"][name],
+        expected_stats["batch_stats"][owner],
       )
 
 
@@ -432,7 +434,7 @@ def test_init_of_resnet():
 
 
 def test_init_of_vgg():
-  tail = vgg.VGG(10, widths=((64, 64),), hidden=64, split=1)
+  tail = vgg.VGG(10, widths=((64, 64),), hidden=(64, 64), split=1)
   params = init(tail, (2, 2, 64), train=False)
   kernel = params["stage1_conv1"]["kernel"]
   np.testing.assert_allclose(np.std(kernel), np.sqrt(2 / (9 * 64)), rtol=0.02)
@@ -485,32 +487,61 @@ def test_vgg_dropout_acts_in_training_only():
 def test_names_are_exact():
   assert backbones.names() == (
     "densenet40_12",
+    "densenetbc100_12",
+    "hcgnet_a1",
+    "hourglass1",
+    "hourglass2",
+    "hourglass4",
+    "hourglass6",
+    "hourglass8",
+    "mobilenet_v2_05",
+    "mobilenet_v2_10",
+    "mobilenet_v2_14",
     "resnet110",
     "resnet110_basic",
     "resnet18",
     "resnet20",
     "resnet32",
+    "resnet32x4",
     "resnet34",
+    "resnet44",
+    "resnet50",
+    "resnet56",
     "resnet8",
+    "resnet8x4",
+    "shufflenet_v1",
+    "shufflenet_v2_05",
+    "shufflenet_v2_10",
+    "vgg13",
     "vgg16",
+    "vgg16_linear",
+    "vgg8",
+    "wrn16_1",
+    "wrn16_10",
+    "wrn16_2",
+    "wrn16_8",
     "wrn20_8",
+    "wrn28_4",
+    "wrn40_1",
+    "wrn40_2",
   )
 
 
 @pytest.mark.parametrize(
   ("name", "options", "message"),
   [
-    ("resnet23", {}, "'resnet23' is unknown.*available: densenet40_12, resn"),
+    ("resnet23", {}, "'resnet23' is unknown.*available: densenet40_12, dense"),
     ("densnet40_12", {}, "did you mean 'densenet40_12'"),
-    ("resnet32", {"splt": 3}, "no option 'splt'.*'split'.*: dtype, part, spl"),
+    ("resnet32", {"splt": 3}, "no option 'splt'.*'split'.*: dtype, part, raw"),
     ("resnet32", {"dropout": 0.5}, "no option 'dropout'"),
     ("resnet32", {"blocks": (1, 1, 1)}, "no option 'blocks'"),
-    ("resnet32", {"split": 0}, "split=0.*use 1 to 3"),
-    ("resnet32", {"split": 4}, "split=4.*use 1 to 3"),
+    ("resnet32", {"split": -1}, "split=-1.*use 0 to 3"),
+    ("resnet32", {"split": 4}, "split=4.*use 0 to 3"),
     ("vgg16", {"split": 6}, "use 1 to 5"),
+    ("vgg16", {"split": 0}, "use 1 to 5"),
     ("vgg16", {"dropout": 1.0}, "dropout=1.0 must be"),
-    ("densenet40_12", {"split": 4}, "use 1 to 3"),
-    ("resnet18", {"split": 5}, "use 1 to 4"),
+    ("densenet40_12", {"split": 4}, "use 0 to 3"),
+    ("resnet18", {"split": 5}, "use 0 to 4"),
     ("resnet32", {"part": "head"}, "part='head'.*'trunk'"),
   ],
 )

@@ -254,6 +254,25 @@ def test_at_least_float32():
       assert layers.at_least_float32(jnp.ones(2, given)).dtype == expected
 
 
+def check_gradients(ours, linen, shape):
+  with jax.enable_x64(True):
+    x = jax.random.normal(jax.random.key(0), shape, jnp.float64)
+    variables = linen.init(jax.random.key(1), x)
+
+    def gradients(net):
+      def loss(variables, x):
+        y = net.apply(variables, x)
+        return jnp.sum(jnp.sin(y)), y
+
+      return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(variables, x)
+
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12),
+      gradients(ours),
+      gradients(linen),
+    )
+
+
 @pytest.mark.parametrize(
   ("shape", "size", "stride"),
   [
@@ -277,22 +296,37 @@ def test_convolutions_and_their_gradients_are_those_of_linen(
   linen = nn.Conv(
     3, (size, size), stride, padding=size // 2, use_bias=False, name="conv"
   )
-  with jax.enable_x64(True):
-    x = jax.random.normal(jax.random.key(0), shape, jnp.float64)
-    variables = linen.init(jax.random.key(1), x)
+  check_gradients(ours, linen, shape)
 
-    def gradients(net):
-      def loss(variables, x):
-        y = net.apply(variables, x)
-        return jnp.sum(jnp.sin(y)), y
 
-      return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(variables, x)
-
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12),
-      gradients(ours),
-      gradients(linen),
-    )
+@pytest.mark.parametrize(
+  "options",
+  [
+    {"feature_group_count": 4},
+    {"feature_group_count": 2},
+    {"kernel_dilation": 2},
+    {"feature_group_count": 4, "kernel_dilation": 2},
+  ],
+)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolutions_of_groups_and_dilated_ones_are_those_of_linen(
+  options, stride
+):
+  dilation = options.get("kernel_dilation", 1)
+  groups = options.get("feature_group_count", 1)
+  ours = layers.conv(
+    4, 3, stride, groups=groups, dilation=dilation, name="conv"
+  )
+  linen = nn.Conv(
+    4,
+    (3, 3),
+    stride,
+    padding=dilation,
+    use_bias=False,
+    name="conv",
+    **options,
+  )
+  check_gradients(ours, linen, (64, 4, 6, 4))
 
 
 def test_gradient_of_a_convolution_is_summed_over_devices():

@@ -44,7 +44,10 @@ def without_counters(state):
   }
 
 
-@pytest.mark.parametrize("name", backbones.names())
+# Hourglasses have the order of declaration: see test_backbones_hourglass.py.
+@pytest.mark.parametrize(
+  "name", [n for n in backbones.names() if not n.startswith("hourglass")]
+)
 def test_names_sort_in_the_order_of_the_layers(name):
   called = []
 

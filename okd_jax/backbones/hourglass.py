@@ -1,0 +1,206 @@
+"""Stacked hourglasses for heat maps of keypoints.
+
+Newell et al., `Stacked Hourglass Networks for Human Pose Estimation
+<https://arxiv.org/abs/1603.06937>`_, 2016, as Li et al., `Online Knowledge
+Distillation for Efficient Pose Estimation <https://arxiv.org/abs/2108.02092>`_,
+2021, have them.
+"""
+
+import functools
+
+import chex
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from okd_jax import layers
+from okd_jax.backbones.network import Network
+from okd_jax.backbones.parts import bn_relu, torch_conv
+from okd_jax.core import Outputs
+
+Array = jax.Array
+
+
+class Unit(nn.Module):
+  """Residual bottleneck that normalises before each convolution.
+
+  Attributes:
+    width: output channels; the convolutions inside have half as many.
+    dtype: as in `Network`.
+  """
+
+  width: int
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    conv = functools.partial(torch_conv, dtype=self.dtype)
+    y = x
+    inner = self.width // 2
+    shapes = ((inner, 1), (inner, 3), (self.width, 1))
+    for i, (width, size) in enumerate(shapes, 1):
+      y = bn_relu(y, train=train, dtype=self.dtype, name=f"bn{i}")
+      y = conv(y, width, size, name=f"conv{i}")
+    if x.shape[-1] != self.width:
+      x = conv(x, self.width, 1, name="proj")
+    return x + y
+
+
+class Stack(nn.Module):
+  """One hourglass with its heat maps.
+
+  Level 1 is the smallest of the hourglass. Its units are numbered, and named,
+  as public PyTorch code declares them: on the way across, down, up, and at the
+  bottom.
+
+  Attributes:
+    joints: J.
+    depth: number of times that height and width are halved.
+    merge: whether another stack follows and needs an input.
+    dtype: as in `Network`.
+  """
+
+  joints: int
+  depth: int
+  merge: bool
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
+    """Returns the next stack's input, the last map [B, h, w, F] and heat maps.
+
+    Without `merge` the first of them is the stack's own input.
+    """
+    conv = functools.partial(torch_conv, dtype=self.dtype)
+    width = x.shape[-1]
+    y = self._hourglass(self.depth, x, train)
+    y = self._unit("head1", y, train)
+    y = conv(y, width, 1, name="head2")
+    y = bn_relu(y, train=train, dtype=self.dtype, name="head2_bn")
+    heat = conv(y, self.joints, 1, name="head3")
+    if self.merge:
+      x = (
+        x + conv(y, width, 1, name="head4") + conv(heat, width, 1, name="head5")
+      )
+    return x, y, heat
+
+  def _hourglass(self, level, x, train) -> Array:
+    across = self._unit(f"level{level}_unit0", x, train)
+    low = nn.max_pool(x, (2, 2), (2, 2))
+    low = self._unit(f"level{level}_unit1", low, train)
+    if level > 1:
+      low = self._hourglass(level - 1, low, train)
+    else:
+      low = self._unit("level1_unit3", low, train)
+    low = self._unit(f"level{level}_unit2", low, train)
+    return across + jnp.repeat(jnp.repeat(low, 2, axis=1), 2, axis=2)
+
+  def _unit(self, name, x, train) -> Array:
+    return Unit(x.shape[-1], dtype=self.dtype, name=name)(x, train)
+
+
+class Hourglass(Network, kw_only=True):
+  """Stem that shrinks height and width by four, and stacks of hourglasses.
+
+  A stage is a stack. `num_classes` is the number of joints J. The logits are
+  the heat maps [B, h, w, J] of the last stack; the maps are the stem's map
+  [B, h, w, F] and then the heat maps of every stack from the first, those of
+  the trunk included; the features are the last stack's map before its heat
+  maps, averaged over positions.
+
+  A trunk returns, on one axis of channels, the input of the next stack, the
+  stem's map and the heat maps of its stacks: what its tails return the maps
+  from. Tails of different numbers of stacks fit on one trunk.
+
+  Attributes:
+    stacks: number of stacks.
+    width: F, a multiple of 4.
+    depth: number of times that an hourglass halves height and width.
+  """
+
+  stacks: int
+  width: int = 256
+  depth: int = 4
+
+  @property
+  def num_stages(self) -> int:
+    return self.stacks
+
+  def check(self) -> None:
+    super().check()
+    if self.split == self.stacks and self.part != "whole":
+      raise ValueError(
+        f"split={self.split} leaves no stack of {self.stacks} to the branches; "
+        f"use 0 to {self.stacks - 1}."
+      )
+    if self.width < 4 or self.width % 4:
+      raise ValueError(f"width={self.width} must be a multiple of 4.")
+
+  def stem(self, x: Array, train: bool) -> Array:
+    width = self.width
+    x = torch_conv(
+      x, width // 4, 7, stride=2, dtype=self.dtype, name="stem_conv0"
+    )
+    x = bn_relu(x, train=train, dtype=self.dtype, name="stem_conv0_bn")
+    x = Unit(width // 2, dtype=self.dtype, name="stem_unit1")(x, train)
+    x = nn.max_pool(x, (2, 2), (2, 2))
+    for i in (2, 3):
+      x = Unit(width, dtype=self.dtype, name=f"stem_unit{i}")(x, train)
+    return x
+
+  @nn.compact
+  def __call__(self, x: Array, *, train: bool) -> Outputs | Array:
+    """Runs the stacks of this part.
+
+    Args:
+      x: images [B, H, W, c], or for a tail what its trunk returned.
+      train: whether batch statistics normalise.
+
+    Returns:
+      See the class.
+
+    Raises:
+      ValueError: if part, split or width is not legal or an hourglass cannot
+        halve its input.
+    """
+    self.check()
+    chex.assert_rank(x, 4)
+    if self.part == "tail":
+      ends = [self.width, 2 * self.width]
+      ends += [ends[-1] + i * self.num_classes for i in range(1, self.split)]
+      x, root, *heats = jnp.split(x, ends if self.split else ends[:1], axis=-1)
+    else:
+      self._check_size(*x.shape[1:3])
+      x = root = self.stem(x, train)
+      heats = []
+    first = self.split + 1 if self.part == "tail" else 1
+    last = self.split if self.part == "trunk" else self.stacks
+    y = x
+    for number in range(first, last + 1):
+      x, y, heat = Stack(
+        self.num_classes,
+        self.depth,
+        merge=number < self.stacks,
+        dtype=self.dtype,
+        name=f"stack{number}",
+      )(x, train)
+      heats.append(heat)
+    if self.part == "trunk":
+      return jnp.concatenate([x, root, *heats], axis=-1)
+    heats = [layers.at_least_float32(heat) for heat in heats]
+    return Outputs(heats[-1], jnp.mean(y, (1, 2)), (root, *heats))
+
+  def _check_size(self, height, width) -> None:
+    least = 4 * 2**self.depth
+    if height % least or width % least or not height or not width:
+      raise ValueError(
+        f"an input of height and width {(height, width)} cannot be halved "
+        f"{self.depth + 2} times; use multiples of {least}."
+      )
+
+
+hourglass1 = functools.partial(Hourglass, stacks=1, split=0)
+hourglass2 = functools.partial(Hourglass, stacks=2, split=1)
+hourglass4 = functools.partial(Hourglass, stacks=4, split=2)
+hourglass6 = functools.partial(Hourglass, stacks=6, split=2)
+hourglass8 = functools.partial(Hourglass, stacks=8, split=4)
