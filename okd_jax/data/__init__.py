@@ -156,10 +156,6 @@ def make(
       f"seed={seed} must not be negative and held_out={held_out} must lie in "
       "[0, 1); change them."
     )
-  # Pillow, which readers need, is no part of the base install.
-  from okd_jax.data.formats import listing
-  from okd_jax.data.sources import memory, stream, tfdata as tfds
-
   data = _load(config)
   positions = divide(
     data.train.labels,
@@ -171,6 +167,20 @@ def make(
   batching = Batching(
     batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed, mesh=mesh
   )
+  return _source(config, data, positions, num_views, batching)
+
+
+def _source(
+  config: Config,
+  data: Any,
+  positions: dict[str, np.ndarray],
+  num_views: int | None,
+  batching: Batching,
+) -> Source:
+  # Pillow, which readers need, is no part of the base install.
+  from okd_jax.data.formats import listing
+  from okd_jax.data.sources import memory, stream, tfdata as tfds
+
   if isinstance(data, listing.Listing):
     return stream.StreamSource(data, positions, num_views=num_views, **batching)
   kind = memory.MemorySource if config.source == "memory" else tfds.TfdsSource

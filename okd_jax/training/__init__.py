@@ -1,1 +1,19 @@
-"""The training step, its state and its loop over devices."""
+"""The training step, its state and its evaluation, for a loop of one's own.
+
+`Setup` says what stays fixed, `init` draws a `TrainState`, and `train_step`,
+`loss_fn`, `eval_step` and `predict` are pure functions of both. They need no
+configuration and no files.
+"""
+
+from okd_jax.training.setup import Setup as Setup, with_sgd as with_sgd
+from okd_jax.training.state import (
+  init as init,
+  shardings as shardings,
+  TrainState as TrainState,
+)
+from okd_jax.training.step import (
+  eval_step as eval_step,
+  loss_fn as loss_fn,
+  predict as predict,
+  train_step as train_step,
+)

@@ -98,13 +98,11 @@ class Runner:
     self._unrecorded = unrecorded or {}
     self._measures: Measures = {}
     self._sums: Measures = {}
-    self._count = 0
     self._batches: Iterator[Batch] = iter(())
     self._next = -1
-    self._steps_timed = 0
+    self._count = self._steps_timed = 0
     self.most_steps = 1
-    self.compile_seconds = 0.0
-    self.train_seconds = 0.0
+    self.compile_seconds = self.train_seconds = 0.0
 
   @property
   def images_per_second(self) -> float:

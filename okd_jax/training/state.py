@@ -147,24 +147,6 @@ def opt_specs(setup: Setup, opt_state: Any, params: Any) -> Any:
   )
 
 
-def with_counts(setup: Setup, opt_state: Any, source: Any) -> Any:
-  """An optimiser's state with what belongs to no parameter from `source`."""
-
-  def is_masked(leaf):
-    return isinstance(leaf, optax.MaskedNode)
-
-  belongs = optax.tree.map_params(
-    setup.optimizer,
-    lambda _: True,
-    opt_state,
-    transform_non_params=lambda _: False,
-    is_leaf=is_masked,
-  )
-  return jax.tree.map(
-    lambda kept, new, old: new if kept else old, belongs, opt_state, source
-  )
-
-
 def outputs_like(setup: Setup, peers_variables: Variables) -> Outputs:
   """Shapes of the outputs that the method sees for one batch."""
   images = setup.task.blank(setup.mesh.shape[mesh_lib.DATA]).image

@@ -11,8 +11,7 @@ import optax
 
 from okd_jax import core, schedules
 from okd_jax.core import Array, Batch, Context, MethodOutput, Outputs, Variables
-from okd_jax.devices.mesh import PEER
-from okd_jax.training import state as state_lib
+from okd_jax.training import turns as turns_lib
 from okd_jax.training.setup import Setup
 from okd_jax.training.state import Average, TrainState, variables
 
@@ -91,11 +90,10 @@ def train_step(
     grads, aux = jax.grad(loss, has_aux=True)(params, memory)
     updates, opt_state = optimizer.update(grads, opt_state, params, **rate)
     after = (optax.apply_updates(params, updates), aux.memory, opt_state)
-    before = (
-      after
-      if turn is None
-      else _only_peer(setup, turn, before, after, is_last=turn == turns[-1])
-    )
+    if turn is not None:
+      is_last = turn == turns[-1]
+      after = turns_lib.only_peer(setup, turn, before, after, is_last=is_last)
+    before = after
   params, memory, opt_state = before
 
   new_state = TrainState(
@@ -287,33 +285,3 @@ def _update_average(
     ),
     memory=memory,
   )
-
-
-def _only_peer(
-  setup: Setup, peer: int, before: Any, after: Any, *, is_last: bool
-) -> Any:
-  """Takes what belongs to one peer from `after` and the rest from `before`.
-
-  What belongs to no peer is taken from `after`, too, except for counts of the
-  optimiser: all turns are one step.
-  """
-  params, memory, opt_state = before
-  by_params, by_memory = state_lib.specs(setup, params, memory)
-  by_state = state_lib.opt_specs(setup, opt_state, by_params)
-
-  def select(spec, old, new):
-    if PEER not in spec:
-      return new
-    is_peer = jnp.arange(len(old)) == peer
-    return jnp.where(is_peer.reshape(-1, *[1] * (old.ndim - 1)), new, old)
-
-  params, memory, opt_state = jax.tree.map(
-    select,
-    (by_params, by_memory, by_state),
-    before,
-    after,
-    is_leaf=lambda leaf: isinstance(leaf, jax.P),
-  )
-  if not is_last:
-    opt_state = state_lib.with_counts(setup, opt_state, before[2])
-  return params, memory, opt_state

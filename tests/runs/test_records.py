@@ -15,6 +15,10 @@ import numpy as np
 import pytest
 
 from okd_jax.runs import records as logs
+from okd_jax.tasks.figure import of_record as figures_of
+from okd_jax.tasks.task import Measure
+
+HEADLINE = Measure("accuracy", "top-1")
 
 TRAIN = {"loss": 2.5, "peer_ce": jnp.asarray(1.25), "peer_kd": np.float32(0.5)}
 EVALUATION = {
@@ -170,10 +174,12 @@ def test_i1_failing_tracker_is_left_out_after_one_warning(
 def test_plain_display(capsys, monkeypatch: pytest.MonkeyPatch):
   clock = iter([100.0, 101.0, 102.0, 103.0, 114.0, 119.0])
   monkeypatch.setattr("time.monotonic", lambda: next(clock))
-  with logs.Display(20, 10, "OKDDip on digits") as display:
+  with logs.Display(20, 10, "OKDDip on digits", HEADLINE) as display:
     for step in (1, 2, 10, 11):
       display.update(step, TRAIN, 1234.4)
-    display.evaluated(10, EVALUATION | {"train/leader/accuracy": 1.0})
+    display.evaluated(
+      10, figures_of(EVALUATION | {"train/leader/accuracy": 1.0})
+    )
     display.note("[saved] checkpoint")
     display.update(15, TRAIN, 1000)
     display.update(20, TRAIN, 1000)
@@ -209,10 +215,10 @@ def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 def test_live_display(monkeypatch: pytest.MonkeyPatch):
   terminal = open_terminal(monkeypatch)
-  with logs.Display(20, 10, "OKDDip on digits") as display:
+  with logs.Display(20, 10, "OKDDip on digits", HEADLINE) as display:
     display.update(1, TRAIN, 1234.4)
     display.note("[saved] checkpoint")
-    display.evaluated(10, EVALUATION)
+    display.evaluated(10, figures_of(EVALUATION))
     display.update(11, TRAIN, 1000)
   shown = terminal.getvalue()
   for text in (
