@@ -59,11 +59,11 @@ def supervised_nce(similarity: Array, labels: Array) -> Array:
   # Finite, so that a batch of one has gradients.
   lowest = jnp.finfo(similarity.dtype).min
   total = jax.nn.logsumexp(jnp.where(others, similarity, lowest), axis=-1)
-  log_probs = jnp.where(positives, similarity - total[..., None], 0)
+  costs = jnp.where(positives, total[..., None] - similarity, 0)
   count = jnp.sum(positives, axis=-1).astype(similarity.dtype)
   num_valid = jnp.sum(count > 0).astype(similarity.dtype)
   shares = num_examples / jnp.maximum(num_valid, 1) / jnp.maximum(count, 1)
-  return -jnp.sum(log_probs, axis=-1) * shares
+  return jnp.sum(costs, axis=-1) * shares
 
 
 def mcl(

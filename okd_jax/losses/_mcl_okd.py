@@ -106,7 +106,9 @@ def mcl_okd(
   logits = as_float(logits)
   teacher = jax.lax.stop_gradient(jnp.mean(logits, axis=0))
   pairs = _noise_contrast(
-    *(as_float(x) for x in (embeddings, positives, negatives)),
+    as_float(embeddings),
+    as_float(positives),
+    as_float(negatives),
     num_examples,
     nce_temperature,
     normalizer,
@@ -127,30 +129,21 @@ def _noise_contrast(
   """[P, P, B]: peer of the embedding first, peer of the bank second."""
   num_negatives = negatives.shape[2]
   dtype = jnp.result_type(embeddings, positives, negatives)
-  temperature = jnp.asarray(temperature, dtype)
-  # One product serves all embeddings, so that a bank's rows are read once and
-  # never repeated for a pair.
-  positive = jnp.einsum(
-    "abd,ebd->eab",
-    jax.lax.stop_gradient(positives),
-    embeddings,
-    precision=HIGHEST,
-  )
+  embeddings = embeddings / jnp.asarray(temperature, dtype)
+  positive, negative = jax.lax.stop_gradient((positives, negatives))
+  positive = jnp.einsum("abd,ebd->eab", positive, embeddings, precision=HIGHEST)
+  # The small factor is repeated for every bank, the large one, the rows of a
+  # bank, neither repeated for every embedding nor copied in another order.
+  repeated = jnp.broadcast_to(embeddings, (len(negatives), *embeddings.shape))
   negative = jnp.einsum(
-    "abkd,ebd->eabk",
-    jax.lax.stop_gradient(negatives),
-    embeddings,
-    precision=HIGHEST,
+    "abkd,aebd->eabk", negative, repeated, precision=HIGHEST
   )
-  positive, negative = positive / temperature, negative / temperature
   log_num = jnp.log(jnp.asarray(num_examples, dtype))
   if normalizer is None:
     log_normalizer = log_num + _log_mean(positive, negative)
   else:
     log_normalizer = jnp.log(jnp.asarray(normalizer, dtype))
-    log_normalizer = jnp.broadcast_to(
-      log_normalizer, positive.shape[:2][::-1]
-    ).T
+    log_normalizer = jnp.broadcast_to(log_normalizer, positive.shape[:2]).T
   log_normalizer = jax.lax.stop_gradient(log_normalizer)[..., None]
   log_noise = math.log(num_negatives) - log_num
   # softplus(x) = log(1 + e^x) keeps the digits of a ratio close to one, of
@@ -223,7 +216,7 @@ def _check_rows(logits, embeddings, positives, negatives):
     )
 
 
-def _check_positive(name, value):
+def _check_positive(name: str, value: Scalar | None) -> None:
   if isinstance(value, numbers.Real) and not 0 < value < math.inf:
     raise ValueError(
       f"mcl_okd: {name} must be positive and finite; got {value}."

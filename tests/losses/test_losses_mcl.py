@@ -105,7 +105,7 @@ def test_examples_alone_in_their_class_are_left_out():
     lambda s: jnp.mean(losses.supervised_nce(s, labels))
   )(similarity)
   golden.assert_value(values, np.mean(costs))
-  assert not grads[[1, 3]].any()
+  assert not grads[1].any() and not grads[3].any()
   assert not np.diag(grads).any()
 
 
@@ -138,6 +138,6 @@ def test_wrong_input_is_refused(change, message):
     "embeddings": np.ones((2, 4, 6)),
     "labels": np.array([0, 0, 1, 1]),
   }
-  losses.mcl(**arguments)
+  jax.eval_shape(lambda: losses.mcl(**arguments))
   with pytest.raises((AssertionError, ValueError), match=message):
     losses.mcl(**arguments | change)

@@ -162,6 +162,27 @@ def test_many_negatives_keep_their_digits_in_float32():
   np.testing.assert_allclose(terms["peer_nce"], expected, rtol=1e-5)
 
 
+def test_negatives_are_not_repeated_for_every_pair():
+  peers, examples, rows, width = 4, 8, 128, 64
+  shape = jax.ShapeDtypeStruct
+  embeddings = shape((peers, examples, width), np.float32)
+
+  def loss(embeddings, negatives):
+    logits, labels = jnp.zeros((peers, examples, 5)), jnp.zeros(examples, int)
+    terms = losses.mcl_okd(
+      logits, embeddings, embeddings, negatives, labels, num_examples=1000
+    )
+    return jnp.sum(terms["peer_nce"])
+
+  compiled = (
+    jax.jit(jax.grad(loss))
+    .lower(embeddings, shape((peers, examples, rows, width), np.float32))
+    .compile()
+  )
+  every_pair = 4 * peers * (peers - 1) * examples * rows * width
+  assert compiled.memory_analysis().temp_size_in_bytes < every_pair / 3
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [
@@ -183,7 +204,7 @@ def test_wrong_input_is_refused(change, message):
     "labels": np.arange(3),
     "num_examples": 10,
   }
-  losses.mcl_okd(**arguments)
+  jax.eval_shape(lambda: losses.mcl_okd(**arguments))
   with pytest.raises((AssertionError, ValueError), match=message):
     losses.mcl_okd(**arguments | change)
 

@@ -158,7 +158,7 @@ def test_wrong_input_is_refused(change, message):
     "target": MAPS,
     "weight": WEIGHT,
   }
-  losses.okdhp(**arguments)
+  jax.eval_shape(lambda: losses.okdhp(**arguments))
   with pytest.raises((AssertionError, ValueError), match=message):
     losses.okdhp(**arguments | change)
 
