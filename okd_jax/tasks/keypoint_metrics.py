@@ -1,4 +1,4 @@
-"""Figures of keypoints: PCKh of MPII, PCK of the torso, and what OKS is made of."""
+"""Figures of keypoints: PCKh of MPII, PCK of the torso, parts of OKS."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -31,12 +31,12 @@ class Pck(NamedTuple):
 
   Attributes:
     per_joint: [J].
-    count: labelled joints, int [J].
+    num_labelled: labelled joints, int [J].
     mean: over all labelled joints that count.
   """
 
   per_joint: np.ndarray
-  count: np.ndarray
+  num_labelled: np.ndarray
   mean: float
 
 

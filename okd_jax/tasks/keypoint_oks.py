@@ -131,7 +131,7 @@ def precision_and_recall(
 
 
 def _match(detections, annotations, sigmas, area) -> Matches:
-  """Every detection takes the best annotation that is left, best score first."""
+  """Detections, best score first, take the best annotation that is left."""
   detections = sorted(detections, key=lambda d: -d["score"])[:MAX_DETECTIONS]
   ignore = np.array(
     [
