@@ -8,6 +8,7 @@ One function a paper returns named, weighted loss terms, [P, B] or [B] each,
 whose sum over terms and peers of the mean over examples is the loss.
 """
 
+from okd_jax.losses._ctkd import ctkd as ctkd
 from okd_jax.losses._divergences import (
   cross_entropy as cross_entropy,
   softened_cross_entropy as softened_cross_entropy,
@@ -26,13 +27,29 @@ from okd_jax.losses._maps import (
   attention_distance as attention_distance,
   diverse_attention as diverse_attention,
   map_distance as map_distance,
+  spatial_attention as spatial_attention,
+)
+from okd_jax.losses._mcl import (
+  mcl as mcl,
+  supervised_nce as supervised_nce,
+)
+from okd_jax.losses._mcl_okd import (
+  mcl_okd as mcl_okd,
+  memory_update as memory_update,
 )
 from okd_jax.losses._mutual import (
   cl_ilr as cl_ilr,
   dml as dml,
   dml_ensemble as dml_ensemble,
 )
+from okd_jax.losses._oem import oem as oem
 from okd_jax.losses._okddip import okddip as okddip
+from okd_jax.losses._okdhp import (
+  feature_aggregation as feature_aggregation,
+  heatmap_kl as heatmap_kl,
+  heatmap_mse as heatmap_mse,
+  okdhp as okdhp,
+)
 from okd_jax.losses._one import one as one
 from okd_jax.losses._pcl import pcl as pcl
 from okd_jax.losses._peers import (
@@ -42,16 +59,24 @@ from okd_jax.losses._peers import (
   peer_diversity as peer_diversity,
   scale_gradient as scale_gradient,
 )
+from okd_jax.losses._switokd import (
+  switokd as switokd,
+  switokd_gap as switokd_gap,
+)
 from okd_jax.losses._teacher import kd as kd
 
 __all__ = (
   "attention_distance",
   "cl_ilr",
   "cross_entropy",
+  "ctkd",
   "diverse_attention",
   "dml",
   "dml_ensemble",
+  "feature_aggregation",
   "ffl",
+  "heatmap_kl",
+  "heatmap_mse",
   "kd",
   "kdcl",
   "kdcl_general_target",
@@ -61,8 +86,13 @@ __all__ = (
   "kdcl_naive_target",
   "leave_one_out_mean",
   "map_distance",
+  "mcl",
+  "mcl_okd",
+  "memory_update",
   "mix_peers",
+  "oem",
   "okddip",
+  "okdhp",
   "one",
   "pcl",
   "peer_attention",
@@ -70,4 +100,8 @@ __all__ = (
   "scale_gradient",
   "softened_cross_entropy",
   "softened_kl",
+  "spatial_attention",
+  "supervised_nce",
+  "switokd",
+  "switokd_gap",
 )

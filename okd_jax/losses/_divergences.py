@@ -6,19 +6,27 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from okd_jax.losses._inputs import Array, as_float, check_temperature, Scalar
+from okd_jax.losses._inputs import (
+  Array,
+  as_float,
+  check_temperature,
+  is_soft,
+  Scalar,
+)
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
-  r"""Cross-entropy of integer labels, in nats.
+  r"""Cross-entropy of class indices or probabilities, in nats.
 
-  Computes :math:`-\log \mathrm{softmax}(z)_y`: temperature 1, no smoothing.
+  Computes :math:`-\log \mathrm{softmax}(z)_y`, or
+  :math:`-\sum_c y_c \log \mathrm{softmax}(z)_c` of soft labels: temperature 1,
+  no smoothing.
 
   Args:
     logits: unnormalised log-probabilities, float [..., C].
     labels: class indices in [0, C), integer. Its shape is that of the
       predictions, [...], or a suffix of it: labels [B] serve all peers of
-      logits [P, B, C].
+      logits [P, B, C]. Or probabilities, float [..., C] in the same way.
 
   Returns:
     One non-negative value a prediction, [...], float32 or float64.
@@ -33,11 +41,14 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
   """
   logits = as_float(logits)
   labels = jnp.asarray(labels)
+  log_probs = jax.nn.log_softmax(logits)
+  if is_soft(labels):
+    chex.assert_equal_shape_suffix([logits, labels], labels.ndim)
+    return -jnp.sum(labels.astype(logits.dtype) * log_probs, axis=-1)
   chex.assert_type(labels, int)
   predictions = logits.shape[:-1]
   chex.assert_shape(labels, predictions[len(predictions) - labels.ndim :])
   labels = jnp.broadcast_to(labels, predictions)
-  log_probs = jax.nn.log_softmax(logits)
   return -jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
 
 

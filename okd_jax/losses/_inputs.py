@@ -37,11 +37,19 @@ def check_group(name: str, peers: Array, at_least: int) -> None:
     )
 
 
+def is_soft(labels: Array) -> bool:
+  """Whether labels are probabilities [B, C] and not class indices [B]."""
+  return jnp.issubdtype(jnp.asarray(labels).dtype, jnp.floating)
+
+
 def check_logits(logits: Array, labels: Array) -> None:
-  """Asserts logits [P, B, C] and integer labels [B]."""
+  """Asserts logits [P, B, C], labels integer [B] or probabilities [B, C]."""
   chex.assert_rank(logits, 3)
-  chex.assert_shape(labels, (logits.shape[1],))
-  chex.assert_type(labels, int)
+  if is_soft(labels):
+    chex.assert_shape(labels, logits.shape[1:])
+  else:
+    chex.assert_shape(labels, (logits.shape[1],))
+    chex.assert_type(labels, int)
 
 
 def weighted(weight: Scalar, term: Array) -> Array:

@@ -110,6 +110,37 @@ def diverse_attention(
   return jnp.mean(jnp.square(gap), axis=-1), reference + shift[..., None]
 
 
+def spatial_attention(maps: Array) -> Array:
+  r"""Attention of a feature map: which positions carry its energy.
+
+  With :math:`m(F)` the mean over channels of :math:`F^2`, flattened, computes
+  :math:`m(F) / \max(\|m(F)\|_2, 10^{-12})`.
+
+  Args:
+    maps: float [..., H, W, D].
+
+  Returns:
+    [..., H * W], float32 or float64, of Euclidean norm 1.
+
+  Raises:
+    AssertionError: if the dtype is not floating.
+    ValueError: for less than three axes.
+
+  References:
+    Zagoruyko & Komodakis, `Paying More Attention to Attention
+    <https://arxiv.org/abs/1612.03928>`_, ICLR 2017, the published code.
+
+  >>> spatial_attention(jnp.ones((2, 2, 5))).tolist()
+  [0.5, 0.5, 0.5, 0.5]
+  """
+  maps = as_float(maps)
+  if maps.ndim < 3:
+    raise ValueError(
+      f"spatial_attention: maps must be [..., H, W, D]; got {maps.shape}."
+    )
+  return _normalize(_attention(maps))
+
+
 def _attention(maps: Array) -> Array:
   """[..., H * W]: the mean over channels of squares."""
   return jnp.mean(jnp.square(maps), axis=-1).reshape(*maps.shape[:-3], -1)

@@ -31,6 +31,11 @@ def cases(name, kind):
   }
 
 
+def case(name, label):
+  """The case of that name in vectors/<name>.json."""
+  return next(case for case in _load(name) if case["name"] == label)
+
+
 def array(values, *, peers_first=False):
   """An array; with peers_first, axes 0 and 1 of batch-first data change."""
   values = np.asarray(values)

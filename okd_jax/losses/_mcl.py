@@ -1,0 +1,196 @@
+"""The objective of mutual contrastive learning within a batch."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from okd_jax.losses._divergences import cross_entropy, softened_kl
+from okd_jax.losses._inputs import (
+  Array,
+  as_float,
+  check_group,
+  check_logits,
+  check_temperature,
+  is_soft,
+  Scalar,
+  weighted,
+)
+from okd_jax.losses._peers import HIGHEST, mean_over_others
+
+
+def supervised_nce(similarity: Array, labels: Array) -> Array:
+  r"""Contrast of every example with the batch; its class is the positive.
+
+  With :math:`P(a)` the other examples of a's class, computes
+  :math:`-\frac{1}{|P(a)|} \sum_{p \in P(a)} [S_{ap} - \log \sum_{k \ne a}
+  e^{S_{ak}}]`. An example alone in its class has no value: it gives zero, and
+  the others are scaled by B over their number, so that the mean over the batch
+  is the mean over those that count.
+
+  Args:
+    similarity: of the examples (rows) to the batch (columns), over the
+      temperature already, float [..., B, B]. The diagonal is not used.
+    labels: class indices, integer [B].
+
+  Returns:
+    [..., B], float32 or float64.
+
+  Raises:
+    AssertionError: if the shapes do not match or a dtype is wrong.
+    ValueError: for soft labels.
+
+  References:
+    Yang et al., `Mutual Contrastive Learning for Visual Representation
+    Learning <https://arxiv.org/abs/2104.12565>`_, AAAI 2022, as in the
+    published code, where every example has a positive.
+
+  >>> similarity = jnp.zeros((3, 3))
+  >>> supervised_nce(similarity, jnp.array([0, 0, 1])).round(2)
+  Array([1.04, 1.04, 0.  ], dtype=float32)
+  """
+  labels = jnp.asarray(labels)
+  _check_classes("supervised_nce", labels)
+  similarity = as_float(similarity)
+  (num_examples,) = labels.shape
+  chex.assert_shape(similarity, (..., num_examples, num_examples))
+  labels, similarity = _whole(labels), _whole(similarity)
+  others = ~jnp.eye(num_examples, dtype=bool)
+  positives = (labels[:, None] == labels) & others
+  # Finite, so that a batch of one has gradients.
+  lowest = jnp.finfo(similarity.dtype).min
+  total = jax.nn.logsumexp(jnp.where(others, similarity, lowest), axis=-1)
+  costs = jnp.where(positives, total[..., None] - similarity, 0)
+  count = jnp.sum(positives, axis=-1).astype(similarity.dtype)
+  num_valid = jnp.sum(count > 0).astype(similarity.dtype)
+  shares = num_examples / jnp.maximum(num_valid, 1) / jnp.maximum(count, 1)
+  return jnp.sum(costs, axis=-1) * shares
+
+
+def mcl(
+  logits: Array,
+  embeddings: Array,
+  labels: Array,
+  *,
+  nce_temperature: Scalar = 0.1,
+  temperature: Scalar = 3.0,
+  vcl_weight: Scalar = 0.1,
+  soft_vcl_weight: Scalar = 1.0,
+  icl_weight: Scalar = 0.1,
+  soft_icl_weight: Scalar = 1.0,
+  logit_kd: str = "off",
+) -> dict[str, Array]:
+  r"""Loss terms of MCL: contrast within and between peers, and its exchange.
+
+  With :math:`S_{ij} = e_i e_j^\top` over the temperature of the contrast
+  (rows are the examples as i sees them), and NCE as in `supervised_nce`:
+
+  - VCL: :math:`\mathrm{NCE}(S_{ii})`;
+  - ICL: :math:`\sum_{j \ne i} \mathrm{NCE}(S_{ij})`;
+  - soft VCL: :math:`\sum_{j \ne i} \tau^2 \mathrm{KL}(S_{jj} \| S_{ii})`;
+  - soft ICL: :math:`\sum_{j \ne i} \tau^2 \mathrm{KL}(S_{ji} \| S_{ij})`;
+
+  the divergences between softmaxes of whole rows, their first argument
+  constant. The loss is the sum over terms and peers of the mean over examples.
+
+  Args:
+    logits: float [P, B, C].
+    embeddings: projected features of Euclidean norm 1, float [P, B, d].
+    labels: class indices, integer [B].
+    nce_temperature: positive scalar, of the similarities.
+    temperature: positive scalar, of the divergences.
+    vcl_weight: scalar weight of the contrast within peers.
+    soft_vcl_weight: scalar weight of its exchange.
+    icl_weight: scalar weight of the contrast between peers.
+    soft_icl_weight: scalar weight of its exchange.
+    logit_kd: "all" adds :math:`\tau^2 \mathrm{KL}(\bar z \| z_i)` of every peer
+      towards the mean logits, constant there, as the published code does with
+      two peers; "last" that of the last peer only, as it does with more; "off"
+      neither.
+
+  Returns:
+    Weighted terms "peer_ce", "vcl", "soft_vcl", "icl", "soft_icl", [P, B] each;
+    with `logit_kd` "peer_kd" [P, B] for "all", "leader_kd" [B] for "last".
+
+  Raises:
+    AssertionError: if the shapes do not match or a dtype is wrong.
+    ValueError: for fewer than two peers, soft labels, an unknown `logit_kd` or
+      an invalid temperature.
+
+  References:
+    Yang et al., `Mutual Contrastive Learning for Visual Representation
+    Learning <https://arxiv.org/abs/2104.12565>`_, AAAI 2022, as in the
+    published code.
+
+  >>> logits, embeddings = jnp.zeros((2, 4, 5)), jnp.ones((2, 4, 1))
+  >>> terms = mcl(logits, embeddings, jnp.array([0, 0, 1, 1]))
+  >>> sorted(terms)
+  ['icl', 'peer_ce', 'soft_icl', 'soft_vcl', 'vcl']
+  """
+  check_temperature(temperature)
+  check_temperature(nce_temperature)
+  labels = jnp.asarray(labels)
+  _check_classes("mcl", labels)
+  check_logits(logits, labels)
+  check_group("mcl", logits, at_least=2)
+  chex.assert_rank(embeddings, 3)
+  chex.assert_equal_shape_prefix([logits, embeddings], 2)
+  if logit_kd not in ("off", "last", "all"):
+    raise ValueError(
+      f"mcl: logit_kd must be 'off', 'last' or 'all'; got {logit_kd!r}."
+    )
+  logits = as_float(logits)
+  own, cross = _similarities(as_float(embeddings), nce_temperature)
+
+  def exchange(students, targets):
+    targets = jax.lax.stop_gradient(targets)
+    return _sum_over_others(
+      softened_kl(students, targets, temperature=temperature)
+    )
+
+  terms = {
+    "peer_ce": cross_entropy(logits, labels),
+    "vcl": weighted(vcl_weight, supervised_nce(own, labels)),
+    "soft_vcl": weighted(soft_vcl_weight, exchange(own[:, None], own[None])),
+    "icl": weighted(
+      icl_weight, _sum_over_others(supervised_nce(cross, labels))
+    ),
+    "soft_icl": weighted(
+      soft_icl_weight, exchange(cross, jnp.swapaxes(cross, 0, 1))
+    ),
+  }
+  if logit_kd != "off":
+    target = jax.lax.stop_gradient(jnp.mean(logits, axis=0))
+    kl = softened_kl(logits, target, temperature=temperature)
+    terms |= {"peer_kd": kl} if logit_kd == "all" else {"leader_kd": kl[-1]}
+  return terms
+
+
+def _similarities(embeddings, temperature):
+  """[P, B, B] within peers, and [P, P, B, B] between them."""
+  rows = embeddings / jnp.asarray(temperature, embeddings.dtype)
+  columns = _whole(embeddings)
+  rows = _whole(rows)
+  own = jnp.einsum("pbd,pcd->pbc", rows, columns, precision=HIGHEST)
+  cross = jnp.einsum("pbd,qcd->pqbc", rows, columns, precision=HIGHEST)
+  return own, cross
+
+
+def _sum_over_others(pairs: Array) -> Array:
+  return (pairs.shape[0] - 1) * mean_over_others(pairs)
+
+
+def _whole(x: Array) -> Array:
+  """x on every device, where the mesh is explicit: rows meet all columns."""
+  if all(axis is None for axis in jax.typeof(x).sharding.spec):
+    return x
+  return jax.sharding.reshard(x, jax.sharding.PartitionSpec(*[None] * x.ndim))
+
+
+def _check_classes(name, labels):
+  if is_soft(labels):
+    raise ValueError(
+      f"{name}: labels must be class indices, integer [B], because examples "
+      f"of one class are the positives; got {labels.dtype} {labels.shape}."
+    )
+  chex.assert_rank(labels, 1)
+  chex.assert_type(labels, int)

@@ -1,0 +1,223 @@
+"""The objective of MCL-OKD, and the update of its memory banks."""
+
+import math
+import numbers
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from okd_jax.losses._divergences import cross_entropy, softened_kl
+from okd_jax.losses._inputs import (
+  Array,
+  as_float,
+  check_group,
+  check_logits,
+  check_temperature,
+  Scalar,
+  weighted,
+)
+from okd_jax.losses._peers import HIGHEST, mean_over_others
+
+# The published code adds it to every denominator of the noise contrast.
+EPS = 1e-7
+
+
+def mcl_okd(
+  logits: Array,
+  embeddings: Array,
+  positives: Array,
+  negatives: Array,
+  labels: Array,
+  *,
+  num_examples: Scalar,
+  nce_temperature: Scalar = 0.1,
+  temperature: Scalar = 3.0,
+  ce_weight: Scalar = 1.0,
+  kd_weight: Scalar = 1.0,
+  nce_weight: Scalar = 0.025,
+  normalizer: Scalar | None = None,
+) -> dict[str, Array]:
+  r"""Loss terms of MCL-OKD: noise contrast between peers, and one leader.
+
+  For every ordered pair (a, b) of peers, the embedding of b is told from
+  :math:`K` noise rows of the bank of a. With :math:`s_{ik}` the dot product of
+  row k of a (0 is the positive) and the embedding of b, over the
+  temperature of the contrast, :math:`P_{ik} = e^{s_{ik}} / Z_{ab}` and
+  :math:`c = K / N`, example i costs
+
+  .. math:: -\log \frac{P_{i0}}{P_{i0} + c + \epsilon}
+    - \sum_{k=1}^{K} \log \frac{c}{P_{ik} + c + \epsilon},
+
+  with :math:`\epsilon = 10^{-7}`. The last peer learns from the mean of all
+  logits, :math:`\tau^2 \mathrm{KL}(\bar z \| z_P)`. The loss is the sum over
+  terms and peers of the mean over examples.
+
+  Args:
+    logits: float [P, B, C]; the last peer is the one to deploy.
+    embeddings: projected features of Euclidean norm 1, float [P, B, d].
+    positives: rows of the examples themselves in the bank of every peer, from
+      before this step, float [P, B, d]; never given a gradient.
+    negatives: K rows of examples of other classes in the bank of every peer,
+      float [P, B, K, d]; never given a gradient.
+    labels: class indices, integer [B], or probabilities, float [B, C].
+    num_examples: N, the number of rows of a bank.
+    nce_temperature: positive scalar, of the contrast.
+    temperature: positive scalar, of the distillation.
+    ce_weight: scalar weight of the cross-entropy.
+    kd_weight: scalar weight of the distillation.
+    nce_weight: scalar weight of the contrast, which is a sum over negatives
+      and over ordered pairs.
+    normalizer: Z, a positive scalar, or an array [P, P] with the peer of the
+      bank first; None takes N times the mean of :math:`e^s` over all rows and
+      examples, afresh for every pair and call, as the published code does.
+      A constant in the gradient either way.
+
+  Returns:
+    Weighted terms: "peer_ce" [P, B], "leader_kd" [B], and "peer_nce" [P, B],
+    the sum over the pairs in which this peer's embedding is the live one.
+
+  Raises:
+    AssertionError: if the shapes do not match or a dtype is wrong.
+    ValueError: for fewer than two peers, no negatives, or an invalid
+      temperature, number of examples or normalizer.
+
+  References:
+    Yang et al., `Multi-view Contrastive Learning for Online Knowledge
+    Distillation <https://arxiv.org/abs/2006.04093>`_, ICASSP 2021; constants
+    as in the published code.
+
+  >>> logits, rows = jnp.zeros((3, 2, 5)), jnp.ones((3, 2, 4)) / 2
+  >>> noise, labels = jnp.zeros((3, 2, 7, 4)), jnp.array([0, 1])
+  >>> terms = mcl_okd(logits, rows, rows, noise, labels, num_examples=50)
+  >>> {name: term.shape for name, term in sorted(terms.items())}
+  {'leader_kd': (2,), 'peer_ce': (3, 2), 'peer_nce': (3, 2)}
+  """
+  check_temperature(temperature)
+  check_temperature(nce_temperature)
+  check_logits(logits, labels)
+  check_group("mcl_okd", logits, at_least=2)
+  _check_rows(logits, embeddings, positives, negatives)
+  for name, value in (
+    ("num_examples", num_examples),
+    ("normalizer", normalizer),
+  ):
+    _check_positive(name, value)
+  logits = as_float(logits)
+  teacher = jax.lax.stop_gradient(jnp.mean(logits, axis=0))
+  pairs = _noise_contrast(
+    as_float(embeddings),
+    as_float(positives),
+    as_float(negatives),
+    num_examples,
+    nce_temperature,
+    normalizer,
+  )
+  sums = (logits.shape[0] - 1) * mean_over_others(pairs)
+  return {
+    "peer_ce": weighted(ce_weight, cross_entropy(logits, labels)),
+    "leader_kd": weighted(
+      kd_weight, softened_kl(logits[-1], teacher, temperature=temperature)
+    ),
+    "peer_nce": weighted(nce_weight, sums),
+  }
+
+
+def _noise_contrast(
+  embeddings, positives, negatives, num_examples, temperature, normalizer
+):
+  """[P, P, B]: peer of the embedding first, peer of the bank second."""
+  num_negatives = negatives.shape[2]
+  dtype = jnp.result_type(embeddings, positives, negatives)
+  embeddings = embeddings / jnp.asarray(temperature, dtype)
+  positive, negative = jax.lax.stop_gradient((positives, negatives))
+  positive = jnp.einsum("abd,ebd->eab", positive, embeddings, precision=HIGHEST)
+  # The small factor is repeated for every bank, the large one, the rows of a
+  # bank, neither repeated for every embedding nor copied in another order.
+  repeated = jnp.broadcast_to(embeddings, (len(negatives), *embeddings.shape))
+  negative = jnp.einsum(
+    "abkd,aebd->eabk", negative, repeated, precision=HIGHEST
+  )
+  log_num = jnp.log(jnp.asarray(num_examples, dtype))
+  if normalizer is None:
+    log_normalizer = log_num + _log_mean(positive, negative)
+  else:
+    log_normalizer = jnp.log(jnp.asarray(normalizer, dtype))
+    log_normalizer = jnp.broadcast_to(log_normalizer, positive.shape[:2]).T
+  log_normalizer = jax.lax.stop_gradient(log_normalizer)[..., None]
+  log_noise = math.log(num_negatives) - log_num
+  # softplus(x) = log(1 + e^x) keeps the digits of a ratio close to one, of
+  # which there are K to add.
+  hit = jax.nn.softplus(
+    jnp.logaddexp(log_noise, math.log(EPS)) - (positive - log_normalizer)
+  )
+  raised = jnp.logaddexp(negative - log_normalizer[..., None], math.log(EPS))
+  return hit + jnp.sum(jax.nn.softplus(raised - log_noise), axis=-1)
+
+
+def _log_mean(positive: Array, negative: Array) -> Array:
+  """log of the mean of exp over examples and rows, [P, P]."""
+  total = jnp.logaddexp(
+    jax.nn.logsumexp(positive, axis=-1),
+    jax.nn.logsumexp(negative, axis=(-2, -1)),
+  )
+  return total - math.log(negative.shape[-2] * (negative.shape[-1] + 1))
+
+
+def memory_update(
+  bank_rows: Array, embeddings: Array, *, momentum: Scalar = 0.5
+) -> Array:
+  r"""Rows of a memory bank after a step, of Euclidean norm 1.
+
+  Computes :math:`v / \|v\|_2` of :math:`v = \mu v_{old} + (1 - \mu) e`. To be
+  called after the scores of the step were taken.
+
+  Args:
+    bank_rows: rows of the examples of the batch, float [..., d].
+    embeddings: their embeddings of this step, float [..., d].
+    momentum: scalar in [0, 1], the share of the old row.
+
+  Returns:
+    [..., d], float32 or float64, without gradient.
+
+  Raises:
+    AssertionError: if the shapes differ or a dtype is not floating.
+    ValueError: for a momentum outside [0, 1].
+
+  References:
+    Yang et al., `Multi-view Contrastive Learning for Online Knowledge
+    Distillation <https://arxiv.org/abs/2006.04093>`_, ICASSP 2021.
+
+  >>> memory_update(jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 0.0]])).tolist()
+  [[1.0, 0.0]]
+  """
+  if isinstance(momentum, numbers.Real) and not 0 <= momentum <= 1:
+    raise ValueError(
+      f"memory_update: momentum must lie in [0, 1]; got {momentum}."
+    )
+  old, new = jax.lax.stop_gradient((as_float(bank_rows), as_float(embeddings)))
+  chex.assert_equal_shape([old, new])
+  momentum = jnp.asarray(momentum, jnp.result_type(old, new))
+  mixed = momentum * old + (1 - momentum) * new
+  square = jnp.sum(jnp.square(mixed), axis=-1, keepdims=True)
+  return mixed / jnp.sqrt(jnp.maximum(square, 1e-24))
+
+
+def _check_rows(logits, embeddings, positives, negatives):
+  chex.assert_rank([embeddings, positives, negatives], [3, 3, 4])
+  chex.assert_equal_shape_prefix([logits, embeddings], 2)
+  chex.assert_equal_shape([embeddings, positives])
+  peers, examples, width = embeddings.shape
+  chex.assert_shape(negatives, (peers, examples, None, width))
+  if not negatives.shape[2]:
+    raise ValueError(
+      f"mcl_okd: negatives must hold at least one row an example, "
+      f"[P, B, K, d]; got {negatives.shape}."
+    )
+
+
+def _check_positive(name: str, value: Scalar | None) -> None:
+  if isinstance(value, numbers.Real) and not 0 < value < math.inf:
+    raise ValueError(
+      f"mcl_okd: {name} must be positive and finite; got {value}."
+    )

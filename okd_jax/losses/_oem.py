@@ -1,0 +1,119 @@
+"""The objective of online ensemble model compression."""
+
+from collections.abc import Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from okd_jax.losses._divergences import cross_entropy, softened_kl
+from okd_jax.losses._inputs import (
+  Array,
+  as_float,
+  check_group,
+  check_logits,
+  check_temperature,
+  Scalar,
+  weighted,
+)
+
+
+def oem(
+  logits: Array,
+  labels: Array,
+  adapted: Sequence[Sequence[Array]],
+  reference: Sequence[Array],
+  *,
+  temperature: Scalar = 2.0,
+  ce_weight: Scalar = 0.7,
+  feature_weight: Scalar = 0.15,
+  kd_weight: Scalar = 0.15,
+  feature_reduction: str = "mean",
+) -> dict[str, Array]:
+  r"""Loss terms of OEM: students of shrinking width and their ensemble.
+
+  Every student learns from the mean of all logits,
+  :math:`\tau^2 \mathrm{KL}(\bar z \| z_i)`, the widest one included. Every
+  compressed student also learns the maps of the widest one, the sum over
+  blocks of the mean of :math:`(A_{bi}(f_{bi}) - f_{b1})^2`. The loss is the sum
+  over terms and peers of the mean over examples.
+
+  Args:
+    logits: of the students, the widest one first, float [P, B, C].
+    labels: class indices, integer [B], or probabilities, float [B, C].
+    adapted: for every block, a map for every compressed student, widened by
+      its adapter to the channels of the reference, float [B, H, W, D].
+    reference: for every block, the map of the widest student, float
+      [B, H, W, D]; never given a gradient.
+    temperature: positive scalar.
+    ce_weight: scalar weight of the cross-entropy.
+    feature_weight: scalar weight of the distance between maps.
+    kd_weight: scalar weight of the distillation from the ensemble, which is
+      constant there.
+    feature_reduction: "mean" takes the mean of the squares over positions and
+      channels, as the published code does; "sum" their sum, as the paper
+      writes.
+
+  Returns:
+    Weighted terms: "peer_ce" and "peer_kd" [P, B], "feature" [P - 1, B].
+
+  Raises:
+    AssertionError: if the shapes do not match or a dtype is wrong.
+    ValueError: for fewer than two students, numbers of blocks or maps that do
+      not fit, an unknown `feature_reduction` or an invalid temperature.
+
+  References:
+    Walawalkar et al., `Online Ensemble Model Compression using Knowledge
+    Distillation <https://arxiv.org/abs/2011.07449>`_, ECCV 2020, equations 3
+    and 6; the factor :math:`\tau^2` as in the published code.
+
+  >>> logits, maps = jnp.zeros((3, 2, 5)), jnp.ones((2, 4, 4, 8))
+  >>> terms = oem(logits, jnp.array([0, 1]), [[maps, maps]], [maps])
+  >>> {name: term.shape for name, term in sorted(terms.items())}
+  {'feature': (2, 2), 'peer_ce': (3, 2), 'peer_kd': (3, 2)}
+  """
+  check_temperature(temperature)
+  check_logits(logits, labels)
+  check_group("oem", logits, at_least=2)
+  if feature_reduction not in ("mean", "sum"):
+    raise ValueError(
+      "oem: feature_reduction must be 'mean' (the published code) or 'sum' "
+      f"(the paper); got {feature_reduction!r}."
+    )
+  logits = as_float(logits)
+  num_peers, num_examples, _ = logits.shape
+  _check_blocks(adapted, reference, num_peers - 1)
+  reduce = jnp.mean if feature_reduction == "mean" else jnp.sum
+  feature = jnp.zeros((num_peers - 1, num_examples), logits.dtype)
+  for maps, target in zip(adapted, reference, strict=True):
+    target = jax.lax.stop_gradient(as_float(target))
+    chex.assert_rank(target, 4)
+    chex.assert_equal(target.shape[0], num_examples)
+    for student in maps:
+      chex.assert_equal_shape([student, target])
+    gaps = [
+      reduce(jnp.square(as_float(student) - target), axis=(1, 2, 3))
+      for student in maps
+    ]
+    feature += jnp.stack(gaps)
+  ensemble = jax.lax.stop_gradient(jnp.mean(logits, axis=0))
+  kl = softened_kl(logits, ensemble, temperature=temperature)
+  return {
+    "peer_ce": weighted(ce_weight, cross_entropy(logits, labels)),
+    "peer_kd": weighted(kd_weight, kl),
+    "feature": weighted(feature_weight, feature),
+  }
+
+
+def _check_blocks(adapted, reference, num_compressed):
+  if len(adapted) != len(reference):
+    raise ValueError(
+      "oem: adapted must have as many blocks as reference, "
+      f"{len(reference)}; got {len(adapted)}."
+    )
+  for block, maps in enumerate(adapted):
+    if len(maps) != num_compressed:
+      raise ValueError(
+        f"oem: adapted[{block}] must have a map for every compressed student, "
+        f"{num_compressed}; got {len(maps)}."
+      )

@@ -1,0 +1,51 @@
+"""Where a figure is in its image: the rules of the published data sets."""
+
+import numpy as np
+
+from okd_jax.tasks.keypoint_maps import SCALE_UNIT, Size
+
+# A crop shows that much more than the box.
+PADDING = 1.25
+
+
+def clean_box(box: np.ndarray, image_size: Size) -> np.ndarray | None:
+  """A COCO box (x, y, w, h) within its image; None if nothing is left."""
+  x, y, width, height = box
+  left, top = max(0, x), max(0, y)
+  right = min(image_size[0] - 1, left + max(0, width - 1))
+  bottom = min(image_size[1] - 1, top + max(0, height - 1))
+  if right < left or bottom < top:
+    return None
+  return np.array([left, top, right - left, bottom - top], float)
+
+
+def center_and_scale(
+  box: np.ndarray, aspect: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """Centre and scale of the crop around a box (x, y, w, h).
+
+  Args:
+    box: in pixels.
+    aspect: width over height of the crop.
+  """
+  x, y, width, height = box
+  center = np.array([x + width / 2, y + height / 2])
+  if width > aspect * height:
+    height = width / aspect
+  else:
+    width = aspect * height
+  return center, np.array([width, height]) / SCALE_UNIT * PADDING
+
+
+def mpii_center_and_scale(
+  center: np.ndarray, scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """Centre from 0, and scale of the crop, of an entry of MPII.
+
+  A centre of -1 stands for none, and is left as it is but for the origin.
+  """
+  center = np.array(center, float)
+  if center[0] != -1:
+    center[1] += 15 * scale
+    scale *= PADDING
+  return center - 1, np.array([scale, scale])

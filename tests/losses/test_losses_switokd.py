@@ -1,0 +1,115 @@
+"""SwitOKD against the published vectors, in float64."""
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from okd_jax import losses
+
+PAIRS = (
+  "pair_expert",
+  "pair_learning_teacher_worse",
+  "pair_learning_gap_small",
+)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+  with jax.enable_x64(True):
+    yield
+
+
+def assert_gap(gap, expected):
+  for key, name in (
+    ("d_t", "d_teacher"),
+    ("d_s", "d_student"),
+    ("gap", "gap"),
+    ("threshold", "delta"),
+  ):
+    golden.assert_value(gap[key], expected[name])
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("name", PAIRS)
+def test_pair(name, soft):
+  case = golden.case("switokd", name)
+  expected = case["expected"]
+  labels = np.array(case["inputs"]["labels"])
+  labels = np.eye(5)[labels] if soft else labels
+
+  def pair(x):
+    return x["teacher_logits"], x["student_logits"], labels
+
+  @jax.jit
+  def loss(x):
+    terms = losses.switokd(
+      *pair(x),
+    )
+    expert_mode = terms.pop("expert_mode")
+    return sum(jnp.mean(term) for term in terms.values()), (terms, expert_mode)
+
+  inputs = golden.arrays(case["inputs"], ("teacher_logits", "student_logits"))
+  assert_gap(losses.switokd_gap(*pair(inputs)), expected)
+  (total, (terms, expert_mode)), grads = jax.value_and_grad(loss, has_aux=True)(
+    inputs
+  )
+  assert expert_mode.dtype == bool and expert_mode == expected["expert_mode"]
+  teacher = 0 if expert_mode else expected["loss_teacher_if_learning"]
+  golden.assert_value(total, expected["loss_student"] + teacher)
+  golden.assert_value(
+    np.mean(terms["student_ce"] + terms["student_kd"]), expected["loss_student"]
+  )
+  golden.assert_value(
+    np.mean(terms["teacher_ce"] + terms["teacher_kd"]), teacher
+  )
+  for key, grad in case["grads_after_switch"].items():
+    golden.assert_grad(grads[key], grad)
+
+
+ROLES = {
+  "three_nets_2T1S": ((0, 2), (1, 2)),
+  "three_nets_1T2S": ((0, 1), (0, 2)),
+}
+
+
+@pytest.mark.parametrize("name", ROLES)
+def test_every_pair_of_three_networks(name):
+  """A switch a pair serves groups of three as well."""
+  case = golden.case("switokd", name)
+  logits = np.array(case["inputs"]["logits"])
+  labels = np.array(case["inputs"]["labels"])
+  for (teacher, student), expected in zip(
+    ROLES[name], case["expected"]["pairs"], strict=True
+  ):
+    pair = logits[teacher], logits[student], labels
+    assert_gap(losses.switokd_gap(*pair), expected)
+    assert losses.switokd(*pair)["expert_mode"] == expected["expert_mode"]
+
+
+def test_both_right_and_sure_is_no_gap():
+  logits = 1e4 * np.eye(4)
+  gap = losses.switokd_gap(logits, logits, np.arange(4))
+  assert gap == {"d_t": 0, "d_s": 0, "gap": 0, "threshold": 0}
+  assert not losses.switokd(logits, logits, np.arange(4))["expert_mode"]
+
+
+def test_switch_has_no_gradient():
+  logits, labels = np.random.default_rng(0).normal(size=(2, 4, 5)), np.arange(4)
+  for key in ("d_t", "d_s", "gap", "threshold"):
+    grads = jax.grad(lambda z, k=key: losses.switokd_gap(*z, labels)[k])(logits)
+    assert not grads.any()
+
+
+@pytest.mark.parametrize("function", [losses.switokd, losses.switokd_gap])
+def test_wrong_input_is_refused(function):
+  logits = np.zeros((4, 5))
+  for arguments in (
+    (logits, logits[:, :3], np.arange(4)),
+    (logits[None], logits[None], np.arange(4)),
+    (logits, logits, np.arange(3)),
+    (logits, logits, np.zeros((4, 3))),
+  ):
+    with pytest.raises((AssertionError, ValueError)):
+      function(*arguments)

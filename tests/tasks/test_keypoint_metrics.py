@@ -1,0 +1,151 @@
+"""Figures of keypoints against the published vectors."""
+
+import golden
+import numpy as np
+import pytest
+
+from okd_jax.tasks import keypoint_metrics, keypoint_oks
+
+
+def test_pckh():
+  case = golden.case("pose", "pckh")
+  inputs, expected = case["inputs"], case["expected"]
+  points = np.moveaxis(np.array(inputs["pred"]), -1, 0)
+  truth = np.moveaxis(np.array(inputs["pos_gt_src"]), -1, 0)
+  labelled = np.array(inputs["jnt_missing"]).T == 0
+  head_boxes = np.moveaxis(np.array(inputs["headboxes_src"]), -1, 0)
+  arguments = points, truth, labelled, head_boxes
+  result, groups = keypoint_metrics.pckh(*arguments)
+  golden.assert_value(result.per_joint, expected["per_joint"])
+  golden.assert_value(result.num_labelled, expected["joint_count"])
+  golden.assert_value(result.mean, expected["mean_count_weighted"])
+  assert groups == pytest.approx(expected["groups"], rel=1e-10)
+  strict, _ = keypoint_metrics.pckh(*arguments, threshold=0.1)
+  golden.assert_value(strict.mean, expected["mean_at_0p1"])
+
+
+def test_pck_of_the_torso():
+  truth = np.array([[[0, 0], [30, 40], [9, 9]]] * 3, float)
+  labelled = np.array([[1, 1, 1], [1, 1, 0], [1, 0, 1]], bool)
+  boxes = np.array([[0, 0, 20, 80]] * 3, float)
+  lengths = keypoint_metrics.torso_lengths(truth, labelled, boxes, (0, 1))
+  golden.assert_value(lengths, [50, 50, 80])
+  golden.assert_value(
+    keypoint_metrics.torso_lengths(truth, labelled, boxes, None), [80] * 3
+  )
+  points = truth + np.array([[[10, 0], [0, 0], [11, 0]]])
+  result = keypoint_metrics.pck(points, truth, labelled, lengths, 0.2)
+  golden.assert_value(result.per_joint, [100, 100, 50])
+  golden.assert_value(result.mean, 100 * 6 / 7)
+
+
+def test_joint_without_a_label_has_no_share():
+  zeros = np.zeros((2, 2, 2))
+  labelled = np.array([[1, 0], [1, 0]], bool)
+  result = keypoint_metrics.pck(zeros, zeros, labelled, np.ones(2), 0.5)
+  np.testing.assert_array_equal(result.per_joint, [100, np.nan])
+  assert result.mean == 100
+
+
+def test_mean_pose():
+  joints = np.array([[[1, 2], [8, 8]], [[3, 6], [0, 0]]], float)
+  labelled = np.array([[1, 1], [1, 0]], bool)
+  golden.assert_value(
+    keypoint_metrics.mean_pose(joints, labelled), [[2, 4], [8, 8]]
+  )
+
+
+def coco():
+  case = golden.case("pose", "coco_oks_ap")
+  inputs = case["inputs"]
+  return (
+    inputs["ground_truth"]["annotations"],
+    inputs["detections"],
+    case["expected"],
+  )
+
+
+def test_oks():
+  annotations, detections, expected = coco()
+  for image, matrix in expected["oks_per_image"].items():
+    of_image = [d for d in detections if d["image_id"] == int(image)]
+    golden.assert_value(
+      keypoint_oks.oks(
+        sorted(of_image, key=lambda d: -d["score"]),
+        [a for a in annotations if a["image_id"] == int(image)],
+      ),
+      matrix,
+    )
+
+
+def test_average_precision():
+  annotations, detections, expected = coco()
+  figures = keypoint_oks.oks_figures(annotations, detections)
+  assert list(figures) == list(expected["stats"])
+  assert figures == pytest.approx(expected["stats"], rel=1e-10)
+  precision, recall = keypoint_oks.precision_and_recall(
+    annotations,
+    detections,
+    keypoint_metrics.COCO_SIGMAS,
+    keypoint_oks.AREAS["all"],
+  )
+  golden.assert_value(
+    precision[0], expected["precision_at_101_recalls_iou50_all"]
+  )
+  golden.assert_value(recall, expected["recall_per_iou_all"])
+
+
+def test_sizes_without_an_annotation():
+  annotations, detections, _ = coco()
+  small = [a | {"area": 100.0} for a in annotations]
+  figures = keypoint_oks.oks_figures(small, detections)
+  assert figures["APM"] == figures["APL"] == figures["ARL"] == -1
+  assert figures["AP"] >= 0
+
+
+def test_no_detections_score_nothing():
+  annotations, _, _ = coco()
+  figures = keypoint_oks.oks_figures(annotations, [])
+  assert set(figures.values()) == {0.0}
+
+
+def test_a_crowd_is_matched_again_and_costs_nothing():
+  annotations, _, _ = coco()
+  truth = annotations[0]
+  crowd = truth | {"iscrowd": 1, "image_id": 9}
+  detections = [
+    {"image_id": image, "keypoints": truth["keypoints"], "score": score}
+    for image, score in ((1, 0.5), (9, 0.9), (9, 0.8))
+  ]
+  figures = keypoint_oks.oks_figures([truth, crowd], detections)
+  golden.assert_value([figures["AP"], figures["AR"]], [1, 1])
+
+
+def test_suppression_and_scores():
+  case = golden.case("pose", "oks_nms_and_rescoring")
+  inputs, expected = case["inputs"], case["expected"]
+  keypoints = np.array(inputs["keypoints"])
+  scores, areas = np.array(inputs["box_scores"]), np.array(inputs["areas"])
+  matrix = [
+    [
+      np.mean(
+        keypoint_metrics.similarity(
+          keypoints[i, :, :2],
+          keypoints[j, :, :2],
+          (areas[i] + areas[j]) / 2,
+          keypoint_metrics.COCO_SIGMAS,
+        )
+      )
+      for j in range(4)
+    ]
+    for i in range(4)
+  ]
+  golden.assert_value(matrix, expected["oks_matrix"])
+  for threshold, keep in expected["keep"].items():
+    assert keep == keypoint_metrics.suppress(
+      keypoints[..., :2], scores, areas, float(threshold)
+    )
+  golden.assert_value(
+    keypoint_metrics.rescore(keypoints[..., 2], scores, inputs["in_vis_thre"]),
+    expected["rescored"],
+  )
