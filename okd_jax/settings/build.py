@@ -4,13 +4,14 @@ import dataclasses
 import importlib
 from typing import Any
 
-from flax import linen as nn
+from flax import linen as nn, nnx
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from okd_jax import backbones, data, tasks
+from okd_jax.backbones import nnx_network
 from okd_jax.data.info import DataInfo
 from okd_jax.errors import ConfigError
 from okd_jax.groups.group import Branches, Peers, Replicas
@@ -122,6 +123,8 @@ def peers(
 def network(name: str, config: ConfigDict, info: DataInfo) -> nn.Module:
   """Builds one network: ours by name, or a user's by `module:Class`.
 
+  A class of flax nnx comes back as a linen module.
+
   Raises:
     ValueError: if the name is unknown or an option is not the network's.
   """
@@ -143,6 +146,8 @@ def network(name: str, config: ConfigDict, info: DataInfo) -> nn.Module:
       f"in it, as module:Class ({error}); check the spelling, and that the "
       "module is in the working directory or installed."
     ) from error
+  if isinstance(made, type) and issubclass(made, nnx.Module):
+    return nnx_network.make(made, info.num_classes, **options)
   try:
     net = made(num_classes=info.num_classes, **options)
   except TypeError as error:
@@ -153,8 +158,8 @@ def network(name: str, config: ConfigDict, info: DataInfo) -> nn.Module:
     ) from error
   if not isinstance(net, nn.Module):
     raise ConfigError(
-      f"config.peers.net='{name}' is no linen module; name a subclass of "
-      "flax.linen.Module."
+      f"config.peers.net='{name}' is neither a linen module nor a class of "
+      "flax nnx; name a subclass of flax.linen.Module or of flax.nnx.Module."
     )
   return net
 

@@ -71,7 +71,7 @@ def test_attention_projects_every_width_on_its_own():
     ("examples.own_network:Missing", "replicas", "check the spelling"),
     ("no_such_module:Net", "replicas", "must name an importable module"),
     (f"{OWN}Small", "branches", "has no field 'part'"),
-    ("collections:Counter", "replicas", "is no linen module"),
+    ("collections:Counter", "replicas", "is neither a linen module nor"),
   ],
 )
 def test_wrong_names_are_refused(net, kind, words, tmp_path):

@@ -1,0 +1,216 @@
+"""What a module of flax nnx consists of, and the layers replaced in it."""
+
+from collections.abc import Iterable, Iterator
+import dataclasses
+import functools
+from typing import Any
+
+from flax import nnx
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from okd_jax.core import Array
+from okd_jax.errors import ConfigError
+
+Arguments = tuple[tuple[str, Any], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+  """One array of a module.
+
+  Attributes:
+    collection: where linen keeps it; None for streams of random numbers.
+    names: the way to it inside the collection.
+    shape: its shape.
+    dtype: its dtype.
+  """
+
+  collection: str | None
+  names: tuple[str, ...]
+  shape: tuple[int, ...]
+  dtype: Any
+
+  @property
+  def name(self) -> str:
+    """For people, `batch_stats/norm/mean`."""
+    return "/".join((str(self.collection), *self.names))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Blueprint:
+  """A module without its arrays.
+
+  Attributes:
+    network: the class.
+    arguments: what it is made with besides `rngs`.
+    graph: structure of the module and of its state.
+    leaves: its arrays, in the order of the state.
+  """
+
+  network: type[nnx.Module]
+  arguments: Arguments
+  graph: tuple[Any, Any]
+  leaves: tuple[Leaf, ...]
+
+  @property
+  def has_streams(self) -> bool:
+    """Whether it holds streams of random numbers."""
+    return any(leaf.collection is None for leaf in self.leaves)
+
+  def assemble(self, values: Iterable[Any]) -> Any:
+    """Returns the module with these arrays, in the order of `leaves`."""
+    definition, structure = self.graph
+    return nnx.merge(definition, jax.tree.unflatten(structure, values))
+
+  def take_apart(self, module: nnx.Module) -> dict[Leaf, Any]:
+    """Returns the arrays of a module; those it got in its call are left out."""
+    found = dict(_arrays(nnx.state(module)))
+    return {leaf: found[leaf.collection, leaf.names] for leaf in self.leaves}
+
+
+@functools.lru_cache(maxsize=64)
+def blueprint(network: type[nnx.Module], arguments: Arguments) -> Blueprint:
+  """Traces the constructor of a network.
+
+  Raises:
+    ConfigError: if the module holds a key that is not in a stream.
+  """
+  module = nnx.eval_shape(lambda: network(**dict(arguments), rngs=nnx.Rngs(0)))
+  for _, node in nnx.iter_graph(module):
+    if isinstance(node, nnx.Dropout):
+      node.__class__ = _by_slot(type(node))
+  definition, state = nnx.split(module)
+  leaves = tuple(
+    Leaf(collection, names, value.shape, value.dtype)
+    for (collection, names), value in _arrays(state)
+  )
+  for leaf in leaves:
+    if leaf.collection is not None and jnp.issubdtype(
+      leaf.dtype, jax.dtypes.prng_key
+    ):
+      raise ConfigError(
+        f"{network.__name__} keeps the random key '{leaf.name}', which cannot "
+        "be stored and would be the same in every step; keep nnx.Rngs or "
+        "nnx.RngStream instead."
+      )
+  structure = jax.tree.structure(state)
+  return Blueprint(network, arguments, (definition, structure), leaves)
+
+
+def check_parts(network: type[nnx.Module], arguments: Arguments) -> None:
+  """Raises ConfigError unless trunk and tail make up the whole network."""
+  whole, trunk, tail = (
+    {
+      (leaf.collection, leaf.names[0]): None
+      for leaf in blueprint(network, (*arguments, ("part", part))).leaves
+      if leaf.collection is not None
+    }
+    for part in ("whole", "trunk", "tail")
+  )
+  for collection, name in trunk:
+    if (collection, name) in tail:
+      raise ConfigError(
+        f"both trunk and tail of {network.__name__} make '{name}' "
+        f"({collection}), and one network cannot hold both; make every layer "
+        "in the part that runs it."
+      )
+  for collection, name in {**trunk, **tail, **whole}:
+    held = (collection, name) in {**trunk, **tail}
+    if held != ((collection, name) in whole):
+      raise ConfigError(
+        f"'{name}' ({collection}) of {network.__name__} is "
+        f"{'not in' if held else 'only in'} the whole network; make with "
+        "part='whole' what part='trunk' and part='tail' make together."
+      )
+
+
+class Dropout(nnx.Dropout):
+  """Draws masks that belong to the example's place in the whole batch.
+
+  Attributes:
+    axis_name: mesh axis that the batch is split over.
+  """
+
+  axis_name: str | None = None
+
+  def __call__(self, inputs, *, deterministic=None, rngs=None):
+    off = self.deterministic if deterministic is None else deterministic
+    rngs = self.rngs if rngs is None else rngs
+    # The rest, errors included, needs no random numbers for each example.
+    if off is None or off or rngs is None or self.rate in (0.0, 1.0):
+      return super().__call__(inputs, deterministic=off, rngs=rngs)
+    shape = list(inputs.shape)
+    for axis in self.broadcast_dims:
+      shape[axis] = 1
+    shared = 0 in [axis % inputs.ndim for axis in self.broadcast_dims]
+    draw = functools.partial(jax.random.bernoulli, p=1 - self.rate)
+    key = _next_key(rngs, self.rng_collection)
+    if shared:
+      keep = draw(key, shape=shape)
+    else:
+      count = inputs.shape[0]
+      first = 0 if self.axis_name is None else lax.axis_index(self.axis_name)
+      keep = jax.vmap(
+        lambda slot: draw(jax.random.fold_in(key, slot), shape=shape[1:])
+      )(first * count + jnp.arange(count))
+    return jnp.where(keep, inputs / (1 - self.rate), jnp.zeros_like(inputs))
+
+
+@functools.cache
+def _by_slot(layer: type[nnx.Dropout]) -> type[nnx.Dropout]:
+  """The layer with `Dropout` in place of flax's, also below a subclass."""
+  if issubclass(Dropout, layer):
+    return Dropout
+  return type(layer.__name__, (layer, Dropout), {})
+
+
+def _next_key(rngs: Any, collection: str) -> Array:
+  if isinstance(rngs, nnx.Rngs):
+    return rngs[collection]()
+  return rngs() if isinstance(rngs, nnx.RngStream) else rngs
+
+
+def _arrays(
+  state: Any,
+) -> Iterator[tuple[tuple[str | None, tuple[str, ...]], Any]]:
+  """Yields the collection, the names and the value of every array."""
+  nodes = jax.tree_util.tree_leaves_with_path(
+    state, is_leaf=lambda node: isinstance(node, nnx.Variable)
+  )
+  for path, node in nodes:
+    names = tuple(_name(entry) for entry in path)
+    if not isinstance(node, nnx.Variable):
+      yield ("arrays", names), node
+      continue
+    for inner, value in jax.tree_util.tree_leaves_with_path(node):
+      # The first entry is the variable's attribute `value`.
+      within = tuple(_name(entry) for entry in inner[1:])
+      yield (_collection(type(node)), names + within), value
+
+
+def _name(entry: Any) -> str:
+  return jax.tree_util.keystr((entry,), simple=True)
+
+
+def _collection(kind: type) -> str | None:
+  if issubclass(kind, nnx.RngState):
+    return None
+  if issubclass(kind, nnx.Param):
+    return "params"
+  return "batch_stats" if issubclass(kind, nnx.BatchStat) else kind.__name__
+
+
+def shapes_of_draws(traced: Any) -> list[tuple[int, ...]]:
+  """Shapes of all random numbers and keys that a program draws."""
+  shapes = []
+  for equation in traced.eqns:
+    if equation.primitive.name in ("random_bits", "random_split"):
+      shapes.append(equation.params["shape"])
+    for inner in jax.tree.leaves(
+      list(equation.params.values()), is_leaf=lambda node: hasattr(node, "eqns")
+    ):
+      if hasattr(inner, "eqns"):
+        shapes += shapes_of_draws(inner)
+  return shapes
