@@ -125,10 +125,10 @@ def test_batch_without_positives_costs_nothing(num_examples):
     ({"logit_kd": "first"}, "logit_kd must be .*got 'first'"),
     ({"labels": np.zeros((4, 5))}, "labels must be class indices"),
     ({"embeddings": np.ones((1, 4, 6))}, None),
-    ({"nce_temperature": 0.0}, "must be positive"),
+    ({"nce_temperature": 0.0}, "must be .*positive"),
     (
       {"logits": np.zeros((1, 4, 5)), "embeddings": np.ones((1, 4, 6))},
-      "needs at least 2",
+      "at least 2",
     ),
   ],
 )

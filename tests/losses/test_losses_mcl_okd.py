@@ -188,8 +188,8 @@ def test_negatives_are_not_repeated_for_every_pair():
   [
     ({"num_examples": 0}, "num_examples must be positive.*got 0"),
     ({"normalizer": -1.0}, "normalizer must be positive.*got -1.0"),
-    ({"nce_temperature": 0.0}, "must be positive"),
-    ({"negatives": np.ones((2, 3, 0, 4))}, "negatives must hold at least one"),
+    ({"nce_temperature": 0.0}, "must be .*positive"),
+    ({"negatives": np.ones((2, 3, 0, 4))}, "negatives must .*at least one"),
     ({"positives": np.ones((2, 3, 5))}, None),
     ({"negatives": np.ones((2, 2, 6, 4))}, None),
     ({"embeddings": np.ones((1, 3, 4))}, None),
@@ -210,5 +210,5 @@ def test_wrong_input_is_refused(change, message):
 
 
 def test_momentum_outside_its_range_is_refused():
-  with pytest.raises(ValueError, match="momentum must lie in .*got 1.5"):
+  with pytest.raises(ValueError, match="momentum must .*got 1.5"):
     losses.memory_update(np.ones((2, 3)), np.ones((2, 3)), momentum=1.5)

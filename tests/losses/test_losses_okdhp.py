@@ -144,11 +144,11 @@ MAPS, WEIGHT = np.zeros((2, 4, 4, 3)), np.ones((2, 3))
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"outputs": []}, "outputs must hold at least one"),
+    ({"outputs": []}, "outputs must .*at least one"),
     ({"outputs": [MAPS[:1]]}, None),
     ({"target": MAPS[..., :2]}, None),
     ({"weight": WEIGHT.T}, None),
-    ({"temperature": 0.0}, "must be positive"),
+    ({"temperature": 0.0}, "must be .*positive"),
   ],
 )
 def test_wrong_input_is_refused(change, message):
