@@ -23,6 +23,7 @@ PACKAGES = (
   "data",
   "tasks",
   "training",
+  "testing",
   "settings",
   "runs",
   "weights",

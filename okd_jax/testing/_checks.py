@@ -310,7 +310,11 @@ def _require_close(
     _require(close, method, problem)
 
 
+def name_of(method: core.Method) -> str:
+  """Where the method is from, for messages."""
+  return f"{type(method).__module__}.{type(method).__name__}"
+
+
 def _require(holds: Any, method: core.Method, problem: str) -> None:
   if not holds:
-    name = f"{type(method).__module__}.{type(method).__name__}"
-    raise AssertionError(f"{name} {problem}.")
+    raise AssertionError(f"{name_of(method)} {problem}.")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from okd_jax import core
-from okd_jax.testing import _checks
+from okd_jax.testing import _checks, _training
 
 CHECKS: tuple[Callable[[core.Method], None], ...] = (
   _checks.terms_are_named_and_shaped,
@@ -16,6 +16,10 @@ CHECKS: tuple[Callable[[core.Method], None], ...] = (
   _checks.too_few_peers_are_refused,
   _checks.missing_trunk_or_maps_are_refused,
   _checks.evaluation_reads_no_target,
+  _training.state_stays_as_it_is,
+  _training.lowers_for_accelerators,
+  _training.goes_on_exactly,
+  _training.meshes_agree,
 )
 
 

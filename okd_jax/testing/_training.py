@@ -1,0 +1,221 @@
+"""What can be said of a method from a few steps of training."""
+
+import functools
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from okd_jax import core, layers, training
+from okd_jax.backbones.network import Network
+from okd_jax.devices import mesh as mesh_lib
+from okd_jax.groups.group import Branches, Peers, Replicas
+from okd_jax.tasks import classification
+from okd_jax.testing._checks import name_of
+from okd_jax.training import state as state_lib
+
+NUM_PEERS, NUM_CLASSES, BATCH_SIZE, NUM_EXAMPLES = 4, 5, 16, 64
+IMAGE_SHAPE = (6, 6, 1)
+# Devices of the batch times devices of the peers; the first is the reference.
+MESHES = ((1, 1), (2, 2))
+STEPS = 3
+
+
+class Toy(Network):
+  """Two convolutions with batch norm, dropout, and a linear classifier."""
+
+  split: int = 1
+  width: int = 8
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    maps = []
+    if self.part != "tail":
+      x = self._convolve(x, "stage1", self.width // 2, train)
+      maps.append(x)
+    if self.part == "trunk":
+      return x
+    x = self._convolve(x, "stage2", self.width, train)
+    maps.append(x)
+    features = jnp.mean(x, (-3, -2))
+    hidden = nn.Dropout(0.25)(features, deterministic=not train)
+    logits = nn.Dense(self.num_classes, dtype=self.dtype, name="head")(hidden)
+    return core.Outputs(logits, features, tuple(maps))
+
+  def _convolve(self, x, name, width, train):
+    x = nn.Conv(
+      width, (3, 3), use_bias=False, dtype=self.dtype, name=f"{name}_conv"
+    )(x)
+    norm = layers.BatchNorm(name=f"{name}_norm")
+    return nn.relu(norm(x, use_running_average=not train))
+
+
+def meshes_agree(method: core.Method) -> None:
+  """In float64 a few steps end where one device ends, on every mesh."""
+  needed = max(data * peer for data, peer in MESHES)
+  if len(jax.devices()) < needed:
+    raise RuntimeError(
+      f"meshes are compared on {needed} devices, and {len(jax.devices())} are "
+      'here; call jax.config.update("jax_num_cpu_devices", 4) before JAX '
+      "computes anything."
+    )
+  with jax.enable_x64(True):
+    reference = _setup(method, *MESHES[0], dtype=jnp.float64)
+    start = _start(reference)
+    expected = _train(reference, start)
+    for data, peer in MESHES[1:]:
+      found = _train(_setup(method, data, peer, dtype=jnp.float64), start)
+      for (path, value), wanted in zip(
+        jax.tree_util.tree_leaves_with_path(found),
+        jax.tree.leaves(expected),
+        strict=True,
+      ):
+        if not np.allclose(value, wanted, rtol=1e-9, atol=1e-9):
+          raise AssertionError(
+            f"{name_of(method)} ends elsewhere on {data} x {peer} devices than "
+            f"on one: {jax.tree_util.keystr(path)}. Use whole arrays as they "
+            "come, and draw random numbers of whole batches by ctx.key."
+          )
+
+
+def goes_on_exactly(method: core.Method) -> None:
+  """A state that was taken to the host goes on to the last bit."""
+  setup = _setup(method)
+  start = _start(setup)
+  whole = _train(setup, start)
+  half = _train(setup, start, first=0, last=1)
+  resumed = _train(setup, half[0], first=1)
+  for a, b in zip(
+    jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True
+  ):
+    if not np.array_equal(a, b):
+      raise AssertionError(
+        f"{name_of(method)} does not go on where it stopped; keep everything "
+        "that a step depends on in variables, none of it in attributes."
+      )
+
+
+def state_stays_as_it_is(method: core.Method) -> None:
+  """Shapes and types of the state do not change, with bfloat16 networks."""
+  setup = _setup(method, net=Toy(NUM_CLASSES, dtype=jnp.bfloat16))
+  before = state_lib.abstract(setup, jax.random.key(0))
+  arguments = _arguments(setup, before)
+  after, _ = jax.eval_shape(
+    functools.partial(training.train_step, setup), *arguments
+  )
+  for (path, old), new in zip(
+    jax.tree_util.tree_leaves_with_path(before),
+    jax.tree.leaves(after),
+    strict=True,
+  ):
+    if (old.shape, old.dtype) != (new.shape, new.dtype):
+      leaf = jax.tree_util.keystr(path)
+      raise AssertionError(
+        f"{name_of(method)} turns {leaf} from {old.dtype} {old.shape} into "
+        f"{new.dtype} {new.shape}; cast what is stored to the type that it has "
+        "at first."
+      )
+
+
+def lowers_for_accelerators(method: core.Method) -> None:
+  """The step is a program for CUDA and TPU; nothing is compiled."""
+  setup = _setup(method)
+  arguments = _arguments(setup, state_lib.abstract(setup, jax.random.key(0)))
+  step = jax.jit(functools.partial(training.train_step, setup))
+  try:
+    jax.export.export(step, platforms=("tpu", "cuda"))(*arguments)
+  except NotImplementedError as error:
+    raise AssertionError(
+      f"{name_of(method)} has no program for TPU and CUDA: {error}"
+    ) from error
+
+
+def _setup(
+  method: core.Method,
+  data: int = 1,
+  peer: int = 1,
+  *,
+  dtype: Any = jnp.float32,
+  net: nn.Module | None = None,
+) -> training.Setup:
+  net = net or Toy(NUM_CLASSES)
+  mesh = mesh_lib.make_mesh(data, peer)
+  peers: Peers
+  if method.needs.kind == "branches":
+    peers = Branches(
+      net, NUM_PEERS, mesh, "unroll", method.needs.mean_trunk_gradient
+    )
+  else:
+    peers = Replicas(net, NUM_PEERS, mesh, "unroll")
+  teacher = None
+  if method.needs.teacher:
+    alone = jax.sharding.Mesh(
+      mesh.devices.reshape(-1, 1), mesh.axis_names, axis_types=mesh.axis_types
+    )
+    teacher = Replicas(net, 1, alone, "unroll")
+  return training.Setup(
+    peers=peers,
+    method=method,
+    task=classification.Task(NUM_CLASSES, IMAGE_SHAPE, image_dtype=dtype),
+    optimizer=optax.sgd(0.05, momentum=0.9),
+    batch_size=BATCH_SIZE,
+    train_size=NUM_EXAMPLES,
+    epochs=4,
+    rampup_epochs=1,
+    teacher=teacher,
+  )
+
+
+def _start(setup: training.Setup) -> Any:
+  """The initial state on the host, in the type of the images."""
+  state = training.init(setup, jax.random.key(0))
+  return jax.tree.map(
+    lambda leaf: _cast(np.asarray(leaf), setup.image_dtype), state
+  )
+
+
+def _train(
+  setup: training.Setup, start: Any, first: int = 0, last: int = STEPS
+) -> Any:
+  """Host copies of the state and the measures after some steps."""
+  where = training.shardings(setup, start)
+  state = mesh_lib.place(start, where)
+  step = jax.jit(
+    functools.partial(training.train_step, setup), out_shardings=(where, None)
+  )
+  for i in range(first, last):
+    state, measured = step(*_arguments(setup, state, i))
+  return jax.device_get((state, measured))
+
+
+def _arguments(setup: training.Setup, state: Any, seed: int = 0) -> Any:
+  """What a step takes: state, batch, key, teacher, labels of all examples."""
+  rng = np.random.default_rng(seed)
+  views = (NUM_PEERS,) if setup.method.needs.views else ()
+  image = rng.normal(size=(*views, BATCH_SIZE, *IMAGE_SHAPE))
+  all_labels = np.random.default_rng(7).integers(0, NUM_CLASSES, NUM_EXAMPLES)
+  index = rng.permutation(NUM_EXAMPLES)[:BATCH_SIZE]
+  batch = core.Batch(
+    image=jnp.asarray(image, setup.image_dtype),
+    target=jnp.asarray(all_labels[index], jnp.int32),
+    index=jnp.asarray(index, jnp.int32),
+    mask=jnp.ones(BATCH_SIZE, bool),
+  )
+  teacher, labels = None, None
+  if setup.teacher is not None:
+    drawn = setup.teacher.init(jax.random.key(7), setup.example_images())
+    teacher = jax.tree.map(
+      lambda leaf: _cast(np.asarray(leaf), setup.image_dtype), drawn
+    )
+  if setup.method.needs.train_labels:
+    labels = np.full(setup.num_examples, -1, np.int32)
+    labels[:NUM_EXAMPLES] = all_labels
+  return state, batch, jax.random.key(1), teacher, labels
+
+
+def _cast(leaf: Any, dtype: Any) -> Any:
+  floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+  return leaf.astype(dtype) if floating else leaf
