@@ -77,7 +77,7 @@ def test_overrides_hold_below_their_prefix_alone():
 def test_turns_are_one_step_of_an_optimizer_that_counts():
   method = methods.make("dml", form="pairwise", updates="alternating")
   recipe = dataclasses.replace(
-    toys.recipe(method, num_peers=2),
+    toys.recipe(method, num_peers=2, net=toys.Quick()),
     optimizer=optax.adam(1e-2),
     learning_rate=None,
   )
