@@ -67,6 +67,7 @@ CONTEXT = core.Context(
   key=jax.random.key(0),
   num_examples=toys.INFO.num_train,
   train=True,
+  train_labels=jnp.arange(toys.INFO.num_train) % C,
 )
 BATCH = toys.batch(0, B)
 
@@ -202,13 +203,27 @@ def test_missing_trunk_or_maps_are_refused(name):
 
 
 @every_method
+def test_memory_of_examples_is_not_read_in_evaluation(name):
+  method = methods.make(name)
+  variables = variables_of(method)
+  context = dataclasses.replace(CONTEXT, train=False, train_labels=None)
+
+  def evaluate(variables):
+    return method.apply(variables, outputs(), BATCH, context)
+
+  forgotten = runs.forget(method, variables)
+  runs.assert_close(evaluate(forgotten), evaluate(variables), 0.0)
+
+
+@every_method
 def test_networks_in_bfloat16_keep_float32_state(name):
   net = toys.Toy(C, dtype=jnp.bfloat16)
   recipe = toys.recipe(name, kind=kind_of(name), net=net)
   state = state_lib.abstract(recipe, jax.random.key(0))
   taught = jax.eval_shape(lambda: teacher_variables(recipe))
+  given = (jax.random.key(1), taught, runs.train_labels(recipe))
   after, measured = jax.eval_shape(
-    runs.jitted(recipe, state), state, toys.batch(0), jax.random.key(1), taught
+    runs.jitted(recipe, state), state, toys.batch(0), *given
   )
   same = jax.tree.map(
     lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, after

@@ -40,6 +40,17 @@ def teacher(recipe: Setup) -> Any:
   )
 
 
+def train_labels(recipe: Setup) -> Any:
+  """Labels of all training examples, or None."""
+  if not recipe.method.needs.train_labels:
+    return None
+  labels = np.full(recipe.num_examples, -1, np.int32)
+  labels[: recipe.train_size] = (
+    np.arange(recipe.train_size) % toys.INFO.num_classes
+  )
+  return mesh_lib.place(labels, NamedSharding(recipe.mesh, P()))
+
+
 def start(recipe: Setup, seed: int = 0) -> Any:
   """The initial state; float64 if the images are."""
   state = state_lib.init(recipe, random_keys(seed)[0])
@@ -53,10 +64,10 @@ def train(recipe: Setup, num_steps: int, seed: int = 0) -> tuple[Any, Any]:
   """Returns host copies of the last state and the last measures."""
   state = start(recipe, seed)
   step_fn = jitted(recipe, state)
-  taught = teacher(recipe)
+  given = (jax.random.key(1), teacher(recipe), train_labels(recipe))
   for i in range(num_steps):
     batch = on_mesh(recipe, toys.batch(i, recipe.batch_size))
-    state, measured = step_fn(state, batch, jax.random.key(1), taught)
+    state, measured = step_fn(state, batch, *given)
   return jax.device_get((state, measured))
 
 
@@ -64,10 +75,11 @@ def train_from(recipe: Setup, state: Any, num_steps: int = 5) -> Any:
   """Host copies of state and measures after some steps from a given state."""
   where = state_lib.shardings(recipe, state)
   state = mesh_lib.place(state, where)
-  step, taught = jitted(recipe, state), teacher(recipe)
+  step = jitted(recipe, state)
+  given = (jax.random.key(1), teacher(recipe), train_labels(recipe))
   for i in range(num_steps):
     batch = on_mesh(recipe, toys.batch(i, recipe.batch_size))
-    state, measured = step(state, batch, jax.random.key(1), taught)
+    state, measured = step(state, batch, *given)
   return jax.device_get((state, measured))
 
 
@@ -81,3 +93,19 @@ def assert_close(actual: Any, desired: Any, rtol: float) -> None:
     np.testing.assert_allclose(
       a, b, rtol=rtol, atol=rtol, err_msg=jax.tree_util.keystr(path)
     )
+
+
+def forget(method: Any, variables: Any) -> Any:
+  """Variables of a method with not-a-number for what examples left there."""
+
+  def blank(leaf):
+    if jnp.issubdtype(leaf.dtype, jnp.floating):
+      return jnp.full_like(leaf, jnp.nan)
+    return jnp.full_like(leaf, -1)
+
+  return {
+    name: jax.tree.map(blank, tree)
+    if name in method.needs.per_example
+    else tree
+    for name, tree in variables.items()
+  }

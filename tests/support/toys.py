@@ -61,6 +61,16 @@ class Toy(Network):
     return nn.relu(norm(x, use_running_average=not train))
 
 
+class Quick(nn.Module):
+  """Two linear layers, which compile at once."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    del train
+    features = nn.tanh(nn.Dense(8, name="hidden")(x.reshape(len(x), -1)))
+    return nn.Dense(INFO.num_classes, name="head")(features), features
+
+
 def recipe(
   method: str | core.Method = "okddip",
   *,

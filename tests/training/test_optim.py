@@ -1,5 +1,6 @@
 """The optimiser against the published update rule."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import numpy as np
 import optax
 import pytest
 
+from okd_jax import methods
 from okd_jax.training import optim
+import runs
+import toys
 
 VECTORS = json.loads(
   (Path(__file__).parents[1] / "vectors" / "okddip.json").read_text()
@@ -68,3 +72,19 @@ def test_overrides_hold_below_their_prefix_alone():
   assert float(updates["method"]["fusion"]["w"][0]) == 0.0
   assert float(updates["method"]["head"]["w"][0]) == -0.5
   assert float(updates["peers"]["w"][0]) == -0.5
+
+
+def test_turns_are_one_step_of_an_optimizer_that_counts():
+  method = methods.make("dml", form="pairwise", updates="alternating")
+  recipe = dataclasses.replace(
+    toys.recipe(method, num_peers=2, net=toys.Quick()),
+    optimizer=optax.adam(1e-2),
+    learning_rate=None,
+  )
+  state, measured = runs.train(recipe, 2)
+  assert int(optax.tree.get(state.opt_state, "count")) == 2
+  assert "learning_rate" not in measured
+  # Adam's first two steps are as long as its rate, whatever the gradient.
+  before = jax.device_get(runs.start(recipe).params["peers"]["head"]["bias"])
+  moved = np.abs(state.params["peers"]["head"]["bias"] - before)
+  assert np.all(moved < 0.021) and np.all(np.any(moved > 0.005, -1))

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -130,6 +131,8 @@ def test_a_signal_between_two_seeds_is_heard(tmp_path, monkeypatch):
   def train_one(config, path, began, stop):
     trained.append(path.name)
     signal.raise_signal(signal.SIGTERM)
+    while not stop.requested:  # heard by a thread
+      time.sleep(0.01)
 
   monkeypatch.setattr(seeds.train_lib, "train", train_one)
   with pytest.raises(Interrupted, match="before seed4"):
