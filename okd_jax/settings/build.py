@@ -5,15 +5,12 @@ import importlib
 from typing import Any
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from okd_jax import backbones, data
+from okd_jax import backbones, data, groups
 from okd_jax.data.info import DataInfo
-from okd_jax.groups.group import Branches, Peers, Replicas
-from okd_jax.groups.mixed import Mixed
 from okd_jax.settings import config as config_lib
 from okd_jax.training.optim import Sgd
 from okd_jax.training.setup import Recipe
@@ -48,7 +45,7 @@ def recipe(
   info: DataInfo,
   train_size: int,
   on: Mesh,
-  teacher: Peers | None = None,
+  teacher: groups.Group | None = None,
 ) -> Recipe:
   """Puts together everything that stays fixed during a run."""
   method = config_lib.make_method(config)
@@ -94,7 +91,7 @@ def seen(config: ConfigDict, info: DataInfo) -> DataInfo:
 
 def peers(
   config: ConfigDict, info: DataInfo, on: Mesh, mean_trunk_gradient: bool
-) -> Peers:
+) -> groups.Group:
   """Builds the group.
 
   Raises:
@@ -109,12 +106,12 @@ def peers(
         f"config.peers.net='{config.peers.net}': branches share a trunk, so "
         "they are of one network; name one, or set config.peers.kind=replicas."
       )
-    return Branches(
+    return groups.branches(
       nets[0], config.peers.num_peers, on, mapping, mean_trunk_gradient
     )
   if len(names) == 1:
-    return Replicas(nets[0], config.peers.num_peers, on, mapping)
-  return Mixed(tuple(Replicas(net, 1, on, mapping) for net in nets))
+    return groups.replicas(nets[0], config.peers.num_peers, on, mapping)
+  return groups.mixed(nets, on, mapping)
 
 
 def network(name: str, config: ConfigDict, info: DataInfo) -> nn.Module:
@@ -163,4 +160,4 @@ def check_input_size(recipe: Recipe) -> None:
   Raises:
     ValueError: if a network cannot take images of that size.
   """
-  jax.eval_shape(recipe.peers.init, jax.random.key(0), recipe.example_images())
+  groups.check(recipe.peers, recipe.example_images())

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from okd_jax import backbones, data, methods
-from okd_jax.groups.map_peers import MAPPINGS
+from okd_jax.groups import MAPPINGS
 
 
 class ConfigError(ValueError):

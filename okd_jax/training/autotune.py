@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from okd_jax.core import Array
 from okd_jax.devices import mesh as mesh_lib
-from okd_jax.groups.group import Branches, Replicas
+from okd_jax.groups import Group
 from okd_jax.training.setup import Recipe
 
 CACHE = Path.home() / ".cache" / "okd_jax" / "mappings"
@@ -39,7 +39,7 @@ def settle(recipe: Recipe, cache: Path = CACHE) -> Recipe:
     The recipe, with "unroll" or "vmap" for "auto"; the same in all processes.
   """
   group = recipe.peers
-  if not isinstance(group, Replicas | Branches) or group.mapping != "auto":
+  if not group.equal or group.mapping != "auto":
     return recipe
   device = recipe.mesh.devices.flat[0]
   if device.platform == "cpu":
@@ -69,15 +69,13 @@ def seeds_at_once(recipe: Recipe, count: int, cache: Path = CACHE) -> bool:
     The same in all processes.
   """
   group = recipe.peers
-  if not isinstance(group, Replicas | Branches):
-    return False
-  if recipe.mesh.devices.flat[0].platform == "cpu":
+  if not group.equal or recipe.mesh.devices.flat[0].platform == "cpu":
     return False
   seconds = _kept(recipe, group, cache, group.mapping, count)
   return _agreed(seconds["at once"] < count * seconds["one"])
 
 
-def measure(group: Replicas | Branches, images: Array) -> dict[str, float]:
+def measure(group: Group, images: Array) -> dict[str, float]:
   """Times forward and backward pass of a group.
 
   Args:
@@ -97,9 +95,7 @@ def measure(group: Replicas | Branches, images: Array) -> dict[str, float]:
   }
 
 
-def measure_seeds(
-  group: Replicas | Branches, images: Array, count: int
-) -> dict[str, float]:
+def measure_seeds(group: Group, images: Array, count: int) -> dict[str, float]:
   """Times forward and backward pass of one group and of `count` at once.
 
   Args:
@@ -122,7 +118,7 @@ def measure_seeds(
 
 
 def _kept(
-  recipe: Recipe, group: Replicas | Branches, cache: Path, *seeds: Any
+  recipe: Recipe, group: Group, cache: Path, *seeds: Any
 ) -> dict[str, float]:
   """Times of what one device holds, from the cache or measured.
 
@@ -132,17 +128,12 @@ def _kept(
     return dict.fromkeys((*_CANDIDATES, "one", "at once"), 0.0)
   device = jax.local_devices()[0]
   shape = recipe.mesh.shape
-  alone = dataclasses.replace(
-    group,
-    num_peers=group.num_peers // shape[mesh_lib.PEER],
-    mesh=mesh_lib.make_mesh(1, 1, [device]),
-  )
+  alone = group.on_one_device(device)
   size = recipe.batch_size // shape[mesh_lib.DATA]
   images = jnp.zeros((size, *recipe.info.image_shape), recipe.image_dtype)
   about = (
-    type(group).__name__,
-    repr(group.net),
-    alone.num_peers,
+    repr(alone.stem),
+    repr(alone.stacks),
     images.shape,
     device.device_kind,
     jax.__version__,
@@ -172,7 +163,7 @@ def _agreed(choice: bool) -> bool:
   return bool(multihost_utils.broadcast_one_to_all(choice))
 
 
-def _pass(group: Replicas | Branches, key: Array) -> Callable[..., Any]:
+def _pass(group: Group, key: Array) -> Callable[..., Any]:
   """Forward and backward pass, as a function of variables and images."""
 
   def loss(params, rest, images):

@@ -13,7 +13,7 @@ from okd_jax import schedules
 from okd_jax.core import Array, Context, Method
 from okd_jax.data.augment import augment, normalize
 from okd_jax.data.info import DataInfo
-from okd_jax.groups.group import Peers
+from okd_jax.groups import Group
 from okd_jax.training import optim
 
 
@@ -36,7 +36,7 @@ class Recipe:
     image_dtype: dtype of augmented images.
   """
 
-  peers: Peers
+  peers: Group
   method: Method
   sgd: optim.Sgd
   info: DataInfo
@@ -46,7 +46,7 @@ class Recipe:
   rampup_epochs: float
   rampup_per_step: bool = False
   pad_mode: str = "constant"
-  teacher: Peers | None = None
+  teacher: Group | None = None
   image_dtype: Any = jnp.float32
 
   @property

@@ -90,7 +90,7 @@ def _initial_values(recipe: Recipe, key: Array) -> TrainState:
 def shardings(recipe: Recipe, state: TrainState) -> Any:
   """The sharding of every leaf of a state or of its shapes."""
   params, memory = specs(recipe, state.params, state.memory)
-  opt_state = opt_specs(recipe, state.opt_state, params)
+  opt_state = like_params(recipe, state.opt_state, params, otherwise=P())
   average = None if state.average is None else Average(params, memory)
   return dataclasses.replace(
     state,
@@ -111,6 +111,17 @@ def specs(recipe: Recipe, params: Any, memory: Any) -> tuple[Any, Any]:
   """The partition specs of parameters and memory."""
   peers = recipe.peers.specs(variables(params, memory, "peers"))
   method = jax.tree.map(lambda _: P(), variables(params, memory, "method"))
+  return _params_and_memory(peers, method)
+
+
+def owners(recipe: Recipe, params: Any, memory: Any) -> tuple[Any, Any]:
+  """The peers that the first axis of every array counts, none if shared."""
+  peers = recipe.peers.owners(variables(params, memory, "peers"))
+  method = jax.tree.map(lambda _: range(0), variables(params, memory, "method"))
+  return _params_and_memory(peers, method)
+
+
+def _params_and_memory(peers: Any, method: Any) -> tuple[Any, Any]:
   parts = {"peers": peers, "method": method}
   return (
     {part: tree["params"] for part, tree in parts.items()},
@@ -121,19 +132,24 @@ def specs(recipe: Recipe, params: Any, memory: Any) -> tuple[Any, Any]:
   )
 
 
-def opt_specs(recipe: Recipe, opt_state: Any, params: Any) -> Any:
-  """The partition specs of the optimiser's state, from those of parameters."""
+def like_params(
+  recipe: Recipe, opt_state: Any, params: Any, otherwise: Any
+) -> Any:
+  """A tree for the optimiser's state from one for the parameters.
 
-  def choose(leaf, spec):
+  What belongs to no parameter gets `otherwise`.
+  """
+
+  def choose(leaf, value):
     # Where settings differ by prefix, each group leaves the others' out.
-    return leaf if isinstance(leaf, optax.MaskedNode) else spec
+    return leaf if isinstance(leaf, optax.MaskedNode) else value
 
   return optax.tree.map_params(
     recipe.optimizer,
     choose,
     opt_state,
     params,
-    transform_non_params=lambda _: P(),
+    transform_non_params=lambda _: otherwise,
     is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
   )
 

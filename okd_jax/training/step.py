@@ -9,7 +9,6 @@ import optax
 
 from okd_jax import core, schedules
 from okd_jax.core import Array, Batch, Outputs, Variables
-from okd_jax.devices.mesh import PEER
 from okd_jax.tasks import classification as metrics
 from okd_jax.training import state as state_lib
 from okd_jax.training.setup import Recipe
@@ -191,19 +190,15 @@ def _update_average(
 def _only_peer(recipe: Recipe, peer: int, before: Any, after: Any) -> Any:
   """Takes what belongs to one peer from `after` and the rest from `before`."""
   params, memory, opt_state = before
-  by_params, by_memory = state_lib.specs(recipe, params, memory)
-  by_state = state_lib.opt_specs(recipe, opt_state, by_params)
+  by_params, by_memory = state_lib.owners(recipe, params, memory)
+  by_state = state_lib.like_params(
+    recipe, opt_state, by_params, otherwise=range(0)
+  )
 
-  def select(spec, old, new):
-    if PEER not in spec:
+  def select(peers, old, new):
+    if not peers:
       return new
-    own = jnp.arange(len(old)) == peer
+    own = jnp.asarray(peers) == peer
     return jnp.where(own.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
-  return jax.tree.map(
-    select,
-    (by_params, by_memory, by_state),
-    before,
-    after,
-    is_leaf=lambda leaf: isinstance(leaf, jax.P),
-  )
+  return jax.tree.map(select, (by_params, by_memory, by_state), before, after)

@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.numpy
 
 from okd_jax.core import Array, Batch, Variables
-from okd_jax.groups.group import as_outputs
+from okd_jax.groups import as_outputs
 from okd_jax.runs import records as logs
 from okd_jax.runs.run import Run
 from okd_jax.settings import config as config_lib

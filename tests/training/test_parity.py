@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from okd_jax import backbones, data, methods
+from okd_jax import backbones, data, groups, methods
 from okd_jax.devices import mesh
-from okd_jax.groups.group import Branches, Replicas
 from okd_jax.training import state as state_lib
 from okd_jax.training.optim import Sgd
 from okd_jax.training.setup import random_keys, Recipe
@@ -43,7 +42,7 @@ class Fixed(Recipe):
 
 def recipe(method, kind, net):
   network = backbones.make(net, INFO.num_classes)
-  constructor = Branches if kind == "branches" else Replicas
+  constructor = getattr(groups, kind)
   return Fixed(
     peers=constructor(network, PEERS, mesh.make_mesh(1), "unroll"),
     method=methods.make(method),
