@@ -41,8 +41,7 @@ def check_sizes(stacks: Sequence[Stack], mesh: Mesh, mapping: str) -> None:
 
 def check_call(net: nn.Module) -> None:
   """Raises GroupError unless a network is called as `net(x, train=...)`."""
-  call = getattr(type(net), "__call__", None)
-  arguments = {} if call is None else inspect.signature(call).parameters
+  arguments = inspect.signature(type(net).__call__).parameters
   kinds = {argument.kind for argument in arguments.values()}
   if "train" in arguments or inspect.Parameter.VAR_KEYWORD in kinds:
     return

@@ -37,7 +37,7 @@ def apply_network(net: nn.Module, train: bool) -> Pass:
       result, state = net.apply(
         variables, images, train=True, mutable=mutable, rngs={"dropout": key}
       )
-    return result, _one_value(net, state)
+    return result, _one_value(net, dict(state))
 
   return fn
 

@@ -155,9 +155,14 @@ def network(name: str, config: ConfigDict, info: DataInfo) -> nn.Module:
 
 
 def check_input_size(recipe: Recipe) -> None:
-  """Traces the networks on the data's image size, without compiling.
+  """Tries the networks on the data's image size.
 
   Raises:
-    ValueError: if a network cannot take images of that size.
+    ValueError: if a network cannot take images of that size, or cannot be a
+      peer on this mesh.
   """
-  groups.check(recipe.peers, recipe.example_images())
+  groups.check(
+    recipe.peers,
+    recipe.example_images(),
+    has_views=recipe.method.needs.views,
+  )

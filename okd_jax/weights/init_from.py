@@ -96,7 +96,7 @@ def _from_leader(
   filled = jax.tree.map(
     lambda leaf: multihost_utils.process_allgather(leaf, tiled=True), drawn
   )
-  used = set()
+  used: set[str] = set()
   # What peers share is that of the last one to be put in.
   others = [peer for peer in range(peers.num_peers) if peer != leader]
   for peer in (*others, leader):
