@@ -122,7 +122,7 @@ def train_at_once(
       states, step, extras = workdir_lib.initial_or_saved(recipe, runs)
     # Not before: a run that cannot start must not bind the work directory.
     for run in runs:
-      reopen.remember(run.config, source, run.path)
+      reopen.remember(run.config, recipe, source, run.path)
     total = recipe.total_steps
     first_step = step
     dispatch = Dispatch(

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 import optax
 
 from okd_jax import schedules
-from okd_jax.core import Array, Context, Method
+from okd_jax.core import Array, Context, Method, Outputs
 from okd_jax.data.augment import augment, normalize
 from okd_jax.data.info import DataInfo
 from okd_jax.groups import Group
@@ -33,6 +33,8 @@ class Recipe:
     rampup_per_step: move the ramp-up every step, not every epoch.
     pad_mode: how images are padded before the crop, "constant" or "reflect".
     teacher: frozen networks for methods that need them.
+    teacher_example: shapes of what they say about one example, where they are
+      not at hand; see `okd_jax.training.targets`.
     image_dtype: dtype of augmented images.
   """
 
@@ -47,6 +49,7 @@ class Recipe:
   rampup_per_step: bool = False
   pad_mode: str = "constant"
   teacher: Group | None = None
+  teacher_example: Outputs | None = None
   image_dtype: Any = jnp.float32
 
   @property

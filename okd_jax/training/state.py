@@ -11,6 +11,7 @@ import optax
 
 from okd_jax.core import Array, Batch, Outputs, Variables
 from okd_jax.devices import mesh as mesh_lib
+from okd_jax.training import targets
 from okd_jax.training.setup import Recipe
 
 
@@ -167,7 +168,7 @@ def outputs_like(recipe: Recipe, peers_variables: Variables) -> Outputs:
     )[0]
 
   outputs = jax.eval_shape(forward, peers_variables)
-  return dataclasses.replace(outputs, ema=outputs, teacher=outputs)
+  return targets.shapes(recipe, outputs)
 
 
 def _init_method(

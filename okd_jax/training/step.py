@@ -10,7 +10,7 @@ import optax
 from okd_jax import core, schedules
 from okd_jax.core import Array, Batch, Outputs, Variables
 from okd_jax.tasks import classification as metrics
-from okd_jax.training import state as state_lib
+from okd_jax.training import state as state_lib, targets
 from okd_jax.training.setup import Recipe
 from okd_jax.training.state import Average, TrainState, variables
 
@@ -137,8 +137,7 @@ def predict_normalized(
   )
   result: Any = recipe.method.apply(
     variables(params, memory, "method"),
-    # Targets are not used here, but a method may ask for them.
-    dataclasses.replace(outputs, ema=outputs, teacher=outputs),
+    targets.blank(recipe, outputs),
     batch,
     recipe.context(jnp.zeros((), jnp.int32), key, train=False),
   )
