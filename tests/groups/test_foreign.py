@@ -12,6 +12,7 @@ import pytest
 from okd_jax import groups, layers
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.settings import build
+from okd_jax.weights import exported
 import runs
 import toys
 
@@ -159,6 +160,14 @@ def test_state_of_one_device_may_be_anything_floating():
   groups.check(
     groups.replicas(Foreign(keeps="largest"), 2, make_mesh(1)), IMAGES[:1]
   )
+
+
+def test_names_with_slashes_survive_an_export():
+  group = groups.replicas(Foreign(keeps="spectral"), 1, make_mesh(1))
+  variables = jax.eval_shape(group.init, jax.random.key(0), IMAGES[:1])
+  flat = exported.flatten(variables)
+  assert "batch_stats/own/norm/inner~1kernel~1u" in flat
+  assert exported.unflatten(flat) == variables
 
 
 def test_a_network_called_otherwise_is_refused():
