@@ -85,7 +85,6 @@ def predict(recipe: Any, data: int, peer: int) -> dict[str, float]:
   import jax
 
   from benchmarks import setting
-  from okd_jax.groups.group import Branches
 
   group = recipe.peers
   variables = jax.eval_shape(
@@ -94,7 +93,7 @@ def predict(recipe: Any, data: int, peer: int) -> dict[str, float]:
 
   def numbers(collection, part):
     tree = variables.get(collection, {})
-    if isinstance(group, Branches):
+    if group.stem is not None:
       tree = tree[part]
     elif part == "trunk":
       return 0

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 
-from okd_jax import backbones, methods
+from okd_jax import backbones, groups, methods
 from okd_jax.core import Batch
 from okd_jax.data.info import DataInfo, KNOWN
 from okd_jax.devices import mesh
-from okd_jax.groups.group import Branches, Replicas
 from okd_jax.tasks import classification
 from okd_jax.training import state as state_lib, step as steps
 from okd_jax.training.optim import Sgd
@@ -42,14 +41,14 @@ def recipe(
   options: dict[str, Any] = {}
   if precision == "bf16":
     options["dtype"] = jnp.bfloat16
-  constructor = {"replicas": Replicas, "branches": Branches}[kind]
+  constructor = {"replicas": groups.replicas, "branches": groups.branches}[kind]
   made = methods.make(method)
   network = backbones.make(net, info.num_classes, **options)
   on = mesh.make_mesh(data, peer, devices)
   return with_sgd(
     Sgd(),
     peers=constructor(network, peers, on, mapping),
-    teacher=Replicas(network, 1, teacher.without_peer_axis(on))
+    teacher=groups.replicas(network, 1, teacher.without_peer_axis(on))
     if made.needs.teacher
     else None,
     method=made,
@@ -101,14 +100,14 @@ def batch_and_key(recipe: Setup) -> tuple[Batch, jax.Array]:
 
 def multiply_adds(recipe: Setup) -> tuple[int, int]:
   """Multiply-adds of the forward pass of an image: what is shared, a peer."""
-  info, net = recipe.task.info, recipe.peers.net
+  info, stem = recipe.task.info, recipe.peers.stem
+  (stack,) = recipe.peers.stacks
   count = backbones.count_multiply_adds
-  if not isinstance(recipe.peers, Branches):
-    return 0, count(net, info.image_shape)
-  trunk = net.clone(part="trunk")
+  if stem is None:
+    return 0, count(stack.net, info.image_shape)
   hidden = jax.eval_shape(
-    lambda x: trunk.init_with_output(jax.random.key(0), x, train=False)[0],
+    lambda x: stem.init_with_output(jax.random.key(0), x, train=False)[0],
     jnp.zeros((1, *info.image_shape)),
   )
-  tail = count(net.clone(part="tail"), hidden.shape[1:])
-  return count(trunk, info.image_shape), tail
+  tail = count(stack.net, hidden.shape[1:])
+  return count(stem, info.image_shape), tail

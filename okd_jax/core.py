@@ -88,8 +88,11 @@ class Outputs:
     maps: one entry a stage, [P, B, H, W, D] each, or a tuple of P arrays.
     trunk: [B, E], the shared trunk's output averaged over positions; [P, B, E]
       with one view a peer; None for separate networks.
-    ema: the same from the averaged peers, without gradient.
-    teacher: the same from frozen teachers, without gradient.
+    ema: the same from the averaged peers, without gradient; None unless the
+      method needs them.
+    teacher: the same from frozen teachers, without gradient; likewise. In
+      evaluation both are of the same shapes as in training and filled with
+      NaN, as terms are not used there: predictions must not read them.
   """
 
   logits: Array

@@ -62,7 +62,7 @@ def train(
     with stop.busy("initialising"):
       state, step, unrecorded = _new_or_saved(config, setup, checkpoints)
     # Not before: a run that cannot start must not bind the work directory.
-    run_lib.remember(config, source, workdir)
+    run_lib.remember(config, setup, source, workdir)
     key = random_keys(config.seed)[1]
     runner = Runner(setup, source, state, key, frozen, unrecorded=unrecorded)
     evaluator = Evaluator(setup, source)

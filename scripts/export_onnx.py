@@ -22,7 +22,7 @@ import onnxruntime
 
 from okd_jax import backbones
 from okd_jax.errors import LeaderError
-from okd_jax.groups.group import as_outputs
+from okd_jax.groups import as_outputs
 from okd_jax.weights import exported as leader_lib
 
 TOLERANCE = 1e-5

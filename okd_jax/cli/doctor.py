@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from okd_jax import backbones, methods
+from okd_jax import backbones, groups, methods
 from okd_jax.core import Batch
 from okd_jax.data.formats import publisher as readers, tfds as prepared
 from okd_jax.data.info import KNOWN
 from okd_jax.devices import host
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import DataError
-from okd_jax.groups.group import Replicas
 from okd_jax.tasks import classification
 from okd_jax.training import state as state_lib, step as steps
 from okd_jax.training.optim import Sgd
@@ -138,7 +137,7 @@ def _first_loss() -> float:
   mesh = make_mesh()
   setup = with_sgd(
     Sgd(),
-    peers=Replicas(backbones.make("resnet8", info.num_classes), 2, mesh),
+    peers=groups.replicas(backbones.make("resnet8", info.num_classes), 2, mesh),
     method=methods.make("okddip"),
     task=classification.Task.of(info),
     epochs=1,

@@ -1,4 +1,4 @@
-"""Groups of peers behind one interface: networks, branches, or a mixture.
+"""A group of peers: stacks of equal networks, on a common stem or on none.
 
 The peers' forward pass runs in `shard_map` over both mesh axes; everything
 after it is plain global code. Vmapped convolutions are grouped convolutions,
@@ -6,31 +6,66 @@ whose gradients the automatic partitioner handles badly, and inside `shard_map`
 a device sees only its own peers and its own part of the batch.
 """
 
-import abc
-from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
 
 from flax import linen as nn
 import jax
-from jax import lax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec as P
+import numpy as np
 
-from okd_jax import layers, losses
 from okd_jax.core import Array, Outputs, Variables
-from okd_jax.devices.mesh import DATA, PEER
-from okd_jax.groups.map_peers import across_devices, map_peers, MAPPINGS
+from okd_jax.devices.mesh import DATA, make_mesh, PEER
+from okd_jax.groups import layout, local
+from okd_jax.groups.errors import check_call, check_sizes
+from okd_jax.groups.forward import join_outputs
+from okd_jax.groups.layout import Stack
 
 
-class Peers(abc.ABC):
-  """A group of `num_peers` networks that see the same batch."""
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Networks that see the same batch.
 
-  num_peers: int
+  Attributes:
+    stacks: equal networks each; one stack may be spread over the peer axis of
+      the mesh, several may not.
+    mesh: the devices.
+    stem: the trunk that all peers share: a linen module whose result enters
+      every network; None for separate networks.
+    mapping: how equal networks run, see `okd_jax.groups.map_peers`.
+    mean_trunk_gradient: average the peers' gradients where they enter the
+      stem, instead of summing them.
+  """
+
+  stacks: tuple[Stack, ...]
   mesh: Mesh
+  stem: nn.Module | None = None
+  mapping: str = "auto"
+  mean_trunk_gradient: bool = False
 
-  @abc.abstractmethod
+  def __post_init__(self):
+    check_sizes(self.stacks, self.mesh, self.mapping)
+    for net in self.networks:
+      check_call(net)
+
+  @property
+  def num_peers(self) -> int:
+    """P."""
+    return sum(stack.count for stack in self.stacks)
+
+  @property
+  def networks(self) -> tuple[nn.Module, ...]:
+    """The different modules that run: the stem, and one a stack."""
+    stem = () if self.stem is None else (self.stem,)
+    return (*stem, *(stack.net for stack in self.stacks))
+
+  @property
+  def equal(self) -> bool:
+    """Whether all peers are of one shape."""
+    return len(self.stacks) == 1
+
   def init(self, key: Array, images: Array) -> Variables:
     """Draws independent variables for every peer.
 
@@ -38,12 +73,37 @@ class Peers(abc.ABC):
       key: random key.
       images: float [1, H, W, c], for their shape only.
     """
+    if self.stem is None:
+      return layout.join(None, self._init_stacks(key, images))
+    stem_key, tails_key = jax.random.split(key)
+    stem = jax.jit(functools.partial(self.stem.init, train=False))(
+      stem_key, images
+    )
+    hidden = jax.eval_shape(
+      functools.partial(self.stem.apply, train=False), stem, images
+    )
+    blank = jax.tree.map(lambda h: jnp.zeros(h.shape, h.dtype), hidden)
+    return layout.join(stem, self._init_stacks(tails_key, blank))
 
-  @abc.abstractmethod
   def specs(self, variables: Variables) -> Variables:
     """Returns the partition spec of every variable."""
+    return jax.tree.map(
+      lambda peers: P(PEER) if peers else P(), self.owners(variables)
+    )
 
-  @abc.abstractmethod
+  def owners(self, variables: Variables) -> Variables:
+    """For every variable the peers that its first axis counts, as a range.
+
+    The range is empty for what all peers share and has no such axis.
+    """
+    stem, stacks = self._separate(variables)
+    first, each = 0, []
+    for stack, own in zip(self.stacks, stacks, strict=True):
+      peers = range(first, first + stack.count)
+      each.append(jax.tree.map(lambda _, peers=peers: peers, own))
+      first += stack.count
+    return layout.join(jax.tree.map(lambda _: range(0), stem), each)
+
   def apply(
     self, variables: Variables, images: Array, key: Array, *, train: bool
   ) -> tuple[Outputs, Variables]:
@@ -59,296 +119,126 @@ class Peers(abc.ABC):
     Returns:
       The outputs, and the collections other than `params` as they are after
       the pass (unchanged unless `train`).
-    """
 
-  @abc.abstractmethod
+    Raises:
+      GroupError: if a network keeps state that has no one value on this mesh.
+    """
+    has_views = images.ndim == 5
+    batch = P(PEER, DATA) if has_views else P(DATA)
+    stem, stacks = self._separate(variables)
+    results, pooled, stem_after, after = jax.shard_map(
+      functools.partial(self._on_this_device, train),
+      mesh=self.mesh,
+      in_specs=(P(), P(PEER), batch, P()),
+      out_specs=(P(PEER, DATA), batch, P(), P(PEER)),
+    )(stem, stacks, images, key)
+    outputs = join_outputs(results)
+    if self.stem is not None:
+      outputs = dataclasses.replace(outputs, trunk=pooled)
+    if not train:
+      return outputs, layout.without_params(variables)
+    return outputs, layout.join(stem_after, after)
+
   def extract(
     self, variables: Variables, peer: int
   ) -> tuple[nn.Module, Variables]:
     """Takes one peer out, as a whole network with its own variables."""
+    number, index = self._place(peer)
+    stem, stacks = self._separate(variables)
+    own = jax.tree.map(lambda leaf: leaf[index], stacks[number])
+    return layout.whole(self.stem, self.stacks[number], stem, own)
 
+  def insert(
+    self, variables: Variables, peer: int, network: Variables
+  ) -> Variables:
+    """The inverse of `extract`, for arrays on the host.
 
-def _apply_network(net: nn.Module, train: bool) -> Callable[..., Any]:
-  """Returns fn(variables, images, key) -> (result, statistics)."""
+    Args:
+      variables: of the group.
+      peer: whose place the network takes.
+      network: variables as from `extract`; a shared stem becomes theirs.
+    """
+    number, index = self._place(peer)
+    stem, stacks = self._separate(variables)
+    stack, own = self.stacks[number], stacks[number]
+    if stem is not None:
+      stem, network = layout.parts_of_whole(stack, network, stem, own)
+    network = {name: network.get(name, {}) for name in own}
 
-  def fn(variables, images, key):
-    if not train:
-      return net.apply(variables, images, train=False), {}
-    mutable = [name for name in variables if name != "params"]
-    with across_devices(DATA):
-      result, statistics = net.apply(
-        variables, images, train=True, mutable=mutable, rngs={"dropout": key}
+    def put(leaf, new):
+      changed = np.array(leaf)
+      changed[index] = new
+      return changed
+
+    changed = jax.tree.map(put, own, network)
+    return layout.join(stem, (*stacks[:number], changed, *stacks[number + 1 :]))
+
+  def on_one_device(self, device: jax.Device) -> "Group":
+    """The part of the group that one device of the mesh holds."""
+    share = self.mesh.shape[PEER]
+    return dataclasses.replace(
+      self,
+      stacks=tuple(
+        dataclasses.replace(stack, count=stack.count // share)
+        for stack in self.stacks
+      ),
+      mesh=make_mesh(1, 1, [device]),
+    )
+
+  def _on_this_device(self, train, stem, stacks, images, key):
+    has_views, pooled, stem_after = images.ndim == 5, None, None
+    if self.stem is not None:
+      images, pooled, stem_after = local.through_stem(
+        self.stem,
+        stem,
+        images,
+        key,
+        num_peers=self.num_peers,
+        mapping=self.mapping,
+        mean_gradient=self.mean_trunk_gradient,
+        train=train,
       )
-    return result, statistics
+    results, after = local.through_stacks(
+      self.stacks,
+      stacks,
+      images,
+      key,
+      mapping=self.mapping,
+      has_views=has_views,
+      train=train,
+    )
+    return results, pooled, stem_after, after
 
-  return fn
+  def _separate(self, variables):
+    return layout.separate(
+      variables, len(self.stacks), stem=self.stem is not None
+    )
+
+  def _place(self, peer: int) -> tuple[int, int]:
+    """The stack that a peer is in, and its place there."""
+    index = range(self.num_peers)[peer]
+    for number, stack in enumerate(self.stacks):
+      if index < stack.count:
+        return number, index
+      index -= stack.count
+    raise AssertionError("the index is below the sum of the stacks' sizes")
+
+  def _init_stacks(self, key: Array, example: Any) -> list[Variables]:
+    if self.equal:
+      return [_init_stack(self.stacks[0], key, example)]
+    return [
+      _init_stack(stack, jax.random.fold_in(key, i), example)
+      for i, stack in enumerate(self.stacks)
+    ]
 
 
-def as_outputs(result: Any) -> Outputs:
-  """Accepts what a user's network returns: logits, with or without features."""
-  if isinstance(result, Outputs):
-    outputs = result
-  elif isinstance(result, tuple):
-    outputs = Outputs(logits=result[0], features=result[1])
-  else:
-    outputs = Outputs(logits=result, features=result)
-  return dataclasses.replace(
-    outputs,
-    logits=layers.at_least_float32(outputs.logits),
-    features=jax.tree.map(layers.at_least_float32, outputs.features),
-  )
-
-
-def _peer_keys(key: Array, count: int) -> Array:
-  """One key for each peer on this device, by its index in the whole group."""
-  first = lax.axis_index(PEER) * count
-  return jax.vmap(lambda i: jax.random.fold_in(key, first + i))(
-    jnp.arange(count)
-  )
-
-
-def _init_stacked(
-  net: nn.Module, key: Array, num_peers: int, example: Array
-) -> Variables:
+def _init_stack(stack: Stack, key: Array, example: Any) -> Variables:
   """Compiles the initialisation of one network and runs it for every peer."""
-  init = jax.jit(functools.partial(net.init, train=False))
-  each = [init(jax.random.fold_in(key, i), example) for i in range(num_peers)]
+  init = jax.jit(functools.partial(stack.net.init, train=False))
+  each = [init(jax.random.fold_in(key, i), example) for i in range(stack.count)]
   return _stack(each)
 
 
 @jax.jit
 def _stack(each: list[Variables]) -> Variables:
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
-
-
-def _check(num_peers: int, mesh: Mesh, mapping: str) -> None:
-  if num_peers < 1:
-    raise ValueError(f"config.peers.num_peers={num_peers} must be at least 1.")
-  if num_peers % mesh.shape[PEER]:
-    raise ValueError(
-      f"config.mesh.peer={mesh.shape[PEER]} must divide "
-      f"config.peers.num_peers={num_peers}; change one of them."
-    )
-  if mapping not in MAPPINGS:
-    raise ValueError(
-      f"config.peers.mapping='{mapping}' must be one of {MAPPINGS}."
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Replicas(Peers):
-  """Network-based group: complete networks of one shape, nothing shared.
-
-  Attributes:
-    net: a linen module called as `net(images, train=...)`. It returns
-      `Outputs` without the peer axis, `(logits, features)`, or logits.
-    num_peers: P.
-    mesh: its peer axis must divide P.
-    mapping: see `okd_jax.groups.map_peers.map_peers`.
-  """
-
-  net: nn.Module
-  num_peers: int
-  mesh: Mesh
-  mapping: str = "auto"
-
-  def __post_init__(self):
-    _check(self.num_peers, self.mesh, self.mapping)
-
-  def init(self, key, images):
-    return _init_stacked(self.net, key, self.num_peers, images)
-
-  def specs(self, variables):
-    return jax.tree.map(lambda _: P(PEER), variables)
-
-  def apply(self, variables, images, key, *, train):
-    views = images.ndim == 5
-    forward = map_peers(
-      _with_outputs(_apply_network(self.net, train)),
-      self.mapping,
-      (0, 0 if views else None, 0),
-    )
-
-    def local(variables, images, key):
-      count = self.num_peers // lax.axis_size(PEER)
-      return forward(variables, images, _peer_keys(key, count))
-
-    outputs, statistics = jax.shard_map(
-      local,
-      mesh=self.mesh,
-      in_specs=(P(PEER), P(PEER, DATA) if views else P(DATA), P()),
-      out_specs=(P(PEER, DATA), P(PEER)),
-    )(variables, images, key)
-    return outputs, statistics if train else _without_params(variables)
-
-  def extract(self, variables, peer):
-    index = range(self.num_peers)[peer]
-    return self.net, jax.tree.map(lambda leaf: leaf[index], variables)
-
-
-@dataclasses.dataclass(frozen=True)
-class Branches(Peers):
-  """Branch-based group: one shared trunk, a tail of its own for every peer.
-
-  Variables hold `trunk` and `tails` in every collection; the tails' have a
-  leading peer axis.
-
-  Attributes:
-    net: a linen module with a field `part`, see `backbones.network.Network`.
-    num_peers: P.
-    mesh: its peer axis must divide P.
-    mapping: see `okd_jax.groups.map_peers.map_peers`.
-    mean_trunk_gradient: average the tails' gradients where they enter the
-      trunk, instead of summing them.
-  """
-
-  net: nn.Module
-  num_peers: int
-  mesh: Mesh
-  mapping: str = "auto"
-  mean_trunk_gradient: bool = False
-
-  def __post_init__(self):
-    _check(self.num_peers, self.mesh, self.mapping)
-    if "part" not in {field.name for field in dataclasses.fields(self.net)}:
-      raise ValueError(
-        f"{type(self.net).__name__} has no field 'part' and so cannot be split "
-        "into trunk and tail; set config.peers.kind='replicas', or give the "
-        "network the field (see okd_jax.backbones.network.Network)."
-      )
-
-  def init(self, key, images):
-    trunk_key, tails_key = jax.random.split(key)
-    trunk_net = self.net.clone(part="trunk")
-    trunk = jax.jit(functools.partial(trunk_net.init, train=False))(
-      trunk_key, images
-    )
-    hidden = jax.eval_shape(
-      functools.partial(trunk_net.apply, train=False), trunk, images
-    )
-    tails = _init_stacked(
-      self.net.clone(part="tail"),
-      tails_key,
-      self.num_peers,
-      jnp.zeros(hidden.shape, hidden.dtype),
-    )
-    return _join(trunk, tails)
-
-  def specs(self, variables):
-    trunk, tails = _separate(variables)
-    return _join(
-      jax.tree.map(lambda _: P(), trunk),
-      jax.tree.map(lambda _: P(PEER), tails),
-    )
-
-  def apply(self, variables, images, key, *, train):
-    views = images.ndim == 5
-    through_trunk = _apply_network(self.net.clone(part="trunk"), train)
-    through_tails = map_peers(
-      _with_outputs(_apply_network(self.net.clone(part="tail"), train)),
-      self.mapping,
-      (0, 0 if views else None, 0),
-    )
-
-    def local(trunk, tails, images, key):
-      count = self.num_peers // lax.axis_size(PEER)
-      keys = _peer_keys(key, count)
-      # Each device sums its own peers' gradients of the trunk's parameters, so
-      # that parameters, not activations, are summed over devices.
-      trunk = jax.tree.map(lambda v: lax.pcast(v, PEER, to="varying"), trunk)
-      if views:
-        # Folding in P, beyond every peer index, keeps the masks apart.
-        trunk_keys = jax.vmap(jax.random.fold_in, (0, None))(
-          keys, self.num_peers
-        )
-        hidden, after = map_peers(through_trunk, self.mapping, (None, 0, 0))(
-          trunk, images, trunk_keys
-        )
-        after = _in_peer_order(trunk, after, self.num_peers)
-      else:
-        trunk_key = jax.random.fold_in(key, self.num_peers)
-        hidden, after = through_trunk(trunk, images, trunk_key)
-        after = jax.tree.map(lambda v: lax.pmean(v, PEER), after)
-      pooled = layers.at_least_float32(
-        jnp.mean(hidden, (-3, -2)) if hidden.ndim > 3 else hidden
-      )
-      if not views:
-        pooled = lax.pmean(pooled, PEER)
-      if self.mean_trunk_gradient:
-        hidden = losses.scale_gradient(hidden, 1 / self.num_peers)
-      outputs, statistics = through_tails(tails, hidden, keys)
-      return outputs, pooled, after, statistics
-
-    trunk, tails = _separate(variables)
-    outputs, pooled, trunk_after, tails_after = jax.shard_map(
-      local,
-      mesh=self.mesh,
-      in_specs=(P(), P(PEER), P(PEER, DATA) if views else P(DATA), P()),
-      out_specs=(
-        P(PEER, DATA),
-        P(PEER, DATA) if views else P(DATA),
-        P(),
-        P(PEER),
-      ),
-    )(trunk, tails, images, key)
-    outputs = dataclasses.replace(outputs, trunk=pooled)
-    if not train:
-      return outputs, _without_params(variables)
-    return outputs, _join(trunk_after, tails_after)
-
-  def extract(self, variables, peer):
-    index = range(self.num_peers)[peer]
-    trunk, tails = _separate(variables)
-    tail = jax.tree.map(lambda leaf: leaf[index], tails)
-    return self.net, {
-      name: {**trunk.get(name, {}), **tail.get(name, {})}
-      for name in {**trunk, **tail}
-    }
-
-
-def _with_outputs(fn: Callable[..., Any]) -> Callable[..., Any]:
-  def wrapped(variables, images, key):
-    result, statistics = fn(variables, images, key)
-    return as_outputs(result), statistics
-
-  return wrapped
-
-
-def _in_peer_order(before: Variables, after: Variables, num_peers: int) -> Any:
-  """Running statistics after one update for each view, in peer order.
-
-  Every view's pass started from the same statistics r and ended with
-  m r + (1 - m) s_j, where m is the momentum; one after another they give
-  m^P r + sum_j m^(P-1-j) (1 - m) s_j.
-  """
-  momentum = layers.MOMENTUM
-
-  def combine(old, new):
-    index = lax.axis_index(PEER) * len(new) + jnp.arange(len(new))
-    weight = (momentum ** (num_peers - 1 - index)).astype(new.dtype)
-    own = jnp.tensordot(weight, new - momentum * old, 1)
-    total = lax.psum(own, PEER)
-    return momentum**num_peers * lax.pmean(old, PEER) + total
-
-  return jax.tree.map(combine, _only(before, after), after)
-
-
-def _only(variables: Variables, like: Variables) -> Variables:
-  return {name: variables[name] for name in like}
-
-
-def _without_params(variables: Variables) -> Variables:
-  return {name: tree for name, tree in variables.items() if name != "params"}
-
-
-def _join(trunk: Variables, tails: Variables) -> Variables:
-  return {
-    name: {"trunk": trunk.get(name, {}), "tails": tails.get(name, {})}
-    for name in {**trunk, **tails}
-  }
-
-
-def _separate(variables: Variables) -> tuple[Variables, Variables]:
-  trunk = {name: tree["trunk"] for name, tree in variables.items()}
-  tails = {name: tree["tails"] for name, tree in variables.items()}
-  return trunk, tails

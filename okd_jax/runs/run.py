@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from okd_jax.core import Variables
+from okd_jax.core import Outputs, Variables
 from okd_jax.data import Source
 from okd_jax.data.info import DataInfo
 from okd_jax.devices import mesh as mesh_lib
@@ -17,12 +17,15 @@ from okd_jax.errors import ConfigError
 from okd_jax.runs import records as logs
 from okd_jax.settings import build, config as config_lib
 from okd_jax.storage.checkpoint import Checkpoints
-from okd_jax.training import setup as setup_lib, state as state_lib
+from okd_jax.training import setup as setup_lib, state as state_lib, targets
 from okd_jax.training.setup import Setup
 from okd_jax.training.state import TrainState, variables
 
 _CONFIG = "config.json"
 _DATA = "data.json"
+# Shapes of the teacher's outputs; absent without a teacher, and in runs of
+# earlier releases.
+_TEACHER = "teacher.json"
 # What runs of releases without these keys did.
 _BEFORE = {"num_seeds": 1, "seeds_mapping": "one_by_one"}
 
@@ -69,17 +72,23 @@ class Run:
     return variables(*self.deployed, "peers")
 
 
-def remember(config: ConfigDict, source: Source, workdir: Path) -> None:
+def remember(
+  config: ConfigDict, setup: Setup, source: Source, workdir: Path
+) -> None:
   """Writes what `run` reads, except for the state.
 
   Args:
     config: of the run.
+    setup: with its teacher, which need not be there when it is reopened.
     source: its data; they need not be there when the run is reopened.
     workdir: of the run.
   """
   if jax.process_index() == 0:
     about = {"train_size": source.train_size} | dataclasses.asdict(source.info)
-    for name, content in ((_CONFIG, config.to_dict()), (_DATA, about)):
+    files = {_CONFIG: config.to_dict(), _DATA: about}
+    if (taught := targets.teacher_example(setup)) is not None:
+      files[_TEACHER] = targets.to_json(taught)
+    for name, content in files.items():
       logs.replace_file(workdir / name, json.dumps(content, indent=2) + "\n")
 
 
@@ -119,13 +128,29 @@ def run(workdir: Path, on: Mesh | None = None) -> Run:
   """
   config, info, train_size = about(workdir)
   on = on or mesh_lib.make_mesh(1, 1)
-  setup = build.setup(config, info, train_size, on)
+  setup = dataclasses.replace(
+    build.setup(config, info, train_size, on),
+    teacher_example=_teacher_example(workdir),
+  )
   checkpoints = Checkpoints(
     workdir / "checkpoints", config_hash=config_lib.digest(config)
   )
   key = setup_lib.random_keys(config.seed)[0]
   state, step, _ = checkpoints.restore(state_lib.abstract(setup, key))
   return Run(workdir, config, setup, state, step)
+
+
+def _teacher_example(workdir: Path) -> Outputs | None:
+  path = workdir / _TEACHER
+  if not path.exists():
+    return None
+  try:
+    return targets.from_json(json.loads(path.read_text()))
+  except (OSError, ValueError, LookupError, TypeError) as error:
+    raise ConfigError(
+      f"{path} is damaged ({error}); run the training command again to write "
+      "it anew."
+    ) from error
 
 
 def about(workdir: Path) -> tuple[ConfigDict, DataInfo, int]:

@@ -10,12 +10,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from okd_jax import backbones, data, tasks
+from okd_jax import backbones, data, groups, tasks
 from okd_jax.backbones import nnx_network
 from okd_jax.data.info import DataInfo
 from okd_jax.errors import ConfigError
-from okd_jax.groups.group import Branches, Peers, Replicas
-from okd_jax.groups.mixed import Mixed
 from okd_jax.settings import config as config_lib
 from okd_jax.training import state as state_lib
 from okd_jax.training.optim import Sgd
@@ -51,7 +49,7 @@ def setup(
   info: DataInfo,
   train_size: int,
   on: Mesh,
-  teacher: Peers | None = None,
+  teacher: groups.Group | None = None,
 ) -> Setup:
   """Puts together everything that stays fixed during a run."""
   method = config_lib.make_method(config)
@@ -97,7 +95,7 @@ def with_normalization(config: ConfigDict, info: DataInfo) -> DataInfo:
 
 def peers(
   config: ConfigDict, info: DataInfo, on: Mesh, mean_trunk_gradient: bool
-) -> Peers:
+) -> groups.Group:
   """Builds the group.
 
   Raises:
@@ -112,12 +110,12 @@ def peers(
         f"config.peers.net='{config.peers.net}': branches share a trunk, so "
         "they are of one network; name one, or set config.peers.kind=replicas."
       )
-    return Branches(
+    return groups.branches(
       nets[0], config.peers.num_peers, on, mapping, mean_trunk_gradient
     )
   if len(names) == 1:
-    return Replicas(nets[0], config.peers.num_peers, on, mapping)
-  return Mixed(tuple(Replicas(net, 1, on, mapping) for net in nets))
+    return groups.replicas(nets[0], config.peers.num_peers, on, mapping)
+  return groups.mixed(nets, on, mapping)
 
 
 def network(name: str, config: ConfigDict, info: DataInfo) -> nn.Module:
@@ -169,8 +167,14 @@ def check_networks(setup: Setup) -> None:
 
   Raises:
     ConfigError: if their logits do not have the shape that the task needs.
-    ValueError: if a network cannot take images of that size.
+    ValueError: if a network cannot take images of that size, or cannot be a
+      peer on this mesh.
   """
+  groups.check(
+    setup.peers,
+    setup.example_images(),
+    has_views=setup.method.needs.views,
+  )
   shapes = jax.eval_shape(
     setup.peers.init, jax.random.key(0), setup.example_images()
   )

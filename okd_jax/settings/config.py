@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from okd_jax import backbones, data, methods
 from okd_jax.errors import ConfigError
-from okd_jax.groups.map_peers import MAPPINGS
+from okd_jax.groups import MAPPINGS
 
 
 @contextlib.contextmanager

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from okd_jax import core, layers, training
+from okd_jax import core, groups, layers, training
 from okd_jax.backbones.network import Network
 from okd_jax.devices import mesh as mesh_lib
-from okd_jax.groups.group import Branches, Peers, Replicas
 from okd_jax.tasks import classification
 from okd_jax.testing._checks import name_of
 from okd_jax.training import state as state_lib
@@ -143,19 +142,18 @@ def _setup(
 ) -> training.Setup:
   net = net or Toy(NUM_CLASSES)
   mesh = mesh_lib.make_mesh(data, peer)
-  peers: Peers
   if method.needs.kind == "branches":
-    peers = Branches(
+    peers = groups.branches(
       net, NUM_PEERS, mesh, "unroll", method.needs.mean_trunk_gradient
     )
   else:
-    peers = Replicas(net, NUM_PEERS, mesh, "unroll")
+    peers = groups.replicas(net, NUM_PEERS, mesh, "unroll")
   teacher = None
   if method.needs.teacher:
     alone = jax.sharding.Mesh(
       mesh.devices.reshape(-1, 1), mesh.axis_names, axis_types=mesh.axis_types
     )
-    teacher = Replicas(net, 1, alone, "unroll")
+    teacher = groups.replicas(net, 1, alone, "unroll")
   return training.Setup(
     peers=peers,
     method=method,

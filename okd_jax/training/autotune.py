@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from okd_jax.core import Array
 from okd_jax.devices import mesh as mesh_lib
-from okd_jax.groups.group import Branches, Replicas
+from okd_jax.groups import Group
 from okd_jax.training.setup import Setup
 
 CACHE = Path.home() / ".cache" / "okd_jax" / "mappings"
@@ -39,7 +39,7 @@ def choose_mapping(setup: Setup, cache: Path = CACHE) -> Setup:
     The setup, with "unroll" or "vmap" for "auto"; the same in all processes.
   """
   group = setup.peers
-  if not isinstance(group, Replicas | Branches) or group.mapping != "auto":
+  if not group.equal or group.mapping != "auto":
     return setup
   device = setup.mesh.devices.flat[0]
   if device.platform == "cpu":
@@ -54,7 +54,7 @@ def choose_mapping(setup: Setup, cache: Path = CACHE) -> Setup:
   )
 
 
-def measure(group: Replicas | Branches, images: Array) -> dict[str, float]:
+def measure(group: Group, images: Array) -> dict[str, float]:
   """Times forward and backward pass of a group.
 
   Args:
@@ -74,9 +74,7 @@ def measure(group: Replicas | Branches, images: Array) -> dict[str, float]:
   }
 
 
-def _kept(
-  setup: Setup, group: Replicas | Branches, cache: Path
-) -> dict[str, float]:
+def _kept(setup: Setup, group: Group, cache: Path) -> dict[str, float]:
   """Seconds of what one device holds, from the cache or measured.
 
   Only the first process of a run measures; in others all times are zero.
@@ -85,17 +83,12 @@ def _kept(
     return dict.fromkeys(_CANDIDATES, 0.0)
   device = jax.local_devices()[0]
   shape = setup.mesh.shape
-  alone = dataclasses.replace(
-    group,
-    num_peers=group.num_peers // shape[mesh_lib.PEER],
-    mesh=mesh_lib.make_mesh(1, 1, [device]),
-  )
+  alone = group.on_one_device(device)
   size = setup.batch_size // shape[mesh_lib.DATA]
   images = setup.task.blank(size).image
   about = (
-    type(group).__name__,
-    repr(group.net),
-    alone.num_peers,
+    repr(alone.stem),
+    repr(alone.stacks),
     images.shape,
     device.device_kind,
     jax.__version__,
@@ -120,7 +113,7 @@ def _agreed(choice: bool) -> bool:
   return bool(multihost_utils.broadcast_one_to_all(choice))
 
 
-def _pass(group: Replicas | Branches, key: Array) -> Callable[..., Any]:
+def _pass(group: Group, key: Array) -> Callable[..., Any]:
   """Forward and backward pass, as a function of variables and images."""
 
   def loss(params, rest, images):

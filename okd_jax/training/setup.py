@@ -12,10 +12,10 @@ from jax.sharding import Mesh
 import optax
 
 from okd_jax import schedules
-from okd_jax.core import Array, Batch, Context, Method
+from okd_jax.core import Array, Batch, Context, Method, Outputs
 from okd_jax.devices.mesh import DATA
 from okd_jax.errors import ConfigError
-from okd_jax.groups.group import Peers
+from okd_jax.groups import Group
 from okd_jax.tasks.task import Task
 from okd_jax.training import optim
 
@@ -44,12 +44,14 @@ class Setup:
     num_positions: `Batch.index` lies below it in training; `train_size` by
       default. Only methods that remember something of each example need it.
     teacher: frozen networks for methods that need them.
+    teacher_example: shapes of what they say about one example, where they are
+      not at hand; see `okd_jax.training.targets`.
 
   Raises:
     ConfigError: if the method is for another task.
   """
 
-  peers: Peers
+  peers: Group
   method: Method
   task: Task
   optimizer: optax.GradientTransformation
@@ -60,7 +62,8 @@ class Setup:
   rampup_epochs: float = 0.0
   rampup_per_step: bool = False
   num_positions: int | None = None
-  teacher: Peers | None = None
+  teacher: Group | None = None
+  teacher_example: Outputs | None = None
 
   def __post_init__(self) -> None:
     if self.method.task != self.task.name:

@@ -12,6 +12,7 @@ import optax
 from okd_jax.core import Array, Method, Outputs, Variables
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError
+from okd_jax.training import targets
 from okd_jax.training.setup import Setup
 
 
@@ -94,7 +95,7 @@ def _initial_values(setup: Setup, key: Array) -> TrainState:
 def shardings(setup: Setup, state: TrainState) -> Any:
   """The sharding of every leaf of a state or of its shapes."""
   params, memory = specs(setup, state.params, state.memory)
-  opt_state = opt_specs(setup, state.opt_state, params)
+  opt_state = like_params(setup, state.opt_state, params, otherwise=P())
   average = None
   if state.average is not None:
     average = Average(params, without_per_example(setup.method, memory))
@@ -120,6 +121,17 @@ def specs(setup: Setup, params: Any, memory: Any) -> tuple[Any, Any]:
     name: jax.tree.map(lambda _, n=name: _spec(setup.method, n), tree)
     for name, tree in variables(params, memory, "method").items()
   }
+  return _params_and_memory(peers, method)
+
+
+def owners(setup: Setup, params: Any, memory: Any) -> tuple[Any, Any]:
+  """The peers that the first axis of every array counts, none if shared."""
+  peers = setup.peers.owners(variables(params, memory, "peers"))
+  method = jax.tree.map(lambda _: range(0), variables(params, memory, "method"))
+  return _params_and_memory(peers, method)
+
+
+def _params_and_memory(peers: Any, method: Any) -> tuple[Any, Any]:
   parts = {"peers": peers, "method": method}
   return (
     {part: tree["params"] for part, tree in parts.items()},
@@ -130,19 +142,24 @@ def specs(setup: Setup, params: Any, memory: Any) -> tuple[Any, Any]:
   )
 
 
-def opt_specs(setup: Setup, opt_state: Any, params: Any) -> Any:
-  """The partition specs of the optimiser's state, from those of parameters."""
+def like_params(
+  setup: Setup, opt_state: Any, params: Any, otherwise: Any
+) -> Any:
+  """A tree for the optimiser's state from one for the parameters.
 
-  def choose(leaf, spec):
+  What belongs to no parameter gets `otherwise`.
+  """
+
+  def choose(leaf, value):
     # Where settings differ by prefix, each group leaves the others' out.
-    return leaf if isinstance(leaf, optax.MaskedNode) else spec
+    return leaf if isinstance(leaf, optax.MaskedNode) else value
 
   return optax.tree.map_params(
     setup.optimizer,
     choose,
     opt_state,
     params,
-    transform_non_params=lambda _: P(),
+    transform_non_params=lambda _: otherwise,
     is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
   )
 
@@ -159,7 +176,7 @@ def outputs_like(setup: Setup, peers_variables: Variables) -> Outputs:
     )[0]
 
   outputs = jax.eval_shape(forward, peers_variables)
-  return dataclasses.replace(outputs, ema=outputs, teacher=outputs)
+  return targets.shapes(setup, outputs)
 
 
 def _spec(method: Method, collection: str) -> P:

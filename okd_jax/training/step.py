@@ -11,7 +11,7 @@ import optax
 
 from okd_jax import core, schedules
 from okd_jax.core import Array, Batch, Context, MethodOutput, Outputs, Variables
-from okd_jax.training import turns as turns_lib
+from okd_jax.training import targets, turns as turns_lib
 from okd_jax.training.setup import Setup
 from okd_jax.training.state import Average, TrainState, variables
 
@@ -189,8 +189,7 @@ def predict_normalized(
   )
   result: Any = setup.method.apply(
     variables(params, memory, "method"),
-    # Targets are not used here, but a method may ask for them.
-    dataclasses.replace(outputs, ema=outputs, teacher=outputs),
+    targets.blank(setup, outputs),
     batch,
     setup.context(jnp.zeros((), jnp.int32), key, train=False),
   )

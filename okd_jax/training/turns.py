@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from okd_jax.devices.mesh import PEER
 from okd_jax.training import state as state_lib
 from okd_jax.training.setup import Setup
 
@@ -27,21 +26,19 @@ def only_peer(
     is_last: whether it is the last turn of the step.
   """
   params, memory, opt_state = before
-  by_params, by_memory = state_lib.specs(setup, params, memory)
-  by_state = state_lib.opt_specs(setup, opt_state, by_params)
+  by_params, by_memory = state_lib.owners(setup, params, memory)
+  by_state = state_lib.like_params(
+    setup, opt_state, by_params, otherwise=range(0)
+  )
 
-  def select(spec, old, new):
-    if PEER not in spec:
+  def select(peers, old, new):
+    if not peers:
       return new
-    is_peer = jnp.arange(len(old)) == peer
+    is_peer = jnp.asarray(peers) == peer
     return jnp.where(is_peer.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
   params, memory, opt_state = jax.tree.map(
-    select,
-    (by_params, by_memory, by_state),
-    before,
-    after,
-    is_leaf=lambda leaf: isinstance(leaf, jax.P),
+    select, (by_params, by_memory, by_state), before, after
   )
   if not is_last:
     opt_state = _with_counts(setup, opt_state, before[2])

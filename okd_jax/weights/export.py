@@ -16,7 +16,7 @@ import safetensors.numpy
 
 from okd_jax.core import Array, Variables
 from okd_jax.errors import ConfigError
-from okd_jax.groups.group import as_outputs
+from okd_jax.groups import as_outputs
 from okd_jax.runs import records as logs
 from okd_jax.runs.run import Run
 from okd_jax.settings import config as config_lib

@@ -104,9 +104,14 @@ def digest(content: bytes) -> str:
 
 
 def flatten(variables: Variables, prefix: str = "") -> dict[str, Any]:
-  """Nested variables by path, joined by slashes."""
+  """Nested variables by path, joined by slashes.
+
+  A slash or tilde in a name, as spectral normalisation has them, becomes "~1"
+  or "~0", as in JSON pointers.
+  """
   flat: dict[str, Any] = {}
   for name, value in variables.items():
+    name = name.replace("~", "~0").replace("/", "~1")
     if isinstance(value, dict):
       flat |= flatten(value, f"{prefix}{name}/")
     else:
@@ -118,7 +123,9 @@ def unflatten(weights: dict[str, Any]) -> Variables:
   """The inverse of `flatten`; empty collections are not kept."""
   nested: Variables = {}
   for path, value in weights.items():
-    *names, last = path.split("/")
+    *names, last = (
+      name.replace("~1", "/").replace("~0", "~") for name in path.split("/")
+    )
     inner = nested
     for name in names:
       inner = inner.setdefault(name, {})

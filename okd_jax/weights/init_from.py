@@ -4,15 +4,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
-import numpy as np
 
 from okd_jax.core import Variables
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError
-from okd_jax.groups.group import Branches, Peers
-from okd_jax.groups.mixed import Mixed
 from okd_jax.runs import run as run_lib
 from okd_jax.training import state as state_lib
 from okd_jax.training.setup import Setup
@@ -83,7 +81,7 @@ def _from_run(drawn: Variables, trained: Variables, path: Path) -> Variables:
   ours, theirs = leader_lib.flatten(drawn), leader_lib.flatten(trained)
   for name in sorted(ours | theirs):
     _require_same(path, name, _shape(ours, name), _shape(theirs, name))
-  return leader_lib.unflatten(theirs)
+  return trained
 
 
 def _from_leader(
@@ -92,21 +90,25 @@ def _from_leader(
   peers = setup.peers
   leader = range(peers.num_peers)[setup.method.leader]
   heads = _classifiers(weights, setup.task.out_shape()[-1])
-  filled = {}
-  used = set()
-  for name, leaf in leader_lib.flatten(drawn).items():
-    own = _name_in_network(peers, name)
-    used.add(own)
-    shared = isinstance(peers, Branches) and name.split("/")[1] == "trunk"
-    shape = tuple(leaf.shape) if shared else tuple(leaf.shape[1:])
-    _require_same(path, own, shape, _shape(weights, own))
-    if own.rpartition("/")[0] in heads and not shared:
-      filled[name] = _only_leader(peers, name, leaf, weights[own], leader)
-    else:
-      filled[name] = np.broadcast_to(weights[own], leaf.shape)
-  for own in sorted(weights.keys() - used):
-    _require_same(path, own, None, _shape(weights, own))
-  return leader_lib.unflatten(filled)
+  # A copy on the host: what has a peer axis may be spread over processes.
+  filled = jax.tree.map(
+    lambda leaf: multihost_utils.process_allgather(leaf, tiled=True), drawn
+  )
+  used: set[str] = set()
+  # What peers share is that of the last one to be put in.
+  others = [peer for peer in range(peers.num_peers) if peer != leader]
+  for peer in (*others, leader):
+    network = {}
+    own = leader_lib.flatten(peers.extract(filled, peer)[1])
+    for name, leaf in own.items():
+      _require_same(path, name, tuple(leaf.shape), _shape(weights, name))
+      stays = name.rpartition("/")[0] in heads and peer != leader
+      network[name] = leaf if stays else weights[name]
+    used.update(own)
+    filled = peers.insert(filled, peer, leader_lib.unflatten(network))
+  for name in sorted(weights.keys() - used):
+    _require_same(path, name, None, _shape(weights, name))
+  return filled
 
 
 def _classifiers(weights: dict[str, Any], num_classes: int) -> set[str]:
@@ -118,24 +120,6 @@ def _classifiers(weights: dict[str, Any], num_classes: int) -> set[str]:
     and value.ndim == 2
     and value.shape[-1] == num_classes
   }
-
-
-def _name_in_network(peers: Peers, name: str) -> str:
-  """The name in a network of its own of an array in the group."""
-  if not isinstance(peers, Branches | Mixed):
-    return name
-  collection, _, rest = name.split("/", 2)
-  return f"{collection}/{rest}"
-
-
-def _only_leader(peers, name, leaf, value, leader):
-  if isinstance(peers, Mixed):
-    # Every group of a mixture is one network, numbered like the peers.
-    return value[None] if f"/group_{leader}/" in name else leaf
-  # A copy on the host: what has a peer axis may be spread over processes.
-  whole = np.array(multihost_utils.process_allgather(leaf, tiled=True))
-  whole[leader] = value
-  return whole
 
 
 def _shape(arrays: dict[str, Any], name: str) -> tuple[int, ...] | None:

@@ -7,12 +7,11 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from okd_jax import backbones
+from okd_jax import backbones, groups
 from okd_jax.core import Variables
 from okd_jax.data.info import DataInfo
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError
-from okd_jax.groups.group import Peers, Replicas
 from okd_jax.runs import run as run_lib
 from okd_jax.settings import build
 from okd_jax.weights import torch as interop
@@ -20,7 +19,7 @@ from okd_jax.weights import torch as interop
 
 def load(
   config: ConfigDict, info: DataInfo, on: Mesh
-) -> tuple[Peers | None, Variables | None]:
+) -> tuple[groups.Group | None, Variables | None]:
   """Loads the teacher that a configuration names.
 
   From a work directory it is the network that the run would deploy.
@@ -50,7 +49,7 @@ def load(
   path, info = Path(config.teacher), build.with_normalization(config, info)
   read = _from_run if path.is_dir() else _from_state_dict
   net, variables = read(path, config, info)
-  group = Replicas(net, 1, devices, config.peers.mapping)
+  group = groups.replicas(net, 1, devices, config.peers.mapping)
   stacked = jax.tree.map(lambda leaf: jax.device_get(leaf)[None], variables)
   where = mesh_lib.shardings(devices, group.specs(stacked))
   return group, mesh_lib.place(stacked, where)

@@ -6,12 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from okd_jax import layers
+from okd_jax import groups, layers
 from okd_jax.backbones.network import Network
 from okd_jax.devices.mesh import make_mesh
-from okd_jax.groups.group import Branches, Replicas
 from okd_jax.groups.map_peers import map_peers
-from okd_jax.groups.mixed import Mixed
 import toys
 
 IMAGES = jax.random.normal(jax.random.key(3), (8, 6, 6, 1))
@@ -28,8 +26,8 @@ def passed(peers, variables, images, train=False):
 def both(mesh=None, mapping="unroll", num_peers=4, net=NET):
   mesh = mesh or make_mesh(1)
   return {
-    "replicas": Replicas(net, num_peers, mesh, mapping),
-    "branches": Branches(net, num_peers, mesh, mapping),
+    "replicas": groups.replicas(net, num_peers, mesh, mapping),
+    "branches": groups.branches(net, num_peers, mesh, mapping),
   }
 
 
@@ -104,7 +102,7 @@ def test_views_pass_the_trunk_one_after_another(shape):
 
 def test_mean_trunk_gradient_divides_what_enters_the_trunk():
   def gradient(mean):
-    peers = Branches(NET, 4, make_mesh(1), "unroll", mean)
+    peers = groups.branches(NET, 4, make_mesh(1), "unroll", mean)
     variables = both()["branches"].init(jax.random.key(0), IMAGES[:1])
 
     def loss(params):
@@ -131,7 +129,7 @@ def test_mean_trunk_gradient_divides_what_enters_the_trunk():
 def test_mixture_joins_logits_and_keeps_features_apart():
   mesh = make_mesh(1)
   wide = toys.Toy(5, width=12, dropout=0.0)
-  peers = Mixed((Replicas(wide, 2, mesh), Replicas(NET, 1, mesh)))
+  peers = groups.mixed((groups.Stack(wide, 2), NET), mesh)
   variables = peers.init(jax.random.key(0), IMAGES[:1])
   outputs, after = passed(peers, variables, IMAGES, train=True)
   assert peers.num_peers == 3
@@ -146,7 +144,7 @@ def test_mixture_joins_logits_and_keeps_features_apart():
   evaluated, _ = passed(peers, variables, IMAGES)
   np.testing.assert_allclose(evaluated.logits[2], alone.logits, atol=1e-5)
   with pytest.raises(ValueError, match="must be 1 for a group of different"):
-    Mixed((Replicas(NET, 2, make_mesh(1, 2)),))
+    groups.mixed((NET, wide), make_mesh(1, 2))
 
 
 class Plain(nn.Module):
@@ -167,7 +165,7 @@ class Plain(nn.Module):
 @pytest.mark.checklist("D2")
 def test_statistics_and_dropout_do_not_depend_on_the_mesh(net):
   def outcome(data, peer):
-    peers = Replicas(net, 2, make_mesh(data, peer))
+    peers = groups.replicas(net, 2, make_mesh(data, peer))
     variables = peers.init(jax.random.key(0), IMAGES[:1])
     outputs, after = passed(peers, variables, IMAGES, train=True)
     return jax.device_get((outputs.logits, after))
@@ -186,7 +184,7 @@ def test_running_variance_is_unbiased_over_the_whole_batch():
     def __call__(self, x, train):
       return layers.BatchNorm()(x, use_running_average=not train).mean((1, 2))
 
-  peers = Replicas(Norm(), 1, make_mesh(4))
+  peers = groups.replicas(Norm(), 1, make_mesh(4))
   variables = peers.init(jax.random.key(0), IMAGES[:1])
   _, after = passed(peers, variables, IMAGES, train=True)
   expected = 0.9 + 0.1 * np.var(np.asarray(IMAGES), ddof=1)
@@ -212,10 +210,10 @@ def test_vmap_and_unroll_agree():
 @pytest.mark.parametrize(
   ("make", "words"),
   [
-    (lambda: Replicas(NET, 3, make_mesh(1, 2)), "must divide"),
-    (lambda: Replicas(NET, 0, make_mesh(1)), "at least 1"),
-    (lambda: Replicas(NET, 2, make_mesh(1), "scan"), "must be one of"),
-    (lambda: Branches(Plain(), 2, make_mesh(1)), "no field 'part'"),
+    (lambda: groups.replicas(NET, 3, make_mesh(1, 2)), "must divide"),
+    (lambda: groups.replicas(NET, 0, make_mesh(1)), "at least 1"),
+    (lambda: groups.replicas(NET, 2, make_mesh(1), "scan"), "must be one of"),
+    (lambda: groups.branches(Plain(), 2, make_mesh(1)), "no field 'part'"),
   ],
 )
 def test_groups_that_cannot_be_are_refused(make, words):

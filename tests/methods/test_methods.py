@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from okd_jax import core, layers, methods, schedules
+from okd_jax import core, groups, layers, methods, schedules
 from okd_jax.devices import mesh as mesh_lib
-from okd_jax.groups.group import Branches, Replicas
 from okd_jax.methods._fusion import Fusion
 from okd_jax.training import state as state_lib, step as steps
 from okd_jax.training.optim import Sgd
@@ -93,7 +92,7 @@ def run_toy(case, method, method_variables):
   """Loss, gradients and new memory of a method on the toy's branches."""
   num_peers, _, num_classes = np.shape(case["params"]["V"])
   net = Linear(num_classes, np.shape(case["inputs"]["f"]))
-  peers = Branches(
+  peers = groups.branches(
     net,
     num_peers,
     mesh_lib.make_mesh(1, 1),
@@ -475,7 +474,7 @@ def test_alternating_updates_see_the_updates_before_them():
   mesh = mesh_lib.make_mesh(1, 1)
   recipe = toys.recipe(
     method,
-    peers=Replicas(Flat(), num_peers, mesh, "vmap"),
+    peers=groups.replicas(Flat(), num_peers, mesh, "vmap"),
     sgd=Sgd(0.1, momentum=0.0, nesterov=False, weight_decay=0.0, drops=()),
     dtype=jnp.float64,
   )
@@ -579,7 +578,7 @@ def test_pcl_training_step_by_step(case):
   given, expected = case["params"], case["expected"]
   num_peers, num_classes = given["m"], 4
   initial = pcl_params(case["inputs"]["initial_params"])
-  peers = Branches(
+  peers = groups.branches(
     TwoLayers(num_classes), num_peers, mesh_lib.make_mesh(1, 1), "vmap"
   )
   recipe = as_given(
@@ -731,7 +730,7 @@ class Normed(nn.Module):
 
 
 def test_pcl_average_has_statistics_of_its_own_passes():
-  peers = Branches(Normed(), 2, mesh_lib.make_mesh(1, 1), "vmap")
+  peers = groups.branches(Normed(), 2, mesh_lib.make_mesh(1, 1), "vmap")
   recipe = toys.recipe("pcl", peers=peers)
   step = golden.jit_once(functools.partial(steps.train_step, recipe))
   key = jax.random.key(1)

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from okd_jax import core, layers, methods
+from okd_jax import core, groups, layers, methods
 from okd_jax.backbones.network import Network
 from okd_jax.data.info import DataInfo
 from okd_jax.devices.mesh import make_mesh
-from okd_jax.groups.group import Branches, Replicas
 from okd_jax.tasks import classification
 from okd_jax.training.optim import Sgd
 from okd_jax.training.setup import Setup, with_sgd
@@ -91,14 +90,14 @@ def recipe(
   net = net or Toy(info.num_classes)
   mesh = make_mesh(data, peer)
   if kind == "branches":
-    peers = Branches(
+    peers = groups.branches(
       net, num_peers, mesh, mapping, method.needs.mean_trunk_gradient
     )
   else:
-    peers = Replicas(net, num_peers, mesh, mapping)
+    peers = groups.replicas(net, num_peers, mesh, mapping)
   teacher = None
   if method.needs.teacher:
-    teacher = Replicas(net, 1, teacher_lib.without_peer_axis(mesh))
+    teacher = groups.replicas(net, 1, teacher_lib.without_peer_axis(mesh))
   fields: dict[str, Any] = {
     "peers": peers,
     "method": method,

@@ -1,0 +1,52 @@
+"""What cannot be a group, and why."""
+
+from collections.abc import Sequence
+import inspect
+
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from okd_jax.devices.mesh import PEER
+from okd_jax.groups.layout import Stack
+from okd_jax.groups.map_peers import MAPPINGS
+
+
+class GroupError(ValueError):
+  """These networks cannot be peers, or not on this mesh."""
+
+
+def check_sizes(stacks: Sequence[Stack], mesh: Mesh, mapping: str) -> None:
+  """Raises GroupError unless the mesh can hold the stacks."""
+  peer, num_peers = mesh.shape[PEER], sum(stack.count for stack in stacks)
+  if num_peers < 1 or any(stack.count < 1 for stack in stacks):
+    raise GroupError(
+      f"config.peers.num_peers={num_peers} must be at least 1, and so must the "
+      "number of networks in every stack."
+    )
+  if len(stacks) > 1 and peer != 1:
+    raise GroupError(
+      f"config.mesh.peer={peer} must be 1 for a group of different networks; "
+      "set it to 1, or give all peers one network."
+    )
+  if num_peers % peer:
+    raise GroupError(
+      f"config.mesh.peer={peer} must divide config.peers.num_peers={num_peers};"
+      " change one of them."
+    )
+  if mapping not in MAPPINGS:
+    raise GroupError(
+      f"config.peers.mapping='{mapping}' must be one of {MAPPINGS}."
+    )
+
+
+def check_call(net: nn.Module) -> None:
+  """Raises GroupError unless a network is called as `net(x, train=...)`."""
+  arguments = inspect.signature(type(net).__call__).parameters
+  kinds = {argument.kind for argument in arguments.values()}
+  if "train" in arguments or inspect.Parameter.VAR_KEYWORD in kinds:
+    return
+  raise GroupError(
+    f"{type(net).__name__} must be called as net(images, train=...), and its "
+    f"__call__ takes ({', '.join(list(arguments)[1:])}); give it the argument "
+    "'train', for example `train` for `not deterministic`."
+  )

@@ -1,0 +1,134 @@
+"""Passing one network's batch inside `shard_map`, and what it leaves behind.
+
+A network may keep any state. What varies over the parts of the batch is made
+one value by the mean over the data axis, which is right for running means of
+values per example, as all parts are equally large. Batch normalisation knows
+its axis and is exact by itself. `okd_jax.groups.check` refuses what neither
+makes right.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+from flax import linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from okd_jax import layers
+from okd_jax.core import Array, Outputs, Variables
+from okd_jax.devices.mesh import DATA, PEER
+from okd_jax.groups.errors import GroupError
+from okd_jax.groups.map_peers import across_devices
+
+Pass = Callable[[Variables, Any, Array], tuple[Any, Variables]]
+
+
+def apply_network(net: nn.Module, train: bool) -> Pass:
+  """Returns fn(variables, images, key) -> (result, state)."""
+
+  def fn(variables, images, key):
+    if not train:
+      return net.apply(variables, images, train=False), {}
+    mutable = [name for name in variables if name != "params"]
+    with across_devices(DATA):
+      result, state = net.apply(
+        variables, images, train=True, mutable=mutable, rngs={"dropout": key}
+      )
+    return result, _one_value(net, dict(state))
+
+  return fn
+
+
+def with_outputs(fn: Pass) -> Pass:
+  """The same with `Outputs` for the result."""
+
+  def wrapped(variables, images, key):
+    result, state = fn(variables, images, key)
+    return as_outputs(result), state
+
+  return wrapped
+
+
+def as_outputs(result: Any) -> Outputs:
+  """Accepts what a user's network returns: logits, with or without features."""
+  if isinstance(result, Outputs):
+    outputs = result
+  elif isinstance(result, tuple):
+    outputs = Outputs(logits=result[0], features=result[1])
+  else:
+    outputs = Outputs(logits=result, features=result)
+  return dataclasses.replace(
+    outputs,
+    logits=layers.at_least_float32(outputs.logits),
+    features=jax.tree.map(layers.at_least_float32, outputs.features),
+  )
+
+
+def peer_keys(key: Array, count: int) -> Array:
+  """One key for each peer on this device, by its index in the whole stack."""
+  first = lax.axis_index(PEER) * count
+  return jax.vmap(lambda i: jax.random.fold_in(key, first + i))(
+    jnp.arange(count)
+  )
+
+
+def over_peers(state: Variables) -> Variables:
+  """State that is equal on all devices of the peer axis, as one value."""
+
+  def combine(value):
+    if PEER not in _varying(value):
+      return value
+    if jnp.issubdtype(value.dtype, jnp.inexact):
+      return lax.pmean(value, PEER)
+    return lax.pmax(value.astype(jnp.int32), PEER).astype(value.dtype)
+
+  return jax.tree.map(combine, state)
+
+
+def join_outputs(results: list[Outputs]) -> Outputs:
+  """Outputs of different networks: what differs in shape becomes a tuple.
+
+  Stages are aligned at the deepest one.
+  """
+  if len(results) == 1:
+    return results[0]
+  depth = min(len(result.maps) for result in results)
+  return Outputs(
+    logits=jnp.concatenate([result.logits for result in results]),
+    features=tuple(f for result in results for f in result.features),
+    maps=tuple(
+      tuple(m for result in results for m in result.maps[stage - depth])
+      for stage in range(depth)
+    ),
+  )
+
+
+def _one_value(net: nn.Module, state: Variables) -> Variables:
+  return jax.tree_util.tree_map_with_path(
+    functools.partial(_mean_over_data, type(net).__name__), state
+  )
+
+
+def _mean_over_data(network: str, path: Any, value: Array) -> Array:
+  if DATA not in _varying(value):
+    return value
+  if jnp.issubdtype(value.dtype, jnp.inexact):
+    return lax.pmean(value, DATA)
+  raise GroupError(
+    f"{network} keeps '{name_of(path)}' of dtype {value.dtype}, which depends "
+    "on the examples; such state is averaged over the devices' parts of the "
+    "batch, so it must be floating; keep a float, or count steps, which are "
+    "equal everywhere."
+  )
+
+
+def name_of(path: Any) -> str:
+  """The name of a variable, `batch_stats/norm/mean`."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _varying(value: Array) -> frozenset[str]:
+  return jax.typeof(value).manual_axis_type.varying

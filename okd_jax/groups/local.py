@@ -1,0 +1,102 @@
+"""What one device computes of a group, inside `shard_map`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from flax import linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from okd_jax import layers, losses
+from okd_jax.core import Array, Outputs, Variables
+from okd_jax.devices.mesh import PEER
+from okd_jax.groups import views
+from okd_jax.groups.forward import (
+  apply_network,
+  over_peers,
+  peer_keys,
+  with_outputs,
+)
+from okd_jax.groups.layout import Stack
+from okd_jax.groups.map_peers import map_peers
+
+
+def through_stacks(
+  stacks: Sequence[Stack],
+  variables: Sequence[Variables],
+  images: Any,
+  key: Array,
+  *,
+  mapping: str,
+  has_views: bool,
+  train: bool,
+) -> tuple[list[Outputs], list[Variables]]:
+  """Passes a batch, or a view a peer, through the peers on this device.
+
+  Returns:
+    For every stack the outputs with a leading peer axis, and the state after.
+  """
+  results, after, first = [], [], 0
+  for i, (stack, own) in enumerate(zip(stacks, variables, strict=True)):
+    count = stack.count // lax.axis_size(PEER)
+    seen, stack_key = images, key
+    if len(stacks) > 1:
+      stack_key = jax.random.fold_in(key, i)
+      if has_views:
+        seen = jax.tree.map(lambda x, i=first, n=count: x[i : i + n], images)
+    through = map_peers(
+      with_outputs(apply_network(stack.net, train)),
+      mapping,
+      (0, 0 if has_views else None, 0),
+    )
+    result, state = through(own, seen, peer_keys(stack_key, count))
+    results.append(result)
+    after.append(state)
+    first += count
+  return results, after
+
+
+def through_stem(
+  net: nn.Module,
+  variables: Variables,
+  images: Array,
+  key: Array,
+  *,
+  num_peers: int,
+  mapping: str,
+  mean_gradient: bool,
+  train: bool,
+) -> tuple[Any, Array, Variables]:
+  """Passes a batch, or a view a peer, through the stem that peers share.
+
+  Returns:
+    What enters the tails, the same averaged over positions, the state after.
+  """
+  # Each device sums its own peers' gradients of the stem's parameters, so that
+  # parameters, not activations, are summed over devices.
+  params = jax.tree.map(
+    lambda v: lax.pcast(v, PEER, to="varying"), variables.get("params", {})
+  )
+  variables = variables | {"params": params}
+  has_views = images.ndim == 5
+  if has_views:
+    # Folding in P, beyond every peer index, keeps the masks apart.
+    keys = jax.vmap(jax.random.fold_in, (0, None))(
+      peer_keys(key, num_peers // lax.axis_size(PEER)), num_peers
+    )
+    hidden, after = views.through_stem(
+      net, variables, images, keys, num_peers, mapping, train
+    )
+  else:
+    stem_key = jax.random.fold_in(key, num_peers)
+    hidden, after = apply_network(net, train)(variables, images, stem_key)
+    after = over_peers(after)
+  pooled = layers.at_least_float32(
+    jnp.mean(hidden, (-3, -2)) if hidden.ndim > 3 else hidden
+  )
+  if not has_views:
+    pooled = lax.pmean(pooled, PEER)
+  if mean_gradient:
+    hidden = losses.scale_gradient(hidden, 1 / num_peers)
+  return hidden, pooled, after
