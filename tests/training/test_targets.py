@@ -153,7 +153,7 @@ def test_a_reopened_run_knows_its_teachers_shapes(tmp_path, monkeypatch):
   hint = run.state.params["method"]
   assert shapes_of(hint)["hint"]["kernel"] == (16, 8)
   assert hint["stages"].shape == (2,)
-  assert run.recipe.teacher is None
+  assert run.setup.teacher is None
   images = jnp.zeros((2, *run.setup.task.image_shape))
   apply, variables = export.function(run, "hinted")
   assert np.isfinite(apply(variables, images)).all()
