@@ -18,6 +18,7 @@ from okd_jax import (
   distributed,
   flag_errors,
   layout,
+  processes,
   signals,
 )
 from okd_jax.checkpoint import CheckpointError
@@ -52,7 +53,13 @@ def exit_codes() -> Iterator[None]:
     leave(error, BAD_DATA)
   except NotFiniteError as error:
     leave(error, NOT_FINITE)
-  except (CheckpointError, LeaderError) as error:
+  except CheckpointError as error:
+    if jax.process_count() == 1:
+      leave(error, BAD_CHECKPOINT)
+    # A save of this process may wait for one that has failed elsewhere.
+    print(f"okd_jax: {error}", file=sys.stderr, flush=True)
+    processes.leave(BAD_CHECKPOINT)
+  except LeaderError as error:
     leave(error, BAD_CHECKPOINT)
   except RunLockError as error:
     leave(error, IN_USE)

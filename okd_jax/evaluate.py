@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from okd_jax import metrics
+from okd_jax import mesh, metrics
 from okd_jax.core import Batch
 from okd_jax.data import Source
 from okd_jax.recipe import Recipe
@@ -79,10 +79,10 @@ def held_out_logits(
   """Logits [P, N, C] and labels [N] of the held-out examples, clean images."""
   logits, labels = [], []
   for batch in source.evaluation("held_out"):
-    mask = np.asarray(batch.mask)
     each, _ = predict_fn(state.params, state.memory, batch)
-    logits.append(np.asarray(each)[:, mask])
-    labels.append(np.asarray(batch.label)[mask])
+    each, label, mask = mesh.to_host((each, batch.label, batch.mask))
+    logits.append(each[:, mask])
+    labels.append(label[mask])
   return jnp.asarray(np.concatenate(logits, 1)), jnp.asarray(
     np.concatenate(labels)
   )

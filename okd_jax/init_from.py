@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -74,13 +73,22 @@ def fill(recipe: Recipe, state: TrainState, path: Path) -> TrainState:
     filled = _from_leader(recipe, drawn, weights, path)
   else:
     filled = _from_run(drawn, reopen.run(path).peers_variables, path)
-  params = state.params | {"peers": filled.pop("params")}
-  memory = state.memory | {"peers": filled}
-  average = None if state.average is None else Average(params, memory)
-  return mesh_lib.place(
-    dataclasses.replace(state, params=params, memory=memory, average=average),
-    state_lib.shardings(recipe, state),
-  )
+  where = state_lib.shardings(recipe, state)
+  params = {"peers": filled.pop("params")}
+  memory = {"peers": filled}
+
+  def renewed(part: Any, where: Any) -> dict[str, Any]:
+    return {
+      "params": part.params
+      | mesh_lib.place(params, {"peers": where.params["peers"]}),
+      "memory": part.memory
+      | mesh_lib.place(memory, {"peers": where.memory["peers"]}),
+    }
+
+  average = state.average
+  if average is not None:
+    average = Average(**renewed(average, where.average))
+  return dataclasses.replace(state, **renewed(state, where), average=average)
 
 
 def _from_run(drawn: Variables, trained: Variables, path: Path) -> Variables:
@@ -136,8 +144,7 @@ def _only_leader(peers, name, leaf, value, leader):
   if isinstance(peers, Mixed):
     # Every group of a mixture is one network, numbered like the peers.
     return value[None] if f"/group_{leader}/" in name else leaf
-  # A copy on the host: what has a peer axis may be spread over processes.
-  whole = np.array(multihost_utils.process_allgather(leaf, tiled=True))
+  whole = np.array(mesh_lib.to_host(leaf))
   whole[leader] = value
   return whole
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from okd_jax import losses
+from okd_jax import losses, mesh
 from okd_jax.core import Array, Batch
 
 NUM_BINS = 15
@@ -86,7 +86,10 @@ def diversity_sum(logits: Array, batch: Batch) -> Array:
 
 
 def total(parts: Iterable[Any]) -> Any:
-  """Adds the sums of several batches, on the host, in float64 and int64."""
+  """Adds the sums of several batches, on the host, in float64 and int64.
+
+  A collective where processes share the sums.
+  """
 
   def wide(leaf):
     leaf = np.asarray(leaf)
@@ -94,7 +97,7 @@ def total(parts: Iterable[Any]) -> Any:
 
   result = None
   for part in parts:
-    part = jax.tree.map(wide, jax.device_get(part))
+    part = jax.tree.map(wide, mesh.to_host(part))
     result = part if result is None else jax.tree.map(np.add, result, part)
   return result
 

@@ -136,8 +136,10 @@ def train_at_once(
       # Absent in runs of earlier releases.
       unrecorded=[extra.get("unrecorded", {}) for extra in extras],
     )
-    eval_fn = jax.jit(functools.partial(steps.eval_step, recipe))
-    predict_fn = jax.jit(functools.partial(steps.predict, recipe))
+    eval_fn, predict_fn = (
+      stop.watching(jax.jit(functools.partial(step_fn, recipe)))
+      for step_fn in (steps.eval_step, steps.predict)
+    )
     saved_at = time.monotonic()
 
     with contextlib.ExitStack() as records:
@@ -163,8 +165,11 @@ def train_at_once(
             for run, state in zip(runs, states, strict=True)
           )
           last = _next_stop(recipe, config, step, dispatch.most_steps)
+          began_step = time.monotonic()
           states = dispatch.run(states, step, last)
         if step == first_step:
+          took = time.monotonic() - began_step
+          stop.expect(took - dispatch.compile_seconds)
           display.note(
             f"First step after {time.monotonic() - began:.1f} s, of which "
             f"{dispatch.compile_seconds:.1f} s tracing and compiling."
