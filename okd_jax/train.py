@@ -65,7 +65,7 @@ def train(
     run_lib.remember(config, setup, source, workdir)
     key = random_keys(config.seed)[1]
     runner = Runner(setup, source, state, key, frozen, unrecorded=unrecorded)
-    evaluator = Evaluator(setup, source)
+    evaluator = Evaluator(setup, source, stop.progress)
     due = Due(setup, config)
     first, total = step, setup.total_steps
     with recording(config, setup, workdir, step) as recorder:
@@ -76,6 +76,7 @@ def train(
             state = evaluator.refreshed(state)
           last = due.next_stop(step, runner.most_steps)
           state = runner.run(state, step, last)
+        stop.expect(runner.first_step_seconds)
         recorder.started(time.monotonic() - began, runner)
         step = last
 

@@ -13,7 +13,7 @@ from absl import flags
 import jax
 from ml_collections import config_flags, ConfigDict
 
-from okd_jax.devices import distributed
+from okd_jax.devices import distributed, processes
 from okd_jax.errors import CheckpointError, ConfigError, OkdError
 from okd_jax.settings import config as config_lib, flag_errors, layout
 
@@ -33,6 +33,10 @@ def exit_codes() -> Iterator[None]:
   try:
     yield
   except OkdError as error:
+    if isinstance(error, CheckpointError) and jax.process_count() > 1:
+      # A save of this process may wait for one that has failed elsewhere.
+      print(f"okd_jax: {error}", file=sys.stderr, flush=True)
+      processes.leave(error.exit_code)
     leave(error, error.exit_code)
   except OSError as error:
     if error.errno not in _CANNOT_WRITE:

@@ -1,6 +1,7 @@
 """The device mesh: axes `data` for the batch and `peer` for the networks."""
 
 from collections.abc import Sequence
+import functools
 from typing import Any
 
 import jax
@@ -58,6 +59,41 @@ def shardings(mesh: Mesh, specs: Any) -> Any:
     lambda spec: NamedSharding(mesh, spec),
     specs,
     is_leaf=lambda leaf: isinstance(leaf, PartitionSpec),
+  )
+
+
+def to_host(tree: Any) -> Any:
+  """Copies arrays to the host, also those that processes share.
+
+  Arrays of which other processes hold a part are collected first: then it is a
+  collective, to be called by all of them in the main thread.
+
+  Args:
+    tree: of arrays and numbers.
+
+  Returns:
+    The same with NumPy arrays in place of device arrays.
+  """
+  leaves, structure = jax.tree.flatten(tree)
+  shared: dict[Any, list[int]] = {}  # by mesh
+  for i, leaf in enumerate(leaves):
+    if isinstance(leaf, jax.Array) and not (
+      leaf.is_fully_addressable or leaf.is_fully_replicated
+    ):
+      assert isinstance(leaf.sharding, NamedSharding), leaf.sharding
+      shared.setdefault(leaf.sharding.mesh, []).append(i)
+  for mesh, places in shared.items():
+    whole = _collector(mesh)([leaves[i] for i in places])
+    for i, leaf in zip(places, whole, strict=True):
+      leaves[i] = leaf
+  return jax.device_get(jax.tree.unflatten(structure, leaves))
+
+
+@functools.cache
+def _collector(mesh: Mesh) -> Any:
+  """One program a mesh and tree, kept: evaluation calls it for each batch."""
+  return jax.jit(
+    lambda arrays: arrays, out_shardings=NamedSharding(mesh, PartitionSpec())
   )
 
 

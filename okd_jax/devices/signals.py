@@ -4,18 +4,22 @@ Python runs signal handlers between bytecodes of the main thread, so not
 while XLA compiles. A watcher thread therefore reads the signals from a pipe.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
 import time
 from types import FrameType, TracebackType
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
+
+from okd_jax.devices import processes
 
 # EX_TEMPFAIL: run the same command again.
 EXIT_CODE = 75
@@ -24,6 +28,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 # Enough to flush a terminal or a file; a reader that hangs must not hold us.
 _FLUSH_SECONDS = 1.0
+
+# A run that has made no progress for so long after a signal waits for ever,
+# for example for a process that has died. Longer where steps take longer.
+_HUNG_SECONDS = 60.0
+
+# Of several processes that hang, the one that the others depend on ends last.
+_LAST_SECONDS = 3.0
 
 # A signal to a process group also comes through launchers that pass it on.
 _ECHO_SECONDS = 0.2
@@ -34,9 +45,11 @@ class Stop:
 
   The loop polls `requested` between steps, saves and ends with `EXIT_CODE`.
   The process ends with that code at once on a second signal, and on the first
-  one inside `busy` or before it, as nothing can be polled there. Enter it in
-  the main thread, after `jax.distributed.initialize`, which sets a handler of
-  its own.
+  one inside `busy` or before it, as nothing can be polled there. It also ends
+  so where the loop does not come to poll: after `_HUNG_SECONDS`, or twice the
+  longest time between two signs of progress so far, without a further one.
+  Enter it in the main thread, after `jax.distributed.initialize`, which sets a
+  handler of its own.
   """
 
   def __init__(self) -> None:
@@ -44,6 +57,10 @@ class Stop:
     self._requested = False
     self._received_at = 0.0
     self._busy: list[str] = []
+    self._name = ""
+    self._reached = False
+    self._progress_at = time.monotonic()
+    self._longest = 0.0
     self._restore = contextlib.ExitStack()
 
   @property
@@ -53,7 +70,29 @@ class Stop:
 
   def agreed(self) -> bool:
     """Whether a signal has come to any process; all must ask together."""
-    return agree(self._requested)
+    self.progress()
+    agreed = agree(self._requested)
+    self._reached = self._reached or agreed
+    return agreed
+
+  def progress(self) -> None:
+    """Says that the run goes on."""
+    now = time.monotonic()
+    self.expect(now - self._progress_at)
+    self._progress_at = now
+
+  def expect(self, seconds: float) -> None:
+    """Says how long a part without progress may rightly take."""
+    self._longest = max(self._longest, seconds)
+
+  def watching(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, each call of which is a sign of progress."""
+
+    def call(*args: Any) -> Any:
+      self.progress()
+      return fn(*args)
+
+    return call
 
   @contextlib.contextmanager
   def busy(self, kind: str) -> Iterator[None]:
@@ -74,6 +113,8 @@ class Stop:
     finally:
       with self._lock:
         self._busy.pop()
+      # Compiling takes longer than any step, so it does not count.
+      self._progress_at = time.monotonic()
 
   def __enter__(self) -> "Stop":
     with contextlib.ExitStack() as stack:
@@ -106,10 +147,36 @@ class Stop:
     self._restore.close()
 
   def _watch(self, reader: int) -> None:
-    while received := os.read(reader, 64):
+    while True:
+      ready, _, _ = select.select([reader], [], [], self._patience())
+      if not ready:
+        self._leave_if_hung()
+        continue
+      received = os.read(reader, 64)
+      if not received:
+        return
       for number in received:
         if number in SIGNALS:
           self._receive(signal.Signals(number).name)
+
+  def _patience(self) -> float | None:
+    """Seconds until the run counts as hung; None if it cannot by now."""
+    if not self._requested or self._reached:
+      return None
+    since = max(self._received_at, self._progress_at)
+    limit = max(_HUNG_SECONDS, 2 * self._longest)
+    return max(0.0, since + limit - time.monotonic())
+
+  def _leave_if_hung(self) -> None:
+    if self._patience() != 0:
+      return
+    silent = time.monotonic() - self._progress_at
+    if processes.serves_others():
+      time.sleep(_LAST_SECONDS)
+    _exit_now(
+      f"{self._name}: no step has ended for {silent:.0f} s, and none is waited "
+      "for any longer: stopping now, the last save stands."
+    )
 
   def _receive(self, name: str) -> None:
     with self._lock:
@@ -122,6 +189,7 @@ class Stop:
           f"{name} while {self._busy[-1]}: stopping now, the last save stands."
         )
       self._received_at = time.monotonic()
+      self._name = name
       self._requested = True
     _say(f"{name}: stopping after this step. Again to stop at once.")
 

@@ -119,15 +119,15 @@ def run(workdir: Path, on: Mesh | None = None) -> Run:
 
   Args:
     workdir: of the run.
-    on: devices for its state; the first device by default. They may differ
-      from those that it was trained on.
+    on: devices for its state; the first of this process by default. They may
+      differ from those that it was trained on.
 
   Raises:
     ConfigError: if there is no run.
     CheckpointError: if it has no verified checkpoint.
   """
   config, info, train_size = about(workdir)
-  on = on or mesh_lib.make_mesh(1, 1)
+  on = on or mesh_lib.make_mesh(1, 1, jax.local_devices())
   setup = dataclasses.replace(
     build.setup(config, info, train_size, on),
     teacher_example=_teacher_example(workdir),

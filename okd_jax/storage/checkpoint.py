@@ -5,8 +5,9 @@ A step is an Orbax directory `<step>/` and, written last, a manifest
 not match it, is never used.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
+import contextlib
 import dataclasses
 import json
 import logging
@@ -20,6 +21,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from okd_jax.devices import signals
+from okd_jax.devices.processes import Meeting
 from okd_jax.errors import CheckpointError
 from okd_jax.storage import manifest as manifest_lib, packing as leaves_lib
 from okd_jax.storage.manifest import Leaf, Manifest, ManifestError
@@ -35,9 +38,10 @@ _log = logging.getLogger(__name__)
 class Checkpoints:
   """The checkpoints of one run, in one directory.
 
-  Saves run in one background thread; with several processes every process
-  makes the same calls and process 0 writes manifests and deletes. Reading
-  never changes the directory, so another program may read while a run writes.
+  Saves run in one background thread. With several processes every process
+  makes the same calls in its main thread; process 0 verifies, writes manifests
+  and deletes, and a problem of one process is raised in all. Reading never
+  changes the directory, so another program may read while a run writes.
 
   Attributes:
     directory: where the steps lie; made by the first save.
@@ -58,12 +62,8 @@ class Checkpoints:
     self.directory = Path(directory).absolute()
     self.keep = keep
     self.config_hash = config_hash
-    self._orbax = ocp.AsyncCheckpointer(
-      # Trained weights shrink by 7 % and take a third longer.
-      ocp.PyTreeCheckpointHandler(use_compression=False)
-    )
     self._worker = futures.ThreadPoolExecutor(1, "checkpoint")
-    self._pending: futures.Future[None] | None = None
+    self._pending: tuple[futures.Future[None], Meeting] | None = None
     self._swept = False
 
   def save(
@@ -100,7 +100,7 @@ class Checkpoints:
       raise ValueError(f"extra must hold JSON values only: {error}") from error
     if score is not None and not math.isfinite(score):
       raise ValueError(f"score={score} must be finite, or None.")
-    self.preflight(state)
+    self._preflight_everywhere(state)
     leaves = leaves_lib.named(state)
     content = Manifest(
       step=int(step),
@@ -111,21 +111,36 @@ class Checkpoints:
       extra=extra,
       score=None if score is None else float(score),
     )
-    self._pending = self._worker.submit(
-      self._write, content, leaves_lib.copy(leaves)
+    meeting = Meeting()
+    written = self._worker.submit(
+      self._write_and_report, content, leaves_lib.copy(leaves), meeting
     )
+    self._pending = written, meeting
     if wait:
       self.finish()
 
   def finish(self) -> None:
     """Waits for the save under way; raises CheckpointError if it failed."""
     pending, self._pending = self._pending, None
-    if pending is not None:
-      pending.result()
+    if pending is None:
+      return
+    written, meeting = pending
+    # Not of the own part first: it may wait for a process that has failed.
+    if problem := meeting.outcome():
+      raise CheckpointError(problem)
+    written.result()
 
   def check(self) -> None:
-    """Raises CheckpointError if a background save has failed; never waits."""
-    if self._pending is not None and self._pending.done():
+    """Raises CheckpointError if a background save has failed.
+
+    Never waits for a save; processes of one run must call this together.
+    """
+    if self._pending is None:
+      return
+    written, meeting = self._pending
+    failed = written.done() and written.exception() is not None
+    # Seen at different moments, but raised at the same step.
+    if signals.agree(failed or meeting.problem() != ""):
       self.finish()
 
   def preflight(self, state: Any) -> None:
@@ -177,6 +192,9 @@ class Checkpoints:
     Steps that are passed over are reported with the file that is bad.
     """
     self._settle()
+    return json.loads(Meeting().told(lambda: json.dumps(self._newest())))
+
+  def _newest(self) -> int | None:
     for step in reversed(self._all_steps()):
       try:
         self._verify(step)
@@ -213,21 +231,13 @@ class Checkpoints:
         )
     self._settle()
     wanted = leaves_lib.named(abstract_state)
-    try:
-      content = manifest_lib.read(self._manifest_path(step))
-      # Before the sums: a wrong configuration is told without reading arrays.
-      self._require_same(content, leaves_lib.describe(wanted))
-      manifest_lib.check_files(self.directory / str(step), content)
-    except ManifestError as error:
-      raise CheckpointError(
-        f"Step {step} cannot be restored: {error}. Leave the step out to use "
-        "the newest verified one."
-      ) from error
+    content = self._read_everywhere(step, leaves_lib.describe(wanted))
     item, args = leaves_lib.plan(wanted, content.apart)
-    tree = self._orbax.restore(
-      self.directory / str(step),
-      args=ocp.args.PyTreeRestore(item=item, restore_args=args),
-    )
+    with _orbax(Meeting()) as orbax:
+      tree = orbax.restore(
+        self.directory / str(step),
+        args=ocp.args.PyTreeRestore(item=item, restore_args=args),
+      )
     state = jax.tree.unflatten(
       jax.tree.structure(abstract_state), leaves_lib.unpack(tree, wanted)
     )
@@ -236,7 +246,39 @@ class Checkpoints:
   def _settle(self) -> None:
     """Waits for the save under way; its error is left for `finish`."""
     if self._pending is not None:
-      futures.wait([self._pending])
+      written, meeting = self._pending
+      if not meeting.outcome():
+        futures.wait([written])
+
+  def _preflight_everywhere(self, state: Any) -> None:
+    problem = ""
+    try:
+      self.preflight(state)
+    except CheckpointError as error:
+      problem = str(error)
+    if problem := Meeting().settle(problem):
+      raise CheckpointError(problem)
+
+  def _read_everywhere(self, step: int, leaves: Sequence[Leaf]) -> Manifest:
+    """The manifest of a step that may be restored, verified by process 0."""
+    problem, content = "", None
+    try:
+      content = manifest_lib.read(self._manifest_path(step))
+      # Before the sums: a wrong configuration is told without reading arrays.
+      self._require_same(content, leaves)
+      if jax.process_index() == 0:
+        manifest_lib.check_files(self.directory / str(step), content)
+    except CheckpointError as error:
+      problem = str(error)
+    except ManifestError as error:
+      problem = (
+        f"Step {step} cannot be restored: {error}. Leave the step out to use "
+        "the newest verified one."
+      )
+    problem = Meeting().settle(problem)
+    if problem or content is None:
+      raise CheckpointError(problem)
+    return content
 
   def _manifest_path(self, step: int) -> Path:
     return self.directory / f"{step}{_SUFFIX}"
@@ -272,39 +314,59 @@ class Checkpoints:
         + "\nUse the configuration that saved it, or another workdir."
       )
 
-  def _write(self, content: Manifest, leaves: Sequence[Named]) -> None:
+  def _write_and_report(
+    self, content: Manifest, leaves: Sequence[Named], meeting: Meeting
+  ) -> None:
     """Saves one step; runs in the background thread."""
-    step, primary = content.step, jax.process_index() == 0
     try:
-      try:
-        saved = self._verify(step)
-      except ManifestError:
-        if primary:
-          self._delete(step)
-        tree, apart = leaves_lib.pack(leaves)
-        self._orbax.save(
-          self.directory / str(step), args=ocp.args.PyTreeSave(tree)
-        )
-        self._orbax.wait_until_finished()
-        files: Mapping[str, tuple[int, str]] = {}
-      else:
-        self._require_same(saved, content.leaves)
-        apart, files = saved.apart, saved.files
-      if primary:
-        files = files or manifest_lib.hash_files(self.directory / str(step))
-        content = dataclasses.replace(content, apart=apart, files=files)
-        manifest_lib.write(self._manifest_path(step), content)
-        self._retain(step)
-    except CheckpointError:
+      self._write(content, leaves, meeting)
+    except CheckpointError as error:
+      meeting.report(str(error))
       raise
     except Exception as error:
-      if primary:
+      if jax.process_index() == 0:
         self._sweep()
-      raise CheckpointError(
-        f"Saving step {step} in {self.directory} failed: {error}. Earlier "
-        "checkpoints are untouched. Check free space and permissions, then "
-        "run the same command again to resume."
-      ) from error
+      failed = CheckpointError(
+        f"Saving step {content.step} in {self.directory} failed: {error}. "
+        "Earlier checkpoints are untouched. Check free space and permissions, "
+        "then run the same command again to resume."
+      )
+      meeting.report(str(failed))
+      raise failed from error
+    meeting.report()
+
+  def _write(
+    self, content: Manifest, leaves: Sequence[Named], meeting: Meeting
+  ) -> None:
+    step, primary = content.step, jax.process_index() == 0
+    saved: list[Manifest] = []  # of process 0, which decides
+
+    def decide() -> str:
+      try:
+        saved.append(self._verify(step))
+      except ManifestError:
+        self._delete(step)
+        return "write"
+      return "keep"
+
+    if meeting.told(decide) == "write":
+      tree, apart = leaves_lib.pack(leaves)
+      content = dataclasses.replace(content, apart=apart)
+      with _orbax(meeting) as orbax:
+        orbax.save(self.directory / str(step), args=ocp.args.PyTreeSave(tree))
+        orbax.wait_until_finished()
+    if not primary:
+      return
+    if saved:
+      self._require_same(saved[0], content.leaves)
+      content = dataclasses.replace(
+        content, apart=saved[0].apart, files=saved[0].files
+      )
+    else:
+      files = manifest_lib.hash_files(self.directory / str(step))
+      content = dataclasses.replace(content, files=files)
+    manifest_lib.write(self._manifest_path(step), content)
+    self._retain(step)
 
   def _retain(self, just_saved: int) -> None:
     """Deletes what is neither new nor best, once it is not needed."""
@@ -339,3 +401,29 @@ class Checkpoints:
           shutil.rmtree(path, ignore_errors=True)
         else:
           path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _orbax(meeting: Meeting) -> Iterator[ocp.AsyncCheckpointer]:
+  """Orbax for one save or restore.
+
+  Where the processes are named, Orbax makes them wait for each other through
+  the coordination service; with its default it would use their devices, in
+  the background thread too.
+  """
+  several = jax.process_count() > 1
+  together = ocp.options.MultiprocessingOptions(
+    active_processes=set(range(jax.process_count())) if several else None,
+    barrier_sync_key_prefix=meeting.name if several else None,
+  )
+  orbax = ocp.AsyncCheckpointer(
+    # Trained weights shrink by 7 % and take a third longer.
+    ocp.PyTreeCheckpointHandler(
+      use_compression=False, multiprocessing_options=together
+    ),
+    multiprocessing_options=together,
+  )
+  try:
+    yield orbax
+  finally:
+    orbax.close()

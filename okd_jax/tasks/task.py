@@ -12,6 +12,7 @@ import numpy as np
 
 from okd_jax.core import Array, Batch
 from okd_jax.data.info import DataInfo
+from okd_jax.devices import mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +187,6 @@ def total(parts: Iterable[Any]) -> Any:
 
   result = None
   for part in parts:
-    part = jax.tree.map(wide, jax.device_get(part))
+    part = jax.tree.map(wide, mesh.to_host(part))
     result = part if result is None else jax.tree.map(np.add, result, part)
   return result

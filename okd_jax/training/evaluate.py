@@ -1,6 +1,6 @@
 """A full pass over a split, and the figures that come out of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -24,15 +24,22 @@ from okd_jax.training.state import TrainState
 class Evaluator:
   """Measures a group on the examples of a source."""
 
-  def __init__(self, setup: Setup, source: Source):
+  def __init__(
+    self,
+    setup: Setup,
+    source: Source,
+    progress: Callable[[], None] = lambda: None,
+  ):
     """Compiles nothing yet.
 
     Args:
       setup: what stays fixed.
       source: of the examples.
+      progress: called before each batch, as a sign that the run goes on.
     """
     self._setup = setup
     self._source = source
+    self._progress = progress
     self._eval_fn = jax.jit(functools.partial(steps.eval_step, setup))
     self._predict_fn = jax.jit(functools.partial(steps.predict, setup))
 
@@ -90,8 +97,9 @@ class Evaluator:
     self, params: Any, memory: Any, split: str, averaged: bool
   ) -> dict[Figure, float]:
     # Every batch is sent before the first result is waited for.
-    batches: Iterable[Batch] = self._source.evaluation(split)
-    pending = [self._eval_fn(params, memory, batch) for batch in batches]
+    pending = [
+      self._eval_fn(params, memory, batch) for batch in self._batches(split)
+    ]
     sums = total(pending)
     setup, num_peers = self._setup, self._setup.peers.num_peers
 
@@ -116,14 +124,21 @@ class Evaluator:
     figures[diversity] = float(sums["diversity"] / count)
     return figures
 
+  def _batches(self, split: str) -> Iterator[Batch]:
+    for batch in self._source.evaluation(split):
+      self._progress()
+      yield batch
+
   def _held_out_logits(self, state: TrainState) -> tuple[jax.Array, jax.Array]:
     """Logits [P, N, *out] and labels [N] of the held-out, clean images."""
     logits, labels = [], []
-    for batch in self._source.evaluation("held_out"):
-      mask = np.asarray(batch.mask)
+    for batch in self._batches("held_out"):
       predicted, _ = self._predict_fn(state.params, state.memory, batch)
-      logits.append(np.asarray(predicted)[:, mask])
-      labels.append(np.asarray(batch.target)[mask])
+      predicted, target, mask = mesh_lib.to_host(
+        (predicted, batch.target, batch.mask)
+      )
+      logits.append(predicted[:, mask])
+      labels.append(target[mask])
     return jnp.asarray(np.concatenate(logits, 1)), jnp.asarray(
       np.concatenate(labels)
     )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from okd_jax.devices import mesh
 from okd_jax.errors import NotFiniteError
 from okd_jax.tasks.figure import element
 from okd_jax.training.state import TrainState
@@ -28,7 +29,7 @@ def check_measures(step: int, measured: Mapping[str, Any]) -> dict[str, float]:
   Raises:
     NotFiniteError: naming term, peer and step.
   """
-  host = jax.device_get(measured)
+  host = mesh.to_host(measured)
   for name, value in host["terms"].items():
     bad = np.flatnonzero(~np.isfinite(np.atleast_1d(value)))
     if len(bad):
@@ -59,7 +60,7 @@ def check_measures(step: int, measured: Mapping[str, Any]) -> dict[str, float]:
 def check_state(step: int, state: TrainState) -> None:
   """Raises NotFiniteError, naming the array, unless a state is all finite."""
   finite = _all_finite(state)
-  for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(finite)):
+  for path, leaf in jax.tree_util.tree_leaves_with_path(mesh.to_host(finite)):
     if not np.all(leaf):
       peers = np.flatnonzero(~np.atleast_1d(leaf))
       raise NotFiniteError(

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from okd_jax.devices import mesh
+
 Measures = dict[str, Any]  # as from `okd_jax.training.step.train_step`
 
 # These follow from the step; a record holds their last value. The learning rate
@@ -26,7 +28,7 @@ def add(sums: Measures, measured: Measures) -> Measures:
 
 def means(sums: Measures, count: int) -> Measures:
   """Means on the host over `count` steps, of which the sums are."""
-  host: Measures = jax.device_get(sums)
+  host: Measures = mesh.to_host(sums)
 
   def mean(total):
     return total / np.asarray(count, total.dtype)
@@ -40,7 +42,7 @@ def _last(measured: Measures) -> Measures:
 
 def to_json(sums: Measures, count: int) -> dict[str, Any]:
   """Sums as JSON values, exactly; nothing if one of them is not finite."""
-  leaves = jax.tree.leaves(jax.device_get(sums))
+  leaves = jax.tree.leaves(mesh.to_host(sums))
   if not all(np.all(np.isfinite(leaf)) for leaf in leaves):
     return {}
   return {"count": count, "sums": [leaf.tolist() for leaf in leaves]}

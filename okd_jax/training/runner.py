@@ -39,6 +39,7 @@ class Runner:
     most_steps: how many steps one call should run, so that signals and
       progress stay alive.
     compile_seconds: tracing and compiling, zero before the first call.
+    first_step_seconds: of the first call after that.
     train_seconds: spent in `run` after that, by the clock on the wall.
   """
 
@@ -102,7 +103,8 @@ class Runner:
     self._next = -1
     self._count = self._steps_timed = 0
     self.most_steps = 1
-    self.compile_seconds = self.train_seconds = 0.0
+    self.compile_seconds = self.first_step_seconds = 0.0
+    self.train_seconds = 0.0
 
   @property
   def images_per_second(self) -> float:
@@ -138,6 +140,8 @@ class Runner:
       self._count += count
       if warm:
         self._time(count, time.monotonic() - began)
+      else:
+        self.first_step_seconds = time.monotonic() - began
       first += count
     return state
 

@@ -10,11 +10,10 @@ from typing import Any
 import jax
 from jax import export as jax_export
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
-import numpy as np
 import safetensors.numpy
 
 from okd_jax.core import Array, Variables
+from okd_jax.devices import mesh
 from okd_jax.errors import ConfigError
 from okd_jax.groups import as_outputs
 from okd_jax.runs import records as logs
@@ -56,15 +55,9 @@ def export(
       f"{to} exists and is no exported network; choose another folder."
     )
   apply, variables = function(run, what)
-  if jax.process_count() > 1:
-    whole = NamedSharding(run.setup.mesh, PartitionSpec())
-    variables = jax.jit(lambda tree: tree, out_shardings=whole)(variables)
+  weights = mesh.to_host(leader_lib.flatten(variables))
   if jax.process_index() != 0:
     return
-  weights = {
-    name: np.asarray(value)
-    for name, value in leader_lib.flatten(variables).items()
-  }
   shape = run.info.image_shape
   written = to.with_name(f"{to.name}.tmp")
   shutil.rmtree(written, ignore_errors=True)

@@ -4,8 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from okd_jax.core import Variables
@@ -68,13 +66,22 @@ def fill(setup: Setup, state: TrainState, path: Path) -> TrainState:
     filled = _from_leader(setup, drawn, weights, path)
   else:
     filled = _from_run(drawn, run_lib.run(path).peers_variables, path)
-  params = state.params | {"peers": filled.pop("params")}
-  memory = state.memory | {"peers": filled}
-  average = None if state.average is None else Average(params, memory)
-  return mesh_lib.place(
-    dataclasses.replace(state, params=params, memory=memory, average=average),
-    state_lib.shardings(setup, state),
-  )
+  where = state_lib.shardings(setup, state)
+  params = {"peers": filled.pop("params")}
+  memory = {"peers": filled}
+
+  def renewed(part: Any, where: Any) -> dict[str, Any]:
+    return {
+      "params": part.params
+      | mesh_lib.place(params, {"peers": where.params["peers"]}),
+      "memory": part.memory
+      | mesh_lib.place(memory, {"peers": where.memory["peers"]}),
+    }
+
+  average = state.average
+  if average is not None:
+    average = Average(**renewed(average, where.average))
+  return dataclasses.replace(state, **renewed(state, where), average=average)
 
 
 def _from_run(drawn: Variables, trained: Variables, path: Path) -> Variables:
@@ -91,9 +98,7 @@ def _from_leader(
   leader = range(peers.num_peers)[setup.method.leader]
   heads = _classifiers(weights, setup.task.out_shape()[-1])
   # A copy on the host: what has a peer axis may be spread over processes.
-  filled = jax.tree.map(
-    lambda leaf: multihost_utils.process_allgather(leaf, tiled=True), drawn
-  )
+  filled = mesh_lib.to_host(drawn)
   used: set[str] = set()
   # What peers share is that of the last one to be put in.
   others = [peer for peer in range(peers.num_peers) if peer != leader]

@@ -50,7 +50,7 @@ def load(
   read = _from_run if path.is_dir() else _from_state_dict
   net, variables = read(path, config, info)
   group = groups.replicas(net, 1, devices, config.peers.mapping)
-  stacked = jax.tree.map(lambda leaf: jax.device_get(leaf)[None], variables)
+  stacked = jax.tree.map(lambda leaf: leaf[None], mesh_lib.to_host(variables))
   where = mesh_lib.shardings(devices, group.specs(stacked))
   return group, mesh_lib.place(stacked, where)
 

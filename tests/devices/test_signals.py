@@ -141,6 +141,68 @@ def test_a1_second_signal_stops_at_once():
   assert err.startswith("Second signal (SIGINT)")
 
 
+# Waits in C, as for a process that has died.
+HUNG = """
+import hashlib, os, threading
+from okd_jax.devices import signals
+signals._HUNG_SECONDS = 1.0
+with signals.Stop() as stop:
+  stop.agreed()
+  print("unflushed", end="")
+  os.write(1, b"ready\\n")
+  hashlib.pbkdf2_hmac("sha256", b"", b"", 10**8)
+"""
+
+# A step takes longer than what counts as hung after a signal.
+SLOW = """
+import sys, time
+from okd_jax.devices import signals
+signals._HUNG_SECONDS = 0.2
+with signals.Stop() as stop:
+  {expected}
+  print("ready", flush=True)
+  while not stop.requested:
+    time.sleep(0.01)
+  {slow}
+  assert stop.agreed()
+  time.sleep(1)  # the last save
+  print("saved", flush=True)
+sys.exit(signals.EXIT_CODE)
+"""
+
+
+@pytest.mark.checklist("A1")
+def test_a1_a_hung_run_answers():
+  with start(HUNG) as process:
+    begin = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+  assert 1 <= time.monotonic() - begin < 10
+  assert process.returncode == 75
+  assert out == "unflushed"
+  first, second = err.splitlines()
+  assert first.startswith("SIGTERM: stopping after this step")
+  assert second.startswith("SIGTERM: no step has ended for ")
+  assert second.endswith("stopping now, the last save stands.")
+
+
+@pytest.mark.checklist("A1")
+@pytest.mark.parametrize(
+  "expected, slow",
+  [
+    ("stop.expect(1)", "time.sleep(1)"),
+    ("pass", "[(time.sleep(0.05), stop.progress()) for _ in range(20)]"),
+  ],
+)
+def test_a1_a_long_step_is_not_cut_off(expected: str, slow: str):
+  with start(SLOW.format(expected=expected, slow=slow)) as process:
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+  assert process.returncode == 75
+  assert out == "saved\n"
+  assert err.startswith("SIGTERM: stopping after this step")
+
+
 def test_handlers_come_and_go():
   before = [signal.getsignal(number) for number in SIGNALS]
   with signals.Stop() as stop:
@@ -219,7 +281,11 @@ def test_a4_two_processes_stop_at_the_same_step(tmp_path: Path):
     for process in processes:
       wait_for_ready(process)
     processes[1].send_signal(signal.SIGTERM)
-    said = [process.communicate(timeout=120)[0] for process in processes]
+    # Gloo says hello first.
+    said = [
+      process.communicate(timeout=120)[0].splitlines()[-1]
+      for process in processes
+    ]
     assert said[0].startswith("stopped at") and said[0] == said[1]
     assert [process.returncode for process in processes] == [75, 75]
   finally:

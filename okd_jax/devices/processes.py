@@ -1,0 +1,130 @@
+"""What the processes of a run tell each other past their devices.
+
+Collectives of devices must come in the same order in every process, so they
+belong to the main thread. What is said here goes through the coordination
+service of JAX, from any thread.
+"""
+
+from collections.abc import Callable
+import itertools
+import os
+import sys
+import time
+from typing import Any, NoReturn
+
+import jax
+from jax._src import distributed
+
+_NUMBERS = itertools.count()
+# How often another process is asked; one question takes about a millisecond.
+_POLL_SECONDS = 0.02
+# Process 0 serves the others, so it leaves last, but not later than that.
+_LEAVE_SECONDS = 10.0
+
+
+class Meeting:
+  """One matter that all processes of a run settle together.
+
+  Every process begins its meetings in the same order, in its main thread; the
+  methods may be called in any thread.
+  """
+
+  def __init__(self) -> None:
+    self._name = f"okd_jax/meeting/{next(_NUMBERS)}"
+    self._alone = jax.process_count() == 1
+
+  @property
+  def name(self) -> str:
+    """The same in every process, and of this meeting alone."""
+    return self._name
+
+  def told(self, say: Callable[[], str]) -> str:
+    """What process 0 says; the others wait for it.
+
+    Args:
+      say: called in process 0 alone.
+
+    Raises:
+      RuntimeError: if it failed there.
+    """
+    if self._alone:
+      return say()
+    if jax.process_index() == 0:
+      try:
+        word = say()
+      except Exception as error:
+        self.report(str(error) or repr(error))
+        raise
+      _client().key_value_set(f"{self._name}/word/0", word)
+      return word
+    while True:
+      for _, word in _client().key_value_dir_get(f"{self._name}/word/"):
+        return word
+      if problem := self.problem():
+        raise RuntimeError(problem)
+      time.sleep(_POLL_SECONDS)
+
+  def report(self, problem: str = "") -> None:
+    """Says that this process is done, or what its problem is; once."""
+    if not self._alone:
+      key = f"{self._name}/report/{jax.process_index()}"
+      _client().key_value_set(key, problem, allow_overwrite=True)
+
+  def problem(self) -> str:
+    """A problem reported by now; empty if there is none."""
+    return next(filter(None, self._reports()), "")
+
+  def outcome(self) -> str:
+    """Waits for a problem, or until every process has reported none."""
+    while not self._alone:
+      reports = self._reports()
+      if any(reports) or len(reports) == jax.process_count():
+        return next(filter(None, reports), "")
+      time.sleep(_POLL_SECONDS)
+    return ""
+
+  def settle(self, problem: str = "") -> str:
+    """Reports, and waits; every process learns of a problem of any of them."""
+    if self._alone:
+      return problem
+    self.report(problem)
+    return self.outcome()
+
+  def _reports(self) -> list[str]:
+    """What was reported by now, what other processes said with their number."""
+    if self._alone:
+      return []
+    said = []
+    for key, problem in _client().key_value_dir_get(f"{self._name}/report/"):
+      process = int(key.rpartition("/")[2])
+      other = problem and process != jax.process_index()
+      said.append(f"In process {process}: {problem}" if other else problem)
+    return said
+
+
+def leave(code: int) -> NoReturn:
+  """Ends this process of several without waiting for its threads.
+
+  One of them may wait for a process that has failed. All processes leave.
+  """
+  own = jax.process_index()
+  _client().key_value_set(f"okd_jax/left/{own}", "")
+  # JAX ends the others with a code of its own once process 0 is gone.
+  patience = time.monotonic() + _LEAVE_SECONDS
+  while own == 0 and time.monotonic() < patience:
+    if len(_client().key_value_dir_get("okd_jax/left/")) == jax.process_count():
+      time.sleep(10 * _POLL_SECONDS)
+      break
+    time.sleep(_POLL_SECONDS)
+  sys.stdout.flush()
+  os._exit(code)
+
+
+def serves_others() -> bool:
+  """Whether other processes end when this one does."""
+  state: Any = distributed.global_state
+  return state.service is not None and (state.num_processes or 1) > 1
+
+
+def _client() -> Any:
+  return distributed.global_state.client

@@ -1,0 +1,78 @@
+"""Trains several runs in turn, as one process or as one of several.
+
+    python tests/support/jobs.py '[{"flags": ["--config=..."], "workdir": "..."}]'
+
+A job may have `stop_at`, a step after which process 1 asks to stop and the same
+job goes on, and `broken`, the number of a save that fails in that process.
+"""
+
+import json
+from pathlib import Path
+import sys
+
+import jax
+import numpy as np
+
+from okd_jax import train
+from okd_jax.cli import common as cli
+from okd_jax.devices import distributed, mesh, signals
+from okd_jax.errors import Interrupted
+from okd_jax.storage import packing
+
+
+class StopAt(signals.Stop):
+  """As if a signal came to the last process."""
+
+  def __init__(self, step):
+    super().__init__()
+    self._left = step
+
+  def agreed(self):
+    self._left -= 1
+    if self._left == 0 and jax.process_index() == jax.process_count() - 1:
+      self._requested = True
+    return super().agreed()
+
+
+def break_save(number, process):
+  """Lets the save of that number fail in one process."""
+  whole, calls = packing.pack, []
+
+  def pack(*args):
+    calls.append(None)
+    if len(calls) == number and jax.process_index() == process:
+      raise OSError(28, "No space left on device")
+    return whole(*args)
+
+  packing.pack = pack
+
+
+def run(job):
+  config, workdir = cli.read_recipe(
+    ["main.py", *job["flags"], f"--workdir={job['workdir']}"]
+  )
+  if "broken" in job:
+    break_save(*job["broken"])
+  if "stop_at" in job:
+    with StopAt(job["stop_at"]) as stop:
+      try:
+        train.train(config, workdir, stop=stop)
+      except Interrupted:
+        pass
+      else:
+        raise AssertionError("the run was not stopped")
+  state, _ = train.train(config, workdir)
+  state = mesh.to_host(state)
+  if jax.process_index() == 0:
+    arrays = {
+      jax.tree_util.keystr(path): leaf
+      for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+    np.savez(Path(job["workdir"]) / "state.npz", **arrays)
+
+
+if __name__ == "__main__":
+  with cli.exit_codes():
+    distributed.initialize()
+    for each in json.loads(sys.argv[1]):
+      run(each)
