@@ -1,19 +1,20 @@
 """One recipe trained with several seeds: at once where that is faster."""
 
 from collections.abc import Sequence
+import dataclasses
 import logging
 from pathlib import Path
 import time
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from okd_jax import train as train_lib
 from okd_jax.devices import signals
 from okd_jax.errors import Interrupted, NotFiniteError
 from okd_jax.runs import summary
 from okd_jax.settings import build, config as config_lib, layout
+from okd_jax.settings.schema import RunConfig
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.training import autotune
 from okd_jax.weights import teacher
@@ -22,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 def train(
-  config: ConfigDict, workdir: Path, began: float | None = None
+  config: RunConfig, workdir: Path, began: float | None = None
 ) -> list[dict[str, Any]]:
   """Trains `config.num_seeds` groups, of the seeds config.seed and after it.
 
@@ -31,7 +32,7 @@ def train(
   evaluated and exported by itself. Seeds that are finished are left alone.
 
   Args:
-    config: every key of `configs/common.py`, with a method.
+    config: see `okd_jax.settings.freeze.freeze`.
     workdir: of the run or runs.
     began: as for `okd_jax.train.train`.
 
@@ -43,8 +44,7 @@ def train(
     Exception: whatever else `okd_jax.train.train` raises.
   """
   began = time.monotonic() if began is None else began
-  with config_lib.refusing():
-    config_lib.check(config)
+  config_lib.check(config)
   if config.num_seeds == 1:
     return [train_lib.train(config, workdir, began)[1]]
   runs = {
@@ -83,36 +83,29 @@ def train(
   return [each for each in finished if each is not None]
 
 
-def _of_seed(config: ConfigDict, seed: int) -> ConfigDict:
+def _of_seed(config: RunConfig, seed: int) -> RunConfig:
   """The configuration that trains one seed alone."""
-  own = config.copy_and_resolve_references()
-  own.seed, own.num_seeds = seed, 1
-  return own
+  return dataclasses.replace(config, seed=seed, num_seeds=1)
 
 
 def _at_once(
-  config: ConfigDict, left: Sequence[Path], runs: dict[Path, ConfigDict]
+  config: RunConfig, left: Sequence[Path], runs: dict[Path, RunConfig]
 ) -> bool:
-  if len(left) < 2 or config.seeds_mapping == "one_by_one":
+  if len(left) < 2:
     return False
   if not _in_step(left, runs):
     print("The seeds stopped at different steps and go on one by one.")
     return False
-  if config.seeds_mapping == "at_once":
-    return True
   if jax.devices()[0].platform == "cpu":
     return False  # known; there is no need to read the data
-  with config_lib.refusing():
-    mesh = layout.mesh(config)
-    source = build.source(config, mesh)
-    taught_by, _ = teacher.load(config, source.info, mesh)
-    recipe = build.recipe(
-      config, source.info, source.train_size, mesh, taught_by
-    )
-    return autotune.seeds_at_once(autotune.settle(recipe), len(left))
+  mesh = layout.mesh(config)
+  source = build.source(config, mesh)
+  taught_by, _ = teacher.load(config, source.info, mesh)
+  recipe = build.recipe(config, source.info, source.train_size, mesh, taught_by)
+  return autotune.seeds_at_once(autotune.settle(recipe), len(left))
 
 
-def _in_step(left: Sequence[Path], runs: dict[Path, ConfigDict]) -> bool:
+def _in_step(left: Sequence[Path], runs: dict[Path, RunConfig]) -> bool:
   """Whether no run has begun, or all have saved the step of the last one."""
   checkpoints = [
     Checkpoints(path / "checkpoints", config_hash=config_lib.digest(runs[path]))

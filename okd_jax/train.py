@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 
 from okd_jax.data import Source
 from okd_jax.devices import mesh as mesh_lib, signals
@@ -25,6 +24,7 @@ from okd_jax.runs import (
 )
 from okd_jax.runs.workdir import Workdir
 from okd_jax.settings import build, config as config_lib, layout
+from okd_jax.settings.schema import RunConfig
 from okd_jax.training import (
   autotune,
   evaluate as evaluate_lib,
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 def train(
-  config: ConfigDict,
+  config: RunConfig,
   workdir: Path,
   began: float | None = None,
   stop: signals.Stop | None = None,
@@ -50,7 +50,7 @@ def train(
   """Trains a group, or goes on where an earlier call stopped.
 
   Args:
-    config: every key of `configs/common.py`, with a method.
+    config: see `okd_jax.settings.freeze.freeze`.
     workdir: gets config.json, metrics, checkpoints and summary.json.
     began: `time.monotonic()` at the start of the program, for the time to the
       first step; now by default.
@@ -69,7 +69,7 @@ def train(
 
 
 def train_at_once(
-  configs: Sequence[ConfigDict],
+  configs: Sequence[RunConfig],
   workdirs: Sequence[Path],
   began: float | None = None,
   stop: signals.Stop | None = None,
@@ -91,24 +91,21 @@ def train_at_once(
   """
   began = time.monotonic() if began is None else began
   config = configs[0]
-  with config_lib.refusing():
-    for own, workdir in zip(configs, workdirs, strict=True):
-      config_lib.check(own)
-      if own.num_seeds != 1:
-        raise ConfigError(
-          f"config.num_seeds={own.num_seeds} must be 1 here, where one group "
-          "is trained; call okd_jax.seeds.train for several."
-        )
-      workdir_lib.require_same_run(own, workdir)
-      init_from.check(own, workdir)
-    mesh = layout.mesh(config)
-    source = build.source(config, mesh)
-    taught_by, frozen = teacher.load(config, source.info, mesh)
-    recipe = build.recipe(
-      config, source.info, source.train_size, mesh, taught_by
-    )
-    build.check_input_size(recipe)
-    recipe = autotune.settle(recipe)
+  for own, workdir in zip(configs, workdirs, strict=True):
+    config_lib.check(own)
+    if own.num_seeds != 1:
+      raise ConfigError(
+        f"config.num_seeds={own.num_seeds} must be 1 here, where one group "
+        "is trained; call okd_jax.seeds.train for several."
+      )
+    workdir_lib.require_same_run(own, workdir)
+    init_from.check(own, workdir)
+  mesh = layout.mesh(config)
+  source = build.source(config, mesh)
+  taught_by, frozen = teacher.load(config, source.info, mesh)
+  recipe = build.recipe(config, source.info, source.train_size, mesh, taught_by)
+  build.check_input_size(recipe)
+  recipe = autotune.settle(recipe)
 
   with contextlib.ExitStack() as stack:
     for workdir in workdirs:
@@ -198,8 +195,8 @@ def train_at_once(
           # Saves of several runs at the same time would wait for each other.
           wait = stopping or step == total or len(runs) > 1
           unrecorded = dispatch.unrecorded
-          for run, state, own in zip(runs, states, unrecorded, strict=True):
-            extra = {"unrecorded": own}
+          for run, state, left in zip(runs, states, unrecorded, strict=True):
+            extra = {"unrecorded": left}
             run.checkpoints.save(step, state, wait=wait, extra=extra)
           saved_at = time.monotonic()
         if stopping and step < total:
@@ -268,7 +265,7 @@ def _evaluation_due(recipe: Recipe, step: int, every: int) -> bool:
 
 
 def _next_stop(
-  recipe: Recipe, config: ConfigDict, step: int, most_steps: int
+  recipe: Recipe, config: RunConfig, step: int, most_steps: int
 ) -> int:
   """The last step to run before something else has to be done."""
   epoch_end = recipe.first_step(_epochs_done(recipe, step) + 1)

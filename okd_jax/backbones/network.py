@@ -7,6 +7,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from okd_jax.core import Array, Outputs
+from okd_jax.errors import ConfigError
 
 
 class Network(nn.Module):
@@ -48,13 +49,13 @@ class Network(nn.Module):
     raise NotImplementedError
 
   def check(self) -> None:
-    """Raises ValueError if `part` or `split` is not legal."""
+    """Raises ConfigError if `part` or `split` is not legal."""
     if self.part not in ("whole", "trunk", "tail"):
-      raise ValueError(
+      raise ConfigError(
         f"part={self.part!r} is unknown; use 'whole', 'trunk' or 'tail'."
       )
     if self.split not in range(1, self.num_stages + 1):
-      raise ValueError(
+      raise ConfigError(
         f"split={self.split} is not a number of stages of this network; use 1 "
         f"to {self.num_stages}."
       )
@@ -73,7 +74,7 @@ class Network(nn.Module):
       always the one that is pooled into the features.
 
     Raises:
-      ValueError: if part or split is not legal or the image too small.
+      ConfigError: if part or split is not legal or the image too small.
     """
     self.check()
     chex.assert_rank(x, 4)
@@ -84,7 +85,7 @@ class Network(nn.Module):
     for number in range(first, last + 1):
       x = self.stage(number, x, train)
       if 0 in x.shape[1:3]:
-        raise ValueError(
+        raise ConfigError(
           f"an input of height and width {size} is too small for "
           f"{type(self).__name__}: nothing of it is left after stage {number}; "
           f"use larger images or a network that shrinks them less."

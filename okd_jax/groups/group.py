@@ -21,6 +21,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 from okd_jax import layers, losses
 from okd_jax.core import Array, Outputs, Variables
 from okd_jax.devices.mesh import DATA, PEER
+from okd_jax.errors import ConfigError
 from okd_jax.groups.map_peers import across_devices, map_peers, MAPPINGS
 
 
@@ -123,14 +124,14 @@ def _stack(each: list[Variables]) -> Variables:
 
 def _check(num_peers: int, mesh: Mesh, mapping: str) -> None:
   if num_peers < 1:
-    raise ValueError(f"config.peers.num_peers={num_peers} must be at least 1.")
+    raise ConfigError(f"config.peers.num_peers={num_peers} must be at least 1.")
   if num_peers % mesh.shape[PEER]:
-    raise ValueError(
+    raise ConfigError(
       f"config.mesh.peer={mesh.shape[PEER]} must divide "
       f"config.peers.num_peers={num_peers}; change one of them."
     )
   if mapping not in MAPPINGS:
-    raise ValueError(
+    raise ConfigError(
       f"config.peers.mapping='{mapping}' must be one of {MAPPINGS}."
     )
 
@@ -211,7 +212,7 @@ class Branches(Peers):
   def __post_init__(self):
     _check(self.num_peers, self.mesh, self.mapping)
     if "part" not in {field.name for field in dataclasses.fields(self.net)}:
-      raise ValueError(
+      raise ConfigError(
         f"{type(self.net).__name__} has no field 'part' and so cannot be split "
         "into trunk and tail; set config.peers.kind='replicas', or give the "
         "network the field (see okd_jax.backbones.network.Network)."

@@ -8,6 +8,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 
 from okd_jax.core import Outputs, Variables
 from okd_jax.devices.mesh import PEER
+from okd_jax.errors import ConfigError
 from okd_jax.groups.group import Peers, Replicas
 
 
@@ -29,7 +30,7 @@ class Mixed(Peers):
     object.__setattr__(self, "num_peers", total)
     object.__setattr__(self, "mesh", self.groups[0].mesh)
     if self.mesh.shape[PEER] != 1:
-      raise ValueError(
+      raise ConfigError(
         f"config.mesh.peer={self.mesh.shape[PEER]} must be 1 for a group of "
         "different networks."
       )

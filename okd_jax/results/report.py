@@ -16,6 +16,7 @@ from okd_jax.results import (
 )
 from okd_jax.results.formats import Table
 from okd_jax.runs import records as logs, run as reopen
+from okd_jax.settings import freeze
 
 _CSS = """
 body { color: #222; background: #fff; margin: 2rem auto; max-width: 80rem;
@@ -85,7 +86,7 @@ def _run(workdir: Path, prefix: str) -> str:
   if not (workdir / "summary.json").exists():
     about += " Not finished."
   return _section(
-    workdir, about, _evaluation(workdir), pictures, config.to_dict()
+    workdir, about, _evaluation(workdir), pictures, freeze.as_dict(config)
   )
 
 

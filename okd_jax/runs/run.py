@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from okd_jax.core import Variables
 from okd_jax.data import Source
@@ -15,7 +14,8 @@ from okd_jax.data.info import DataInfo
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError
 from okd_jax.runs import records as logs
-from okd_jax.settings import build, config as config_lib
+from okd_jax.settings import build, config as config_lib, freeze
+from okd_jax.settings.schema import RunConfig
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.training import setup as recipe_lib, state as state_lib
 from okd_jax.training.setup import Recipe
@@ -23,8 +23,6 @@ from okd_jax.training.state import TrainState, variables
 
 _CONFIG = "config.json"
 _DATA = "data.json"
-# What runs of releases without these keys did.
-_BEFORE = {"num_seeds": 1, "seeds_mapping": "one_by_one"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Run:
   """
 
   workdir: Path
-  config: ConfigDict
+  config: RunConfig
   recipe: Recipe
   state: TrainState
   step: int
@@ -62,7 +60,7 @@ class Run:
     return variables(*self.deployed, "peers")
 
 
-def remember(config: ConfigDict, source: Source, workdir: Path) -> None:
+def remember(config: RunConfig, source: Source, workdir: Path) -> None:
   """Writes what `run` reads, except for the state.
 
   Args:
@@ -72,7 +70,7 @@ def remember(config: ConfigDict, source: Source, workdir: Path) -> None:
   """
   if jax.process_index() == 0:
     about = {"train_size": source.train_size} | dataclasses.asdict(source.info)
-    for name, content in ((_CONFIG, config.to_dict()), (_DATA, about)):
+    for name, content in ((_CONFIG, freeze.as_dict(config)), (_DATA, about)):
       logs.replace_file(workdir / name, json.dumps(content, indent=2) + "\n")
 
 
@@ -121,14 +119,14 @@ def run(workdir: Path, on: Mesh | None = None) -> Run:
   return Run(workdir, config, recipe, state, step)
 
 
-def about(workdir: Path) -> tuple[ConfigDict, DataInfo, int]:
+def about(workdir: Path) -> tuple[RunConfig, DataInfo, int]:
   """The configuration of a run, its data's facts, its training examples.
 
   Raises:
     ConfigError: if there is no run.
   """
   try:
-    config = ConfigDict(_BEFORE | json.loads((workdir / _CONFIG).read_text()))
+    saved = json.loads((workdir / _CONFIG).read_text())
     data = json.loads((workdir / _DATA).read_text())
   except OSError as error:
     raise ConfigError(
@@ -142,4 +140,5 @@ def about(workdir: Path) -> tuple[ConfigDict, DataInfo, int]:
     ) from error
   train_size = data.pop("train_size")
   lists = {name: tuple(v) for name, v in data.items() if isinstance(v, list)}
+  config = freeze.freeze(config_lib.of_today(saved))
   return config, DataInfo(**data | lists), train_size

@@ -7,21 +7,21 @@ import statistics
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from okd_jax.backbones import count_multiply_adds, count_parameters
 from okd_jax.core import Variables
 from okd_jax.data import Source
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.runs import display, records as logs
-from okd_jax.settings import config as config_lib
+from okd_jax.settings import config as config_lib, freeze
+from okd_jax.settings.schema import RunConfig
 from okd_jax.training.runner import Dispatch
 from okd_jax.training.setup import Recipe
 
 _TIMES = ("images_per_second", "compile_seconds")
 
 
-def show_plan(config: ConfigDict, recipe: Recipe, source: Source) -> None:
+def show_plan(config: RunConfig, recipe: Recipe, source: Source) -> None:
   """Prints what is about to be trained."""
   shapes = jax.eval_shape(
     recipe.peers.init, jax.random.key(0), recipe.example_images()
@@ -63,7 +63,7 @@ def show_plan(config: ConfigDict, recipe: Recipe, source: Source) -> None:
 
 
 def conclude(
-  config: ConfigDict, recipe: Recipe, workdir: Path, dispatch: Dispatch
+  config: RunConfig, recipe: Recipe, workdir: Path, dispatch: Dispatch
 ) -> dict[str, Any]:
   """Summarises a finished run from its records.
 
@@ -124,7 +124,7 @@ def _timed_before(path: Path, result: dict[str, Any]) -> dict[str, Any]:
     return {}  # killed before it was written
 
 
-def finished(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
+def finished(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
   """The summary of a run that is complete; None if there is none.
 
   Raises:
@@ -192,8 +192,12 @@ def _judged(evaluation: dict[str, Any]) -> list[str]:
   ]
 
 
-def _hyperparameters(config: ConfigDict) -> str:
-  return ", ".join(f"{k}={v}" for k, v in config.method.items() if k != "name")
+def _hyperparameters(config: RunConfig) -> str:
+  return ", ".join(
+    f"{name}={value}"
+    for name, value in freeze.as_dict(config.method).items()
+    if name != "name"
+  )
 
 
 def _shapes_of_peer(

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from okd_jax.data import Source
 from okd_jax.runs import records as logs, run as reopen, trackers
 from okd_jax.settings import config as config_lib
+from okd_jax.settings.schema import RunConfig
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.storage.lock import RunLock
 
@@ -27,13 +27,13 @@ class Workdir:
     checkpoints: in the folder.
   """
 
-  config: ConfigDict
+  config: RunConfig
   path: Path
   source: Source
   checkpoints: Checkpoints
 
 
-def make(config: ConfigDict, path: Path, source: Source) -> Workdir:
+def make(config: RunConfig, path: Path, source: Source) -> Workdir:
   """Puts together what belongs to a run; nothing is written yet."""
   checkpoints = Checkpoints(
     path / "checkpoints", config_hash=config_lib.digest(config)
@@ -63,7 +63,7 @@ def writer(run: Workdir, step: int) -> Iterator[logs.Writer]:
     yield opened
 
 
-def require_same_run(config: ConfigDict, path: Path) -> None:
+def require_same_run(config: RunConfig, path: Path) -> None:
   """Raises ConfigError if a folder holds a run of another configuration."""
   saved = reopen.saved_config(path)
   if saved is not None:

@@ -8,7 +8,6 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from okd_jax import backbones, data
 from okd_jax.data.info import DataInfo
@@ -16,11 +15,11 @@ from okd_jax.errors import ConfigError
 from okd_jax.groups.group import Branches, Peers, Replicas
 from okd_jax.groups.mixed import Mixed
 from okd_jax.settings import config as config_lib
-from okd_jax.training.optim import Sgd
+from okd_jax.settings.schema import RunConfig
 from okd_jax.training.setup import Recipe
 
 
-def source(config: ConfigDict, on: Mesh | None = None) -> data.Source:
+def source(config: RunConfig, on: Mesh | None = None) -> data.Source:
   """Opens the data set.
 
   Raises:
@@ -45,7 +44,7 @@ def source(config: ConfigDict, on: Mesh | None = None) -> data.Source:
 
 
 def recipe(
-  config: ConfigDict,
+  config: RunConfig,
   info: DataInfo,
   train_size: int,
   on: Mesh,
@@ -62,7 +61,7 @@ def recipe(
   return Recipe(
     peers=peers(config, info, on, method.needs.mean_trunk_gradient),
     method=method,
-    sgd=Sgd(**{**config.optim, "drops": tuple(config.optim.drops)}),
+    sgd=config.optim,
     info=info,
     epochs=config.epochs,
     batch_size=config.batch_size,
@@ -74,7 +73,7 @@ def recipe(
   )
 
 
-def seen(config: ConfigDict, info: DataInfo) -> DataInfo:
+def seen(config: RunConfig, info: DataInfo) -> DataInfo:
   """The data as networks see them: normalised as the configuration says.
 
   Raises:
@@ -82,7 +81,7 @@ def seen(config: ConfigDict, info: DataInfo) -> DataInfo:
   """
   changes: dict[str, Any] = {}
   for name in ("mean", "std"):
-    values = tuple(config[f"image_{name}"])
+    values = getattr(config, f"image_{name}")
     if len(values) not in (0, info.image_shape[-1]):
       raise ConfigError(
         f"config.image_{name}={values} must have one number for each of the "
@@ -94,12 +93,12 @@ def seen(config: ConfigDict, info: DataInfo) -> DataInfo:
 
 
 def peers(
-  config: ConfigDict, info: DataInfo, on: Mesh, mean_trunk_gradient: bool
+  config: RunConfig, info: DataInfo, on: Mesh, mean_trunk_gradient: bool
 ) -> Peers:
   """Builds the group.
 
   Raises:
-    ValueError: if networks, kind and mesh do not go together.
+    ConfigError: if networks, kind and mesh do not go together.
   """
   names = config.peers.net.split(",")
   nets = [network(name, config, info) for name in names]
@@ -118,11 +117,11 @@ def peers(
   return Mixed(tuple(Replicas(net, 1, on, mapping) for net in nets))
 
 
-def network(name: str, config: ConfigDict, info: DataInfo) -> nn.Module:
+def network(name: str, config: RunConfig, info: DataInfo) -> nn.Module:
   """Builds one network: ours by name, or a user's by `module:Class`.
 
   Raises:
-    ValueError: if the name is unknown or an option is not the network's.
+    ConfigError: if the name is unknown or an option is not the network's.
   """
   options: dict[str, Any] = {}
   if config.peers.split:
@@ -162,6 +161,6 @@ def check_input_size(recipe: Recipe) -> None:
   """Traces the networks on the data's image size, without compiling.
 
   Raises:
-    ValueError: if a network cannot take images of that size.
+    ConfigError: if a network cannot take images of that size.
   """
   jax.eval_shape(recipe.peers.init, jax.random.key(0), recipe.example_images())

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 import numpy as np
 
 from okd_jax.core import Variables
@@ -14,13 +13,14 @@ from okd_jax.errors import ConfigError
 from okd_jax.groups.group import Branches, Peers
 from okd_jax.groups.mixed import Mixed
 from okd_jax.runs import run as reopen
+from okd_jax.settings.schema import RunConfig
 from okd_jax.training import state as state_lib
 from okd_jax.training.setup import Recipe
 from okd_jax.training.state import Average, TrainState
 from okd_jax.weights import exported as leader_lib
 
 
-def check(config: ConfigDict, workdir: Path) -> None:
+def check(config: RunConfig, workdir: Path) -> None:
   """Refuses a run whose trained weights are not there, before it begins.
 
   Args:

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from okd_jax import backbones
 from okd_jax.core import Variables
@@ -15,11 +14,12 @@ from okd_jax.errors import ConfigError
 from okd_jax.groups.group import Peers, Replicas
 from okd_jax.runs import run as reopen
 from okd_jax.settings import build
+from okd_jax.settings.schema import RunConfig
 from okd_jax.weights import torch as interop
 
 
 def load(
-  config: ConfigDict, info: DataInfo, on: Mesh
+  config: RunConfig, info: DataInfo, on: Mesh
 ) -> tuple[Peers | None, Variables | None]:
   """Loads the teacher that a configuration names.
 
@@ -63,7 +63,7 @@ def without_peer_axis(mesh: Mesh) -> Mesh:
   )
 
 
-def _from_run(path: Path, config: ConfigDict, info: DataInfo) -> Any:
+def _from_run(path: Path, config: RunConfig, info: DataInfo) -> Any:
   run = reopen.run(path)
   theirs = run.recipe.info
   for field in ("num_classes", "image_shape", "mean", "std"):
@@ -77,7 +77,7 @@ def _from_run(path: Path, config: ConfigDict, info: DataInfo) -> Any:
   return run.recipe.peers.extract(run.peers_variables, run.leader)
 
 
-def _from_state_dict(path: Path, config: ConfigDict, info: DataInfo) -> Any:
+def _from_state_dict(path: Path, config: RunConfig, info: DataInfo) -> Any:
   net = backbones.make(config.teacher_net, info.num_classes)
   image = jax.ShapeDtypeStruct((1, *info.image_shape), "float32")
   shapes = jax.eval_shape(
