@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from okd_jax import methods
 from okd_jax.errors import ConfigError
@@ -105,22 +106,16 @@ def _cell(
       f"config.kinds has no entry for '{name}'; methods with one: "
       f"{', '.join(config.kinds)}."
     )
-  base = config.base
-  peers = dataclasses.replace(
-    base.peers,
-    net=config.teacher_net if row == KD_TEACHER else net,
-    kind="replicas" if alone else config.kinds[name],
-    num_peers=1 if alone else base.peers.num_peers,
-  )
-  mesh = base.mesh
+  changes: dict[str, Any] = {
+    "seed": seed,
+    "peers.net": config.teacher_net if row == KD_TEACHER else net,
+    "peers.kind": "replicas" if alone else config.kinds[name],
+    "method": freeze.method_section(name),
+  }
   if alone:
-    mesh = dataclasses.replace(mesh, peer=min(mesh.peer, 1))
-  made = dataclasses.replace(
-    base,
-    seed=seed,
-    peers=peers,
-    mesh=mesh,
-    method=freeze.method_section(name),
-    teacher=str(place(KD_TEACHER)) if row == "kd" else base.teacher,
-  )
+    changes["peers.num_peers"] = 1
+    changes["mesh.peer"] = min(config.base.mesh.peer, 1)
+  if row == "kd":
+    changes["teacher"] = str(place(KD_TEACHER))
+  made = freeze.replace(config.base, changes)
   return Cell(net, row, seed, place(row), made)

@@ -70,6 +70,19 @@ def method_section(name: str, **hyperparameters: Any) -> Any:
   return _class_of(name)(name, **values)
 
 
+def replace(config: Any, changes: Mapping[str, Any]) -> Any:
+  """A copy of a section with other values, named by paths such as peers.net."""
+  values: dict[str, Any] = {}
+  for path, value in changes.items():
+    name, _, rest = path.partition(".")
+    if rest:
+      section = values.get(name, getattr(config, name))
+      values[name] = replace(section, {rest: value})
+    else:
+      values[name] = value
+  return dataclasses.replace(config, **values)
+
+
 def as_dict(config: Any) -> dict[str, Any]:
   """A configuration as nested dictionaries, as its file holds it."""
   values = {

@@ -14,6 +14,7 @@ from configs import okddip_digits
 from okd_jax import seeds, train
 from okd_jax.errors import ConfigError, NotFiniteError
 from okd_jax.runs import records as logs, summary
+from okd_jax.settings.freeze import freeze
 from okd_jax.training import autotune, finite
 from okd_jax.training.runner import Dispatch
 import runs
@@ -25,7 +26,7 @@ NAMES = ("seed3", "seed4")
 def configured(**changes):
   """Two seeds of a run of 5 steps with a toy network."""
   config = okddip_digits.get_config("smoke")
-  config.seed, config.num_seeds, config.seeds_mapping = 3, 2, "at_once"
+  config.seed, config.num_seeds = 3, 2
   config.peers.net = "own_networks:Small"
   config.peers.num_peers = 3
   config.mesh.data = 1
@@ -33,7 +34,7 @@ def configured(**changes):
   config.eval_epochs = 1
   config.checkpoint_secs = 1e6
   config.update_from_flattened_dict(changes)
-  return config
+  return freeze(config)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def at_once(tmp_path_factory):
 @pytest.fixture(scope="module")
 def one_by_one(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("one_by_one")
-  return workdir, seeds.train(configured(seeds_mapping="auto"), workdir)
+  return workdir, seeds.train(configured(), workdir)
 
 
 @pytest.mark.parametrize(
