@@ -48,7 +48,7 @@ def _from_outside(name: str) -> type[Method]:
   module, _, attribute = name.partition(":")
   try:
     found = getattr(importlib.import_module(module), attribute)
-  except (ImportError, AttributeError, ValueError) as error:
+  except (ImportError, AttributeError, TypeError, ValueError) as error:
     raise ConfigError(
       f"config.method.name={name!r} must name an importable module and a class "
       f"in it, as module:Class ({error}); check the spelling, and that the "

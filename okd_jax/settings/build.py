@@ -135,7 +135,7 @@ def network(name: str, config: RunConfig, info: DataInfo) -> nn.Module:
   module, _, attribute = name.partition(":")
   try:
     made = getattr(importlib.import_module(module), attribute)
-  except (ImportError, AttributeError, ValueError) as error:
+  except (ImportError, AttributeError, TypeError, ValueError) as error:
     raise ConfigError(
       f"config.peers.net='{name}' must name an importable module and a class "
       f"in it, as module:Class ({error}); check the spelling, and that the "

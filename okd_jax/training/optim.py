@@ -27,9 +27,9 @@ class Sgd:
 
   Attributes:
     learning_rate: at the start.
-    momentum: m.
+    momentum: m in the update above.
     nesterov: look ahead by one step.
-    weight_decay: wd, coupled L2 on all parameters.
+    weight_decay: wd in the update above, coupled L2 on all parameters.
     drops: where the rate drops, as fractions of the epochs.
     factor: what it is multiplied with at every drop.
   """
