@@ -42,8 +42,8 @@ def page() -> str:
     "",
     "## `config.method`: a method and its hyperparameters",
     "",
-    "`config.method.name` is one of those below, or `module:Class` for a method",
-    "of your own. A recipe chooses it with `common.method(NAME)`; the other keys",
+    "`config.method.name` is one of those below, or `module:Class` for one of",
+    "your own. A recipe chooses it with `common.method(NAME)`; the other keys",
     "of the section are the fields of its class.",
   ]
   for name in methods.names():

@@ -101,6 +101,7 @@ def _cell(
 
   alone = row in (BASELINE, KD_TEACHER)
   name = "independent" if alone else row
+  method = freeze.method_section(name)
   if not alone and name not in config.kinds:
     raise ConfigError(
       f"config.kinds has no entry for '{name}'; methods with one: "
@@ -110,7 +111,7 @@ def _cell(
     "seed": seed,
     "peers.net": config.teacher_net if row == KD_TEACHER else net,
     "peers.kind": "replicas" if alone else config.kinds[name],
-    "method": freeze.method_section(name),
+    "method": method,
   }
   if alone:
     changes["peers.num_peers"] = 1

@@ -184,7 +184,7 @@ def test_a_key_without_a_value_is_refused(key):
     (["--config=configs"], "configs"),
     (["--config=configs/common.py"], "get_config"),
     (["--config=configs/compare_digits.py"], "compare"),
-    (["--config=okd_jax/data/errors.py"], "get_config"),
+    (["--config=okd_jax/errors.py"], "get_config"),
     (["--config=README.md"], "README.md, line"),
     (["--config=configs/okddip_digits.py:resnet9"], "resnet9"),
     (["--config=configs/okddip_digits.py:Smoke"], "Smoke"),

@@ -40,7 +40,7 @@ def sections():
 @pytest.mark.parametrize(
   ("name", "kind", "fields"),
   sections(),
-  ids=lambda value: value if type(value) is str else "",
+  ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_every_setting_has_a_rule_and_a_meaning(name, kind, fields):
   meanings = rules.meanings(kind)
