@@ -1,4 +1,7 @@
-"""What all comparisons share: every key, with its meaning, at its default."""
+"""What all comparisons share: every key at its default.
+
+What every key means stands in docs/settings.md.
+"""
 
 from pathlib import Path
 

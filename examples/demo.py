@@ -18,11 +18,12 @@ from okd_jax import train
 from okd_jax.cli import common as cli
 from okd_jax.data.formats import publisher as readers
 from okd_jax.runs import display, records as logs, summary
+from okd_jax.settings.freeze import freeze
 
 
 def main() -> None:
   """Trains, and prints the comparison."""
-  config = okddip_digits.get_config()
+  config = freeze(okddip_digits.get_config())
   cli.prepare_jax(config)
   workdir = cli.default_workdir(config, "demo")
   result = train.train(config, workdir)[1]

@@ -6,6 +6,7 @@ Training itself is main.py.
 import argparse
 from collections.abc import Iterator, Sequence
 import contextlib
+import dataclasses
 import json
 from pathlib import Path
 import sys
@@ -134,7 +135,7 @@ def _eval(args: argparse.Namespace) -> None:
   mesh = mesh_lib.make_mesh(spread, 1)
   run = run_lib.run(args.workdir, mesh)
   # Any size that the devices divide; nothing is trained.
-  config.batch_size = spread
+  config = dataclasses.replace(config, batch_size=spread)
   source = build.source(config, mesh)
   figures = Evaluator(run.setup, source).figures(run.state, (args.split,))
   if not figures:
@@ -230,7 +231,7 @@ def _compare(args: argparse.Namespace) -> None:
   from okd_jax import compare
   from okd_jax.results import comparison as result_tables
 
-  config, workdir = cli.read_recipe(["compare", *args.flags], comparison=True)
+  config, workdir = cli.read_comparison(["compare", *args.flags])
   cli.prepare_jax(config.base)
   distributed.initialize()
   failed = compare.compare(config, workdir)

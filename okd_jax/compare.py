@@ -7,7 +7,6 @@ import shutil
 import traceback
 
 import jax
-from ml_collections import ConfigDict
 
 from okd_jax import train
 from okd_jax.devices import signals
@@ -15,19 +14,20 @@ from okd_jax.errors import ConfigError, Interrupted
 from okd_jax.results import comparison as result_tables, grid, rows as results
 from okd_jax.results.grid import Cell
 from okd_jax.runs import summary
-from okd_jax.settings import config as config_lib
+from okd_jax.settings import freeze
+from okd_jax.settings.schema import Comparison
 
 _log = logging.getLogger(__name__)
 
 
-def compare(config: ConfigDict, workdir: Path) -> dict[str, str]:
+def compare(config: Comparison, workdir: Path) -> dict[str, str]:
   """Runs what is left of a comparison.
 
   Every cell is an ordinary run in `<network>/<row>/seed<k>`. Finished cells
   are left alone; tables are renewed after each of the others.
 
   Args:
-    config: see `configs.comparison.grid`.
+    config: see `okd_jax.settings.freeze.freeze_comparison`.
     workdir: of the comparison.
 
   Returns:
@@ -37,9 +37,8 @@ def compare(config: ConfigDict, workdir: Path) -> dict[str, str]:
     ConfigError: if the grid cannot be run.
     Interrupted: after a signal; the same command goes on.
   """
-  with config_lib.refusing():
-    cells = grid.cells(config, workdir)
-    grid.check(config, cells)
+  cells = grid.cells(config, workdir)
+  grid.check(config, cells)
   first = jax.process_index() == 0
   if first:
     _remember(config, workdir)
@@ -73,10 +72,10 @@ def compare(config: ConfigDict, workdir: Path) -> dict[str, str]:
   return failed
 
 
-def _remember(config: ConfigDict, workdir: Path) -> None:
+def _remember(config: Comparison, workdir: Path) -> None:
   workdir.mkdir(parents=True, exist_ok=True)
   path = workdir / results.CONFIG
-  path.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+  path.write_text(json.dumps(freeze.as_dict(config), indent=2) + "\n")
   try:
     shutil.copyfile(config.published, workdir / results.PUBLISHED)
   except OSError as error:

@@ -15,6 +15,7 @@ from flax import linen as nn, struct
 import jax
 import jax.numpy as jnp
 
+from okd_jax.errors import ConfigError
 from okd_jax.rules import (
   at_least as at_least,
   between as between,
@@ -222,10 +223,10 @@ def objective(terms: dict[str, Array]) -> Array:
 
 
 def require_peers(name: str, outputs: Outputs, at_least: int) -> None:
-  """Raises ValueError unless the group has enough peers."""
+  """Raises ConfigError unless the group has enough peers."""
   num_peers = outputs.logits.shape[0]
   if num_peers < at_least:
-    raise ValueError(
+    raise ConfigError(
       f"method '{name}' got {num_peers} peer(s) and needs at least "
       f"{at_least}; raise config.peers.num_peers."
     )
@@ -235,10 +236,10 @@ def require_trunk(name: str, outputs: Outputs) -> Array:
   """Returns the shared trunk's output [B, E].
 
   Raises:
-    ValueError: if the peers share no trunk.
+    ConfigError: if the peers share no trunk.
   """
   if outputs.trunk is None:
-    raise ValueError(
+    raise ConfigError(
       f"method '{name}' reads the shared trunk, and these peers are separate "
       "networks; set config.peers.kind=branches."
     )
@@ -251,10 +252,10 @@ def require_maps(
   """Returns the maps of the stages, the deepest one last.
 
   Raises:
-    ValueError: if the networks return fewer stages.
+    ConfigError: if the networks return fewer stages.
   """
   if len(outputs.maps) < at_least:
-    raise ValueError(
+    raise ConfigError(
       f"method '{name}' reads the maps of {at_least} stage(s), and these "
       f"networks return {len(outputs.maps)}; return okd_jax.core.Outputs with "
       "maps from the network, or split it earlier."

@@ -1,5 +1,8 @@
 """What can go wrong for a user: one kind of error an exit code."""
 
+from collections.abc import Iterable
+import difflib
+
 
 class OkdError(Exception):
   """Base of the errors whose message a person can act on.
@@ -51,3 +54,14 @@ class Interrupted(OkdError):
   """A run that was asked to stop and has saved its state."""
 
   exit_code = 75
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+  """Ends a sentence about an unknown word: with a suggestion if there is one.
+
+  Args:
+    word: as it was written.
+    known: what could have been meant.
+  """
+  close = difflib.get_close_matches(str(word), list(known), 1)
+  return f"; did you mean '{close[0]}'?" if close else "."

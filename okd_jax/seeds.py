@@ -1,23 +1,23 @@
 """One recipe trained with several seeds, one after another."""
 
+import dataclasses
 import logging
 from pathlib import Path
 import time
 from typing import Any
-
-from ml_collections import ConfigDict
 
 from okd_jax import train as train_lib
 from okd_jax.devices import signals
 from okd_jax.errors import Interrupted, NotFiniteError
 from okd_jax.runs import summary
 from okd_jax.settings import config as config_lib
+from okd_jax.settings.schema import RunConfig
 
 _log = logging.getLogger(__name__)
 
 
 def train(
-  config: ConfigDict, workdir: Path, began: float | None = None
+  config: RunConfig, workdir: Path, began: float | None = None
 ) -> list[dict[str, Any]]:
   """Trains `config.num_seeds` groups, of the seeds config.seed and after it.
 
@@ -26,7 +26,7 @@ def train(
   evaluated and exported by itself. Seeds that are finished are left alone.
 
   Args:
-    config: every key of `configs/common.py`, with a method.
+    config: see `okd_jax.settings.freeze.freeze`.
     workdir: of the run or runs.
     began: as for `okd_jax.train.train`.
 
@@ -38,8 +38,7 @@ def train(
     Exception: whatever else `okd_jax.train.train` raises.
   """
   began = time.monotonic() if began is None else began
-  with config_lib.refusing():
-    config_lib.check(config)
+  config_lib.check(config)
   if config.num_seeds == 1:
     return [train_lib.train(config, workdir, began)[1]]
   runs = {
@@ -72,8 +71,6 @@ def train(
   return [result for result in finished if result is not None]
 
 
-def _of_seed(config: ConfigDict, seed: int) -> ConfigDict:
+def _of_seed(config: RunConfig, seed: int) -> RunConfig:
   """The configuration that trains one seed alone."""
-  of_seed = config.copy_and_resolve_references()
-  of_seed.seed, of_seed.num_seeds = seed, 1
-  return of_seed
+  return dataclasses.replace(config, seed=seed, num_seeds=1)

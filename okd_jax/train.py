@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from okd_jax.core import Variables
 from okd_jax.data import Source
@@ -17,6 +16,7 @@ from okd_jax.runs import run as run_lib, summary, workdir as workdir_lib
 from okd_jax.runs.due import Due
 from okd_jax.runs.recorder import recording
 from okd_jax.settings import build, config as config_lib, layout
+from okd_jax.settings.schema import RunConfig
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.training import autotune, finite, state as state_lib
 from okd_jax.training.evaluate import Evaluator
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 def train(
-  config: ConfigDict,
+  config: RunConfig,
   workdir: Path,
   began: float | None = None,
   stop: signals.Stop | None = None,
@@ -37,7 +37,7 @@ def train(
   """Trains a group, or goes on where an earlier call stopped.
 
   Args:
-    config: every key of `configs/common.py`, with a method.
+    config: see `okd_jax.settings.freeze.freeze`.
     workdir: gets config.json, metrics, checkpoints and summary.json.
     began: `time.monotonic()` at the start of the program, for the time to the
       first step; now by default.
@@ -105,34 +105,33 @@ def train(
 
 
 def _open(
-  config: ConfigDict, workdir: Path
+  config: RunConfig, workdir: Path
 ) -> tuple[Source, Setup, Variables | None]:
   """Checks the configuration and opens what it names.
 
   Returns:
     The data, what stays fixed, and the variables of the frozen teacher.
   """
-  with config_lib.refusing():
-    config_lib.check(config)
-    if config.num_seeds != 1:
-      raise ConfigError(
-        f"config.num_seeds={config.num_seeds} must be 1 here, where one group "
-        "is trained; call okd_jax.seeds.train for several."
-      )
-    workdir_lib.require_same_run(config, workdir)
-    init_from.check(config, workdir)
-    mesh = layout.mesh(config)
-    source = build.source(config, mesh)
-    teacher_group, frozen = teacher.load(config, source.info, mesh)
-    setup = build.setup(
-      config, source.info, source.train_size, mesh, teacher_group
+  config_lib.check(config)
+  if config.num_seeds != 1:
+    raise ConfigError(
+      f"config.num_seeds={config.num_seeds} must be 1 here, where one group "
+      "is trained; call okd_jax.seeds.train for several."
     )
-    build.check_networks(setup)
-    return source, autotune.choose_mapping(setup), frozen
+  workdir_lib.require_same_run(config, workdir)
+  init_from.check(config, workdir)
+  mesh = layout.mesh(config)
+  source = build.source(config, mesh)
+  teacher_group, frozen = teacher.load(config, source.info, mesh)
+  setup = build.setup(
+    config, source.info, source.train_size, mesh, teacher_group
+  )
+  build.check_networks(setup)
+  return source, autotune.choose_mapping(setup), frozen
 
 
 def _new_or_saved(
-  config: ConfigDict, setup: Setup, checkpoints: Checkpoints
+  config: RunConfig, setup: Setup, checkpoints: Checkpoints
 ) -> tuple[TrainState, int, dict[str, Any]]:
   """The newest saved state, its step, and what was not yet recorded by then.
 

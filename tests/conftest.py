@@ -26,6 +26,7 @@ def trained(tmp_path_factory):
   """The work directory of a finished run of ten steps; not to be changed."""
   from configs import okddip_digits
   from okd_jax import train
+  from okd_jax.settings.freeze import freeze
 
   config = okddip_digits.get_config("smoke")
   config.peers.num_peers = 3
@@ -33,5 +34,5 @@ def trained(tmp_path_factory):
   config.epochs = 1
   config.log_steps = 2
   workdir = tmp_path_factory.mktemp("runs") / "trained"
-  train.train(config, workdir)
+  train.train(freeze(config), workdir)
   return workdir

@@ -11,7 +11,7 @@ import pytest
 
 from configs import common, compare_digits
 from okd_jax import __main__, methods
-from okd_jax.settings import config as config_lib
+from okd_jax.settings.freeze import flatten
 import runs
 import toys
 
@@ -49,9 +49,9 @@ def test_what_a_page_names_exists(page, capsys):
     # The one that a reader is to write.
     if path != "configs/weighted_mean_c100.py":
       assert (ROOT / path).exists(), path
-  keys = set(config_lib.flatten(common.base()))
+  keys = set(flatten(common.base()))
   # A comparison's base is such a configuration again.
-  compared = config_lib.flatten(compare_digits.get_config())
+  compared = flatten(compare_digits.get_config())
   keys |= {".".join(key.split(".")[:2]) for key in compared}
   keys |= {
     f"method.{option}"

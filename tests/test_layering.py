@@ -67,4 +67,13 @@ def test_imports_point_downward():
 def test_configurations_import_only_what_recipes_may():
   for path in (ROOT.parent / "configs").glob("*.py"):
     for name in imports(path):
-      assert name in ("data", "methods", "training"), f"{path.name}: {name}"
+      allowed = ("data", "methods", "settings", "training")
+      assert name in allowed, f"{path.name}: {name}"
+
+
+def test_only_the_settings_know_how_recipes_are_written():
+  for path in ROOT.rglob("*.py"):
+    if path.relative_to(ROOT).parts[0] != "settings":
+      text = path.read_text()
+      for name in ("ConfigDict", "ml_collections"):
+        assert name not in text, f"{path.relative_to(ROOT)}: {name}"

@@ -15,6 +15,7 @@ from okd_jax import train
 from okd_jax.errors import ConfigError, NotFiniteError
 from okd_jax.runs import records as logs
 from okd_jax.settings import config as config_lib
+from okd_jax.settings.freeze import flatten, freeze
 from okd_jax.training import finite
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +31,7 @@ def tiny(**changes):
   config.eval_epochs = 1
   config.checkpoint_secs = 1e6
   config.update_from_flattened_dict(changes)
-  return config
+  return freeze(config)
 
 
 class Stopped(Exception):
@@ -188,8 +189,8 @@ def test_every_recipe_passes_the_checks(name):
   for each in (config, smoke):
     if each.method.name == "kd":
       each.teacher = str(ROOT)  # any folder will do until it is read
-    config_lib.check(each)
-  assert config_lib.flatten(config).keys() == config_lib.flatten(smoke).keys()
+    config_lib.check(freeze(each))
+  assert flatten(config).keys() == flatten(smoke).keys()
   assert f"configs/{name}.py" in module.__doc__
 
 

@@ -13,7 +13,6 @@ relies on it.
 """
 
 import dataclasses
-import difflib
 from fractions import Fraction
 import functools
 import importlib
@@ -25,6 +24,7 @@ from okd_jax.backbones.count import (
   count_parameters as count_parameters,
 )
 from okd_jax.backbones.network import Network
+from okd_jax.errors import closest, ConfigError
 
 
 def names() -> tuple[str, ...]:
@@ -47,27 +47,27 @@ def make(name: str, num_classes: int, **options: Any) -> Network:
     The network, a linen module.
 
   Raises:
-    ValueError: if the name or an option is unknown or a value is not legal.
+    ConfigError: if the name or an option is unknown or a value is not legal.
   """
   networks = _networks()
   name, at, fraction = name.partition("@")
   if at:
     options["tail_width"] = _fraction(name, fraction)
   if name not in networks:
-    raise ValueError(
-      f"network {name!r} is unknown{_suggest(name, networks)}; available: "
+    raise ConfigError(
+      f"network {name!r} is unknown{closest(name, networks)} Available: "
       f"{', '.join(sorted(networks))}."
     )
   network = networks[name]
   allowed = _options(network)
   for option in options:
     if option not in allowed:
-      raise ValueError(
+      raise ConfigError(
         f"network '{name}' has no option {option!r}"
-        f"{_suggest(option, allowed)}; options: {', '.join(sorted(allowed))}."
+        f"{closest(option, allowed)} Options: {', '.join(sorted(allowed))}."
       )
   if num_classes < 1:
-    raise ValueError(f"num_classes={num_classes} must be at least 1.")
+    raise ConfigError(f"num_classes={num_classes} must be at least 1.")
   net = network(num_classes, **options)
   net.check()
   return net
@@ -123,8 +123,3 @@ def _options(network: functools.partial[Network]) -> set[str]:
   fields = {field.name for field in dataclasses.fields(family)}
   fixed = {"num_classes", "parent", "name", *network.keywords}
   return fields - fixed
-
-
-def _suggest(name, known) -> str:
-  close = difflib.get_close_matches(name, known, n=1)
-  return f" (did you mean '{close[0]}'?)" if close else ""

@@ -7,6 +7,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from okd_jax.core import Array, Outputs
+from okd_jax.errors import ConfigError
 
 
 class Network(nn.Module):
@@ -57,15 +58,15 @@ class Network(nn.Module):
     raise NotImplementedError
 
   def check(self) -> None:
-    """Raises ValueError if `part` or `split` is not legal."""
+    """Raises ConfigError if `part` or `split` is not legal."""
     if self.part not in ("whole", "trunk", "tail"):
-      raise ValueError(
+      raise ConfigError(
         f"part={self.part!r} is unknown; use 'whole', 'trunk' or 'tail'."
       )
     # A trunk without a layer would share nothing.
     fewest = 1 if type(self).stem is Network.stem else 0
     if self.split not in range(fewest, self.num_stages + 1):
-      raise ValueError(
+      raise ConfigError(
         f"split={self.split} is not a number of stages of this network; use "
         f"{fewest} to {self.num_stages}."
       )
@@ -84,7 +85,7 @@ class Network(nn.Module):
       the one that is pooled into the features, unless `raw_maps`.
 
     Raises:
-      ValueError: if part or split is not legal or the image too small.
+      ConfigError: if part or split is not legal or the image too small.
     """
     self.check()
     chex.assert_rank(x, 4)
@@ -97,7 +98,7 @@ class Network(nn.Module):
     for number in range(first, last + 1):
       x = self.stage(number, x, train)
       if 0 in x.shape[1:3]:
-        raise ValueError(
+        raise ConfigError(
           f"an input of height and width {size} is too small for "
           f"{type(self).__name__}: nothing of it is left after stage {number}; "
           f"use larger images or a network that shrinks them less."

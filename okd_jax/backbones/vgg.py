@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from okd_jax import layers
 from okd_jax.backbones.network import Network
+from okd_jax.errors import ConfigError
 
 Array = jax.Array
 
@@ -48,7 +49,7 @@ class VGG(Network, kw_only=True):
   def check(self) -> None:
     super().check()
     if not 0.0 <= self.dropout < 1.0:
-      raise ValueError(f"dropout={self.dropout} must be in [0, 1).")
+      raise ConfigError(f"dropout={self.dropout} must be in [0, 1).")
 
   def stage(self, number: int, x: Array, train: bool) -> Array:
     for i, width in enumerate(self.widths[number - 1]):

@@ -9,13 +9,12 @@ from pathlib import Path
 import sys
 from typing import NoReturn
 
-from absl import flags
 import jax
-from ml_collections import config_flags, ConfigDict
 
 from okd_jax.devices import distributed, processes
 from okd_jax.errors import CheckpointError, ConfigError, OkdError
-from okd_jax.settings import config as config_lib, flag_errors, layout
+from okd_jax.settings import config as config_lib, flags, freeze, layout
+from okd_jax.settings.schema import Comparison, RunConfig
 
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
@@ -48,14 +47,11 @@ def exit_codes() -> Iterator[None]:
     )
 
 
-def read_recipe(
-  argv: Sequence[str], *, comparison: bool = False
-) -> tuple[ConfigDict, Path]:
-  """Reads the flags --config, --config.KEY and --workdir.
+def read_recipe(argv: Sequence[str]) -> tuple[RunConfig, Path]:
+  """Reads the flags of a run: --config, --config.KEY and --workdir.
 
   Args:
     argv: the program's name and its arguments.
-    comparison: whether the recipe must be one of a comparison or of a run.
 
   Returns:
     The configuration, and the work directory: a folder under runs/ by default.
@@ -63,56 +59,42 @@ def read_recipe(
   Raises:
     ConfigError: for every mistake in them.
   """
-  known = flags.FlagValues()
-  recipe = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "A recipe, such as configs/okddip_c100.py.",
-    flag_values=known,
-    lock_config=True,
-    sys_argv=list(argv),
+  recipe, named, workdir = flags.read(argv)
+  if "base" in recipe:
+    raise _of_another_command(named)
+  config = freeze.freeze(recipe)
+  return config, Path(workdir or default_workdir(config, named))
+
+
+def read_comparison(argv: Sequence[str]) -> tuple[Comparison, Path]:
+  """Reads the flags of a comparison, as `read_recipe` does those of a run."""
+  recipe, named, workdir = flags.read(argv)
+  if "base" not in recipe:
+    raise _of_another_command(named)
+  config = freeze.freeze_comparison(recipe)
+  return config, Path(workdir or default_workdir(config.base, named))
+
+
+def _of_another_command(named: str) -> ConfigError:
+  return ConfigError(
+    f"--config={named} is not a recipe for this command: python -m okd_jax "
+    "compare takes configs/compare_*.py, main.py takes the others."
   )
-  flags.DEFINE_string("workdir", None, "Where results go.", flag_values=known)
-  try:
-    rest = known(list(argv))
-    missing = recipe.value is None
-    if not missing:
-      recipe.value.to_dict()  # raises if the recipe was not found
-  except Exception as error:  # a recipe is Python and may raise anything
-    raise flag_errors.explain(error) from error
-  if rest[1:]:
-    raise ConfigError(
-      f"unexpected argument '{rest[1]}'; settings are given as "
-      "--config.key=value."
-    )
-  if missing:
-    raise ConfigError(
-      "--config is missing; name a recipe, for example "
-      "--config=configs/okddip_digits.py."
-    )
-  named = config_flags.get_config_filename(known["config"])
-  if comparison != ("base" in recipe.value):
-    raise ConfigError(
-      f"--config={named} is not a recipe for this command: python -m okd_jax "
-      "compare takes configs/compare_*.py, main.py takes the others."
-    )
-  workdir = known["workdir"].value or default_workdir(recipe.value, named)
-  return recipe.value, Path(workdir)
 
 
-def prepare_jax(config: ConfigDict | None = None) -> None:
+def prepare_jax(config: RunConfig | None = None) -> None:
   """Sets what must be set before the first device is touched.
 
   Args:
     config: of the run that will be trained.
   """
-  flags = os.environ.get("XLA_FLAGS", "")
+  xla_flags = os.environ.get("XLA_FLAGS", "")
   if config is not None:
     if config.deterministic:
-      os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
+      os.environ["XLA_FLAGS"] = f"{xla_flags} --xla_gpu_deterministic_ops=true"
     if (
       not distributed.expected()
-      and "xla_force_host_platform_device_count" not in flags
+      and "xla_force_host_platform_device_count" not in xla_flags
     ):
       jax.config.update("jax_num_cpu_devices", layout.cpu_devices(config))
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -120,11 +102,11 @@ def prepare_jax(config: ConfigDict | None = None) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
-def default_workdir(config: ConfigDict, config_file: str) -> Path:
+def default_workdir(config: RunConfig, config_file: str) -> Path:
   """A folder of its own for every recipe, seed and change to a recipe.
 
-  Comparisons that differ in their grids alone share one, and so their cells.
+  That of a comparison follows from its base, so comparisons that differ in
+  their grids alone share one, and with it their cells.
   """
   stem = Path(config_file.split(":")[0]).stem
-  about = config.base if "base" in config else config
-  return Path("runs") / f"{stem}-{config_lib.digest(about)}"
+  return Path("runs") / f"{stem}-{config_lib.digest(config)}"

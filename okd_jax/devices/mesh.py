@@ -8,6 +8,8 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
+from okd_jax.errors import ConfigError
+
 DATA = "data"
 PEER = "peer"
 
@@ -29,23 +31,23 @@ def make_mesh(
     A mesh whose axes are partitioned by the compiler outside `shard_map`.
 
   Raises:
-    ValueError: if the sizes do not fit the devices.
+    ConfigError: if the sizes do not fit the devices.
   """
   available = list(jax.devices() if devices is None else devices)
   if peer < 1 or (data < 1 and data != -1):
-    raise ValueError(
+    raise ConfigError(
       f"config.mesh.data={data} and config.mesh.peer={peer} must be positive; "
       "data=-1 takes all devices that are left."
     )
   if data == -1:
     if len(available) % peer:
-      raise ValueError(
+      raise ConfigError(
         f"config.mesh.peer={peer} must divide the number of devices, "
         f"{len(available)}; choose another, or set config.mesh.data too."
       )
     data = len(available) // peer
   if data * peer > len(available):
-    raise ValueError(
+    raise ConfigError(
       f"config.mesh.data={data} times config.mesh.peer={peer} is more than "
       f"the {len(available)} device(s) here; lower one of them."
     )

@@ -7,11 +7,12 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from okd_jax.devices.mesh import PEER
+from okd_jax.errors import ConfigError
 from okd_jax.groups.layout import Stack
 from okd_jax.groups.map_peers import MAPPINGS
 
 
-class GroupError(ValueError):
+class GroupError(ConfigError):
   """These networks cannot be peers, or not on this mesh."""
 
 

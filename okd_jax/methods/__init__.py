@@ -1,21 +1,23 @@
 """Methods, one file each: `okd_jax/methods/<name>.py` with a class `Method`.
 
-`make` imports the module of that name; there is no table to keep.
+`make` imports the module of that name; there is no table to keep. A method of
+your own may lie anywhere and is named `module:Class`.
 """
 
 import dataclasses
-import difflib
 import importlib
 import pkgutil
 from typing import Any
 
+from okd_jax import rules
 from okd_jax.core import Method
+from okd_jax.errors import closest, ConfigError
 
-__all__ = ["load", "make", "names", "options"]
+__all__ = ["fields", "load", "make", "names", "options"]
 
 
 def names() -> list[str]:
-  """Names of the methods, from the files present."""
+  """Names of the methods of this package, from the files present."""
   return sorted(
     module.name
     for module in pkgutil.iter_modules(__path__)
@@ -26,47 +28,90 @@ def names() -> list[str]:
 def load(name: str) -> type[Method]:
   """Returns the class of a method.
 
+  Args:
+    name: one of `names()`, or `module:Class` for a method from outside.
+
   Raises:
-    ValueError: if there is no such method, listing those there are.
+    ConfigError: if there is no such method, listing those there are.
   """
+  if isinstance(name, str) and ":" in name:
+    return _from_outside(name)
   if name not in names():
-    close = difflib.get_close_matches(name, names(), 1)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
-    raise ValueError(
-      f"config.method.name='{name}' is not a method.{hint} There are: "
-      f"{', '.join(names())}."
+    raise ConfigError(
+      f"config.method.name={name!r} is not a method{closest(name, names())} "
+      f"There are: {', '.join(names())}; module:Class names one of your own."
     )
   return importlib.import_module(f"{__name__}.{name}").Method
 
 
-def options(name: str) -> dict[str, Any]:
-  """Returns the hyperparameters of a method with their defaults."""
-  return {
-    field.name: field.default
+def _from_outside(name: str) -> type[Method]:
+  module, _, attribute = name.partition(":")
+  try:
+    found = getattr(importlib.import_module(module), attribute)
+  except (ImportError, AttributeError, TypeError, ValueError) as error:
+    raise ConfigError(
+      f"config.method.name={name!r} must name an importable module and a class "
+      f"in it, as module:Class ({error}); check the spelling, and that the "
+      "module is in the working directory or installed."
+    ) from error
+  if not (isinstance(found, type) and issubclass(found, Method)):
+    raise ConfigError(
+      f"config.method.name={name!r} is no method; name a subclass of "
+      "okd_jax.core.Method."
+    )
+  return found
+
+
+def fields(name: str) -> list[dataclasses.Field[Any]]:
+  """Returns the hyperparameters of a method: defaults and rules.
+
+  Raises:
+    ConfigError: if there is no such method, or if it has a hyperparameter
+      that cannot stand in a recipe.
+  """
+  found = [
+    field
     for field in dataclasses.fields(load(name))
     if field.name not in ("parent", "name")
-  }
+  ]
+  for field in found:
+    if type(field.default) not in rules.KINDS:
+      raise ConfigError(
+        f"config.method.name={name!r}: its field '{field.name}' must have a "
+        "default that is a number, a text, True or False, or a tuple of them, "
+        "as a recipe holds only these."
+      )
+  return found
+
+
+def options(name: str) -> dict[str, Any]:
+  """Returns the hyperparameters of a method with their defaults."""
+  return {field.name: field.default for field in fields(name)}
 
 
 def make(name: str, **hyperparameters: Any) -> Method:
   """Builds a method.
 
   Args:
-    name: one of `names()`.
+    name: as for `load`.
     **hyperparameters: fields of the method that differ from their defaults.
 
   Raises:
-    ValueError: if the name or a hyperparameter is unknown.
+    ConfigError: if the name or a hyperparameter is unknown.
   """
   method = load(name)
+  require_known(name, hyperparameters)
+  return method(**hyperparameters)
+
+
+def require_known(name: str, hyperparameters: dict[str, Any]) -> None:
+  """Raises ConfigError if a method has not all of these hyperparameters."""
   known = options(name)
   for option in hyperparameters:
     if option not in known:
-      close = difflib.get_close_matches(option, known, 1)
-      hint = f" Did you mean '{close[0]}'?" if close else ""
-      raise ValueError(
-        f"method '{name}' has no hyperparameter '{option}'.{hint} It has: "
-        f"{', '.join(known) or 'none'}. A method's settings are its own, so "
-        "another method is chosen by its recipe."
+      raise ConfigError(
+        f"method '{name}' has no hyperparameter '{option}'"
+        f"{closest(option, known)} It has: {', '.join(known) or 'none'}. A "
+        "method's settings are its own, so another method is chosen by its "
+        "recipe."
       )
-  return method(**hyperparameters)

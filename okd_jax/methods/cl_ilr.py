@@ -18,10 +18,10 @@ class Method(core.Method):
     stop_gradient: treat targets as constants.
   """
 
-  temperature: float = 3.0
-  kd_weight: float = 1.0
-  eps: float = 1e-7
-  stop_gradient: bool = False
+  temperature: float = core.positive(3.0)
+  kd_weight: float = core.at_least(1.0, 0)
+  eps: float = core.between(1e-7, 0, 1)
+  stop_gradient: bool = core.flag(False)
 
   @property
   def needs(self):

@@ -21,10 +21,10 @@ class Method(core.Method):
     fusion_weight_decay: of the fusion module's parameters.
   """
 
-  temperature: float = 3.0
-  kd_weight: float = 1.0
-  eps: float = 0.0
-  fusion_weight_decay: float = 1e-5
+  temperature: float = core.positive(3.0)
+  kd_weight: float = core.at_least(1.0, 0)
+  eps: float = core.between(0.0, 0, 1)
+  fusion_weight_decay: float = core.at_least(1e-5, 0)
 
   @property
   def min_peers(self):

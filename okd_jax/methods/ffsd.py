@@ -78,13 +78,13 @@ class Method(core.Method):
     fusion_weight_decay: of the fusion module's parameters.
   """
 
-  temperature: float = 2.0
-  kd_weight: float = 1.0
-  diversity_weight: float = 1e-5
-  fusion_weight: float = 10.0
-  self_weight: float = 1000.0
-  map_rampup_epochs: float = 5.0
-  fusion_weight_decay: float = 1e-5
+  temperature: float = core.positive(2.0)
+  kd_weight: float = core.at_least(1.0, 0)
+  diversity_weight: float = core.at_least(1e-5, 0)
+  fusion_weight: float = core.at_least(10.0, 0)
+  self_weight: float = core.at_least(1000.0, 0)
+  map_rampup_epochs: float = core.at_least(5.0, 0)
+  fusion_weight_decay: float = core.at_least(1e-5, 0)
 
   @property
   def needs(self):

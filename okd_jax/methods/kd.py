@@ -16,9 +16,9 @@ class Method(core.Method):
     eps: added to softened target probabilities.
   """
 
-  temperature: float = 3.0
-  kd_weight: float = 1.0
-  eps: float = 1e-7
+  temperature: float = core.positive(3.0)
+  kd_weight: float = core.at_least(1.0, 0)
+  eps: float = core.between(1e-7, 0, 1)
 
   @property
   def needs(self):

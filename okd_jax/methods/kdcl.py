@@ -23,10 +23,10 @@ class Method(core.Method):
     views: one augmented view a peer instead of one for all.
   """
 
-  temperature: float = 2.0
-  kd_weight: float = 1.0
-  rule: str = "minlogit"
-  views: bool = True
+  temperature: float = core.positive(2.0)
+  kd_weight: float = core.at_least(1.0, 0)
+  rule: str = core.one_of("minlogit", "naive", "linear", "minlogit", "general")
+  views: bool = core.flag(True)
 
   @property
   def needs(self):

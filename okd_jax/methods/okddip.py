@@ -29,12 +29,12 @@ class Method(core.Method):
     with_leader: False makes every peer auxiliary, for ensembles.
   """
 
-  temperature: float = 3.0
-  kd_weight: float = 1.0
-  eps: float = 1e-7
-  aggregate: str = "logits"
-  stop_gradient: bool = False
-  with_leader: bool = True
+  temperature: float = core.positive(3.0)
+  kd_weight: float = core.at_least(1.0, 0)
+  eps: float = core.between(1e-7, 0, 1)
+  aggregate: str = core.one_of("logits", "logits", "probs")
+  stop_gradient: bool = core.flag(False)
+  with_leader: bool = core.flag(True)
 
   @property
   def leader(self):

@@ -23,11 +23,11 @@ class Method(core.Method):
     ema_decay: limit of the averages' decay, see `schedules.ema_decay`.
   """
 
-  temperature: float = 3.0
-  kd_weight: float = 1.0
-  stop_gradient: bool = True
-  views: bool = True
-  ema_decay: float = 0.999
+  temperature: float = core.positive(3.0)
+  kd_weight: float = core.at_least(1.0, 0)
+  stop_gradient: bool = core.flag(True)
+  views: bool = core.flag(True)
+  ema_decay: float = core.between(0.999, 0, 1)
 
   @property
   def needs(self):

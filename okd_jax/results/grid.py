@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 import dataclasses
 from pathlib import Path
-
-from ml_collections import ConfigDict
+from typing import Any
 
 from okd_jax import methods
 from okd_jax.errors import ConfigError
-from okd_jax.settings import config as config_lib
+from okd_jax.settings import config as config_lib, freeze
+from okd_jax.settings.schema import Comparison, RunConfig
 
 # Rows besides the methods: one network alone, and what teaches kd.
 BASELINE = "baseline"
@@ -31,7 +31,7 @@ class Cell:
   row: str
   seed: int
   workdir: Path
-  config: ConfigDict
+  config: RunConfig
 
   @property
   def name(self) -> str:
@@ -39,14 +39,14 @@ class Cell:
     return "/".join(self.workdir.parts[-3:])
 
 
-def cells(config: ConfigDict, workdir: Path) -> list[Cell]:
+def cells(config: Comparison, workdir: Path) -> list[Cell]:
   """Lists the cells in the order in which they run.
 
   Seeds of a row follow each other, so that its step is compiled once; teachers
   come before their students.
 
   Args:
-    config: of the comparison, see `configs.comparison.grid`.
+    config: of the comparison, see `okd_jax.settings.schema.Comparison`.
     workdir: of the comparison.
   """
   return [
@@ -57,7 +57,7 @@ def cells(config: ConfigDict, workdir: Path) -> list[Cell]:
   ]
 
 
-def rows(config: ConfigDict) -> Iterator[str]:
+def rows(config: Comparison) -> Iterator[str]:
   """Rows for every network: the baseline, and the methods as listed."""
   yield BASELINE
   for method in config.methods:
@@ -66,11 +66,11 @@ def rows(config: ConfigDict) -> Iterator[str]:
     yield method
 
 
-def check(config: ConfigDict, grid: list[Cell]) -> None:
+def check(config: Comparison, grid: list[Cell]) -> None:
   """Refuses a comparison that cannot be run, before any cell is.
 
   Raises:
-    ValueError: naming the value, what was expected, and the remedy.
+    ConfigError: naming the value, what was expected, and the remedy.
   """
   if config.base.num_seeds != 1:
     raise ConfigError(
@@ -78,45 +78,45 @@ def check(config: ConfigDict, grid: list[Cell]) -> None:
       "lists its seeds in config.seeds; change that."
     )
   for key in ("methods", "nets", "seeds"):
-    values = list(config[key])
+    values = getattr(config, key)
     if not values or len(set(values)) < len(values):
       raise ConfigError(
-        f"config.{key}={tuple(values)} must name at least one, and none twice."
+        f"config.{key}={values} must name at least one, and none twice."
       )
   for name in config.kinds:
     methods.load(name)
   for cell in grid:
-    checked = cell.config.copy_and_resolve_references()
+    checked = cell.config
     if checked.teacher:
       # The teacher is not there yet; any folder stands for it.
-      checked.teacher = "."
+      checked = dataclasses.replace(checked, teacher=".")
     config_lib.check(checked)
 
 
 def _cell(
-  config: ConfigDict, workdir: Path, net: str, row: str, seed: int
+  config: Comparison, workdir: Path, net: str, row: str, seed: int
 ) -> Cell:
   def place(row):
     return workdir / net / row / f"seed{seed}"
 
   alone = row in (BASELINE, KD_TEACHER)
   name = "independent" if alone else row
-  made = config.base.copy_and_resolve_references()
-  made.seed = seed
-  made.peers.net = config.teacher_net if row == KD_TEACHER else net
-  with made.unlocked():
-    made.method = ConfigDict({"name": name, **methods.options(name)})
+  method = freeze.method_section(name)
+  if not alone and name not in config.kinds:
+    raise ConfigError(
+      f"config.kinds has no entry for '{name}'; methods with one: "
+      f"{', '.join(config.kinds)}."
+    )
+  changes: dict[str, Any] = {
+    "seed": seed,
+    "peers.net": config.teacher_net if row == KD_TEACHER else net,
+    "peers.kind": "replicas" if alone else config.kinds[name],
+    "method": method,
+  }
   if alone:
-    made.peers.num_peers = 1
-    made.peers.kind = "replicas"
-    made.mesh.peer = min(made.mesh.peer, 1)
-  else:
-    if name not in config.kinds:
-      raise ConfigError(
-        f"config.kinds has no entry for '{name}'; methods with one: "
-        f"{', '.join(config.kinds)}."
-      )
-    made.peers.kind = config.kinds[name]
+    changes["peers.num_peers"] = 1
+    changes["mesh.peer"] = min(config.base.mesh.peer, 1)
   if row == "kd":
-    made.teacher = str(place(KD_TEACHER))
+    changes["teacher"] = str(place(KD_TEACHER))
+  made = freeze.replace(config.base, changes)
   return Cell(net, row, seed, place(row), made)

@@ -18,7 +18,7 @@ from okd_jax.results import (
 )
 from okd_jax.results.formats import Table
 from okd_jax.runs import records as logs, run as run_lib
-from okd_jax.settings import config as config_lib
+from okd_jax.settings import config as config_lib, freeze
 from okd_jax.tasks.figure import DIVERSITY, Figure
 from okd_jax.tasks.task import Measure
 
@@ -90,7 +90,7 @@ def _run(workdir: Path, prefix: str) -> str:
   if not (workdir / "summary.json").exists():
     about += " Not finished."
   return _section(
-    workdir, about, _evaluation(workdir), pictures, config.to_dict()
+    workdir, about, _evaluation(workdir), pictures, freeze.as_dict(config)
   )
 
 

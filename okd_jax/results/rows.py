@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 import statistics
 
-from ml_collections import ConfigDict
 import numpy as np
 
 from okd_jax import tasks
 from okd_jax.results import grid
 from okd_jax.results.grid import BASELINE, Cell
 from okd_jax.runs import records as logs
-from okd_jax.settings import config as config_lib
+from okd_jax.settings import config as config_lib, freeze
 from okd_jax.tasks.figure import (
   DIVERSITY,
   ENSEMBLE,
@@ -124,7 +123,10 @@ def exists(workdir: Path) -> bool:
 
 def read(workdir: Path) -> list[Row]:
   """Reads what there is of a comparison, finished or not."""
-  config = ConfigDict(json.loads((workdir / CONFIG).read_text()))
+  saved = json.loads((workdir / CONFIG).read_text())
+  config = freeze.freeze_comparison(
+    saved | {"base": config_lib.of_today(saved["base"])}
+  )
   cells: dict[tuple[str, str], list[Cell]] = {}
   for cell in grid.cells(config, workdir):
     cells.setdefault((cell.net, cell.row), []).append(cell)

@@ -2,16 +2,15 @@
 
 import time
 
-from ml_collections import ConfigDict
-
 from okd_jax.devices import signals
+from okd_jax.settings.schema import RunConfig
 from okd_jax.training.setup import Setup
 
 
 class Due:
   """Tells the training loop when to record, evaluate and save."""
 
-  def __init__(self, setup: Setup, config: ConfigDict):
+  def __init__(self, setup: Setup, config: RunConfig):
     """Starts the clock of the saves.
 
     Args:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from okd_jax.runs import records, trackers
 from okd_jax.runs.display import Display
+from okd_jax.settings.schema import RunConfig
 from okd_jax.tasks.figure import Figure, parse_element
 from okd_jax.training import finite
 from okd_jax.training.runner import Runner
@@ -55,7 +55,7 @@ class Recorder:
 
 @contextlib.contextmanager
 def recording(
-  config: ConfigDict, setup: Setup, workdir: Path, step: int
+  config: RunConfig, setup: Setup, workdir: Path, step: int
 ) -> Iterator[Recorder]:
   """Opens the records of a run that begins, or goes on after a step.
 
@@ -81,7 +81,7 @@ def recording(
 
 
 @contextlib.contextmanager
-def _writer(config: ConfigDict, workdir: Path, step: int) -> Iterator[Any]:
+def _writer(config: RunConfig, workdir: Path, step: int) -> Iterator[Any]:
   if jax.process_index() != 0:
     yield records.NoWriter()
     return

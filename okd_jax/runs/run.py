@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from okd_jax.core import Outputs, Variables
 from okd_jax.data import Source
@@ -15,7 +14,8 @@ from okd_jax.data.info import DataInfo
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError
 from okd_jax.runs import records as logs
-from okd_jax.settings import build, config as config_lib
+from okd_jax.settings import build, config as config_lib, freeze
+from okd_jax.settings.schema import RunConfig
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.training import setup as setup_lib, state as state_lib, targets
 from okd_jax.training.setup import Setup
@@ -26,8 +26,6 @@ _DATA = "data.json"
 # Shapes of the teacher's outputs; absent without a teacher, and in runs of
 # earlier releases.
 _TEACHER = "teacher.json"
-# What runs of releases without these keys did.
-_BEFORE = {"num_seeds": 1, "seeds_mapping": "one_by_one"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Run:
   """
 
   workdir: Path
-  config: ConfigDict
+  config: RunConfig
   setup: Setup
   state: TrainState
   step: int
@@ -73,7 +71,7 @@ class Run:
 
 
 def remember(
-  config: ConfigDict, setup: Setup, source: Source, workdir: Path
+  config: RunConfig, setup: Setup, source: Source, workdir: Path
 ) -> None:
   """Writes what `run` reads, except for the state.
 
@@ -85,7 +83,7 @@ def remember(
   """
   if jax.process_index() == 0:
     about = {"train_size": source.train_size} | dataclasses.asdict(source.info)
-    files = {_CONFIG: config.to_dict(), _DATA: about}
+    files = {_CONFIG: freeze.as_dict(config), _DATA: about}
     if (taught := targets.teacher_example(setup)) is not None:
       files[_TEACHER] = targets.to_json(taught)
     for name, content in files.items():
@@ -153,14 +151,14 @@ def _teacher_example(workdir: Path) -> Outputs | None:
     ) from error
 
 
-def about(workdir: Path) -> tuple[ConfigDict, DataInfo, int]:
+def about(workdir: Path) -> tuple[RunConfig, DataInfo, int]:
   """The configuration of a run, its data's facts, its training examples.
 
   Raises:
     ConfigError: if there is no run.
   """
   try:
-    config = ConfigDict(_BEFORE | json.loads((workdir / _CONFIG).read_text()))
+    saved = json.loads((workdir / _CONFIG).read_text())
     data = json.loads((workdir / _DATA).read_text())
   except OSError as error:
     raise ConfigError(
@@ -174,4 +172,5 @@ def about(workdir: Path) -> tuple[ConfigDict, DataInfo, int]:
     ) from error
   train_size = data.pop("train_size")
   lists = {name: tuple(v) for name, v in data.items() if isinstance(v, list)}
+  config = freeze.freeze(config_lib.of_today(saved))
   return config, DataInfo(**data | lists), train_size

@@ -7,7 +7,6 @@ import statistics
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from okd_jax import tasks
 from okd_jax.backbones import count_multiply_adds, count_parameters
@@ -15,7 +14,8 @@ from okd_jax.core import Variables
 from okd_jax.data import Source
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.runs import display, records as logs
-from okd_jax.settings import config as config_lib
+from okd_jax.settings import config as config_lib, freeze
+from okd_jax.settings.schema import RunConfig
 from okd_jax.tasks.figure import (
   DIVERSITY,
   Figure,
@@ -30,7 +30,7 @@ from okd_jax.training.setup import Setup
 _TIMES = ("images_per_second", "compile_seconds")
 
 
-def show_plan(config: ConfigDict, setup: Setup, source: Source) -> None:
+def show_plan(config: RunConfig, setup: Setup, source: Source) -> None:
   """Prints what is about to be trained."""
   shapes = jax.eval_shape(
     setup.peers.init, jax.random.key(0), setup.example_images()
@@ -72,7 +72,7 @@ def show_plan(config: ConfigDict, setup: Setup, source: Source) -> None:
 
 
 def write(
-  config: ConfigDict, setup: Setup, workdir: Path, runner: Runner
+  config: RunConfig, setup: Setup, workdir: Path, runner: Runner
 ) -> dict[str, Any]:
   """Summarises a finished run from its records.
 
@@ -135,7 +135,7 @@ def _timed_before(path: Path, result: dict[str, Any]) -> dict[str, Any]:
     return {}  # killed before it was written
 
 
-def finished(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
+def finished(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
   """The summary of a run that is complete; None if there is none.
 
   Raises:
@@ -153,7 +153,7 @@ def finished(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
   return json.loads(path.read_text())
 
 
-def show_results(config: ConfigDict, results: Sequence[dict[str, Any]]) -> None:
+def show_results(config: RunConfig, results: Sequence[dict[str, Any]]) -> None:
   """Prints the summary of every seed, and mean and deviation over several.
 
   Args:
@@ -213,8 +213,12 @@ def _on_test(
   }
 
 
-def _hyperparameters(config: ConfigDict) -> str:
-  return ", ".join(f"{k}={v}" for k, v in config.method.items() if k != "name")
+def _hyperparameters(config: RunConfig) -> str:
+  return ", ".join(
+    f"{name}={value}"
+    for name, value in freeze.as_dict(config.method).items()
+    if name != "name"
+  )
 
 
 def _shapes_of_peer(

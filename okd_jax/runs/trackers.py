@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from okd_jax.runs.records import Tracker
-from okd_jax.settings import config as config_lib
+from okd_jax.settings import config as config_lib, freeze
+from okd_jax.settings.schema import RunConfig
 
 _log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ _PROJECT = "okd_jax"
 
 
 @contextlib.contextmanager
-def started(config: ConfigDict, workdir: Path) -> Iterator[list[Tracker]]:
+def started(config: RunConfig, workdir: Path) -> Iterator[list[Tracker]]:
   """Starts the trackers that `config.trackers` names, and ends them.
 
   One that is not installed or cannot be started is reported once and left out;
@@ -48,7 +48,7 @@ def started(config: ConfigDict, workdir: Path) -> Iterator[list[Tracker]]:
 class _Wandb:
   """Weights & Biases."""
 
-  def __init__(self, config: ConfigDict, workdir: Path):
+  def __init__(self, config: RunConfig, workdir: Path):
     wandb: Any = importlib.import_module("wandb")
     # A resumed run goes on under the same identity.
     self._run = wandb.init(
@@ -57,7 +57,7 @@ class _Wandb:
       id=f"{workdir.name}-{config_lib.digest(config)}",
       resume="allow",
       dir=str(workdir),
-      config=config_lib.flatten(config),
+      config=freeze.flatten(config),
     )
 
   def log(self, step: int, metrics: dict[str, float]) -> None:
@@ -70,12 +70,12 @@ class _Wandb:
 class _Mlflow:
   """MLflow."""
 
-  def __init__(self, config: ConfigDict, workdir: Path):
+  def __init__(self, config: RunConfig, workdir: Path):
     mlflow: Any = importlib.import_module("mlflow")
     self._mlflow = mlflow
     mlflow.set_experiment(_PROJECT)
     mlflow.start_run(run_name=workdir.name)
-    mlflow.log_params(config_lib.flatten(config))
+    mlflow.log_params(freeze.flatten(config))
 
   def log(self, step: int, metrics: dict[str, float]) -> None:
     self._mlflow.log_metrics(metrics, step=step)
@@ -84,7 +84,7 @@ class _Mlflow:
     self._mlflow.end_run()
 
 
-TRACKERS: dict[str, Callable[[ConfigDict, Path], Any]] = {
+TRACKERS: dict[str, Callable[[RunConfig, Path], Any]] = {
   "wandb": _Wandb,
   "mlflow": _Mlflow,
 }

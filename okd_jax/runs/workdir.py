@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from okd_jax.runs import run as run_lib
 from okd_jax.settings import config as config_lib
+from okd_jax.settings.schema import RunConfig
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.storage.lock import RunLock
 
 
-def checkpoints(config: ConfigDict, workdir: Path) -> Checkpoints:
+def checkpoints(config: RunConfig, workdir: Path) -> Checkpoints:
   """The checkpoints of a run; nothing is written yet."""
   return Checkpoints(
     workdir / "checkpoints", config_hash=config_lib.digest(config)
@@ -27,7 +27,7 @@ def lock(workdir: Path) -> contextlib.AbstractContextManager[Any]:
   return RunLock(workdir) if first else contextlib.nullcontext()
 
 
-def require_same_run(config: ConfigDict, workdir: Path) -> None:
+def require_same_run(config: RunConfig, workdir: Path) -> None:
   """Raises ConfigError if a folder holds a run of another configuration."""
   saved = run_lib.saved_config(workdir)
   if saved is not None:

@@ -8,19 +8,18 @@ from flax import linen as nn, nnx
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from okd_jax import backbones, data, groups, tasks
 from okd_jax.backbones import nnx_network
 from okd_jax.data.info import DataInfo
 from okd_jax.errors import ConfigError
 from okd_jax.settings import config as config_lib
+from okd_jax.settings.schema import RunConfig
 from okd_jax.training import state as state_lib
-from okd_jax.training.optim import Sgd
 from okd_jax.training.setup import Setup, with_sgd
 
 
-def source(config: ConfigDict, on: Mesh | None = None) -> data.Source:
+def source(config: RunConfig, on: Mesh | None = None) -> data.Source:
   """Opens the data set.
 
   Raises:
@@ -45,7 +44,7 @@ def source(config: ConfigDict, on: Mesh | None = None) -> data.Source:
 
 
 def setup(
-  config: ConfigDict,
+  config: RunConfig,
   info: DataInfo,
   train_size: int,
   on: Mesh,
@@ -60,7 +59,7 @@ def setup(
       "must be below 2147483648, as images are counted on the device; lower it."
     )
   return with_sgd(
-    Sgd(**{**config.optim, "drops": tuple(config.optim.drops)}),
+    config.optim,
     peers=peers(config, info, on, method.needs.mean_trunk_gradient),
     method=method,
     task=tasks.load(info.task).of(info, pad_mode=config.pad_mode),
@@ -74,7 +73,7 @@ def setup(
   )
 
 
-def with_normalization(config: ConfigDict, info: DataInfo) -> DataInfo:
+def with_normalization(config: RunConfig, info: DataInfo) -> DataInfo:
   """The data as networks see them: normalised as the configuration says.
 
   Raises:
@@ -82,7 +81,7 @@ def with_normalization(config: ConfigDict, info: DataInfo) -> DataInfo:
   """
   changes: dict[str, Any] = {}
   for name in ("mean", "std"):
-    values = tuple(config[f"image_{name}"])
+    values = getattr(config, f"image_{name}")
     if len(values) not in (0, info.image_shape[-1]):
       raise ConfigError(
         f"config.image_{name}={values} must have one number for each of the "
@@ -94,12 +93,12 @@ def with_normalization(config: ConfigDict, info: DataInfo) -> DataInfo:
 
 
 def peers(
-  config: ConfigDict, info: DataInfo, on: Mesh, mean_trunk_gradient: bool
+  config: RunConfig, info: DataInfo, on: Mesh, mean_trunk_gradient: bool
 ) -> groups.Group:
   """Builds the group.
 
   Raises:
-    ValueError: if networks, kind and mesh do not go together.
+    ConfigError: if networks, kind and mesh do not go together.
   """
   names = config.peers.net.split(",")
   nets = [network(name, config, info) for name in names]
@@ -118,13 +117,13 @@ def peers(
   return groups.mixed(nets, on, mapping)
 
 
-def network(name: str, config: ConfigDict, info: DataInfo) -> nn.Module:
+def network(name: str, config: RunConfig, info: DataInfo) -> nn.Module:
   """Builds one network: ours by name, or a user's by `module:Class`.
 
   A class of flax nnx comes back as a linen module.
 
   Raises:
-    ValueError: if the name is unknown or an option is not the network's.
+    ConfigError: if the name is unknown or an option is not the network's.
   """
   options: dict[str, Any] = {}
   if config.peers.split:
@@ -138,7 +137,7 @@ def network(name: str, config: ConfigDict, info: DataInfo) -> nn.Module:
   module, _, attribute = name.partition(":")
   try:
     made = getattr(importlib.import_module(module), attribute)
-  except (ImportError, AttributeError, ValueError) as error:
+  except (ImportError, AttributeError, TypeError, ValueError) as error:
     raise ConfigError(
       f"config.peers.net='{name}' must name an importable module and a class "
       f"in it, as module:Class ({error}); check the spelling, and that the "

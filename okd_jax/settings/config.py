@@ -1,194 +1,44 @@
-"""Checks a configuration early: value, expectation, remedy."""
+"""Checks a configuration early, and whether it may go on with a run."""
 
-from collections.abc import Callable, Iterator, Mapping
-import contextlib
-import difflib
+from collections.abc import Iterator, Mapping
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from okd_jax import backbones, data, methods
+from okd_jax import backbones, data, methods, rules
+from okd_jax.core import Method
 from okd_jax.errors import ConfigError
-from okd_jax.groups import MAPPINGS
+from okd_jax.settings.freeze import flatten
+from okd_jax.settings.schema import RunConfig
+
+# Settings of earlier releases that are gone.
+_REMOVED = ("seeds_mapping",)
 
 
-@contextlib.contextmanager
-def refusing() -> Iterator[None]:
-  """Marks where parts are built: what they refuse, the configuration asked.
-
-  Yields:
-    None.
-
-  Raises:
-    ConfigError: in place of any ValueError.
-  """
-  try:
-    yield
-  except ConfigError:
-    raise
-  except ValueError as error:
-    raise ConfigError(str(error)) from error
-
-
-# Keys that may differ when a run is resumed: they change no result.
-FREE_ON_RESUME = (
-  "num_seeds",
-  "seeds_mapping",
-  "epochs",
-  "log_steps",
-  "eval_epochs",
-  "checkpoint_secs",
-  "trackers",
-  "eval_batch_size",
-  "data.dir",
-  "data.download",
-  "mesh.data",
-  "mesh.peer",
-  "peers.mapping",
-)
-
-
-# Beyond these float32 has no finite number, or only zero.
-_LARGEST, _SMALLEST = 3.4e38, 1.2e-38
-# Above it the device's integers end.
-_MOST = 2**31
-# A group of so many is a mistake; to find out otherwise would take hours.
-_MOST_PEERS = 1024
-_MOST_SEEDS = 1024
-
-
-def _at_least(low: float) -> tuple[Callable[[Any], bool], str]:
-  return lambda v: low <= v <= _LARGEST, f"a finite number of at least {low}"
-
-
-def _positive() -> tuple[Callable[[Any], bool], str]:
-  return (
-    lambda v: _SMALLEST <= v <= _LARGEST,
-    "a finite number above 0 in float32",
-  )
-
-
-def _from_to(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
-  return lambda v: low <= v < high, f"at least {low} and below {high}"
-
-
-def _one_of(*values: Any) -> tuple[Callable[[Any], bool], str]:
-  return lambda v: v in values, f"one of {', '.join(map(str, values))}"
-
-
-def _each(
-  accepts: Callable[[Any], bool], expectation: str
-) -> tuple[Callable[[Any], bool], str]:
-  return (
-    lambda v: all(accepts(entry) for entry in v),
-    f"empty, or numbers, each of them {expectation}",
-  )
-
-
-_FLAG = _one_of(True, False)
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-  "seed": _from_to(0, _MOST),
-  "num_seeds": _from_to(1, _MOST_SEEDS + 1),
-  "seeds_mapping": _one_of("auto", "one_by_one", "at_once"),
-  "epochs": _from_to(1, _MOST),
-  "batch_size": _from_to(1, _MOST),
-  "eval_batch_size": _from_to(1, _MOST),
-  "rampup_epochs": _from_to(0, _MOST),
-  "rampup_per_step": _FLAG,
-  "precision": _one_of("float32", "bfloat16"),
-  "deterministic": _FLAG,
-  "log_steps": _from_to(1, _MOST),
-  "eval_epochs": _from_to(1, _MOST),
-  "checkpoint_secs": _positive(),
-  "trackers": (
-    lambda v: set(v) <= {"wandb", "mlflow"},
-    "some of ('wandb', 'mlflow'), or ()",
-  ),
-  "image_mean": _each(lambda v: abs(v) <= _LARGEST, "finite"),
-  "image_std": _each(*_positive()),
-  "pad_mode": _one_of("constant", "reflect"),
-  "peers.kind": _one_of("replicas", "branches"),
-  "peers.num_peers": _from_to(1, _MOST_PEERS + 1),
-  "peers.split": _at_least(0),
-  "peers.dropout": _from_to(0, 1),
-  "peers.mapping": _one_of(*MAPPINGS),
-  "optim.learning_rate": _positive(),
-  "optim.momentum": _from_to(0, 1),
-  "optim.nesterov": _FLAG,
-  "optim.weight_decay": _at_least(0),
-  "optim.drops": (
-    lambda v: all(0 < d <= 1 for d in v) and sorted(v) == list(v),
-    "rising fractions of the epochs, above 0 and at most 1",
-  ),
-  "optim.factor": _positive(),
-  "mesh.data": (lambda v: v == -1 or v >= 1, "-1 or at least 1"),
-  "mesh.peer": (lambda v: v == -1 or v >= 1, "-1 or at least 1"),
-}
-# Hyperparameters mean the same in every method.
-_METHOD_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-  "temperature": _positive(),
-  "kd_weight": _at_least(0),
-  "eps": _from_to(0, 1),
-  "aggregate": _one_of("logits", "probs"),
-  "stop_gradient": _FLAG,
-  "with_leader": _FLAG,
-  "form": _one_of("ensemble", "pairwise"),
-  "updates": _one_of("simultaneous", "alternating"),
-  "rule": _one_of("naive", "linear", "minlogit", "general"),
-  "views": _FLAG,
-  "ema_decay": _from_to(0, 1),
-  "fusion_weight_decay": _at_least(0),
-  "diversity_weight": _at_least(0),
-  "self_weight": _at_least(0),
-  "fusion_weight": _at_least(0),
-  "map_rampup_epochs": _at_least(0),
-}
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Every key with its path joined by dots, in the order of the file."""
-  flat: dict[str, Any] = {}
-  for key, value in config.items():
-    if isinstance(value, Mapping | ConfigDict):
-      flat |= flatten(value, f"{prefix}{key}.")
-    else:
-      flat[prefix + key] = tuple(value) if isinstance(value, list) else value
-  return flat
-
-
-def check(config: ConfigDict) -> None:
+def check(config: RunConfig) -> None:
   """Refuses a configuration that cannot be run, before anything is built.
 
   Raises:
     ConfigError: naming the value, what was expected, and the remedy.
   """
-  flat = flatten(config)
-  rules = _RULES | {f"method.{k}": rule for k, rule in _METHOD_RULES.items()}
-  for path, value in flat.items():
-    _require(
-      value is not None, path, value, "set; leave it out for its default"
+  if not isinstance(config, RunConfig):
+    raise TypeError(
+      f"a {type(config).__name__} is no configuration of a run; make one with "
+      "okd_jax.settings.freeze.freeze(config)."
     )
-    if path in rules:
-      accepts, expectation = rules[path]
-      _require(_holds(accepts, value), path, value, expectation)
+  if config.method is None:
+    raise ConfigError(
+      "config.method is missing; a recipe sets it with common.method(NAME)."
+    )
+  rules.check(config)
   data.check(config.data)
-  nets = flat["peers.net"].split(",")
-  for net in nets:
-    if ":" not in net:
-      backbones.make(net, num_classes=1)  # refuses an unknown name
-  if len(nets) not in (1, flat["peers.num_peers"]):
-    raise ConfigError(
-      f"config.peers.net names {len(nets)} networks and "
-      f"config.peers.num_peers={flat['peers.num_peers']}; name one network, or "
-      "one a peer."
-    )
+  _check_nets(config)
   method = make_method(config)
-  if flat["peers.num_peers"] < method.min_peers:
+  if config.peers.num_peers < method.min_peers:
     raise ConfigError(
-      f"config.peers.num_peers={flat['peers.num_peers']}: method "
+      f"config.peers.num_peers={config.peers.num_peers}: method "
       f"'{config.method.name}' needs at least {method.min_peers} peers; raise "
       "it."
     )
@@ -202,7 +52,20 @@ def check(config: ConfigDict) -> None:
   _check_teacher(config, method.needs.teacher)
 
 
-def _check_teacher(config: ConfigDict, needed: bool) -> None:
+def _check_nets(config: RunConfig) -> None:
+  nets = config.peers.net.split(",")
+  for net in nets:
+    if ":" not in net:
+      backbones.make(net, num_classes=1)  # refuses an unknown name
+  if len(nets) not in (1, config.peers.num_peers):
+    raise ConfigError(
+      f"config.peers.net names {len(nets)} networks and "
+      f"config.peers.num_peers={config.peers.num_peers}; name one network, or "
+      "one a peer."
+    )
+
+
+def _check_teacher(config: RunConfig, needed: bool) -> None:
   if not needed:
     if config.teacher or config.teacher_net:
       raise ConfigError(
@@ -218,48 +81,65 @@ def _check_teacher(config: ConfigDict, needed: bool) -> None:
       "or .pth file and config.teacher_net to its network."
     )
   path = Path(config.teacher)
-  _require(path.exists(), "teacher", config.teacher, "an existing path")
+  if not path.exists():
+    raise ConfigError(
+      f"config.teacher={config.teacher!r} must be an existing path."
+    )
   if path.is_file():
-    _require(
-      path.suffix in (".safetensors", ".pth", ".pt"),
-      "teacher",
-      config.teacher,
-      "a work directory or a file that ends in .safetensors, .pth or .pt",
-    )
-    _require(
-      bool(config.teacher_net),
-      "teacher_net",
-      config.teacher_net,
-      "the network that the file belongs to, a name of okd_jax.backbones",
-    )
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+      raise ConfigError(
+        f"config.teacher={config.teacher!r} must be a work directory or a file "
+        "that ends in .safetensors, .pth or .pt."
+      )
+    if not config.teacher_net:
+      raise ConfigError(
+        "config.teacher_net='' must be the network that the file belongs to, "
+        "a name of okd_jax.backbones."
+      )
 
 
-def make_method(config: ConfigDict) -> Any:
+def make_method(config: RunConfig) -> Method:
   """Builds the method of a configuration.
 
   Raises:
-    ValueError: if its name or a hyperparameter is unknown.
+    ConfigError: if its name or a hyperparameter is unknown.
   """
-  hyperparameters = dict(config.method)
-  name = hyperparameters.pop("name")
-  return methods.make(name, **hyperparameters)
+  section = config.method
+  return methods.make(
+    section.name,
+    **{
+      field.name: getattr(section, field.name)
+      for field in dataclasses.fields(section)
+      if field.name != "name"
+    },
+  )
 
 
-def closest(word: str, known: Any) -> str:
-  """A suggestion for a misspelt word, or nothing."""
-  close = difflib.get_close_matches(word, list(known), 1)
-  return f" Did you mean '{close[0]}'?" if close else ""
-
-
-def digest(config: ConfigDict) -> str:
+def digest(config: RunConfig) -> str:
   """A short hash of everything that changes a run's result."""
-  flat = flatten(config)
-  kept = {key: flat[key] for key in flat if key not in FREE_ON_RESUME}
+  described, flat = dict(_fields(config)), flatten(config)
+  kept = {
+    path: value
+    for path, value in flat.items()
+    if not (
+      described[path].metadata.get("free_on_resume")
+      # Earlier releases did not have it, and their runs keep their hash.
+      or (
+        described[path].metadata.get("added")
+        and value == described[path].default
+      )
+    )
+  }
   text = json.dumps(kept, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def require_resumable(config: ConfigDict, saved: Mapping[str, Any]) -> None:
+def of_today(saved: Mapping[str, Any]) -> dict[str, Any]:
+  """A configuration that an earlier release has saved, in today's settings."""
+  return {key: saved[key] for key in saved if key not in _REMOVED}
+
+
+def require_resumable(config: RunConfig, saved: Mapping[str, Any]) -> None:
   """Refuses to resume a run under a configuration that changes its result.
 
   Args:
@@ -269,12 +149,15 @@ def require_resumable(config: ConfigDict, saved: Mapping[str, Any]) -> None:
   Raises:
     ConfigError: listing every key that differs.
   """
-  ours, theirs = flatten(config), flatten(saved)
+  described = dict(_fields(config))
+  free = {p for p, f in described.items() if f.metadata.get("free_on_resume")}
+  before = {p: f.default for p, f in described.items() if "added" in f.metadata}
+  ours, theirs = flatten(config), before | flatten(of_today(saved))
   changed = [
     f"  config.{path}: {theirs.get(path, 'absent')!r} in the run, "
     f"{ours.get(path, 'absent')!r} in the command"
     for path in sorted(ours | theirs)
-    if ours.get(path) != theirs.get(path) and path not in FREE_ON_RESUME
+    if ours.get(path) != theirs.get(path) and path not in free
   ]
   if changed:
     raise ConfigError(
@@ -284,13 +167,13 @@ def require_resumable(config: ConfigDict, saved: Mapping[str, Any]) -> None:
     )
 
 
-def _holds(accepts: Callable[[Any], bool], value: Any) -> bool:
-  try:
-    return accepts(value)
-  except TypeError:  # of another type than what it is compared with
-    return False
-
-
-def _require(ok: bool, path: str, value: Any, expectation: str) -> None:
-  if not ok:
-    raise ConfigError(f"config.{path}={value!r} must be {expectation}.")
+def _fields(
+  section: Any, prefix: str = ""
+) -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+  """Every setting's field by its path, joined by dots."""
+  for field in dataclasses.fields(section):
+    value = getattr(section, field.name)
+    if dataclasses.is_dataclass(value):
+      yield from _fields(value, f"{prefix}{field.name}.")
+    else:
+      yield prefix + field.name, field

@@ -33,11 +33,9 @@ def explain(error: Exception) -> ConfigError:
       "configuration; recipes are in configs/."
     )
   if isinstance(error, AttributeError | KeyError):
-    # ml_collections puts a suggestion behind the key if it knows one.
-    key, _, suggestion = text.replace("\\'", "'").partition("\\n")
-    key, suggestion = key.strip("\"'"), suggestion.strip("\"'")
     return ConfigError(
-      f"config has no key '{key}'. {suggestion or 'See configs/common.py.'}"
+      f"the recipe could not be read: {type(error).__name__}: {text}; see "
+      "docs/settings.md for the keys."
     )
   if isinstance(error, OSError):
     reason = text.strip().splitlines()[-1].strip()
@@ -51,4 +49,4 @@ def explain(error: Exception) -> ConfigError:
   if "parsing config file" in text:
     lines = [line for line in text.splitlines() if line.strip()]
     return ConfigError(f"the recipe could not be read: {lines[-1]}")
-  return ConfigError(f"{text.rstrip('.')}; see configs/common.py for the keys.")
+  return ConfigError(f"{text.rstrip('.')}; see docs/settings.md for the keys.")

@@ -2,26 +2,30 @@
 
 import jax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from okd_jax.devices import host, mesh as mesh_lib
 from okd_jax.errors import ConfigError
+from okd_jax.settings.schema import RunConfig
 
 # More devices than that are of no use on any CPU.
 _MOST = 1024
+# More of them asked for are a mistake, unless they are there.
+_MOST_ASKED = 64
 
 
-def cpu_devices(config: ConfigDict) -> int:
+def cpu_devices(config: RunConfig) -> int:
   """Devices that JAX should split a CPU into for a run.
 
   One program on all cores leaves some of them idle, and a program of fewer
   peers, or fewer images, compiles faster (benchmarks/NOTES.md).
 
   Returns:
-    The number of devices; 1 if the configuration asks for a mesh of its own.
+    The number of devices: those of the mesh if the configuration asks for one.
   """
   if (config.mesh.data, config.mesh.peer) != (-1, -1):
-    return 1
+    asked = max(1, config.mesh.data) * max(1, config.mesh.peer)
+    # What is too much, or wrong, is refused later.
+    return asked if asked <= _MOST_ASKED else 1
   cores, num_peers = host.cores(), config.peers.num_peers
   if not _alike(config):
     return _parts(config, cores)
@@ -31,7 +35,7 @@ def cpu_devices(config: ConfigDict) -> int:
   return next((n for n in counts if n > 0 == num_peers % n), 1)
 
 
-def mesh(config: ConfigDict) -> Mesh:
+def mesh(config: RunConfig) -> Mesh:
   """Arranges the devices, and checks that batches and peers divide evenly.
 
   Raises:
@@ -40,15 +44,16 @@ def mesh(config: ConfigDict) -> Mesh:
   made = mesh_lib.make_mesh(*_axes(config))
   shards = made.shape[mesh_lib.DATA]
   for name in ("batch_size", "eval_batch_size"):
-    if config[name] % shards:
+    size = getattr(config, name)
+    if size % shards:
       raise ConfigError(
-        f"config.{name}={config[name]} must be a multiple of the data axis of "
-        f"the mesh ({shards}); change one of them."
+        f"config.{name}={size} must be a multiple of the data axis of the mesh "
+        f"({shards}); change one of them."
       )
   return made
 
 
-def _axes(config: ConfigDict) -> tuple[int, int]:
+def _axes(config: RunConfig) -> tuple[int, int]:
   """Sizes of the axes data and peer, as asked for or, on CPU, as suits it."""
   data, peer = config.mesh.data, config.mesh.peer
   if peer != -1:
@@ -65,7 +70,7 @@ def _axes(config: ConfigDict) -> tuple[int, int]:
   return _parts(config, len(devices) // peer), peer
 
 
-def _parts(config: ConfigDict, most: int) -> int:
+def _parts(config: RunConfig, most: int) -> int:
   """The largest number up to `most` that divides every batch."""
   sizes = (config.batch_size, config.eval_batch_size)
   return max(
@@ -73,7 +78,7 @@ def _parts(config: ConfigDict, most: int) -> int:
   )
 
 
-def _alike(config: ConfigDict) -> bool:
+def _alike(config: RunConfig) -> bool:
   """Whether peers are whole networks of one shape, which share no work."""
   return config.peers.kind == "replicas" and "," not in config.peers.net
 

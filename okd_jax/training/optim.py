@@ -7,9 +7,15 @@ from typing import Any
 import jax
 import optax
 
-from okd_jax import schedules
+from okd_jax import rules, schedules
 
 Array = jax.Array
+
+_DROPS = rules.Rule(
+  lambda v: all(0 < drop <= 1 for drop in v) and sorted(v) == list(v),
+  "rising fractions of the epochs, above 0 and at most 1",
+  (("a",), (0.5, 0.2), (0.0,), (1.5,), (None,)),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,19 +27,19 @@ class Sgd:
 
   Attributes:
     learning_rate: at the start.
-    momentum: m.
+    momentum: m in the update above.
     nesterov: look ahead by one step.
-    weight_decay: wd, coupled L2 on all parameters.
+    weight_decay: wd in the update above, coupled L2 on all parameters.
     drops: where the rate drops, as fractions of the epochs.
     factor: what it is multiplied with at every drop.
   """
 
-  learning_rate: float = 0.1
-  momentum: float = 0.9
-  nesterov: bool = True
-  weight_decay: float = 5e-4
-  drops: tuple[float, ...] = (0.5, 0.75)
-  factor: float = 0.1
+  learning_rate: float = rules.positive(0.1)
+  momentum: float = rules.between(0.9, 0, 1)
+  nesterov: bool = rules.flag(True)
+  weight_decay: float = rules.at_least(5e-4, 0)
+  drops: tuple[float, ...] = rules.field((0.5, 0.75), _DROPS)
+  factor: float = rules.positive(0.1)
 
   def rate(self, epoch: Array, epochs: int) -> float | Array:
     """The learning rate in a 0-based epoch of a run of `epochs`."""

@@ -64,10 +64,7 @@ def export(
   written.mkdir(parents=True)
   (written / leader_lib.WEIGHTS).write_bytes(safetensors.numpy.save(weights))
   if form == "savedmodel":
-    with config_lib.refusing():
-      _saved_model().write(
-        _of_weights(apply), weights, shape, written, PLATFORMS
-      )
+    _saved_model().write(_of_weights(apply), weights, shape, written, PLATFORMS)
   else:
     program = _program(_of_weights(apply), weights, shape)
     (written / leader_lib.PROGRAM).write_bytes(program)

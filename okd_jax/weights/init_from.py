@@ -4,19 +4,18 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from okd_jax.core import Variables
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError
 from okd_jax.runs import run as run_lib
+from okd_jax.settings.schema import RunConfig
 from okd_jax.training import state as state_lib
 from okd_jax.training.setup import Setup
 from okd_jax.training.state import Average, TrainState
 from okd_jax.weights import exported as leader_lib
 
 
-def check(config: ConfigDict, workdir: Path) -> None:
+def check(config: RunConfig, workdir: Path) -> None:
   """Refuses a run whose trained weights are not there, before it begins.
 
   Args:

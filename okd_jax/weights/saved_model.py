@@ -9,6 +9,8 @@ from jax.experimental import jax2tf
 import numpy as np
 import tensorflow as tf
 
+from okd_jax.errors import ConfigError
+
 
 def write(
   fn: Callable[[Any, Any], Any],
@@ -28,7 +30,7 @@ def write(
     platforms: as for `jax.export`.
 
   Raises:
-    ValueError: if TensorFlow is too old to read what JAX writes.
+    ConfigError: if TensorFlow is too old to read what JAX writes.
   """
   converted = jax2tf.convert(
     fn,
@@ -62,7 +64,7 @@ def _try(folder: Path, images: np.ndarray) -> None:
   except tf.errors.InvalidArgumentError as error:
     if "Cannot deserialize" not in str(error):
       raise
-    raise ValueError(
+    raise ConfigError(
       f"--format=savedmodel: TensorFlow {tf.__version__} cannot read the "
       f"programs of JAX {jax.__version__}; install a newer TensorFlow, or an "
       "older JAX (with TensorFlow 2.21, jax 0.10 works)."

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from okd_jax import backbones, groups
 from okd_jax.core import Variables
@@ -14,11 +13,12 @@ from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError
 from okd_jax.runs import run as run_lib
 from okd_jax.settings import build
+from okd_jax.settings.schema import RunConfig
 from okd_jax.weights import torch as interop
 
 
 def load(
-  config: ConfigDict, info: DataInfo, on: Mesh
+  config: RunConfig, info: DataInfo, on: Mesh
 ) -> tuple[groups.Group | None, Variables | None]:
   """Loads the teacher that a configuration names.
 
@@ -62,7 +62,7 @@ def without_peer_axis(mesh: Mesh) -> Mesh:
   )
 
 
-def _from_run(path: Path, config: ConfigDict, info: DataInfo) -> Any:
+def _from_run(path: Path, config: RunConfig, info: DataInfo) -> Any:
   run = run_lib.run(path)
   theirs = run.info
   for field in ("num_classes", "image_shape", "mean", "std"):
@@ -76,7 +76,7 @@ def _from_run(path: Path, config: ConfigDict, info: DataInfo) -> Any:
   return run.setup.peers.extract(run.peers_variables, run.leader)
 
 
-def _from_state_dict(path: Path, config: ConfigDict, info: DataInfo) -> Any:
+def _from_state_dict(path: Path, config: RunConfig, info: DataInfo) -> Any:
   net = backbones.make(config.teacher_net, info.num_classes)
   image = jax.ShapeDtypeStruct((1, *info.image_shape), "float32")
   shapes = jax.eval_shape(

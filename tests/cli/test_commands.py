@@ -1,6 +1,7 @@
 """The commands around training, as a user calls them."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 import shutil
@@ -17,7 +18,7 @@ from okd_jax.cli import doctor
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import CheckpointError, ConfigError, DataError
 from okd_jax.runs import records as logs, run as reopen, trackers
-from okd_jax.settings import build
+from okd_jax.settings import build, freeze
 from okd_jax.training import state as state_lib
 from okd_jax.weights import exported as leader, init_from
 
@@ -197,7 +198,8 @@ def test_a_run_starts_from_another(trained):
 
 def recipe_like(trained, **peers):
   config, info, train_size = reopen.about(trained)
-  config.peers.update(peers)
+  changes = {f"peers.{name}": value for name, value in peers.items()}
+  config = freeze.replace(config, changes)
   return build.recipe(config, info, train_size, make_mesh(1, 1))
 
 
@@ -243,8 +245,8 @@ def test_weights_of_another_shape_are_refused(trained):
 
 @pytest.mark.checklist("G1")
 def test_a_run_that_cannot_start_leaves_its_folder_free(trained, tmp_path):
-  config = reopen.about(trained)[0]
-  config.init_from = str(tmp_path / "nowhere")
+  nowhere = str(tmp_path / "nowhere")
+  config = dataclasses.replace(reopen.about(trained)[0], init_from=nowhere)
   with pytest.raises(ConfigError, match="nowhere is not the work"):
     train.train(config, tmp_path / "new")
   assert not (tmp_path / "new" / "config.json").exists()
@@ -270,8 +272,10 @@ def test_trackers_that_fail_are_one_warning(trained, monkeypatch, caplog):
   )
   monkeypatch.setitem(sys.modules, "mlflow", mlflow)
   monkeypatch.setitem(sys.modules, "wandb", None)  # as if not installed
-  config = reopen.about(trained)[0]
-  config.trackers = ("wandb", "mlflow")
+  trackers_asked = ("wandb", "mlflow")
+  config = dataclasses.replace(
+    reopen.about(trained)[0], trackers=trackers_asked
+  )
   with caplog.at_level(logging.WARNING):
     with trackers.started(config, trained) as found:
       for tracker in found:

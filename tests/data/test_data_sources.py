@@ -183,18 +183,27 @@ def memory_cache_size():
 @pytest.mark.parametrize(
   ("config", "message"),
   [
-    ({"nam": "digits"}, "config.data.nam is unknown, did you mean 'name'"),
-    ({"name": "cifar_10"}, "'cifar_10' is unknown, did you mean 'cifar10'"),
-    ({"name": "digits", "source": "disk"}, "source='disk' must be 'memory'"),
+    ({"nam": "digits"}, "no key 'nam'; did you mean 'name'"),
+    ({"name": "cifar_10"}, "'cifar_10' is unknown; did you mean 'cifar10'"),
+    (
+      {"name": "digits", "source": "disk"},
+      "source='disk' must be one of memory",
+    ),
     ({"name": "digits", "source": "tfds"}, "for digits"),
-    ({"name": "digits", "validation": 1.0}, "validation=1.0 must lie in"),
+    (
+      {"name": "digits", "validation": 1.0},
+      "validation=1.0 must be at least 0 and below",
+    ),
     ({"name": "digits", "validation": float("nan")}, "validation=nan"),
     ({"name": "digits", "train_examples": -1}, "train_examples=-1"),
     ({"name": "digits", "train_examples": 9}, "between 10, one a class, and"),
-    ({"name": "digits", "train_examples": "all"}, "be of type int"),
+    (
+      {"name": "digits", "train_examples": "all"},
+      "train_examples='all' must be",
+    ),
     ({"name": "digits", "test_fraction": 0.0}, "test_fraction=0.0"),
     ({"name": "digits", "image_size": 0}, "image_size=0"),
-    ({"name": 3}, "name=3 must be of type str"),
+    ({"name": 3}, "name=3 must be the name of a data set"),
   ],
 )
 @pytest.mark.checklist("G1")

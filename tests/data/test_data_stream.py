@@ -21,6 +21,7 @@ from okd_jax.data.info import DataInfo
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import DataError
 from okd_jax.settings import build
+from okd_jax.settings.freeze import freeze
 from okd_jax.weights import predict
 
 # (width, height), as frequent in ImageNet; one smaller than the crop.
@@ -350,7 +351,7 @@ def test_a_group_trains_and_predicts(pictures, tmp_path):
   config.batch_size, config.eval_batch_size, config.epochs = 6, 4, 1
   config.mesh.data = 2
   workdir = tmp_path / "run"
-  state, summary = train.train(config, workdir)
+  state, summary = train.train(freeze(config), workdir)
   assert int(state.step) == 2
   assert 0 <= summary["last"]["test/leader/accuracy"] <= 1
   image = pictures / "val" / "cat" / "0.JPEG"
@@ -408,7 +409,7 @@ def test_recipe_of_imagenet_is_the_specifications():
     class_names=tuple(map(str, range(1000))),
     resized_crop=True,
   )
-  recipe = build.recipe(config, info, info.num_train, make_mesh(1))
+  recipe = build.recipe(freeze(config), info, info.num_train, make_mesh(1))
   for epoch, rate in ((0, 0.1), (29, 0.1), (30, 0.01), (60, 1e-3), (80, 1e-4)):
     step = jax.numpy.asarray(recipe.first_step(epoch))
     np.testing.assert_allclose(recipe.learning_rate(step), rate, rtol=1e-5)

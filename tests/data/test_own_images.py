@@ -10,6 +10,7 @@ from sklearn import datasets
 from configs import okddip_digits
 from okd_jax import __main__, train
 from okd_jax.errors import DataError
+from okd_jax.settings.freeze import freeze
 
 # Folders of any pictures are mirrored at random, which these digits survive.
 NAMES = ("zero", "one", "four")
@@ -47,7 +48,7 @@ def run(pictures, tmp_path_factory):
   config.batch_size, config.eval_batch_size, config.epochs = 12, 30, 30
   config.eval_epochs = 30
   workdir = tmp_path_factory.mktemp("runs") / "own"
-  train.train(config, workdir)
+  train.train(freeze(config), workdir)
   return workdir
 
 

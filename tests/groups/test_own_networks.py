@@ -9,6 +9,7 @@ from okd_jax import train
 from okd_jax.errors import ConfigError
 from okd_jax.runs import run as reopen
 from okd_jax.settings import build, layout
+from okd_jax.settings.freeze import freeze
 from okd_jax.weights import exported as leader
 
 OWN = "examples.own_network:"
@@ -21,7 +22,7 @@ def recipe(net, kind="replicas", num_peers=3):
   config.peers.num_peers = num_peers
   config.mesh.data = 2
   config.epochs = 1
-  return config
+  return freeze(config)
 
 
 @pytest.mark.parametrize(

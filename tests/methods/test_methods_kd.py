@@ -7,24 +7,26 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from configs import kd_digits
+from configs import common, kd_digits
 from okd_jax import backbones
 from okd_jax.data.info import KNOWN
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError
 from okd_jax.runs import run as reopen
 from okd_jax.settings import build, config as config_lib
+from okd_jax.settings.freeze import freeze
 from okd_jax.weights import teacher, torch as interop
 
 INFO = KNOWN["digits"]
 IMAGES = jax.random.normal(jax.random.key(0), (8, *INFO.image_shape))
 
 
-def configured(path, net=""):
+def configured(path, net="", **changes):
   config = kd_digits.get_config("smoke")
   config.batch_size = 24
   config.teacher, config.teacher_net = str(path), net
-  return config
+  config.update(changes)
+  return freeze(config)
 
 
 def logits_of(group, variables):
@@ -73,12 +75,10 @@ def test_other_data_are_refused(trained):
   other = dataclasses.replace(INFO, num_classes=11)
   with pytest.raises(ConfigError, match="num_classes=10"):
     teacher.load(configured(trained), other, mesh)
-  config = configured(trained)
-  config.image_mean = (0.5,)
+  config = configured(trained, image_mean=(0.5,))
   with pytest.raises(ConfigError, match="with mean="):
     teacher.load(config, INFO, mesh)
-  config = configured(trained)
-  config.batch_size = 22
+  config = configured(trained, batch_size=22)
   with pytest.raises(ConfigError, match="multiple of the 4 devices"):
     teacher.load(config, INFO, mesh_lib.make_mesh(2, 2))
 
@@ -96,12 +96,10 @@ def test_configuration_is_refused_early(changes, words):
   changes = dict(changes)
   config = kd_digits.get_config()
   if changes.pop("method", None):
-    config.method.name = "independent"
-    for key in [k for k in config.method if k != "name"]:
-      del config.method[key]
+    config.method = common.method("independent")
   config.update(changes)
   with pytest.raises(ConfigError, match=words):
-    config_lib.check(config)
+    config_lib.check(freeze(config))
 
 
 def test_file_needs_its_network(tmp_path):
@@ -110,13 +108,12 @@ def test_file_needs_its_network(tmp_path):
   config = kd_digits.get_config()
   config.teacher = str(path)
   with pytest.raises(ConfigError, match="config.teacher_net=''"):
-    config_lib.check(config)
+    config_lib.check(freeze(config))
 
 
 def test_one_number_a_channel():
-  config = configured("")
-  config.image_std = (0.5, 0.5)
+  config = configured("", image_std=(0.5, 0.5))
   with pytest.raises(ConfigError, match="each of the 1 channels"):
     build.seen(config, INFO)
-  config.image_std = (0.5,)
+  config = configured("", image_std=(0.5,))
   assert build.seen(config, INFO).std == (0.5,)

@@ -1,6 +1,7 @@
 """Comparisons: the grid, its runs, what is left after a break, the tables."""
 
 import csv
+import dataclasses
 import importlib
 import json
 import os
@@ -21,13 +22,16 @@ from okd_jax.results import (
   grid,
   rows as results,
 )
-from okd_jax.settings import config as config_lib
+from okd_jax.settings import freeze
 
 # ml_collections loads recipes in a way that is going out of use.
 reads_recipes = pytest.mark.filterwarnings("ignore:the load_module.. method")
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = json.loads((ROOT / "configs" / "published.json").read_text())
+
+
+KINDS = dict(compare_digits.get_config().kinds)
 
 
 def small(**changes):
@@ -38,7 +42,7 @@ def small(**changes):
   config.base.peers.num_peers = 2
   config.base.mesh.data = 1
   config.update(changes)
-  return config
+  return freeze.freeze_comparison(config)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +67,7 @@ def pretend(cell, last=0.5, best=0.5, speed=100.0):
       record = {"step": step, "kind": "eval", "test/diversity": step / 100}
       file.write(json.dumps(record | figures) + "\n")
   for name, content in (
-    ("config.json", cell.config.to_dict()),
+    ("config.json", freeze.as_dict(cell.config)),
     ("summary.json", {"images_per_second": speed}),
   ):
     (cell.workdir / name).write_text(json.dumps(content))
@@ -103,13 +107,13 @@ def raising(error):
 
 
 def test_every_cell_is_one_recipe(tmp_path):
-  config = compare_digits.get_config()
+  config = freeze.freeze_comparison(compare_digits.get_config())
   cells = grid.cells(config, tmp_path)
   assert len(cells) == 3 * (2 + len(methods.names()))
   grid.check(config, cells)
-  base = config_lib.flatten(config.base)
+  base = freeze.flatten(config.base)
   for cell in cells:
-    flat = config_lib.flatten(cell.config)
+    flat = freeze.flatten(cell.config)
     changed = {key for key in base if flat[key] != base[key]}
     own = {"seed", "teacher", "peers.net", "peers.kind", "peers.num_peers"}
     assert changed <= own
@@ -133,7 +137,7 @@ def test_every_comparison_passes_the_checks(name, tmp_path):
   module = importlib.import_module(f"configs.compare_{name}")
   assert f"configs/compare_{name}.py" in module.__doc__
   for words in ("", "smoke", "resnet20,vgg16" if "c1" in name else ""):
-    config = module.get_config(words)
+    config = freeze.freeze_comparison(module.get_config(words))
     grid.check(config, grid.cells(config, tmp_path))
   assert module.get_config("resnet20,vgg16").nets == ("resnet20", "vgg16")
 
@@ -146,16 +150,14 @@ def test_every_comparison_passes_the_checks(name, tmp_path):
     ({"seeds": (1, 1)}, "none twice"),
     ({"nets": ("resnet9",)}, "'resnet9' is unknown"),
     ({"methods": ("one",), "kinds": {"one": "replicas"}}, "needs branches"),
-    ({"kinds": {"nope": "replicas"}}, "'nope' is not a method"),
+    ({"kinds": KINDS | {"nope": "replicas"}}, "'nope' is not a method"),
     ({"published": "nowhere.json"}, "config.published='nowhere.json'"),
   ],
 )
 def test_wrong_grids_are_refused_before_anything_runs(
   changes, message, tmp_path, pretending
 ):
-  config = small()
-  with config.unlocked():
-    config.update(changes)
+  config = dataclasses.replace(small(), **changes)
   with pytest.raises(ConfigError, match=message):
     compare.compare(config, tmp_path)
   assert not pretending[0]
@@ -163,10 +165,12 @@ def test_wrong_grids_are_refused_before_anything_runs(
 
 @reads_recipes
 def test_recipes_of_runs_and_of_comparisons_are_told_apart(tmp_path, capsys):
-  for read, comparison in (("okddip_digits", True), ("compare_digits", False)):
-    argv = ["x", f"--config=configs/{read}.py"]
+  for name, read in (
+    ("okddip_digits", cli.read_comparison),
+    ("compare_digits", cli.read_recipe),
+  ):
     with pytest.raises(ConfigError, match="not a recipe for this"):
-      cli.read_recipe(argv, comparison=comparison)
+      read(["x", f"--config=configs/{name}.py"])
   for args in (["eval", "x", "--config=y"], ["compare", "--config.x=y"]):
     with pytest.raises(SystemExit) as left:
       __main__.main(args)
@@ -174,12 +178,12 @@ def test_recipes_of_runs_and_of_comparisons_are_told_apart(tmp_path, capsys):
   said = capsys.readouterr().err
   assert "unrecognized arguments: --config=y" in said
   argv = ["x", "--config=configs/compare_digits.py", "--config.seeds=(4,)"]
-  config, workdir = cli.read_recipe(argv, comparison=True)
+  config, workdir = cli.read_comparison(argv)
   assert tuple(config.seeds) == (4,)
   # One folder for all grids of a recipe: cells are shared.
-  assert workdir == cli.read_recipe(argv[:2], comparison=True)[1]
+  assert workdir == cli.read_comparison(argv[:2])[1]
   argv.append("--config.base.batch_size=32")
-  assert workdir != cli.read_recipe(argv, comparison=True)[1]
+  assert workdir != cli.read_comparison(argv)[1]
 
 
 def test_students_learn_from_the_teacher_cells(whole):
@@ -210,7 +214,7 @@ def test_finished_cells_are_left_alone(whole, tmp_path, monkeypatch):
   monkeypatch.setattr(train, "train", raising(AssertionError("trained")))
   assert not compare.compare(small(methods=("kd",)), moved)
   other = small(methods=("kd",))
-  other.base.batch_size = 10
+  other = freeze.replace(other, {"base.batch_size": 10})
   failed = compare.compare(other, moved)
   assert len(failed) == 6
   assert "config.batch_size: 20 in the run" in next(iter(failed.values()))

@@ -15,6 +15,7 @@ from okd_jax import __main__, compare
 from okd_jax.errors import ConfigError
 from okd_jax.results import grid
 from okd_jax.runs import records as logs
+from okd_jax.settings.freeze import freeze_comparison
 
 VOID = {"meta"}
 
@@ -51,7 +52,7 @@ class Page(HTMLParser):
 def page(trained, tmp_path_factory):
   """A page about a run and an unfinished comparison."""
   workdir = tmp_path_factory.mktemp("reported") / "a<b>c"
-  config = compare_digits.get_config("smoke")
+  config = freeze_comparison(compare_digits.get_config("smoke"))
   compare._remember(config, workdir)
   for cell in grid.cells(config, workdir)[:-1]:
     with logs.Writer(cell.workdir, tensorboard=False) as writer:

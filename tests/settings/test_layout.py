@@ -5,14 +5,14 @@ import pytest
 from configs import okddip_digits
 from okd_jax.devices import host
 from okd_jax.errors import ConfigError
-from okd_jax.settings import layout
+from okd_jax.settings import freeze, layout
 
 
 def configured(data=-1, peer=-1, words="", **changes):
   config = okddip_digits.get_config(words)
   config.mesh.data, config.mesh.peer = data, peer
   config.update(changes)
-  return config
+  return freeze.freeze(config)
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,7 @@ def test_a_cpu_is_split_evenly_among_the_peers(
   monkeypatch, num_peers, cores, expected
 ):
   monkeypatch.setattr(host, "cores", lambda: cores)
-  config = configured()
-  config.peers.num_peers = num_peers
+  config = freeze.replace(configured(), {"peers.num_peers": num_peers})
   assert layout.cpu_devices(config) == expected
 
 
@@ -37,15 +36,17 @@ def test_a_cpu_is_split_evenly_among_the_images_of_branches(
   assert layout.cpu_devices(config) == expected
 
 
-def test_a_cpu_is_left_whole_for_a_mesh_of_the_users_own():
-  assert layout.cpu_devices(configured(data=1)) == 1
-  assert layout.cpu_devices(configured(peer=2)) == 1
+@pytest.mark.parametrize(
+  ("data", "peer", "expected"),
+  [(1, -1, 1), (2, -1, 2), (-1, 2, 2), (2, 2, 4), (65, 1, 1), (-2, 0, 1)],
+)
+def test_a_cpu_is_split_as_a_mesh_of_the_users_own_asks(data, peer, expected):
+  assert layout.cpu_devices(configured(data, peer)) == expected
 
 
 @pytest.mark.parametrize("num_peers", [-1, 0, 2**61 - 1])
 def test_a_wrong_number_of_peers_is_left_to_the_check(num_peers):
-  config = configured()
-  config.peers.num_peers = num_peers
+  config = freeze.replace(configured(), {"peers.num_peers": num_peers})
   assert layout.cpu_devices(config) == 1
 
 

@@ -1,9 +1,10 @@
 """Trains several runs in turn, as one process or as one of several.
 
-    python tests/support/jobs.py '[{"flags": ["--config=..."], "workdir": "..."}]'
+    python tests/support/jobs.py JOBS
 
-A job may have `stop_at`, a step after which process 1 asks to stop and the same
-job goes on, and `broken`, the number of a save that fails in that process.
+JOBS is JSON: [{"flags": ["--config=..."], "workdir": "..."}]. A job may have
+`stop_at`, a step after which process 1 asks to stop and the same job goes on,
+and `broken`, the number of a save that fails in that process.
 """
 
 import json

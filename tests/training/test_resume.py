@@ -1,5 +1,6 @@
 """What is restored is what was saved, for every method and any devices."""
 
+import dataclasses
 import gc
 import json
 from pathlib import Path
@@ -13,6 +14,7 @@ import test_runner
 from okd_jax import methods, train
 from okd_jax.cli import common as cli
 from okd_jax.runs import run as reopen
+from okd_jax.settings import freeze
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.training import finite, state as state_lib, step as steps
 from okd_jax.training.runner import Runner
@@ -113,7 +115,7 @@ def test_a_run_of_an_earlier_release_goes_on(tmp_path):
   workdir = Path(shutil.copytree(FIXTURE, tmp_path / "run"))
   config = reopen.about(workdir)[0]
   total = config.epochs * 5
-  config.epochs += 1
+  config = dataclasses.replace(config, epochs=config.epochs + 1)
   state, _ = train.train(config, workdir)
   assert int(state.step) == total + 5
 
@@ -189,11 +191,15 @@ def recipes():
 
 
 def trains_and_goes_on(config, workdir):
-  config.data.train_examples = 2 * config.batch_size
-  config.mesh.data = 1
-  config.epochs, config.rampup_epochs = 1, 1
+  changes = {
+    "data.train_examples": 2 * config.batch_size,
+    "mesh.data": 1,
+    "epochs": 1,
+    "rampup_epochs": 1,
+  }
+  config = freeze.replace(config, changes)
   assert int(train.train(config, workdir)[0].step) == 2
-  config.epochs = 2
+  config = dataclasses.replace(config, epochs=2)
   state, summary = train.train(config, workdir)
   assert int(state.step) == 4
   assert summary["last"]["test/leader/accuracy"] >= 0
@@ -201,7 +207,7 @@ def trains_and_goes_on(config, workdir):
 
 def teach(config, taught):
   if config.method.name == "kd":
-    config.teacher, config.teacher_net = str(taught), ""
+    return dataclasses.replace(config, teacher=str(taught), teacher_net="")
   return config
 
 
@@ -212,7 +218,7 @@ REPRESENTATIVE = ("kd_c100", "kdcl_digits", "okddip_c10", "pcl_fashion_mnist")
 @pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_some_recipes_train_and_go_on(name, tmp_path, in_repository):
   config = cli.read_recipe(["main.py", f"--config=configs/{name}.py:smoke"])[0]
-  config.peers.net = "toys:Toy"
+  config = freeze.replace(config, {"peers.net": "toys:Toy"})
   trains_and_goes_on(teach(config, FIXTURE), tmp_path)
 
 

@@ -11,6 +11,7 @@ from configs import okddip_digits
 from okd_jax import seeds, train
 from okd_jax.errors import ConfigError, Interrupted, NotFiniteError
 from okd_jax.runs import records as logs, summary
+from okd_jax.settings.freeze import freeze
 from okd_jax.training import finite
 
 NAMES = ("seed3", "seed4")
@@ -27,7 +28,7 @@ def configured(**changes):
   config.eval_epochs = 1
   config.checkpoint_secs = 1e6
   config.update_from_flattened_dict(changes)
-  return config
+  return freeze(config)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import numpy as np
 from okd_jax import core
 from okd_jax.data import order
 from okd_jax.data.info import DataInfo
-from okd_jax.errors import DataError
+from okd_jax.errors import ConfigError, DataError
 
 # Fixed, so that every run holds out the same examples.
 _VALIDATION, _SUBSET, _HELD_OUT = 0x0A11, 0x0A12, 0x0A13
@@ -47,7 +47,7 @@ def divide(
   parts = {"validation": chosen}
   if train_examples:
     if not num_classes <= train_examples <= len(rest):
-      raise ValueError(
+      raise ConfigError(
         f"config.data.train_examples={train_examples} must be 0 (all) or lie "
         f"between {num_classes}, one a class, and {len(rest)}, the size of the "
         "training set without validation; change it."
@@ -57,7 +57,7 @@ def divide(
   chosen, kept = order.stratified(labels[rest], count, _HELD_OUT)
   parts |= {"held_out": rest[chosen], "train": rest[kept]}
   if not len(parts["train"]):
-    raise ValueError(
+    raise ConfigError(
       f"config.data.validation={validation} and held_out={held_out} leave no "
       "training example; lower them."
     )

@@ -1,0 +1,96 @@
+"""Which data set to train on, and its checks, before anything is read."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from okd_jax import rules
+from okd_jax.data.info import KNOWN
+from okd_jax.errors import closest, ConfigError
+
+FOLDER = "folder:"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What to train on.
+
+  Attributes:
+    name: digits, fashion_mnist, cifar10, cifar100, any image-classification
+      name of TensorFlow Datasets (`name` or `name/config`), or "folder:PATH".
+    source: "memory", on the device; "tfds", through `tf.data` from host memory;
+      or "stream", decoded and cropped as it is read, for large images.
+    dir: where prepared copies or the publisher's files are; "" is the folder
+      of TensorFlow Datasets (TFDS_DATA_DIR, or ~/tensorflow_datasets).
+    train_examples: size of a fixed training subset, each class in proportion;
+      0 for all.
+    validation: fraction of the training split held out, the same in every run.
+    test_fraction: fraction held out of a data set without a test split.
+    image_size: to which images of varying size are resized; with "stream" the
+      size of the crops.
+    download: whether a missing data set may be downloaded.
+  """
+
+  name: str = rules.text("digits", "the name of a data set")
+  source: str = rules.one_of("memory", "memory", "tfds", "stream")
+  dir: str = rules.text("", "a folder, or empty", free_on_resume=True)
+  train_examples: int = rules.between(0, 0, 2**31)
+  validation: float = rules.between(0.0, 0, 1)
+  test_fraction: float = rules.field(
+    0.2,
+    rules.Rule(lambda v: 0 < v < 1, "above 0 and below 1", (-0.5, 0.0, 1.0)),
+  )
+  image_size: int = rules.between(32, 1, 2**31)
+  download: bool = rules.flag(True, free_on_resume=True)
+
+
+def check(config_data: Config | Mapping[str, Any]) -> Config:
+  """Checks a configuration without reading data or importing TensorFlow.
+
+  Args:
+    config_data: a `Config`, or any mapping with some of its keys.
+
+  Returns:
+    The configuration, completed by defaults.
+
+  Raises:
+    ConfigError: with value, expectation and remedy.
+  """
+  config = config_data
+  if not isinstance(config, Config):
+    given = dict(config)
+    keys = [field.name for field in dataclasses.fields(Config)]
+    if unknown := sorted(set(given) - set(keys)):
+      raise ConfigError(
+        f"config.data has no key '{unknown[0]}'{closest(unknown[0], keys)} The "
+        f"keys are {', '.join(keys)}."
+      )
+    config = Config(**given)
+  rules.check(config, "config.data")
+  if config.name == "digits":
+    if config.source != "memory":
+      raise ConfigError(
+        f"config.data.source={config.source!r} must be 'memory' for digits, "
+        "which are part of scikit-learn; change it."
+      )
+  elif config.name not in KNOWN and not config.name.startswith(FOLDER):
+    _check_name(config)
+  return config
+
+
+def _check_name(config: Config) -> None:
+  # Pillow, which readers need, is no part of the base install.
+  from okd_jax.data.formats import prepare, tfds as prepared
+
+  if prepared.find(config.name, prepared.data_dir(config.dir)):
+    return
+  catalogue = prepare.known_names()
+  base = config.name.split("/")[0]
+  if base in catalogue:
+    return
+  names = sorted({*KNOWN, *catalogue})
+  raise ConfigError(
+    f"config.data.name={config.name!r} is unknown{closest(base, names)} "
+    f"{', '.join(KNOWN)}, folder:PATH or a name of TensorFlow Datasets"
+    f"{'' if catalogue else ' (not installed)'} was expected."
+  )

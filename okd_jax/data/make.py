@@ -1,0 +1,118 @@
+"""Makes the source of batches that a configuration asks for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jax.sharding import Mesh
+import numpy as np
+
+from okd_jax.data.config import check, Config, FOLDER
+from okd_jax.data.sources.source import Batching, divide, Source
+from okd_jax.errors import ConfigError
+
+
+def make(
+  config_data: Config | Mapping[str, Any],
+  *,
+  batch_size: int,
+  eval_batch_size: int,
+  seed: int,
+  held_out: float = 0.0,
+  num_views: int | None = None,
+  mesh: Mesh | None = None,
+) -> Source:
+  """Makes the source of a configuration.
+
+  Args:
+    config_data: as for `check`.
+    batch_size: of training, over all devices.
+    eval_batch_size: of evaluation, over all devices.
+    seed: of the order of training examples.
+    held_out: fraction of each class excluded from training and given out as
+      split "held_out".
+    num_views: P, the views of a batch, for a source that draws them itself.
+    mesh: with axes "data" and "peer"; None for the default device.
+
+  Raises:
+    ConfigError: if a value is wrong.
+    DataError: if the data is missing or damaged.
+  """
+  config = check(config_data)
+  for what, size in (
+    ("batch_size", batch_size),
+    ("eval_batch_size", eval_batch_size),
+  ):
+    parts = mesh.shape["data"] if mesh else 1
+    if size < 1 or size % parts:
+      raise ConfigError(
+        f"{what}={size} must be a positive multiple of the data axis of the "
+        f"mesh ({parts}); change one of them."
+      )
+  if seed < 0 or not 0 <= held_out < 1:
+    raise ConfigError(
+      f"seed={seed} must not be negative and held_out={held_out} must lie in "
+      "[0, 1); change them."
+    )
+  data = _load(config)
+  positions = divide(
+    data.train.labels,
+    validation=config.validation,
+    train_examples=config.train_examples,
+    held_out=held_out,
+  )
+  positions["test"] = np.arange(data.info.num_test, dtype=np.int32)
+  batching = Batching(
+    batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed, mesh=mesh
+  )
+  return _source(config, data, positions, num_views, batching)
+
+
+def _source(
+  config: Config,
+  data: Any,
+  positions: dict[str, np.ndarray],
+  num_views: int | None,
+  batching: Batching,
+) -> Source:
+  # Pillow, which readers need, is no part of the base install.
+  from okd_jax.data.formats import listing
+  from okd_jax.data.sources import memory, stream, tfdata as tfds
+
+  if isinstance(data, listing.Listing):
+    return stream.StreamSource(data, positions, num_views=num_views, **batching)
+  kind = memory.MemorySource if config.source == "memory" else tfds.TfdsSource
+  return kind(data, positions, **batching)
+
+
+def _load(config: Config) -> Any:
+  """Reads a data set (`HostData`), or lists its files (`Listing`)."""
+  from okd_jax.data.formats import (
+    folder,
+    listing,
+    prepare,
+    publisher as readers,
+    tfds as prepared,
+  )
+  from okd_jax.data.sources import tfdata as tfds
+
+  name = config.name
+  options = (config.image_size, config.test_fraction)
+  if name == "digits":
+    return readers.digits()
+  if name.startswith(FOLDER):
+    path = name.removeprefix(FOLDER)
+    if config.source == "stream":
+      return listing.from_folder(path, *options)
+    return folder.read(path, *options)
+  data_dir = prepared.data_dir(config.dir)
+  files = readers.find(name, data_dir)
+  copy = prepared.find(name, data_dir)
+  if config.source == "memory" and files and not copy:
+    return readers.read(name, files)
+  if not copy:
+    copy = prepare.prepare(name, data_dir, files, download=config.download)
+  about = prepared.inspect(copy)
+  if config.source == "stream":
+    return listing.from_copy(name, about, *options)
+  read = prepared.read if config.source == "memory" else tfds.read
+  return read(name, about, *options)

@@ -1,0 +1,87 @@
+"""Reads a recipe and the settings that a command line changes in it."""
+
+from collections.abc import Sequence
+import re
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags, ConfigDict
+
+from okd_jax.errors import closest, ConfigError
+from okd_jax.settings import flag_errors
+
+_OVERRIDE = re.compile(r"--?config\.([\w.]+)")
+
+
+def read(argv: Sequence[str]) -> tuple[ConfigDict, str, str | None]:
+  """Reads the flags --config, --config.KEY and --workdir.
+
+  Args:
+    argv: the program's name and its arguments.
+
+  Returns:
+    What the recipe makes, with the changes; the name of its file; the work
+    directory, None if none is given.
+
+  Raises:
+    ConfigError: for every mistake in them.
+  """
+  known, recipe = _define(argv)
+  try:
+    rest = known(list(argv))
+    missing = recipe.value is None
+    if not missing:
+      recipe.value.to_dict()  # raises if the recipe was not found
+  except ConfigError:
+    raise
+  except Exception as error:  # a recipe is Python and may raise anything
+    _require_known_keys(argv)
+    raise flag_errors.explain(error) from error
+  if rest[1:]:
+    raise ConfigError(
+      f"unexpected argument '{rest[1]}'; settings are given as "
+      "--config.key=value."
+    )
+  if missing:
+    raise ConfigError(
+      "--config is missing; name a recipe, for example "
+      "--config=configs/okddip_digits.py."
+    )
+  named = config_flags.get_config_filename(known["config"])
+  return recipe.value, named, known["workdir"].value
+
+
+def _define(argv: Sequence[str]) -> tuple[flags.FlagValues, Any]:
+  known = flags.FlagValues()
+  recipe = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "A recipe, such as configs/okddip_c100.py.",
+    flag_values=known,
+    lock_config=True,
+    sys_argv=list(argv),
+  )
+  flags.DEFINE_string("workdir", None, "Where results go.", flag_values=known)
+  return known, recipe
+
+
+def _require_known_keys(argv: Sequence[str]) -> None:
+  """Names the first key of a command line that its recipe does not have."""
+  plain = [word for word in argv if not _OVERRIDE.match(word)]
+  known, recipe = _define(plain)
+  try:
+    known(plain)
+    recipe.value.keys()
+  except Exception:  # the recipe itself is at fault
+    return
+  for path in filter(None, map(_OVERRIDE.match, argv)):
+    section, name = recipe.value, "config"
+    for key in path[1].split("."):
+      if not isinstance(section, ConfigDict):
+        raise ConfigError(f"{name} is one value; it has no key '{key}'.")
+      if key not in section:
+        raise ConfigError(
+          f"{name} has no key '{key}'{closest(key, section)} See "
+          "docs/settings.md."
+        )
+      section, name = section[key], f"{name}.{key}"

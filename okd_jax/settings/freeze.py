@@ -1,0 +1,189 @@
+"""Turns what recipes and command lines say into typed settings, and back.
+
+`base` gives a recipe all settings as a ConfigDict; `freeze` reads what became
+of it. Nothing outside this package knows a ConfigDict.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from okd_jax import methods
+from okd_jax.errors import closest, ConfigError
+from okd_jax.settings.schema import Comparison, RunConfig
+
+
+def base() -> ConfigDict:
+  """All settings of a run at their defaults, for a recipe to change."""
+  return _defaults(RunConfig())
+
+
+def method(name: str, **hyperparameters: Any) -> ConfigDict:
+  """The section of a method: its hyperparameters, some of them replaced.
+
+  Args:
+    name: a method of this package, or `module:Class`.
+    **hyperparameters: that differ from their defaults.
+
+  Raises:
+    ConfigError: if the name or a hyperparameter is unknown.
+  """
+  methods.require_known(name, hyperparameters)
+  return ConfigDict({"name": name, **methods.options(name), **hyperparameters})
+
+
+def freeze(config: RunConfig | ConfigDict | Mapping[str, Any]) -> RunConfig:
+  """Reads the configuration of a run; what is left out has its default.
+
+  Args:
+    config: as a recipe makes it, or nested mappings.
+
+  Raises:
+    ConfigError: for a key that there is not; values are judged by
+      `okd_jax.settings.config.check`.
+  """
+  if isinstance(config, RunConfig):
+    return config
+  return _section(RunConfig(), _plain(config), "config")
+
+
+def freeze_comparison(
+  config: Comparison | ConfigDict | Mapping[str, Any],
+) -> Comparison:
+  """Reads the configuration of a comparison, as `freeze` does that of a run."""
+  if isinstance(config, Comparison):
+    return config
+  return _section(Comparison(), _plain(config), "config")
+
+
+def method_section(name: str, **hyperparameters: Any) -> Any:
+  """The typed section of a method, the rest of its fields at their defaults.
+
+  Raises:
+    ConfigError: if the name or a hyperparameter is unknown.
+  """
+  methods.require_known(name, hyperparameters)
+  values = {key: _value(value) for key, value in hyperparameters.items()}
+  return _class_of(name)(name, **values)
+
+
+def replace(config: Any, changes: Mapping[str, Any]) -> Any:
+  """A copy of a section with other values, named by paths such as peers.net."""
+  values: dict[str, Any] = {}
+  for path, value in changes.items():
+    name, _, rest = path.partition(".")
+    if rest:
+      section = values.get(name, getattr(config, name))
+      values[name] = replace(section, {rest: value})
+    else:
+      values[name] = value
+  return dataclasses.replace(config, **values)
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+  """A configuration as nested dictionaries, as its file holds it."""
+  values = {
+    field.name: getattr(config, field.name)
+    for field in dataclasses.fields(config)
+  }
+  if isinstance(config, RunConfig) and config.method is None:
+    del values["method"]
+  return {
+    name: as_dict(value) if dataclasses.is_dataclass(value) else value
+    for name, value in sorted(values.items())
+  }
+
+
+def flatten(
+  config: RunConfig | Comparison | ConfigDict | Mapping[str, Any],
+  prefix: str = "",
+) -> dict[str, Any]:
+  """Every setting by its path, joined by dots."""
+  if isinstance(config, RunConfig | Comparison):
+    config = as_dict(config)
+  flat: dict[str, Any] = {}
+  for key, value in config.items():
+    if isinstance(value, Mapping | ConfigDict):
+      flat |= flatten(value, f"{prefix}{key}.")
+    else:
+      flat[prefix + key] = _value(value)
+  return flat
+
+
+def _defaults(section: Any) -> ConfigDict:
+  made = ConfigDict(as_dict(section))
+  for field in dataclasses.fields(section):
+    if "follows" in field.metadata:
+      source, function = field.metadata["follows"]
+      made[field.name] = function(made.get_ref(source))
+    elif dataclasses.is_dataclass(field.default):
+      made[field.name] = _defaults(getattr(section, field.name))
+  return made
+
+
+def _plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+  return config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+
+
+def _section(default: Any, given: Any, path: str) -> Any:
+  """An instance of the default's class with the values that are given."""
+  if not isinstance(given, Mapping):
+    raise ConfigError(
+      f"{path}={given!r} must be a section; change one of its keys."
+    )
+  fields = {field.name: field for field in dataclasses.fields(default)}
+  values: dict[str, Any] = {}
+  for key, value in given.items():
+    if key not in fields:
+      raise ConfigError(
+        f"{path} has no key '{key}'{closest(key, fields)} See docs/settings.md."
+      )
+    standard = getattr(default, key)
+    if dataclasses.is_dataclass(standard):
+      values[key] = _section(standard, value, f"{path}.{key}")
+    elif isinstance(default, RunConfig) and key == "method":
+      values[key] = _method(value, f"{path}.{key}")
+    else:
+      values[key] = _value(value)
+  for name, field in fields.items():
+    if name not in values and "follows" in field.metadata:
+      source, function = field.metadata["follows"]
+      if isinstance(number := values.get(source), int):
+        values[name] = function(number)
+  return dataclasses.replace(default, **values)
+
+
+def _method(given: Any, path: str) -> Any:
+  if not isinstance(given, Mapping):
+    raise ConfigError(
+      f"{path}={given!r} must be a section; a recipe makes it with "
+      "common.method(NAME)."
+    )
+  hyperparameters = dict(given)
+  name = hyperparameters.pop("name", None)
+  return method_section(name, **hyperparameters)
+
+
+@functools.cache
+def _class_of(name: str) -> Any:
+  """The class of a method's section: its name, then the method's own fields."""
+  return dataclasses.make_dataclass(
+    "Method",
+    [("name", str)]
+    + [
+      (
+        field.name,
+        field.type,
+        dataclasses.field(default=field.default, metadata=field.metadata),
+      )
+      for field in methods.fields(name)
+    ],
+    frozen=True,
+  )
+
+
+def _value(value: Any) -> Any:
+  return tuple(value) if isinstance(value, list) else value

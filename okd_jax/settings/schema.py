@@ -1,0 +1,175 @@
+"""Every setting of a run and of a comparison: type, default, rule, meaning.
+
+What the checks refuse, what may differ when a run goes on, what a recipe starts
+from and the page docs/settings.md all follow from the classes here and from
+those of the data, the optimiser and the methods.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from okd_jax import rules
+from okd_jax.data import Config
+from okd_jax.groups.map_peers import MAPPINGS
+from okd_jax.rules import Rule
+from okd_jax.training.optim import Sgd
+
+# Above it the device's integers end.
+_MOST = 2**31
+# A group of so many is a mistake; to find out otherwise would take hours.
+_MOST_PEERS = 1024
+_MOST_SEEDS = 1024
+
+_AXIS = Rule(
+  lambda v: v == -1 or 1 <= v < _MOST, "-1 or at least 1", (-2, 0, 10**20)
+)
+_TRACKERS = Rule(
+  lambda v: set(v) <= {"wandb", "mlflow"},
+  "some of ('wandb', 'mlflow'), or ()",
+  (("tensorboard",), (1,)),
+)
+_PATH = "a path, or empty"
+_SOME_TEXTS = Rule(
+  lambda v: 0 < len(v) == len(set(v)) and all(isinstance(w, str) for w in v),
+  "names, at least one, and none twice",
+)
+_SOME_SEEDS = Rule(
+  lambda v: 0 < len(v) == len(set(v)) and all(0 <= w < _MOST for w in v),
+  f"whole numbers from 0 and below {_MOST}, at least one, and none twice",
+)
+_KINDS = ("replicas", "branches")
+
+
+@dataclasses.dataclass(frozen=True)
+class Peers:
+  """The group.
+
+  Attributes:
+    kind: replicas are whole networks, branches are tails on one shared trunk.
+    net: a name of okd_jax.backbones, or module:Class for a network of your
+      own; one a peer, joined by commas, if they differ.
+    num_peers: networks or branches, the leader included.
+    split: stages in the trunk; 0 is the network's own choice.
+    dropout: rate in the classifier, for networks that have one (vgg16).
+    mapping: unroll, vmap, or auto, which measures once which is faster.
+  """
+
+  kind: str = rules.one_of("replicas", *_KINDS)
+  net: str = rules.text("resnet32", "names of networks, joined by commas")
+  num_peers: int = rules.between(4, 1, _MOST_PEERS + 1)
+  split: int = rules.between(0, 0, _MOST)
+  dropout: float = rules.between(0.0, 0, 1)
+  mapping: str = rules.one_of("auto", *MAPPINGS, free_on_resume=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+  """The devices.
+
+  Attributes:
+    data: devices that the batch is spread over; -1 is all that are left.
+    peer: devices that the peers are spread over; -1 is 1 on accelerators and
+      what suits the cores on CPU.
+  """
+
+  data: int = rules.field(-1, _AXIS, free_on_resume=True)
+  peer: int = rules.field(-1, _AXIS, free_on_resume=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """A run. The defaults are those of Chen et al., AAAI 2020, on CIFAR-100.
+
+  Attributes:
+    seed: sets initial values, order of examples, augmentation and dropout.
+    num_seeds: so many runs, of seed, seed + 1 and so on, each in a folder of
+      its own.
+    epochs: passes over the training examples.
+    batch_size: images in one step, over all devices.
+    eval_batch_size: images in one step of evaluation, over all devices.
+    rampup_epochs: epochs until distillation has its full weight.
+    rampup_per_step: whether the ramp-up moves every step; every epoch
+      otherwise.
+    precision: what networks compute in.
+    deterministic: same numbers on every run on a GPU too, at some cost.
+    teacher: the frozen teacher of two-stage distillation: the work directory
+      of a run, or a PyTorch state dict (.safetensors, .pth).
+    teacher_net: the network that a teacher's state dict belongs to.
+    image_mean: mean of each channel; empty for the data set's own.
+    image_std: deviation of each channel; empty for the data set's own.
+    pad_mode: how images are padded before the crop, constant (black) or
+      reflect.
+    init_from: trained weights to start from: the work directory of a group of
+      the same shape, or an exported leader for every peer.
+    log_steps: steps between two records of the loss terms, which are means
+      over them.
+    eval_epochs: epochs between two evaluations.
+    checkpoint_secs: seconds between two checkpoints.
+    trackers: experiment trackers to log to as well.
+    data: what to train on.
+    peers: the group.
+    optim: the optimiser.
+    mesh: the devices.
+    method: the name of a method and its hyperparameters.
+  """
+
+  seed: int = rules.between(0, 0, _MOST)
+  num_seeds: int = rules.between(
+    1, 1, _MOST_SEEDS + 1, free_on_resume=True, added=True
+  )
+  epochs: int = rules.between(300, 1, _MOST, free_on_resume=True)
+  batch_size: int = rules.between(128, 1, _MOST)
+  eval_batch_size: int = rules.between(500, 1, _MOST, free_on_resume=True)
+  rampup_epochs: int = rules.between(
+    80, 0, _MOST, follows=("epochs", lambda epochs: (epochs * 160 + 300) // 600)
+  )
+  rampup_per_step: bool = rules.flag(False)
+  precision: str = rules.one_of("float32", "float32", "bfloat16")
+  deterministic: bool = rules.flag(False)
+  teacher: str = rules.text("", _PATH)
+  teacher_net: str = rules.text("", "the name of a network, or empty")
+  image_mean: tuple[float, ...] = rules.each((), rules.FINITE)
+  image_std: tuple[float, ...] = rules.each((), rules.POSITIVE)
+  pad_mode: str = rules.one_of("constant", "constant", "reflect")
+  init_from: str = rules.text("", _PATH)
+  log_steps: int = rules.between(50, 1, _MOST, free_on_resume=True)
+  eval_epochs: int = rules.between(1, 1, _MOST, free_on_resume=True)
+  checkpoint_secs: float = rules.positive(60.0, free_on_resume=True)
+  trackers: tuple[str, ...] = rules.field((), _TRACKERS, free_on_resume=True)
+  data: Config = Config(name="cifar100")
+  peers: Peers = Peers()
+  optim: Sgd = Sgd()
+  mesh: Mesh = Mesh()
+  # Of a class made for the method, see `okd_jax.settings.freeze`; None where a
+  # comparison puts one method after another.
+  method: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """A comparison of methods.
+
+  Attributes:
+    base: the recipe of all runs, without a method.
+    methods: rows besides one network alone, which is always there.
+    nets: the networks to compare on.
+    seeds: of the runs of every row.
+    kinds: the kind of group that each method trains.
+    teacher_net: the network that teaches kd.
+    published: a file of figures to stand beside ours.
+  """
+
+  base: RunConfig = RunConfig()
+  methods: tuple[str, ...] = rules.field((), _SOME_TEXTS)
+  nets: tuple[str, ...] = rules.field((), _SOME_TEXTS)
+  seeds: tuple[int, ...] = rules.field((), _SOME_SEEDS)
+  kinds: Mapping[str, str] = rules.field(
+    None,
+    Rule(
+      lambda v: set(v.values()) <= set(_KINDS),
+      f"{' or '.join(_KINDS)} for every method",
+    ),
+  )
+  teacher_net: str = rules.text("", "the name of a network")
+  published: str = rules.text("", "a file like configs/published.json")
