@@ -12,8 +12,8 @@ PAGE = ROOT / "docs" / "reliability.md"
 
 CASES = {
   "A1": "Signals while compiling, training, evaluating, saving, exporting: the "
-  "last finished step is saved, exit code 75; a second signal exits at once, and "
-  "so does a run that hangs",
+  "last finished step is saved, exit code 75; a second signal exits at once, "
+  "and so does a run that hangs",
   "A2": "kill -9 at any moment, also inside a save: the same command goes on, "
   "at most one save interval is lost",
   "A3": "Death between write, rename and manifest: the previous checkpoint",
