@@ -170,8 +170,9 @@ class InTurn(independent.Method):
 
 
 def test_different_networks_learn_in_turn():
+  group = groups.mixed((NET, WIDE), make_mesh(1))
   at_once, in_turn = (
-    runs.train(recipe("mixed", (1, 1), method), 2)[0]
+    runs.train(toys.recipe(method, peers=group), 1)[0]
     for method in (independent.Method(), InTurn())
   )
   runs.assert_close(in_turn.params, at_once.params, 1e-6)
