@@ -117,6 +117,6 @@ def test_one_number_a_channel():
   config = configured("")
   config.image_std = (0.5, 0.5)
   with pytest.raises(ConfigError, match="each of the 1 channels"):
-    build.seen(config, INFO)
+    build.with_normalization(config, INFO)
   config.image_std = (0.5,)
-  assert build.seen(config, INFO).std == (0.5,)
+  assert build.with_normalization(config, INFO).std == (0.5,)
