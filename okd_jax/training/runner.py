@@ -75,8 +75,7 @@ class Runner:
         f"chunked={chunked} needs the data set on the device, but the source "
         f"is a {type(source).__name__}; set config.data.source='memory'."
       )
-    self._setup = setup
-    self._source = source
+    self._setup, self._source = setup, source
     self._memory = memory if chunked else None
     self._everywhere = NamedSharding(setup.mesh, P())
     labels = None

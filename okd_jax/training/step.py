@@ -77,9 +77,7 @@ def train_step(
     the method's `summaries`.
   """
   inputs = _prepare(setup, state, batch, key, teacher, train_labels)
-  rate = {}
-  if setup.learning_rate is not None:
-    rate["learning_rate"] = setup.learning_rate(setup.epoch(state.step))
+  rate = _rate(setup, state.step)
   optimizer = optax.with_extra_args_support(setup.optimizer)
   loss = functools.partial(_loss, setup, inputs=inputs)
 
@@ -244,6 +242,13 @@ def _loss(
   )
   new_memory = {"peers": peers_memory, "method": dict(method_memory)}
   return core.objective(result.terms), Aux(result, outputs.logits, new_memory)
+
+
+def _rate(setup: Setup, step: Array) -> dict[str, Any]:
+  """The learning rate of a step by name, if it is known."""
+  if setup.learning_rate is None:
+    return {}
+  return {"learning_rate": setup.learning_rate(setup.epoch(step))}
 
 
 def _averaged_pass(

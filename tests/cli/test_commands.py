@@ -60,7 +60,7 @@ def test_eval_counts_exactly(trained, capsys):
   net, variables = run.setup.peers.extract(run.peers_variables, 0)
   correct = 0
   for batch in source.evaluation("test"):
-    images = run.setup.normalize(batch.image)
+    images = run.setup.task.normalize(batch).image
     logits = jax.jit(lambda v, x: net.apply(v, x, train=False).logits)(
       variables, images
     )
@@ -200,7 +200,7 @@ def recipe_like(trained, **peers):
   config, info, train_size = reopen.about(trained)
   changes = {f"peers.{name}": value for name, value in peers.items()}
   config = freeze.replace(config, changes)
-  return build.recipe(config, info, train_size, make_mesh(1, 1))
+  return build.setup(config, info, train_size, make_mesh(1, 1))
 
 
 @pytest.mark.parametrize(

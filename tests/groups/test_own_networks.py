@@ -41,7 +41,7 @@ def test_trains_and_gives_its_leader_away(net, kind, tmp_path):
   network, variables = run.setup.peers.extract(run.peers_variables, run.leader)
   assert type(network).__name__ == net.split(":")[-1]
   images = np.random.default_rng(0).uniform(size=(4, 8, 8, 1))
-  normalized = (images - run.setup.info.mean) / run.setup.info.std
+  normalized = (images - run.info.mean) / run.info.std
   expected = network.apply(variables, normalized, train=False)
   if isinstance(expected, tuple):
     expected = expected[0]
@@ -56,7 +56,7 @@ def test_attention_projects_every_width_on_its_own():
   config = recipe(f"{OWN}Large,{OWN}Branched,{OWN}Small")
   mesh = layout.mesh(config)
   source = build.source(config, mesh)
-  made = build.recipe(config, source.info, source.train_size, mesh)
+  made = build.setup(config, source.info, source.train_size, mesh)
   from okd_jax.training import state as state_lib
 
   params = state_lib.init(made, jax.random.key(0)).params["method"]

@@ -748,7 +748,7 @@ def test_pcl_average_has_statistics_of_its_own_passes():
   average = second.average
   _, expected = golden.jit_once(functools.partial(peers.apply, train=True))(
     state_lib.variables(average.params, average.memory, "peers"),
-    recipe.augment(toys.batch(2).image, views_key),
+    recipe.augment(toys.batch(2), views_key).image,
     peers_key,
   )
   runs.assert_close(third.average.memory["peers"], expected, 1e-6)

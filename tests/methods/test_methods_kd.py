@@ -114,6 +114,6 @@ def test_file_needs_its_network(tmp_path):
 def test_one_number_a_channel():
   config = configured("", image_std=(0.5, 0.5))
   with pytest.raises(ConfigError, match="each of the 1 channels"):
-    build.seen(config, INFO)
+    build.with_normalization(config, INFO)
   config = configured("", image_std=(0.5,))
-  assert build.seen(config, INFO).std == (0.5,)
+  assert build.with_normalization(config, INFO).std == (0.5,)

@@ -31,7 +31,7 @@ def run(trained):
 @pytest.fixture(scope="module")
 def images(run):
   rng = np.random.default_rng(0)
-  shape = (max(SIZES), *run.setup.info.image_shape)
+  shape = (max(SIZES), *run.info.image_shape)
   return rng.integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -153,7 +153,7 @@ def gated(run):
 
 
 def test_group_predictions_and_averages(gated, tmp_path):
-  shape = (max(SIZES), *gated.setup.info.image_shape)
+  shape = (max(SIZES), *gated.info.image_shape)
   images = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
   scaled = images.astype(np.float32) / 255
   expected = predictions(gated, images)
