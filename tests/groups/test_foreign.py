@@ -31,7 +31,8 @@ def trained(keeps, kind, data, peer, dtype=jnp.float64):
     net=Foreign(keeps=keeps),
     dtype=dtype,
   )
-  build.check_input_size(dataclasses.replace(recipe, image_dtype=jnp.float32))
+  narrow = dataclasses.replace(recipe.task, image_dtype=jnp.float32)
+  build.check_networks(dataclasses.replace(recipe, task=narrow))
   return runs.train(recipe, 3)
 
 

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from okd_jax import core, training
+from okd_jax import core, groups, training
 from okd_jax.devices.mesh import make_mesh
-from okd_jax.groups.group import Replicas
 from okd_jax.results import rows
 from okd_jax.tasks import task
 from okd_jax.tasks.figure import Figure
@@ -128,7 +127,7 @@ def test_it_is_trained_and_evaluated_by_its_own_figures():
   target = images[:, :1, :2, 0]
   batch = core.Batch(images, target, np.arange(16), np.arange(16) < 13)
   setup = training.Setup(
-    peers=Replicas(Net(), 3, make_mesh(1, 1)),
+    peers=groups.replicas(Net(), 3, make_mesh(1, 1)),
     method=Method(),
     task=Task(),
     optimizer=optax.adam(0.02),
