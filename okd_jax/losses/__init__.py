@@ -1,11 +1,35 @@
 """Losses of online knowledge distillation, as pure functions of arrays.
 
 Peers are on the first axis, examples on the next, classes on the last. Nothing
-is reduced over examples, and nothing but jax, optax and chex is imported.
+is reduced over examples, and only jax, NumPy, optax and chex are imported.
 Computation is in float32 at least; float64 stays float64.
 
 One function a paper returns named, weighted loss terms, [P, B] or [B] each,
-whose sum over terms and peers of the mean over examples is the loss.
+whose sum over terms and peers of the mean over examples is the loss. To leave
+examples out, multiply every term by a mask [B] and divide by the mask's mean:
+
+>>> import jax.numpy as jnp
+>>> logits, labels = jnp.array([[2.0, 0.0], [0.0, 2.0]]), jnp.array([0, 0])
+>>> term, mask = cross_entropy(logits, labels), jnp.array([1.0, 0.0])
+>>> print(f"{jnp.mean(term * mask / jnp.mean(mask)):.4f} = {term[0]:.4f}")
+0.1269 = 0.1269
+
+The masked examples' terms must be finite, so give them some legal label.
+
+`labels` are class indices, integer [B], or probabilities, float [B, C]: one-hot
+ones give what indices give. Probabilities are not made to sum to one. An index
+outside [0, C) is refused if it is known when the function is called; one that
+only the running program knows (under `jit`) gives nan, as value and as gradient
+of its example.
+
+A logit of -inf masks a class: it gets the probability 0 and, in a target, no
+`eps`. Losses of the classes that nobody masks stay what they are without the
+others, and gradients stay finite. A class that the student masks, and the
+labels or the target do not, makes the loss infinite; a row of -inf alone gives
+nan.
+
+A wrong argument raises an error that is a ValueError and an AssertionError and
+names function, argument, what was expected and what came.
 """
 
 from okd_jax.losses._ctkd import ctkd as ctkd
@@ -15,6 +39,7 @@ from okd_jax.losses._divergences import (
   softened_kl as softened_kl,
 )
 from okd_jax.losses._ffl import ffl as ffl
+from okd_jax.losses._ffsd import ffsd as ffsd
 from okd_jax.losses._kdcl import (
   kdcl as kdcl,
   kdcl_general_target as kdcl_general_target,
@@ -75,6 +100,7 @@ __all__ = (
   "dml_ensemble",
   "feature_aggregation",
   "ffl",
+  "ffsd",
   "heatmap_kl",
   "heatmap_mse",
   "kd",

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from okd_jax.losses._divergences import cross_entropy
+from okd_jax.losses._divergences import nll
 from okd_jax.losses._inputs import (
   Array,
-  as_float,
-  check_logits,
+  as_floats,
+  as_labels,
+  check_weights,
+  refuse,
   Scalar,
   weighted,
 )
@@ -51,8 +52,8 @@ def ctkd(
     Weighted terms "student_ce", "scratch_ce", "hint", "attention", [B] each.
 
   Raises:
-    AssertionError: if the shapes do not match or a dtype is wrong.
-    ValueError: for different numbers of maps.
+    ValueError: if the shapes do not match or a dtype is wrong, and for
+      different numbers of maps.
 
   References:
     Zhao et al., `Highlight Every Step: Knowledge Distillation via
@@ -65,28 +66,34 @@ def ctkd(
   >>> sorted(terms), terms["attention"].tolist()
   (['attention', 'hint', 'scratch_ce', 'student_ce'], [0.0, 0.0])
   """
-  chex.assert_rank(student_logits, 2)
-  chex.assert_equal_shape([student_logits, scratch_logits])
-  check_logits(student_logits[None], labels)
+  check_weights(
+    "ctkd", hint_weight=hint_weight, attention_weight=attention_weight
+  )
+  student_logits, scratch_logits = as_floats(
+    "ctkd",
+    student_logits=(student_logits, "B C"),
+    scratch_logits=(scratch_logits, "B C"),
+  )
+  labels = as_labels("ctkd", labels, student_logits)
   if len(student_maps) != len(expert_maps):
-    raise ValueError(
-      "ctkd: expert_maps must have as many stages as student_maps, "
-      f"{len(student_maps)}; got {len(expert_maps)}."
-    )
-  student_logits = as_float(student_logits)
-  scratch_logits = as_float(scratch_logits)
+    expected = f"as many stages as student_maps, {len(student_maps)}"
+    refuse("ctkd", "expert_maps", expected, f"{len(expert_maps)}")
   target = scratch_logits
   if stop_gradient:
     target = jax.lax.stop_gradient(target)
   attention = jnp.zeros_like(student_logits[:, 0])
   for maps, expert in zip(student_maps, expert_maps, strict=True):
-    chex.assert_rank([maps, expert], 4)
-    chex.assert_equal_shape_prefix([student_logits, maps], 1)
+    _, maps, expert = as_floats(
+      "ctkd",
+      student_logits=(student_logits, "B C"),
+      student_maps=(maps, "B H W D"),
+      expert_maps=(expert, "B H W E"),
+    )
     attention += attention_distance(maps, expert)
   hint = jnp.sum(jnp.square(target - student_logits), axis=-1)
   return {
-    "student_ce": cross_entropy(student_logits, labels),
-    "scratch_ce": cross_entropy(scratch_logits, labels),
+    "student_ce": nll(student_logits, labels),
+    "scratch_ce": nll(scratch_logits, labels),
     "hint": weighted(hint_weight, hint),
     "attention": weighted(attention_weight, attention),
   }

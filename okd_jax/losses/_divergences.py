@@ -2,15 +2,17 @@
 
 import math
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from okd_jax.losses._inputs import (
   Array,
-  as_float,
+  as_floats,
+  as_suffix_labels,
+  check_not_negative,
   check_temperature,
   is_soft,
+  nan_unless,
   Scalar,
 )
 
@@ -18,38 +20,44 @@ from okd_jax.losses._inputs import (
 def cross_entropy(logits: Array, labels: Array) -> Array:
   r"""Cross-entropy of class indices or probabilities, in nats.
 
-  Computes :math:`-\log \mathrm{softmax}(z)_y`, or
-  :math:`-\sum_c y_c \log \mathrm{softmax}(z)_c` of soft labels: temperature 1,
-  no smoothing.
+  Computes :math:`-\sum_c y_c \log \mathrm{softmax}(z)_c`, which for a class
+  index is :math:`-\log \mathrm{softmax}(z)_y`: temperature 1, no smoothing.
 
   Args:
-    logits: unnormalised log-probabilities, float [..., C].
+    logits: unnormalised log-probabilities, float [..., C]; -inf masks a class.
     labels: class indices in [0, C), integer. Its shape is that of the
       predictions, [...], or a suffix of it: labels [B] serve all peers of
       logits [P, B, C]. Or probabilities, float [..., C] in the same way.
 
   Returns:
-    One non-negative value a prediction, [...], float32 or float64.
+    One non-negative value a prediction, [...], float32 or float64; inf where
+    the label is a masked class.
 
   Raises:
     AssertionError: if the shapes do not match or a dtype is wrong.
+    ValueError: for an index known to be out of range. One that only the
+      running program knows gives nan, as value and as gradient.
 
   >>> logits = jnp.array([[[0.0, 0.0]], [[0.0, 1.0]]])
   >>> cross_entropy(logits, jnp.array([1])).round(2)
   Array([[0.69],
          [0.31]], dtype=float32)
   """
-  logits = as_float(logits)
-  labels = jnp.asarray(labels)
+  (logits,) = as_floats("cross_entropy", logits=(logits, "... C"))
+  return nll(logits, as_suffix_labels("cross_entropy", labels, logits))
+
+
+def nll(logits: Array, labels: Array) -> Array:
+  """`cross_entropy` of inputs that were checked."""
   log_probs = jax.nn.log_softmax(logits)
   if is_soft(labels):
-    chex.assert_equal_shape_suffix([logits, labels], labels.ndim)
-    return -jnp.sum(labels.astype(logits.dtype) * log_probs, axis=-1)
-  chex.assert_type(labels, int)
-  predictions = logits.shape[:-1]
-  chex.assert_shape(labels, predictions[len(predictions) - labels.ndim :])
-  labels = jnp.broadcast_to(labels, predictions)
-  return -jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
+    probs = labels.astype(logits.dtype)
+    absent = (log_probs == -jnp.inf) & (probs == 0)
+    return -jnp.sum(probs * jnp.where(absent, 0, log_probs), axis=-1)
+  labels = jnp.broadcast_to(labels, logits.shape[:-1])
+  index = jnp.maximum(labels, 0)[..., None]
+  found = jnp.take_along_axis(log_probs, index, axis=-1)[..., 0]
+  return -found * nan_unless(labels >= 0, logits.dtype)
 
 
 def softened_log_softmax(logits: Array, temperature: Scalar) -> Array:
@@ -58,7 +66,10 @@ def softened_log_softmax(logits: Array, temperature: Scalar) -> Array:
   # temperature would lose the differences between them.
   top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
   temperature = jnp.asarray(temperature, logits.dtype)[..., None]
-  return jax.nn.log_softmax((logits - top) / temperature)
+  masked = logits == -jnp.inf
+  # The temperature's gradient is kept from -inf.
+  centred = jnp.where(masked, 0, logits - top) / temperature
+  return jax.nn.log_softmax(jnp.where(masked, -jnp.inf, centred))
 
 
 def divergence(target_log_probs: Array, log_probs: Array) -> Array:
@@ -67,9 +78,15 @@ def divergence(target_log_probs: Array, log_probs: Array) -> Array:
   As :math:`\sum_c p_c (g_c + e^{-g_c} - 1)` with g = log p - log q, which is
   the textbook sum because both sum to one. No summand is negative, and errors
   of g enter squared, so that close predictions keep their small divergence.
+
+  A log-probability of -inf is a masked class. One that the target masks adds
+  q, the limit of the summand; one that the prediction alone masks makes the
+  divergence infinite, with a gradient from the other classes.
   """
+  absent = target_log_probs == -jnp.inf
+  barred = ~absent & (log_probs == -jnp.inf)
   target_probs = jnp.exp(target_log_probs)
-  gap = target_log_probs - log_probs
+  gap = gap_of(target_log_probs, log_probs)
   near = jnp.abs(gap) < 1
   safe_gap = jnp.where(near, gap, 0)
   summands = jnp.where(
@@ -78,7 +95,16 @@ def divergence(target_log_probs: Array, log_probs: Array) -> Array:
     # expm1 would overflow where the prediction is far above the target.
     target_probs * (gap - 1) + jnp.exp(log_probs),
   )
-  return jnp.sum(summands, axis=-1)
+  summands = jnp.where(absent, jnp.exp(log_probs), summands)
+  return jnp.sum(jnp.where(barred, jnp.inf, summands), axis=-1)
+
+
+def gap_of(target_log_probs: Array, log_probs: Array) -> Array:
+  """The difference, [..., C]; 0 where either is -inf."""
+  masked = (target_log_probs == -jnp.inf) | (log_probs == -jnp.inf)
+  return jnp.where(masked, 0, target_log_probs) - jnp.where(
+    masked, 0, log_probs
+  )
 
 
 @jax.custom_jvp
@@ -107,13 +133,18 @@ def softened_kl(
   at :math:`\tau = 1`. Gradients flow into both arguments: stop them at the
   call. Identical logits give exactly zero if `eps` is zero.
 
+  A logit of -inf masks a class. Where the teacher masks it, its target
+  probability is 0 and gets no `eps`, so that a mask common to both leaves the
+  divergence of the other classes. Where the student alone masks it, the value
+  is inf. Gradients stay finite.
+
   Args:
     student_logits: unnormalised log-probabilities, float [..., C].
     teacher_logits: the same for the teacher; leading axes broadcast, C
       matches.
     temperature: positive scalar, or an array that broadcasts over [...].
     eps: static constant that the published code adds to every probability of
-      the target, without normalising again.
+      the target that is not masked, without normalising again.
 
   Returns:
     One value a prediction, [...], float32 or float64; not negative if `eps`
@@ -134,31 +165,43 @@ def softened_kl(
   >>> print(f"{softened_kl(x, -x, temperature=4.0)[0]:.2f}")
   2.92
   """
-  check_temperature(temperature)
-  if not eps >= 0:
-    raise ValueError(
-      f"eps={eps} must not be negative; 0 gives the plain divergence."
-    )
-  student_logits = as_float(student_logits)
-  teacher_logits = as_float(teacher_logits)
-  chex.assert_equal_shape_suffix([student_logits, teacher_logits], 1)
+  check_temperature("softened_kl", temperature)
+  check_not_negative("softened_kl", "eps", eps)
+  student_logits, teacher_logits = as_floats(
+    "softened_kl",
+    student_logits=(student_logits, "... C"),
+    teacher_logits=(teacher_logits, "... C"),
+  )
+  return kl(student_logits, teacher_logits, temperature, eps)
+
+
+def kl(
+  student_logits: Array,
+  teacher_logits: Array,
+  temperature: Scalar,
+  eps: float = 0.0,
+) -> Array:
+  """`softened_kl` of inputs that were checked."""
   log_probs = softened_log_softmax(student_logits, temperature)
   target_log_probs = softened_log_softmax(teacher_logits, temperature)
   same = jnp.all(student_logits == teacher_logits, axis=-1)
-  kl = _zero_where(same, divergence(target_log_probs, log_probs))
+  value = _zero_where(same, divergence(target_log_probs, log_probs))
   if eps:
-    kl += _constant_in_target(target_log_probs, log_probs, eps)
-  return jnp.square(jnp.asarray(temperature, kl.dtype)) * kl
+    value += _constant_in_target(target_log_probs, log_probs, eps)
+  return jnp.square(jnp.asarray(temperature, value.dtype)) * value
 
 
 def _constant_in_target(
   target_log_probs: Array, log_probs: Array, eps: float
 ) -> Array:
   """What `eps` adds to the divergence, free of cancellation."""
+  masked = (target_log_probs == -jnp.inf) | (log_probs == -jnp.inf)
+  known = jnp.where(masked, 0, target_log_probs)
   # log(p + eps) - log p; p + eps itself would round eps away in float32.
-  rise = jax.nn.softplus(math.log(eps) - target_log_probs)
-  raised_gap = target_log_probs - log_probs + rise
-  return jnp.sum(jnp.exp(target_log_probs) * rise + eps * raised_gap, axis=-1)
+  rise = jax.nn.softplus(math.log(eps) - known)
+  raised_gap = gap_of(target_log_probs, log_probs) + rise
+  summands = jnp.exp(known) * rise + eps * raised_gap
+  return jnp.sum(jnp.where(masked, 0, summands), axis=-1)
 
 
 def softened_cross_entropy(
@@ -168,7 +211,8 @@ def softened_cross_entropy(
 
   Computes :math:`-\tau^2 \sum_c p_c \log q_c` with p and q as in
   `softened_kl`. With a fixed teacher the gradients are those of
-  `softened_kl`; with gradients into the teacher they differ.
+  `softened_kl`; with gradients into the teacher they differ. Masked classes
+  are as in `softened_kl`.
 
   Args:
     student_logits: unnormalised log-probabilities, float [..., C].
@@ -191,11 +235,18 @@ def softened_cross_entropy(
   >>> softened_cross_entropy(x, x, temperature=1.0).round(2)
   Array([0.69], dtype=float32)
   """
-  check_temperature(temperature)
-  student_logits = as_float(student_logits)
-  teacher_logits = as_float(teacher_logits)
-  chex.assert_equal_shape_suffix([student_logits, teacher_logits], 1)
+  check_temperature("softened_cross_entropy", temperature)
+  student_logits, teacher_logits = as_floats(
+    "softened_cross_entropy",
+    student_logits=(student_logits, "... C"),
+    teacher_logits=(teacher_logits, "... C"),
+  )
   log_probs = softened_log_softmax(student_logits, temperature)
   target_log_probs = softened_log_softmax(teacher_logits, temperature)
-  entropy = -jnp.sum(jnp.exp(target_log_probs) * log_probs, axis=-1)
+  absent = target_log_probs == -jnp.inf
+  barred = ~absent & (log_probs == -jnp.inf)
+  summands = jnp.exp(target_log_probs) * jnp.where(
+    absent | barred, 0, log_probs
+  )
+  entropy = -jnp.sum(jnp.where(barred, -jnp.inf, summands), axis=-1)
   return jnp.square(jnp.asarray(temperature, entropy.dtype)) * entropy

@@ -1,14 +1,16 @@
 """The objective of feature fusion learning."""
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from okd_jax.losses._divergences import cross_entropy, softened_kl
+from okd_jax.losses._divergences import kl, nll
 from okd_jax.losses._inputs import (
   Array,
-  as_float,
-  check_logits,
+  as_floats,
+  as_labels,
+  check_not_negative,
+  check_temperature,
+  check_weights,
   Scalar,
   weighted,
 )
@@ -33,7 +35,7 @@ def ffl(
   Args:
     subnet_logits: float [P, B, C].
     fused_logits: logits of the fused classifier, float [B, C].
-    labels: class indices, integer [B].
+    labels: class indices, integer [B], or probabilities, float [B, C].
     temperature: positive scalar.
     kd_weight: scalar weight of both distillation terms, ramp-up included.
     eps: added to the softened targets, see `softened_kl`; 1e-7 in the
@@ -57,20 +59,22 @@ def ffl(
   >>> sorted(terms)
   ['ensemble_ce', 'ensemble_kd', 'peer_ce', 'peer_kd']
   """
-  check_logits(subnet_logits, labels)
-  chex.assert_shape(fused_logits, subnet_logits.shape[1:])
-  subnet_logits, fused_logits = as_float(subnet_logits), as_float(fused_logits)
+  check_temperature("ffl", temperature)
+  check_not_negative("ffl", "eps", eps)
+  check_weights("ffl", kd_weight=kd_weight)
+  subnet_logits, fused_logits = as_floats(
+    "ffl",
+    subnet_logits=(subnet_logits, "P B C"),
+    fused_logits=(fused_logits, "B C"),
+  )
+  labels = as_labels("ffl", labels, subnet_logits)
   fused_target = jax.lax.stop_gradient(fused_logits)
   mean_target = jax.lax.stop_gradient(jnp.mean(subnet_logits, axis=0))
-  to_subnets = softened_kl(
-    subnet_logits, fused_target, temperature=temperature, eps=eps
-  )
-  to_fused = softened_kl(
-    fused_logits, mean_target, temperature=temperature, eps=eps
-  )
+  to_subnets = kl(subnet_logits, fused_target, temperature, eps)
+  to_fused = kl(fused_logits, mean_target, temperature, eps)
   return {
-    "peer_ce": cross_entropy(subnet_logits, labels),
-    "ensemble_ce": cross_entropy(fused_logits, labels),
+    "peer_ce": nll(subnet_logits, labels),
+    "ensemble_ce": nll(fused_logits, labels),
     "peer_kd": weighted(kd_weight, to_subnets),
     "ensemble_kd": weighted(kd_weight, to_fused),
   }

@@ -1,55 +1,246 @@
-"""What every loss does with its inputs before the mathematics starts."""
+"""What every loss does with its inputs before the mathematics starts.
+
+Errors name the function, the argument, what was expected and what came.
+"""
 
 import math
-import numbers
+from typing import Any, NoReturn
 
-import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
 # A number, or an array (traced ones too) where the docstring allows it.
 Scalar = float | Array
 
+# Axes in front of those named: any that broadcast, or the same in all arrays.
+BROADCAST, SAME = "...", "*"
 
-def as_float(x: Array) -> Array:
+
+class InputError(ValueError, AssertionError):
+  """A loss was called with an argument that has no meaning there.
+
+  Whoever catches either kind of error, for settings or for arrays, gets it.
+  """
+
+
+def refuse(function: str, argument: str, expected: str, got: str) -> NoReturn:
+  """Raises an `InputError`."""
+  raise InputError(f"{function}: {argument} must be {expected}; got {got}")
+
+
+def describe(value: Any) -> str:
+  """The dtype and shape of an array; anything else as Python writes it."""
+  if isinstance(value, jax.Array | np.ndarray):
+    return f"{value.dtype} [{', '.join(map(str, value.shape))}]"
+  return f"{value!r:.100}"
+
+
+def as_floats(function: str, **arguments: tuple[Any, str]) -> list[Array]:
+  """Returns arrays in float32 at least, after a check of dtypes and shapes.
+
+  Args:
+    function: the public function, for the error.
+    **arguments: by name, the value and letters for its axes, "P B C". A letter
+      stands for the same size in all arguments. The first may be `BROADCAST`
+      or `SAME`.
+  """
+  sizes: dict[str, tuple[int, ...]] = {}
+  arrays = []
+  for argument, (value, letters) in arguments.items():
+    axes = letters.split()
+    names = ", ".join(axes).replace(SAME, BROADCAST)
+    expected = f"float [{names}]"
+    array = _as_array(function, argument, expected, value)
+    floating = jnp.issubdtype(array.dtype, jnp.floating)
+    if not floating or not _fits(array.shape, axes, sizes):
+      known = ", ".join(
+        f"{axis} = {sizes[axis][0]}"
+        for axis in axes
+        if axis in sizes and axis not in (BROADCAST, SAME)
+      )
+      context = f" with {known}" if known else ""
+      refuse(function, argument, expected, describe(array) + context)
+    arrays.append(at_least_float32(array))
+  return arrays
+
+
+def at_least_float32(x: Array) -> Array:
   """Casts 16-bit floats to float32; float32 and float64 stay as they are."""
-  x = jnp.asarray(x)
-  chex.assert_type(x, float)
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def check_temperature(temperature: Scalar) -> None:
-  """Raises ValueError for a static temperature that is not positive."""
-  if isinstance(temperature, numbers.Real) and not (0 < temperature < math.inf):
-    raise ValueError(
-      f"temperature={temperature} must be positive and finite; 1 leaves the "
-      "predictions as they are, larger values soften them."
-    )
+def _as_array(function, argument, expected, value) -> Array:
+  try:
+    return jnp.asarray(value)
+  except (TypeError, ValueError):
+    refuse(function, argument, expected, describe(value))
 
 
-def check_group(name: str, peers: Array, at_least: int) -> None:
-  """Raises ValueError unless the first axis has enough peers."""
+def _fits(shape, axes, sizes) -> bool:
+  """Whether a shape has these axes; keeps sizes of letters not seen before."""
+  new = dict(sizes)
+  if axes[0] in (BROADCAST, SAME):
+    lead, axes = axes[0], axes[1:]
+    count = len(shape) - len(axes)
+    if count < 0:
+      return False
+    leading, shape = shape[:count], shape[count:]
+    other = new.setdefault(lead, leading)
+    if lead == SAME and other != leading:
+      return False
+    if lead == BROADCAST:
+      try:
+        new[lead] = np.broadcast_shapes(other, leading)
+      except ValueError:
+        return False
+  if len(shape) != len(axes):
+    return False
+  if any(
+    new.setdefault(axis, (size,)) != (size,)
+    for axis, size in zip(axes, shape, strict=True)
+  ):
+    return False
+  sizes.update(new)
+  return True
+
+
+def check_peers(
+  function: str, argument: str, peers: Array, at_least: int
+) -> None:
+  """Raises `InputError` unless the first axis has enough peers."""
   if peers.shape[0] < at_least:
-    raise ValueError(
-      f"{name} got {peers.shape[0]} peer(s) on axis 0 (shape {peers.shape}) "
-      f"and needs at least {at_least}; stack the peers' arrays on axis 0."
-    )
+    expected = f"an array with at least {at_least} peers on axis 0"
+    refuse(function, argument, expected, describe(peers))
 
 
-def is_soft(labels: Array) -> bool:
+def is_soft(labels: Any) -> bool:
   """Whether labels are probabilities [B, C] and not class indices [B]."""
-  return jnp.issubdtype(jnp.asarray(labels).dtype, jnp.floating)
+  return bool(jnp.issubdtype(labels.dtype, jnp.floating))
 
 
-def check_logits(logits: Array, labels: Array) -> None:
-  """Asserts logits [P, B, C], labels integer [B] or probabilities [B, C]."""
-  chex.assert_rank(logits, 3)
+def as_labels(function: str, labels: Any, logits: Array) -> Array:
+  """Returns the labels of logits [..., B, C] in the form that losses read.
+
+  Returns:
+    Probabilities, float [B, C], or class indices, int32 [B]; an index out of
+    range that is known only when the program runs has become -1.
+
+  Raises:
+    InputError: for another shape or dtype, or an index known to be out of
+      range.
+  """
+  expected = "integer [B] or float [B, C]"
+  return _as_labels(function, labels, logits, expected, logits.ndim - 2)
+
+
+def as_suffix_labels(function: str, labels: Any, logits: Array) -> Array:
+  """As `as_labels`; any number of leading axes of the logits may lack."""
+  expected = (
+    "integer, of the shape of the predictions or a suffix of it, or float "
+    "with an axis of classes more"
+  )
+  return _as_labels(function, labels, logits, expected, None)
+
+
+def _as_labels(function, labels, logits, expected, lacking) -> Array:
+  host = _on_host(labels)
+  known = labels if host is None else host
+  soft = is_soft(known)
+  whole = logits.shape if soft else logits.shape[:-1]
+  if lacking is None:
+    lacking = len(whole) - known.ndim
+  if (
+    not (soft or jnp.issubdtype(known.dtype, jnp.integer))
+    or lacking < 0
+    or known.shape != whole[lacking:]
+    or (soft and known.ndim == 0)
+  ):
+    got = f"{describe(known)} with logits {describe(logits)}"
+    refuse(function, "labels", expected, got)
+  if soft:
+    return jnp.asarray(labels)
+  return _as_indices(function, labels, host, logits.shape[-1])
+
+
+def _as_indices(function, labels, host, num_classes) -> Array:
+  # NumPy's 64 bits are looked at before jax cuts them to 32.
+  if host is not None:
+    wrong = host[(host < 0) | (host >= num_classes)]
+    if wrong.size:
+      expected = f"class indices in [0, {num_classes})"
+      refuse(function, "labels", expected, str(wrong[0]))
+    return jnp.asarray(host.astype(np.int32))
+  unsigned = jnp.issubdtype(labels.dtype, jnp.unsignedinteger)
+  wide = jnp.promote_types(labels.dtype, jnp.uint32 if unsigned else jnp.int32)
+  labels = labels.astype(wide)
+  known = (labels >= 0) & (labels < num_classes)
+  return jnp.where(known, labels, -1).astype(jnp.int32)
+
+
+def _on_host(value: Any) -> np.ndarray | None:
+  """A value as NumPy has it; None if only the running program knows it."""
+  if isinstance(value, jax.core.Tracer):
+    return None
+  if isinstance(value, jax.Array) and not value.is_fully_addressable:
+    return None
+  try:
+    return np.asarray(value)
+  except (TypeError, ValueError):
+    return np.asarray(None)
+
+
+def as_probabilities(labels: Array, num_classes: int, dtype: Any) -> Array:
+  """[..., C] from the result of `as_labels`; nan for indices out of range."""
   if is_soft(labels):
-    chex.assert_shape(labels, logits.shape[1:])
-  else:
-    chex.assert_shape(labels, (logits.shape[1],))
-    chex.assert_type(labels, int)
+    return labels.astype(dtype)
+  one_hot = labels[..., None] == jnp.arange(num_classes)
+  return one_hot.astype(dtype) * nan_unless(labels >= 0, dtype)[..., None]
+
+
+def nan_unless(condition: Array, dtype: Any) -> Array:
+  """A factor of 1, or nan: the gradient of what it multiplies is nan too."""
+  return jnp.where(condition, 1, math.nan).astype(dtype)
+
+
+def check_temperature(
+  function: str, temperature: Any, argument: str = "temperature"
+) -> None:
+  """Raises `InputError` unless a temperature is positive, as far as known."""
+  expected = "a positive number"
+  host = _on_host(temperature)
+  known = temperature if host is None else host
+  if not _is_number(known):
+    refuse(function, argument, expected, describe(temperature))
+  if host is not None:
+    wrong = host[~((host > 0) & (host < math.inf))]
+    if wrong.size:
+      context = f" in {describe(host)}" if host.ndim else ""
+      refuse(function, argument, expected, f"{wrong.flat[0]}{context}")
+
+
+def check_not_negative(function: str, argument: str, value: Any) -> None:
+  """Raises `InputError` unless a static setting is a number of at least 0."""
+  expected = "a number of at least 0, known when the program is compiled"
+  host = _on_host(value)
+  if host is None or not _is_number(host) or host.ndim:
+    refuse(function, argument, expected, describe(value))
+  if not 0 <= host < math.inf:
+    refuse(function, argument, expected, f"{host}")
+
+
+def check_weights(function: str, **weights: Any) -> None:
+  """Raises `InputError` unless weights of terms are numbers."""
+  for argument, weight in weights.items():
+    host = _on_host(weight)
+    known = weight if host is None else host
+    if not _is_number(known) and known.dtype != bool:
+      refuse(function, argument, "a number", describe(weight))
+
+
+def _is_number(x: Any) -> bool:
+  return any(jnp.issubdtype(x.dtype, k) for k in (jnp.floating, jnp.integer))
 
 
 def weighted(weight: Scalar, term: Array) -> Array:

@@ -1,19 +1,25 @@
 """The objective of KDCL and its four rules for the common target."""
 
-import chex
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from okd_jax.losses._divergences import cross_entropy, softened_kl
+from okd_jax.losses._divergences import kl, nll
 from okd_jax.losses._inputs import (
   Array,
-  as_float,
-  check_logits,
+  as_floats,
+  as_labels,
+  as_probabilities,
+  check_not_negative,
+  check_temperature,
+  check_weights,
   Scalar,
   weighted,
 )
-from okd_jax.losses._mixture import best_mixture
-from okd_jax.losses._peers import HIGHEST
+from okd_jax.losses._mixture import best_mixture, mean_logit
+from okd_jax.losses._peers import weighted_sum
 
 
 def kdcl(
@@ -32,7 +38,7 @@ def kdcl(
     logits: float [P, B, C], each peer on its own view.
     target_logits: float [B, C], from one of the `kdcl_*_target` functions;
       never given a gradient.
-    labels: class indices, integer [B].
+    labels: class indices, integer [B], or probabilities, float [B, C].
     temperature: positive scalar.
     kd_weight: scalar weight of the distillation term.
 
@@ -52,25 +58,32 @@ def kdcl(
   >>> kdcl(logits, target, labels)["peer_kd"].shape
   (3, 2)
   """
-  check_logits(logits, labels)
-  chex.assert_shape(target_logits, logits.shape[1:])
+  check_temperature("kdcl", temperature)
+  check_weights("kdcl", kd_weight=kd_weight)
+  logits, target_logits = as_floats(
+    "kdcl", logits=(logits, "P B C"), target_logits=(target_logits, "B C")
+  )
+  labels = as_labels("kdcl", labels, logits)
   target = jax.lax.stop_gradient(target_logits)
-  kl = softened_kl(logits, target, temperature=temperature)
+  from_target = kl(logits, target, temperature)
   return {
-    "peer_ce": cross_entropy(logits, labels),
-    "peer_kd": weighted(kd_weight, kl),
+    "peer_ce": nll(logits, labels),
+    "peer_kd": weighted(kd_weight, from_target),
   }
 
 
 def kdcl_naive_target(logits: Array, labels: Array) -> Array:
   """For every example, the logits of the peer with the least cross-entropy.
 
+  With probabilities as labels it is the least cross-entropy with them.
+
   Args:
     logits: float [P, B, C].
-    labels: class indices, integer [B].
+    labels: class indices, integer [B], or probabilities, float [B, C].
 
   Returns:
-    [B, C] without gradient; the first peer wins a tie.
+    [B, C] without gradient; the first peer wins a tie. nan for an index out of
+    range.
 
   Raises:
     AssertionError: if the shapes do not match or a dtype is wrong.
@@ -83,10 +96,19 @@ def kdcl_naive_target(logits: Array, labels: Array) -> Array:
   >>> kdcl_naive_target(logits, jnp.array([1])).tolist()
   [[0.0, 3.0]]
   """
-  check_logits(logits, labels)
-  logits = jax.lax.stop_gradient(as_float(logits))
-  best = jnp.argmin(cross_entropy(logits, labels), axis=0)
-  return jnp.take_along_axis(logits, best[None, :, None], axis=0)[0]
+  logits, labels = _constants("kdcl_naive_target", logits, labels)
+  entropies = nll(logits, labels)
+  best = jnp.argmin(entropies, axis=0)
+  target = jnp.take_along_axis(logits, best[None, :, None], axis=0)[0]
+  unknown = jnp.any(jnp.isnan(entropies), axis=0)
+  return jnp.where(unknown[:, None], math.nan, target)
+
+
+def _constants(function: str, logits: Any, labels: Any) -> tuple[Array, Array]:
+  """Checked logits [P, B, C] and labels, both without gradient."""
+  (logits,) = as_floats(function, logits=(logits, "P B C"))
+  labels = as_labels(function, labels, logits)
+  return jax.lax.stop_gradient(logits), jax.lax.stop_gradient(labels)
 
 
 def kdcl_linear_target(logits: Array, labels: Array) -> Array:
@@ -94,14 +116,16 @@ def kdcl_linear_target(logits: Array, labels: Array) -> Array:
 
   Solves :math:`\min_\alpha \mathrm{CE}(\sum_i \alpha_i z_i, y)` over the
   simplex. In float64 the result is exact to about 1e-9, in float32 to about
-  1e-5 of the spread of the logits.
+  1e-5 of the spread of the logits. With probabilities as labels it is the
+  cross-entropy with them. A class that a peer masks is left out, and is masked
+  in the target.
 
   Args:
     logits: float [P, B, C], C of at least 2.
-    labels: class indices, integer [B].
+    labels: class indices, integer [B], or probabilities, float [B, C].
 
   Returns:
-    [B, C] without gradient.
+    [B, C] without gradient; nan for an index out of range.
 
   Raises:
     AssertionError: if the shapes do not match or a dtype is wrong.
@@ -115,21 +139,26 @@ def kdcl_linear_target(logits: Array, labels: Array) -> Array:
   >>> [f"{value:.3f}" for value in target[0]]
   ['0.000', '1.500', '1.500']
   """
-  check_logits(logits, labels)
-  logits = jax.lax.stop_gradient(as_float(logits))
-  weights = best_mixture(logits, labels)
-  return jnp.einsum("bp,pbc->bc", weights, logits, precision=HIGHEST)
+  logits, labels = _constants("kdcl_linear_target", logits, labels)
+  probs = as_probabilities(labels, logits.shape[-1], logits.dtype)
+  weights = best_mixture(logits, probs)
+  return weighted_sum("bp,pbc->bc", weights, logits)
 
 
 def kdcl_minlogit_target(logits: Array, labels: Array) -> Array:
   """The least logit of every class, counted from the true class's logit.
 
+  With probabilities y as labels the logits are counted from the mean logit,
+  the sum over classes of y_c z_c: as with indices, the cross-entropy of a peer
+  is then the logarithm of the sum of the exponentials of its logits.
+
   Args:
     logits: float [P, B, C].
-    labels: class indices, integer [B].
+    labels: class indices, integer [B], or probabilities, float [B, C].
 
   Returns:
-    [B, C] without gradient; 0 at the true class.
+    [B, C] without gradient; 0 at the true class, nan for an index out of
+    range.
 
   Raises:
     AssertionError: if the shapes do not match or a dtype is wrong.
@@ -142,10 +171,9 @@ def kdcl_minlogit_target(logits: Array, labels: Array) -> Array:
   >>> kdcl_minlogit_target(logits, jnp.array([0])).tolist()
   [[0.0, 0.0, -1.0]]
   """
-  check_logits(logits, labels)
-  logits = jax.lax.stop_gradient(as_float(logits))
-  true_logits = jnp.take_along_axis(logits, labels[None, :, None], axis=-1)
-  return jnp.min(logits - true_logits, axis=0)
+  logits, labels = _constants("kdcl_minlogit_target", logits, labels)
+  probs = as_probabilities(labels, logits.shape[-1], logits.dtype)
+  return jnp.min(logits - mean_logit(logits, probs), axis=0)
 
 
 def kdcl_general_weights(
@@ -155,16 +183,17 @@ def kdcl_general_weights(
 
   With :math:`C_{ij}` the mean over held-out examples of the inner product of
   the errors :math:`f_i - t` and :math:`f_j - t`, the weights are
-  :math:`C^{-1} 1 / (1^\top C^{-1} 1)`. They may be negative.
+  :math:`C^{-1} 1 / (1^\top C^{-1} 1)`. They may be negative. The target t is
+  the labels as probabilities.
 
   Args:
     probs: predictions on held-out examples, float [P, N, C].
-    labels: class indices, integer [N].
+    labels: class indices, integer [N], or probabilities, float [N, C].
     ridge: added to the diagonal, as a fraction of its mean, for peers so
       alike that C is singular; raised to what the dtype can resolve unless 0.
 
   Returns:
-    [P] without gradient, with sum one.
+    [P] without gradient, with sum one; nan for an index out of range.
 
   Raises:
     AssertionError: if the shapes do not match or a dtype is wrong.
@@ -177,12 +206,16 @@ def kdcl_general_weights(
   >>> kdcl_general_weights(probs, jnp.array([0, 0])).round(3)
   Array([0.2, 0.8], dtype=float32)
   """
-  check_logits(probs, labels)
-  probs = jax.lax.stop_gradient(as_float(probs))
+  check_not_negative("kdcl_general_weights", "ridge", ridge)
+  (probs,) = as_floats("kdcl_general_weights", probs=(probs, "P N C"))
+  labels = as_labels("kdcl_general_weights", labels, probs)
+  probs, labels = jax.lax.stop_gradient((probs, labels))
   num_peers, num_examples, num_classes = probs.shape
-  errors = probs - jax.nn.one_hot(labels, num_classes, dtype=probs.dtype)
-  correlation = jnp.einsum("inc,jnc->ij", errors, errors, precision=HIGHEST)
-  correlation /= num_examples
+  errors = probs - as_probabilities(labels, num_classes, probs.dtype)
+  # Sums, not a product of matrices: on an explicit mesh that does not say how
+  # its result lies if the examples are spread over devices.
+  rows = [jnp.sum(errors * errors[i], axis=(1, 2)) for i in range(num_peers)]
+  correlation = jnp.stack(rows) / num_examples
   if ridge:
     ridge = max(ridge, 4 * float(jnp.finfo(probs.dtype).eps))
   identity = jnp.eye(num_peers, dtype=probs.dtype)
@@ -212,7 +245,8 @@ def kdcl_general_target(logits: Array, weights: Array) -> Array:
   >>> kdcl_general_target(logits, jnp.array([0.5, 0.5])).tolist()
   [[1.0, 2.0]]
   """
-  chex.assert_rank(logits, 3)
-  chex.assert_shape(weights, (logits.shape[0],))
-  logits, weights = jax.lax.stop_gradient((as_float(logits), as_float(weights)))
-  return jnp.einsum("p,pbc->bc", weights, logits, precision=HIGHEST)
+  logits, weights = as_floats(
+    "kdcl_general_target", logits=(logits, "P B C"), weights=(weights, "P")
+  )
+  logits, weights = jax.lax.stop_gradient((logits, weights))
+  return weighted_sum("p,pbc->bc", weights, logits)

@@ -1,10 +1,9 @@
 """Attention maps: which positions of a feature map matter."""
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from okd_jax.losses._inputs import Array, as_float
+from okd_jax.losses._inputs import Array, as_floats
 
 
 def attention_distance(maps: Array, target_maps: Array) -> Array:
@@ -32,8 +31,11 @@ def attention_distance(maps: Array, target_maps: Array) -> Array:
   >>> attention_distance(x, 5 * x).tolist()
   [0.0]
   """
-  maps, target_maps = as_float(maps), as_float(target_maps)
-  chex.assert_equal_shape_prefix([maps, target_maps], maps.ndim - 1)
+  maps, target_maps = as_floats(
+    "attention_distance",
+    maps=(maps, "* H W D"),
+    target_maps=(target_maps, "* H W D'"),
+  )
   target = jax.lax.stop_gradient(_attention(target_maps))
   gap = _normalize(_attention(maps)) - _normalize(target)
   return jnp.mean(jnp.square(gap), axis=-1)
@@ -57,8 +59,11 @@ def map_distance(maps: Array, target_maps: Array) -> Array:
   >>> map_distance(x, 2 * x).tolist()
   [0.0]
   """
-  maps, target_maps = as_float(maps), as_float(target_maps)
-  chex.assert_equal_shape([maps, target_maps])
+  maps, target_maps = as_floats(
+    "map_distance",
+    maps=(maps, "* H W D"),
+    target_maps=(target_maps, "* H W D"),
+  )
   flat, target = (
     x.reshape(*x.shape[:-3], -1)
     for x in (maps, jax.lax.stop_gradient(target_maps))
@@ -95,9 +100,12 @@ def diverse_attention(
   >>> distance.shape, guide.shape
   ((1,), (1, 2, 2, 3))
   """
-  maps = as_float(maps)
-  reference = jax.lax.stop_gradient(as_float(reference_maps))
-  chex.assert_equal_shape([maps, reference])
+  maps, reference_maps = as_floats(
+    "diverse_attention",
+    maps=(maps, "* H W D"),
+    reference_maps=(reference_maps, "* H W D"),
+  )
+  reference = jax.lax.stop_gradient(reference_maps)
   attention = _attention(reference)
   norm = jnp.linalg.norm(attention, axis=-1, keepdims=True)
   relative = _normalize(attention)
@@ -123,8 +131,7 @@ def spatial_attention(maps: Array) -> Array:
     [..., H * W], float32 or float64, of Euclidean norm 1.
 
   Raises:
-    AssertionError: if the dtype is not floating.
-    ValueError: for less than three axes.
+    ValueError: for less than three axes or a dtype that is not floating.
 
   References:
     Zagoruyko & Komodakis, `Paying More Attention to Attention
@@ -133,11 +140,7 @@ def spatial_attention(maps: Array) -> Array:
   >>> spatial_attention(jnp.ones((2, 2, 5))).tolist()
   [0.5, 0.5, 0.5, 0.5]
   """
-  maps = as_float(maps)
-  if maps.ndim < 3:
-    raise ValueError(
-      f"spatial_attention: maps must be [..., H, W, D]; got {maps.shape}."
-    )
+  (maps,) = as_floats("spatial_attention", maps=(maps, "... H W D"))
   return _normalize(_attention(maps))
 
 

@@ -1,17 +1,18 @@
 """The objective of mutual contrastive learning within a batch."""
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from okd_jax.losses._divergences import cross_entropy, softened_kl
+from okd_jax.losses._divergences import kl, nll
 from okd_jax.losses._inputs import (
   Array,
-  as_float,
-  check_group,
-  check_logits,
+  as_floats,
+  as_labels,
+  check_peers,
   check_temperature,
-  is_soft,
+  check_weights,
+  describe,
+  refuse,
   Scalar,
   weighted,
 )
@@ -36,8 +37,8 @@ def supervised_nce(similarity: Array, labels: Array) -> Array:
     [..., B], float32 or float64.
 
   Raises:
-    AssertionError: if the shapes do not match or a dtype is wrong.
-    ValueError: for soft labels.
+    ValueError: if the shapes do not match or a dtype is wrong, and for soft
+      labels.
 
   References:
     Yang et al., `Mutual Contrastive Learning for Visual Representation
@@ -50,9 +51,13 @@ def supervised_nce(similarity: Array, labels: Array) -> Array:
   """
   labels = jnp.asarray(labels)
   _check_classes("supervised_nce", labels)
-  similarity = as_float(similarity)
   (num_examples,) = labels.shape
-  chex.assert_shape(similarity, (..., num_examples, num_examples))
+  (similarity,) = as_floats(
+    "supervised_nce", similarity=(similarity, "... B B")
+  )
+  if similarity.shape[-1] != num_examples:
+    expected = f"float [..., {num_examples}, {num_examples}], as the labels are"
+    refuse("supervised_nce", "similarity", expected, describe(similarity))
   labels, similarity = _whole(labels), _whole(similarity)
   others = ~jnp.eye(num_examples, dtype=bool)
   positives = (labels[:, None] == labels) & others
@@ -112,9 +117,9 @@ def mcl(
     with `logit_kd` "peer_kd" [P, B] for "all", "leader_kd" [B] for "last".
 
   Raises:
-    AssertionError: if the shapes do not match or a dtype is wrong.
-    ValueError: for fewer than two peers, soft labels, an unknown `logit_kd` or
-      an invalid temperature.
+    ValueError: if the shapes do not match or a dtype is wrong, and for fewer
+      than two peers, soft labels, an unknown `logit_kd` or an invalid
+      temperature.
 
   References:
     Yang et al., `Mutual Contrastive Learning for Visual Representation
@@ -126,29 +131,32 @@ def mcl(
   >>> sorted(terms)
   ['icl', 'peer_ce', 'soft_icl', 'soft_vcl', 'vcl']
   """
-  check_temperature(temperature)
-  check_temperature(nce_temperature)
+  check_temperature("mcl", temperature)
+  check_temperature("mcl", nce_temperature, "nce_temperature")
+  check_weights(
+    "mcl",
+    vcl_weight=vcl_weight,
+    soft_vcl_weight=soft_vcl_weight,
+    icl_weight=icl_weight,
+    soft_icl_weight=soft_icl_weight,
+  )
   labels = jnp.asarray(labels)
   _check_classes("mcl", labels)
-  check_logits(logits, labels)
-  check_group("mcl", logits, at_least=2)
-  chex.assert_rank(embeddings, 3)
-  chex.assert_equal_shape_prefix([logits, embeddings], 2)
+  logits, embeddings = as_floats(
+    "mcl", logits=(logits, "P B C"), embeddings=(embeddings, "P B d")
+  )
+  check_peers("mcl", "logits", logits, at_least=2)
+  known = as_labels("mcl", labels, logits)
   if logit_kd not in ("off", "last", "all"):
-    raise ValueError(
-      f"mcl: logit_kd must be 'off', 'last' or 'all'; got {logit_kd!r}."
-    )
-  logits = as_float(logits)
-  own, cross = _similarities(as_float(embeddings), nce_temperature)
+    refuse("mcl", "logit_kd", "'off', 'last' or 'all'", f"{logit_kd!r}")
+  own, cross = _similarities(embeddings, nce_temperature)
 
   def exchange(students, targets):
     targets = jax.lax.stop_gradient(targets)
-    return _sum_over_others(
-      softened_kl(students, targets, temperature=temperature)
-    )
+    return _sum_over_others(kl(students, targets, temperature))
 
   terms = {
-    "peer_ce": cross_entropy(logits, labels),
+    "peer_ce": nll(logits, known),
     "vcl": weighted(vcl_weight, supervised_nce(own, labels)),
     "soft_vcl": weighted(soft_vcl_weight, exchange(own[:, None], own[None])),
     "icl": weighted(
@@ -160,8 +168,10 @@ def mcl(
   }
   if logit_kd != "off":
     target = jax.lax.stop_gradient(jnp.mean(logits, axis=0))
-    kl = softened_kl(logits, target, temperature=temperature)
-    terms |= {"peer_kd": kl} if logit_kd == "all" else {"leader_kd": kl[-1]}
+    pulls = kl(logits, target, temperature)
+    terms |= (
+      {"peer_kd": pulls} if logit_kd == "all" else {"leader_kd": pulls[-1]}
+    )
   return terms
 
 
@@ -186,11 +196,8 @@ def _whole(x: Array) -> Array:
   return jax.sharding.reshard(x, jax.sharding.PartitionSpec(*[None] * x.ndim))
 
 
-def _check_classes(name, labels):
-  if is_soft(labels):
-    raise ValueError(
-      f"{name}: labels must be class indices, integer [B], because examples "
-      f"of one class are the positives; got {labels.dtype} {labels.shape}."
-    )
-  chex.assert_rank(labels, 1)
-  chex.assert_type(labels, int)
+def _check_classes(name: str, labels: Array) -> None:
+  integer = jnp.issubdtype(labels.dtype, jnp.integer)
+  if not integer or labels.ndim != 1:
+    expected = "class indices, integer [B]: examples of one are the positives"
+    refuse(name, "labels", expected, describe(labels))

@@ -3,17 +3,19 @@
 import math
 import numbers
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from okd_jax.losses._divergences import cross_entropy, softened_kl
+from okd_jax.losses._divergences import kl, nll
 from okd_jax.losses._inputs import (
   Array,
-  as_float,
-  check_group,
-  check_logits,
+  as_floats,
+  as_labels,
+  check_peers,
   check_temperature,
+  check_weights,
+  describe,
+  refuse,
   Scalar,
   weighted,
 )
@@ -78,9 +80,9 @@ def mcl_okd(
     the sum over the pairs in which this peer's embedding is the live one.
 
   Raises:
-    AssertionError: if the shapes do not match or a dtype is wrong.
-    ValueError: for fewer than two peers, no negatives, or an invalid
-      temperature, number of examples or normalizer.
+    ValueError: if the shapes do not match or a dtype is wrong, and for fewer
+      than two peers, no negatives, or an invalid temperature, number of
+      examples or normalizer.
 
   References:
     Yang et al., `Multi-view Contrastive Learning for Online Knowledge
@@ -93,32 +95,44 @@ def mcl_okd(
   >>> {name: term.shape for name, term in sorted(terms.items())}
   {'leader_kd': (2,), 'peer_ce': (3, 2), 'peer_nce': (3, 2)}
   """
-  check_temperature(temperature)
-  check_temperature(nce_temperature)
-  check_logits(logits, labels)
-  check_group("mcl_okd", logits, at_least=2)
-  _check_rows(logits, embeddings, positives, negatives)
+  check_temperature("mcl_okd", temperature)
+  check_temperature("mcl_okd", nce_temperature, "nce_temperature")
+  check_weights(
+    "mcl_okd",
+    ce_weight=ce_weight,
+    kd_weight=kd_weight,
+    nce_weight=nce_weight,
+  )
+  logits, embeddings, positives, negatives = as_floats(
+    "mcl_okd",
+    logits=(logits, "P B C"),
+    embeddings=(embeddings, "P B d"),
+    positives=(positives, "P B d"),
+    negatives=(negatives, "P B K d"),
+  )
+  check_peers("mcl_okd", "logits", logits, at_least=2)
+  labels = as_labels("mcl_okd", labels, logits)
+  if not negatives.shape[2]:
+    expected = "at least one row an example, float [P, B, K, d]"
+    refuse("mcl_okd", "negatives", expected, describe(negatives))
   for name, value in (
     ("num_examples", num_examples),
     ("normalizer", normalizer),
   ):
     _check_positive(name, value)
-  logits = as_float(logits)
   teacher = jax.lax.stop_gradient(jnp.mean(logits, axis=0))
   pairs = _noise_contrast(
-    as_float(embeddings),
-    as_float(positives),
-    as_float(negatives),
+    embeddings,
+    positives,
+    negatives,
     num_examples,
     nce_temperature,
     normalizer,
   )
   sums = (logits.shape[0] - 1) * mean_over_others(pairs)
   return {
-    "peer_ce": weighted(ce_weight, cross_entropy(logits, labels)),
-    "leader_kd": weighted(
-      kd_weight, softened_kl(logits[-1], teacher, temperature=temperature)
-    ),
+    "peer_ce": weighted(ce_weight, nll(logits, labels)),
+    "leader_kd": weighted(kd_weight, kl(logits[-1], teacher, temperature)),
     "peer_nce": weighted(nce_weight, sums),
   }
 
@@ -181,8 +195,8 @@ def memory_update(
     [..., d], float32 or float64, without gradient.
 
   Raises:
-    AssertionError: if the shapes differ or a dtype is not floating.
-    ValueError: for a momentum outside [0, 1].
+    ValueError: if the shapes differ, a dtype is not floating, or for a momentum
+      outside [0, 1].
 
   References:
     Yang et al., `Multi-view Contrastive Learning for Online Knowledge
@@ -192,32 +206,19 @@ def memory_update(
   [[1.0, 0.0]]
   """
   if isinstance(momentum, numbers.Real) and not 0 <= momentum <= 1:
-    raise ValueError(
-      f"memory_update: momentum must lie in [0, 1]; got {momentum}."
-    )
-  old, new = jax.lax.stop_gradient((as_float(bank_rows), as_float(embeddings)))
-  chex.assert_equal_shape([old, new])
+    refuse("memory_update", "momentum", "a number in [0, 1]", f"{momentum}")
+  old, new = as_floats(
+    "memory_update",
+    bank_rows=(bank_rows, "* d"),
+    embeddings=(embeddings, "* d"),
+  )
+  old, new = jax.lax.stop_gradient((old, new))
   momentum = jnp.asarray(momentum, jnp.result_type(old, new))
   mixed = momentum * old + (1 - momentum) * new
   square = jnp.sum(jnp.square(mixed), axis=-1, keepdims=True)
   return mixed / jnp.sqrt(jnp.maximum(square, 1e-24))
 
 
-def _check_rows(logits, embeddings, positives, negatives):
-  chex.assert_rank([embeddings, positives, negatives], [3, 3, 4])
-  chex.assert_equal_shape_prefix([logits, embeddings], 2)
-  chex.assert_equal_shape([embeddings, positives])
-  peers, examples, width = embeddings.shape
-  chex.assert_shape(negatives, (peers, examples, None, width))
-  if not negatives.shape[2]:
-    raise ValueError(
-      f"mcl_okd: negatives must hold at least one row an example, "
-      f"[P, B, K, d]; got {negatives.shape}."
-    )
-
-
 def _check_positive(name: str, value: Scalar | None) -> None:
   if isinstance(value, numbers.Real) and not 0 < value < math.inf:
-    raise ValueError(
-      f"mcl_okd: {name} must be positive and finite; got {value}."
-    )
+    refuse("mcl_okd", name, "positive and finite", f"{value}")

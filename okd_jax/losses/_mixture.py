@@ -6,7 +6,8 @@ it reliable:
 
 - It minimises logsumexp over the wrong classes of z_c - z_y instead of the
   cross-entropy. The minimiser is the same, but the objective does not go flat
-  when the prediction is right and sure.
+  when the prediction is right and sure. Where labels are probabilities y, it is
+  logsumexp over all classes of z_c - sum_c y_c z_c, the cross-entropy itself.
 - Large logits make that objective nearly piecewise linear, which defeats
   Newton steps, so it is sharpened step by step together with the barrier.
 - The line search looks at slopes, not values: near the optimum differences
@@ -34,7 +35,8 @@ class Problem(typing.NamedTuple):
     gaps: [B, P, C] z_c - z_y of every peer less the mean over peers, in units
       of the largest one.
     base: [B, C] the mean over peers, in the same unit.
-    wrong: bool [B, C] False at the true class, which takes no part.
+    wrong: bool [B, C] False at the true class and at masked ones, which take no
+      part.
     sharpness: [B] final sharpness, the unit itself.
   """
 
@@ -53,12 +55,14 @@ class Iterate(typing.NamedTuple):
   barrier: Array
 
 
-def best_mixture(logits: Array, labels: Array) -> Array:
-  """Returns the weights [B, P] for logits [P, B, C] and labels [B]."""
-  problem = _pose(jnp.moveaxis(logits, 0, 1), labels)
-  num_examples, num_peers, _ = problem.gaps.shape
-  barrier = jnp.full((num_examples,), 0.1, logits.dtype)
-  weights = jnp.full((num_examples, num_peers), 1 / num_peers, logits.dtype)
+def best_mixture(logits: Array, probs: Array) -> Array:
+  """Returns the weights [B, P] for logits [P, B, C] and labels [B, C]."""
+  problem = _pose(jnp.moveaxis(logits, 0, 1), probs)
+  num_peers = logits.shape[0]
+  # Made from the data, so that they are spread over devices as the data are.
+  zeros = 0 * problem.gaps[:, :, 0]
+  barrier = zeros[:, 0] + 0.1
+  weights = zeros + 1 / num_peers
   start = Iterate(
     weights,
     barrier[:, None] / weights,
@@ -69,14 +73,27 @@ def best_mixture(logits: Array, labels: Array) -> Array:
   return last.weights
 
 
-def _pose(logits, labels):
-  true_logits = jnp.take_along_axis(logits, labels[:, None, None], axis=-1)
-  gaps = logits - true_logits
+def mean_logit(logits: Array, probs: Array) -> Array:
+  """The sum over classes of y_c z_c, [..., 1]; -inf is left out where y_c is 0.
+
+  That of one-hot labels is exactly the logit of the true class.
+  """
+  absent = (probs == 0) & (logits == -jnp.inf)
+  summands = probs * jnp.where(absent, 0, logits)
+  return jnp.sum(summands, axis=-1, keepdims=True)
+
+
+def _pose(logits, probs):
+  masked = jnp.any(logits == -jnp.inf, axis=1)
+  gaps = logits - mean_logit(logits, probs[:, None])
+  gaps = jnp.where(masked[:, None], 0, gaps)
   base = jnp.mean(gaps, axis=1)
   gaps -= base[:, None]
   unit = jnp.max(jnp.abs(gaps), axis=(1, 2))
   unit = jnp.where(unit > 0, unit, 1)
-  wrong = jnp.arange(logits.shape[-1]) != labels[:, None]
+  wrong = (probs != 1) & ~masked
+  # With one class left every mixture is the best.
+  wrong |= ~jnp.any(wrong, axis=1, keepdims=True)
   return Problem(gaps / unit[:, None, None], base / unit[:, None], wrong, unit)
 
 

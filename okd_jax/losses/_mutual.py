@@ -2,16 +2,19 @@
 
 import jax
 
-from okd_jax.losses._divergences import cross_entropy, softened_kl
+from okd_jax.losses._divergences import kl, nll
 from okd_jax.losses._inputs import (
   Array,
-  as_float,
-  check_group,
-  check_logits,
+  as_floats,
+  as_labels,
+  check_not_negative,
+  check_peers,
+  check_temperature,
+  check_weights,
   Scalar,
   weighted,
 )
-from okd_jax.losses._peers import leave_one_out_mean, mean_over_others
+from okd_jax.losses._peers import mean_of_others, mean_over_others
 
 
 def dml(
@@ -31,7 +34,7 @@ def dml(
 
   Args:
     logits: float [P, B, C].
-    labels: class indices, integer [B].
+    labels: class indices, integer [B], or probabilities, float [B, C].
     temperature: positive scalar; 1 in the paper.
     kd_weight: scalar weight of the distillation term.
     eps: added to the softened targets, see `softened_kl`.
@@ -53,14 +56,11 @@ def dml(
   >>> dml(jnp.zeros((3, 2, 5)), jnp.array([0, 1]))["peer_kd"].shape
   (3, 2)
   """
-  check_logits(logits, labels)
-  check_group("dml", logits, at_least=2)
+  logits, labels = _checked("dml", logits, labels, temperature, kd_weight, eps)
   targets = jax.lax.stop_gradient(logits) if stop_gradient else logits
-  pairs = softened_kl(
-    logits[:, None], targets[None], temperature=temperature, eps=eps
-  )
+  pairs = kl(logits[:, None], targets[None], temperature, eps)
   return {
-    "peer_ce": cross_entropy(logits, labels),
+    "peer_ce": nll(logits, labels),
     "peer_kd": weighted(kd_weight, mean_over_others(pairs)),
   }
 
@@ -82,7 +82,7 @@ def dml_ensemble(
 
   Args:
     logits: float [P, B, C].
-    labels: class indices, integer [B].
+    labels: class indices, integer [B], or probabilities, float [B, C].
     temperature: positive scalar.
     kd_weight: scalar weight of the distillation term.
     eps: added to the softened targets, see `softened_kl`.
@@ -104,10 +104,8 @@ def dml_ensemble(
   >>> dml_ensemble(jnp.zeros((3, 2, 5)), jnp.array([0, 1]))["peer_kd"].shape
   (3, 2)
   """
-  check_logits(logits, labels)
-  check_group("dml_ensemble", logits, at_least=2)
   return _towards_the_others(
-    logits, labels, temperature, kd_weight, eps, stop_gradient
+    "dml_ensemble", logits, labels, temperature, kd_weight, eps, stop_gradient
   )
 
 
@@ -128,7 +126,7 @@ def cl_ilr(
 
   Args:
     logits: logits of the branches, float [P, B, C].
-    labels: class indices, integer [B].
+    labels: class indices, integer [B], or probabilities, float [B, C].
     temperature: positive scalar.
     kd_weight: scalar weight of the distillation term, ramp-up included.
     eps: added to the softened targets, see `softened_kl`.
@@ -151,22 +149,35 @@ def cl_ilr(
   >>> cl_ilr(jnp.zeros((3, 2, 5)), jnp.array([0, 1]))["peer_kd"].shape
   (3, 2)
   """
-  check_logits(logits, labels)
-  check_group("cl_ilr", logits, at_least=2)
   return _towards_the_others(
-    logits, labels, temperature, kd_weight, eps, stop_gradient
+    "cl_ilr", logits, labels, temperature, kd_weight, eps, stop_gradient
   )
 
 
 def _towards_the_others(
-  logits, labels, temperature, kd_weight, eps, stop_gradient
+  function, logits, labels, temperature, kd_weight, eps, stop_gradient
 ):
-  logits = as_float(logits)
-  targets = leave_one_out_mean(logits)
+  """The terms, with the mean of the others' logits as every peer's target."""
+  logits, labels = _checked(
+    function, logits, labels, temperature, kd_weight, eps
+  )
+  targets = mean_of_others(logits)
   if stop_gradient:
     targets = jax.lax.stop_gradient(targets)
-  kl = softened_kl(logits, targets, temperature=temperature, eps=eps)
+  from_others = kl(logits, targets, temperature, eps)
   return {
-    "peer_ce": cross_entropy(logits, labels),
-    "peer_kd": weighted(kd_weight, kl),
+    "peer_ce": nll(logits, labels),
+    "peer_kd": weighted(kd_weight, from_others),
   }
+
+
+def _checked(
+  function, logits, labels, temperature, kd_weight, eps
+) -> tuple[Array, Array]:
+  """Logits and labels, after a check of everything."""
+  check_temperature(function, temperature)
+  check_not_negative(function, "eps", eps)
+  check_weights(function, kd_weight=kd_weight)
+  (logits,) = as_floats(function, logits=(logits, "P B C"))
+  check_peers(function, "logits", logits, at_least=2)
+  return logits, as_labels(function, labels, logits)

@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from okd_jax.losses._divergences import cross_entropy, softened_kl
+from okd_jax.losses._divergences import kl, nll
 from okd_jax.losses._inputs import (
   Array,
-  as_float,
-  check_group,
-  check_logits,
+  as_floats,
+  as_labels,
+  check_peers,
   check_temperature,
+  check_weights,
+  refuse,
   Scalar,
   weighted,
 )
@@ -58,9 +59,9 @@ def oem(
     Weighted terms: "peer_ce" and "peer_kd" [P, B], "feature" [P - 1, B].
 
   Raises:
-    AssertionError: if the shapes do not match or a dtype is wrong.
-    ValueError: for fewer than two students, numbers of blocks or maps that do
-      not fit, an unknown `feature_reduction` or an invalid temperature.
+    ValueError: if the shapes do not match or a dtype is wrong, and for fewer
+      than two students, numbers of blocks or maps that do not fit, an unknown
+      `feature_reduction` or an invalid temperature.
 
   References:
     Walawalkar et al., `Online Ensemble Model Compression using Knowledge
@@ -72,48 +73,48 @@ def oem(
   >>> {name: term.shape for name, term in sorted(terms.items())}
   {'feature': (2, 2), 'peer_ce': (3, 2), 'peer_kd': (3, 2)}
   """
-  check_temperature(temperature)
-  check_logits(logits, labels)
-  check_group("oem", logits, at_least=2)
+  check_temperature("oem", temperature)
+  check_weights(
+    "oem",
+    ce_weight=ce_weight,
+    feature_weight=feature_weight,
+    kd_weight=kd_weight,
+  )
+  (logits,) = as_floats("oem", logits=(logits, "P B C"))
+  check_peers("oem", "logits", logits, at_least=2)
+  labels = as_labels("oem", labels, logits)
   if feature_reduction not in ("mean", "sum"):
-    raise ValueError(
-      "oem: feature_reduction must be 'mean' (the published code) or 'sum' "
-      f"(the paper); got {feature_reduction!r}."
-    )
-  logits = as_float(logits)
+    expected = "'mean' (the published code) or 'sum' (the paper)"
+    refuse("oem", "feature_reduction", expected, f"{feature_reduction!r}")
   num_peers, num_examples, _ = logits.shape
   _check_blocks(adapted, reference, num_peers - 1)
   reduce = jnp.mean if feature_reduction == "mean" else jnp.sum
   feature = jnp.zeros((num_peers - 1, num_examples), logits.dtype)
   for maps, target in zip(adapted, reference, strict=True):
-    target = jax.lax.stop_gradient(as_float(target))
-    chex.assert_rank(target, 4)
-    chex.assert_equal(target.shape[0], num_examples)
+    gaps = []
     for student in maps:
-      chex.assert_equal_shape([student, target])
-    gaps = [
-      reduce(jnp.square(as_float(student) - target), axis=(1, 2, 3))
-      for student in maps
-    ]
+      _, student, wanted = as_floats(
+        "oem",
+        logits=(logits, "P B C"),
+        adapted=(student, "B H W D"),
+        reference=(target, "B H W D"),
+      )
+      gap = student - jax.lax.stop_gradient(wanted)
+      gaps.append(reduce(jnp.square(gap), axis=(1, 2, 3)))
     feature += jnp.stack(gaps)
   ensemble = jax.lax.stop_gradient(jnp.mean(logits, axis=0))
-  kl = softened_kl(logits, ensemble, temperature=temperature)
   return {
-    "peer_ce": weighted(ce_weight, cross_entropy(logits, labels)),
-    "peer_kd": weighted(kd_weight, kl),
+    "peer_ce": weighted(ce_weight, nll(logits, labels)),
+    "peer_kd": weighted(kd_weight, kl(logits, ensemble, temperature)),
     "feature": weighted(feature_weight, feature),
   }
 
 
 def _check_blocks(adapted, reference, num_compressed):
   if len(adapted) != len(reference):
-    raise ValueError(
-      "oem: adapted must have as many blocks as reference, "
-      f"{len(reference)}; got {len(adapted)}."
-    )
+    expected = f"as many blocks as reference, {len(reference)}"
+    refuse("oem", "adapted", expected, f"{len(adapted)}")
   for block, maps in enumerate(adapted):
     if len(maps) != num_compressed:
-      raise ValueError(
-        f"oem: adapted[{block}] must have a map for every compressed student, "
-        f"{num_compressed}; got {len(maps)}."
-      )
+      expected = f"a map for every compressed student, {num_compressed}"
+      refuse("oem", f"adapted[{block}]", expected, f"{len(maps)}")

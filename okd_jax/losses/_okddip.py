@@ -1,30 +1,44 @@
 """The objective of OKDDip."""
 
+from collections.abc import Callable
 import math
+from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from okd_jax.losses._divergences import (
-  cross_entropy,
   divergence,
-  softened_kl,
+  kl,
+  nll,
   softened_log_softmax,
 )
 from okd_jax.losses._inputs import (
   Array,
-  as_float,
-  check_logits,
+  as_floats,
+  as_labels,
+  check_not_negative,
   check_temperature,
+  check_weights,
+  refuse,
   Scalar,
   weighted,
 )
-from okd_jax.losses._peers import (
-  log_peer_attention,
-  mix_peers,
-  peer_attention,
-)
+from okd_jax.losses._peers import log_peer_attention, weighted_sum
+
+
+class Targets(NamedTuple):
+  """Targets of both levels, and the distance of logits from them.
+
+  Attributes:
+    peers: [K, B, C].
+    leader: [B, C].
+    distance: from logits and target to [..., B].
+  """
+
+  peers: Array
+  leader: Array
+  distance: Callable[[Array, Array], Array]
 
 
 def okddip(
@@ -44,7 +58,8 @@ def okddip(
 
   Auxiliary peer a learns from :math:`t_a = \sum_f a_{af} z_f`, with the
   weights of `peer_attention`; the leader from the plain mean of the auxiliary
-  peers. The loss is the sum over terms and peers of the mean over examples.
+  peers. The loss is the sum over terms and peers of the mean over examples. A
+  class that one of the peers masks is masked in means of logits.
 
   Args:
     peer_logits: logits of the auxiliary peers, float [K, B, C].
@@ -52,7 +67,7 @@ def okddip(
       without one, whose terms are then absent.
     queries: projected features of the auxiliary peers, float [K, B, E].
     keys: the same through the other projection, float [K, B, E].
-    labels: class indices, integer [B].
+    labels: class indices, integer [B], or probabilities, float [B, C].
     temperature: positive scalar.
     kd_weight: scalar weight of the distillation terms, ramp-up included.
     eps: added to the softened targets, see `softened_kl`; not used if
@@ -80,55 +95,75 @@ def okddip(
   >>> {name: term.shape for name, term in sorted(terms.items())}
   {'leader_ce': (2,), 'leader_kd': (2,), 'peer_ce': (3, 2), 'peer_kd': (3, 2)}
   """
-  check_temperature(temperature)
-  check_logits(peer_logits, labels)
-  chex.assert_equal_shape_prefix([peer_logits, queries, keys], 2)
-  if leader_logits is not None:
-    chex.assert_shape(leader_logits, peer_logits.shape[1:])
-  peer_logits = as_float(peer_logits)
+  targets_of = {"logits": _mean_logits, "probs": _mean_probs}.get(aggregate)
+  if targets_of is None:
+    expected = "'logits' (the published code) or 'probs' (the paper)"
+    refuse("okddip", "aggregate", expected, repr(aggregate))
+  check_temperature("okddip", temperature)
+  check_not_negative("okddip", "eps", eps)
+  check_weights("okddip", kd_weight=kd_weight)
+  peer_logits, queries, keys = as_floats(
+    "okddip",
+    peer_logits=(peer_logits, "K B C"),
+    queries=(queries, "K B E"),
+    keys=(keys, "K B E"),
+  )
+  labels = as_labels("okddip", labels, peer_logits)
+  log_attention = log_peer_attention(queries, keys)
+  targets = targets_of(peer_logits, log_attention, temperature, eps)
   stop = jax.lax.stop_gradient if stop_gradient else lambda target: target
 
-  if aggregate == "logits":
-    attention = peer_attention(queries, keys)
-    peer_target = stop(mix_peers(attention, peer_logits))
-    leader_target = stop(jnp.mean(peer_logits, axis=0))
-
-    def kd(logits, target):
-      return softened_kl(logits, target, temperature=temperature, eps=eps)
-
-  elif aggregate == "probs":
-    log_attention = log_peer_attention(queries, keys)
-    log_probs = softened_log_softmax(peer_logits, temperature)
-    peer_target = stop(_log_mix(log_attention, log_probs))
-    leader_target = stop(_log_mean(log_probs))
-
-    def kd(logits, target):
-      log_probs = softened_log_softmax(as_float(logits), temperature)
-      kl = divergence(target, log_probs)
-      return jnp.square(jnp.asarray(temperature, kl.dtype)) * kl
-
-  else:
-    raise ValueError(
-      f"aggregate={aggregate!r} must be 'logits' (the published code) or "
-      "'probs' (the paper)."
-    )
-
+  to_peers = targets.distance(peer_logits, stop(targets.peers))
   terms = {
-    "peer_ce": cross_entropy(peer_logits, labels),
-    "peer_kd": weighted(kd_weight, kd(peer_logits, peer_target)),
+    "peer_ce": nll(peer_logits, labels),
+    "peer_kd": weighted(kd_weight, to_peers),
   }
   if leader_logits is not None:
-    terms["leader_ce"] = cross_entropy(leader_logits, labels)
-    terms["leader_kd"] = weighted(kd_weight, kd(leader_logits, leader_target))
+    _, leader_logits = as_floats(
+      "okddip",
+      peer_logits=(peer_logits, "K B C"),
+      leader_logits=(leader_logits, "B C"),
+    )
+    to_leader = targets.distance(leader_logits, stop(targets.leader))
+    terms["leader_ce"] = nll(leader_logits, labels)
+    terms["leader_kd"] = weighted(kd_weight, to_leader)
   return terms
 
 
-def _log_mix(log_weights: Array, log_probs: Array) -> Array:
-  """log of `mix_peers`; log-space keeps gradients finite at probability 0."""
-  shares = log_weights[..., None] + jnp.moveaxis(log_probs, 0, 1)
-  return jax.nn.logsumexp(shares, axis=2)
+def _mean_logits(
+  logits: Array, log_attention: Array, temperature: Scalar, eps: float
+) -> Targets:
+  """Means of logits, as the published code has them."""
+  attention = jnp.exp(log_attention)
+  return Targets(
+    peers=weighted_sum("pbq,qbc->pbc", attention, logits),
+    leader=jnp.mean(logits, axis=0),
+    distance=lambda logits, target: kl(logits, target, temperature, eps),
+  )
 
 
-def _log_mean(log_probs: Array) -> Array:
-  """log of the mean over peers, [B, C]."""
-  return jax.nn.logsumexp(log_probs, axis=0) - math.log(log_probs.shape[0])
+def _mean_probs(
+  logits: Array, log_attention: Array, temperature: Scalar, eps: float
+) -> Targets:
+  """Logarithms of means of softened probabilities, as the paper has them."""
+  del eps
+  log_probs = softened_log_softmax(logits, temperature)
+  shares = log_attention[..., None] + jnp.moveaxis(log_probs, 0, 1)
+  num_peers = log_probs.shape[0]
+
+  def distance(logits, target):
+    value = divergence(target, softened_log_softmax(logits, temperature))
+    return jnp.square(jnp.asarray(temperature, value.dtype)) * value
+
+  return Targets(
+    peers=_log_sum(shares, axis=2),
+    leader=_log_sum(log_probs, axis=0) - math.log(num_peers),
+    distance=distance,
+  )
+
+
+def _log_sum(log_values: Array, axis: int) -> Array:
+  """log of a sum; in log-space gradients stay finite at probability 0."""
+  masked = jnp.all(log_values == -jnp.inf, axis=axis)
+  known = jnp.where(jnp.expand_dims(masked, axis), 0, log_values)
+  return jnp.where(masked, -jnp.inf, jax.nn.logsumexp(known, axis=axis))

@@ -3,15 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from okd_jax.losses._divergences import softened_kl
+from okd_jax.losses._divergences import kl
 from okd_jax.losses._inputs import (
   Array,
-  as_float,
+  as_floats,
   check_temperature,
+  check_weights,
+  refuse,
   Scalar,
   weighted,
 )
@@ -32,7 +33,7 @@ def heatmap_mse(maps: Array, target: Array, weight: Array) -> Array:
     One value a map, [..., B], float32 or float64.
 
   Raises:
-    AssertionError: if the shapes do not match or a dtype is not floating.
+    ValueError: if the shapes do not match or a dtype is not floating.
 
   References:
     Li et al., `Online Knowledge Distillation for Efficient Pose Estimation
@@ -42,8 +43,12 @@ def heatmap_mse(maps: Array, target: Array, weight: Array) -> Array:
   >>> heatmap_mse(maps, 0 * maps, jnp.ones((2, 3))).tolist()
   [0.5, 0.5]
   """
-  maps, target, weight = as_float(maps), as_float(target), as_float(weight)
-  _check_maps(maps, target, weight)
+  maps, target, weight = as_floats(
+    "heatmap_mse",
+    maps=(maps, "... B h w J"),
+    target=(target, "B h w J"),
+    weight=(weight, "B J"),
+  )
   gap = weight[:, None, None] * (maps - target)
   return jnp.mean(jnp.square(gap), axis=(-3, -2, -1)) / 2
 
@@ -75,8 +80,8 @@ def heatmap_kl(
     One value a map, [..., B], float32 or float64.
 
   Raises:
-    AssertionError: if the shapes do not match or a dtype is not floating.
-    ValueError: for an invalid temperature.
+    ValueError: if the shapes do not match, a dtype is not floating, or for an
+      invalid temperature.
 
   References:
     Li et al., `Online Knowledge Distillation for Efficient Pose Estimation
@@ -86,16 +91,19 @@ def heatmap_kl(
   >>> heatmap_kl(maps, maps, jnp.ones((2, 3))).tolist()
   [0.0, 0.0]
   """
-  check_temperature(temperature)
-  maps, teacher_maps = as_float(maps), as_float(teacher_maps)
-  weight = as_float(weight)
-  _check_maps(maps, teacher_maps, weight)
+  check_temperature("heatmap_kl", temperature)
+  maps, teacher_maps, weight = as_floats(
+    "heatmap_kl",
+    maps=(maps, "... B h w J"),
+    teacher_maps=(teacher_maps, "B h w J"),
+    weight=(weight, "B J"),
+  )
   student, teacher = (
     _pixels_last(weight[:, None, None] * x) for x in (maps, teacher_maps)
   )
-  kl = softened_kl(student, teacher, temperature=temperature)
+  per_joint = kl(student, teacher, temperature)
   num_pixels = student.shape[-1] if divide_by_pixels else 1
-  return jnp.sum(kl, axis=-1) / num_pixels
+  return jnp.sum(per_joint, axis=-1) / num_pixels
 
 
 def okdhp(
@@ -135,8 +143,8 @@ def okdhp(
     [O, B].
 
   Raises:
-    AssertionError: if the shapes do not match or a dtype is not floating.
-    ValueError: for no outputs or an invalid temperature.
+    ValueError: if the shapes do not match, a dtype is not floating, or for no
+      outputs or an invalid temperature.
 
   References:
     Li et al., `Online Knowledge Distillation for Efficient Pose Estimation
@@ -148,14 +156,22 @@ def okdhp(
   {'ensemble_mse': (2,), 'output_kd': (5, 2), 'output_mse': (5, 2)}
   """
   if not len(outputs):
-    raise ValueError(
-      "okdhp: outputs must hold at least one heat map [B, h, w, J]; got none."
+    refuse("okdhp", "outputs", "at least one heat map [B, h, w, J]", "none")
+  check_temperature("okdhp", temperature)
+  check_weights("okdhp", ensemble_weight=ensemble_weight, kd_weight=kd_weight)
+  maps = []
+  for output in outputs:
+    checked = as_floats(
+      "okdhp",
+      outputs=(output, "B h w J"),
+      ensemble=(ensemble, "B h w J"),
+      target=(target, "B h w J"),
+      weight=(weight, "B J"),
     )
-  for maps in outputs:
-    chex.assert_equal_shape([maps, ensemble])
-  stacked = jnp.stack([as_float(maps) for maps in outputs])
+    maps.append(checked[0])
+  stacked = jnp.stack(maps)
   teacher = jax.lax.stop_gradient(ensemble) if stop_gradient else ensemble
-  kl = heatmap_kl(
+  pulls = heatmap_kl(
     stacked,
     teacher,
     weight,
@@ -166,7 +182,7 @@ def okdhp(
   return {
     "output_mse": heatmap_mse(stacked, target, weight),
     "ensemble_mse": weighted(ensemble_weight, ensemble_mse),
-    "output_kd": weighted(kd_weight, kl),
+    "output_kd": weighted(kd_weight, pulls),
   }
 
 
@@ -204,8 +220,8 @@ def feature_aggregation(
     The ensemble, [B, h, w, J], and the weights, [B, T, J].
 
   Raises:
-    AssertionError: if the shapes do not match or a dtype is not floating.
-    ValueError: for an unknown `form`.
+    ValueError: if the shapes do not match, a dtype is not floating, or for an
+      unknown `form`.
 
   References:
     Li et al., `Online Knowledge Distillation for Efficient Pose Estimation
@@ -214,13 +230,13 @@ def feature_aggregation(
     normalised: here they are not.
   """
   if form not in ("code", "paper"):
-    raise ValueError(
-      "feature_aggregation: form must be 'code' (the published code) or "
-      f"'paper'; got {form!r}."
-    )
-  features, maps = as_float(features), as_float(maps)
-  chex.assert_rank([features, maps], [4, 5])
-  chex.assert_equal(maps.shape[1], features.shape[0])
+    expected = "'code' (the published code) or 'paper'"
+    refuse("feature_aggregation", "form", expected, f"{form!r}")
+  features, maps = as_floats(
+    "feature_aggregation",
+    features=(features, "B H W D"),
+    maps=(maps, "T B h w J"),
+  )
   num_branches, num_joints = maps.shape[0], maps.shape[-1]
   views = [
     _conv_norm_relu(features, *view, eps)
@@ -286,9 +302,3 @@ def _pixels_last(maps: Array) -> Array:
   """[..., J, h * w]."""
   maps = jnp.moveaxis(maps, -1, -3)
   return maps.reshape(*maps.shape[:-2], -1)
-
-
-def _check_maps(maps, target, weight):
-  chex.assert_rank([target, weight], [4, 2])
-  chex.assert_equal_shape_suffix([maps, target], 4)
-  chex.assert_shape(weight, (target.shape[0], target.shape[-1]))

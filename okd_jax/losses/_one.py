@@ -1,18 +1,19 @@
 """The objective of ONE."""
 
-import chex
 import jax
-import jax.numpy as jnp
 
-from okd_jax.losses._divergences import cross_entropy, softened_kl
+from okd_jax.losses._divergences import kl, nll
 from okd_jax.losses._inputs import (
   Array,
-  as_float,
-  check_logits,
+  as_floats,
+  as_labels,
+  check_not_negative,
+  check_temperature,
+  check_weights,
   Scalar,
   weighted,
 )
-from okd_jax.losses._peers import HIGHEST
+from okd_jax.losses._peers import weighted_sum
 
 
 def one(
@@ -27,14 +28,15 @@ def one(
 ) -> dict[str, Array]:
   r"""Loss terms of ONE: a gated ensemble of branches teaches every branch.
 
-  The ensemble is :math:`z_e = \sum_i g_i z_i`. The loss is the sum over terms
-  and peers of the mean over examples.
+  The ensemble is :math:`z_e = \sum_i g_i z_i`; the gate sees no labels, and a
+  class that a branch masks is masked in the ensemble. The loss is the sum over
+  terms and peers of the mean over examples.
 
   Args:
     logits: logits of the branches, float [P, B, C].
     gate: weights of the branches, float [P, B]: probabilities that sum to one
       over P.
-    labels: class indices, integer [B].
+    labels: class indices, integer [B], or probabilities, float [B, C].
     temperature: positive scalar.
     kd_weight: scalar weight of the distillation term, ramp-up included.
     eps: added to the softened target, see `softened_kl`.
@@ -57,14 +59,16 @@ def one(
   >>> {name: term.shape for name, term in sorted(terms.items())}
   {'ensemble_ce': (2,), 'peer_ce': (3, 2), 'peer_kd': (3, 2)}
   """
-  check_logits(logits, labels)
-  chex.assert_shape(gate, logits.shape[:2])
-  logits, gate = as_float(logits), as_float(gate)
-  ensemble = jnp.einsum("pb,pbc->bc", gate, logits, precision=HIGHEST)
+  check_temperature("one", temperature)
+  check_not_negative("one", "eps", eps)
+  check_weights("one", kd_weight=kd_weight)
+  logits, gate = as_floats("one", logits=(logits, "P B C"), gate=(gate, "P B"))
+  labels = as_labels("one", labels, logits)
+  ensemble = weighted_sum("pb,pbc->bc", gate, logits)
   target = jax.lax.stop_gradient(ensemble) if stop_gradient else ensemble
-  kl = softened_kl(logits, target, temperature=temperature, eps=eps)
+  to_peers = kl(logits, target, temperature, eps)
   return {
-    "peer_ce": cross_entropy(logits, labels),
-    "ensemble_ce": cross_entropy(ensemble, labels),
-    "peer_kd": weighted(kd_weight, kl),
+    "peer_ce": nll(logits, labels),
+    "ensemble_ce": nll(ensemble, labels),
+    "peer_kd": weighted(kd_weight, to_peers),
   }

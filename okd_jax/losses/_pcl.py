@@ -1,13 +1,15 @@
 """The objective of peer collaborative learning."""
 
-import chex
 import jax
 
-from okd_jax.losses._divergences import cross_entropy, softened_kl
+from okd_jax.losses._divergences import kl, nll
 from okd_jax.losses._inputs import (
   Array,
-  check_group,
-  check_logits,
+  as_floats,
+  as_labels,
+  check_peers,
+  check_temperature,
+  check_weights,
   Scalar,
   weighted,
 )
@@ -37,7 +39,7 @@ def pcl(
     ensemble_logits: logits of the ensemble classifier, float [B, C].
     mean_teacher_logits: logits of the averaged peers, float [P, B, C]; never
       given a gradient.
-    labels: class indices, integer [B].
+    labels: class indices, integer [B], or probabilities, float [B, C].
     temperature: positive scalar.
     kd_weight: scalar weight of both distillation terms, ramp-up included.
     stop_gradient: makes the ensemble constant where it is the target.
@@ -60,22 +62,27 @@ def pcl(
   >>> sorted(terms)
   ['ensemble_ce', 'ensemble_kd', 'mean_teacher_kd', 'peer_ce']
   """
-  check_logits(peer_logits, labels)
-  check_group("pcl", peer_logits, at_least=2)
-  chex.assert_shape(ensemble_logits, peer_logits.shape[1:])
-  chex.assert_equal_shape([peer_logits, mean_teacher_logits])
+  check_temperature("pcl", temperature)
+  check_weights("pcl", kd_weight=kd_weight)
+  peer_logits, ensemble_logits, mean_teacher_logits = as_floats(
+    "pcl",
+    peer_logits=(peer_logits, "P B C"),
+    ensemble_logits=(ensemble_logits, "B C"),
+    mean_teacher_logits=(mean_teacher_logits, "P B C"),
+  )
+  check_peers("pcl", "peer_logits", peer_logits, at_least=2)
+  labels = as_labels("pcl", labels, peer_logits)
   target = ensemble_logits
   if stop_gradient:
     target = jax.lax.stop_gradient(target)
-  from_ensemble = softened_kl(peer_logits, target, temperature=temperature)
-  from_mean_teachers = softened_kl(
-    peer_logits[:, None],
-    jax.lax.stop_gradient(mean_teacher_logits)[None],
-    temperature=temperature,
+  from_ensemble = kl(peer_logits, target, temperature)
+  mean_teachers = jax.lax.stop_gradient(mean_teacher_logits)
+  from_mean_teachers = kl(
+    peer_logits[:, None], mean_teachers[None], temperature
   )
   return {
-    "peer_ce": cross_entropy(peer_logits, labels),
-    "ensemble_ce": cross_entropy(ensemble_logits, labels),
+    "peer_ce": nll(peer_logits, labels),
+    "ensemble_ce": nll(ensemble_logits, labels),
     "ensemble_kd": weighted(kd_weight, from_ensemble),
     "mean_teacher_kd": weighted(
       kd_weight, mean_over_others(from_mean_teachers)

@@ -2,11 +2,18 @@
 
 import itertools
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from okd_jax.losses._inputs import Array, as_float, check_group, Scalar
+from okd_jax.losses._inputs import (
+  Array,
+  as_floats,
+  check_peers,
+  check_weights,
+  describe,
+  refuse,
+  Scalar,
+)
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -34,14 +41,14 @@ def peer_attention(queries: Array, keys: Array) -> Array:
   >>> peer_attention(jnp.zeros((2, 1, 3)), jnp.ones((2, 1, 3))).tolist()
   [[[0.5, 0.5]], [[0.5, 0.5]]]
   """
+  queries, keys = as_floats(
+    "peer_attention", queries=(queries, "P B E"), keys=(keys, "P B E")
+  )
   return jnp.exp(log_peer_attention(queries, keys))
 
 
 def log_peer_attention(queries: Array, keys: Array) -> Array:
-  """Logarithms of `peer_attention`."""
-  queries, keys = as_float(queries), as_float(keys)
-  chex.assert_rank([queries, keys], 3)
-  chex.assert_equal_shape([queries, keys])
+  """Logarithms of `peer_attention`, of inputs that were checked."""
   energy = jnp.einsum("pbe,qbe->pbq", queries, keys, precision=HIGHEST)
   return jax.nn.log_softmax(energy)
 
@@ -54,7 +61,8 @@ def mix_peers(weights: Array, values: Array) -> Array:
     values: logits or probabilities of the peers, float [P, B, C].
 
   Returns:
-    [P, B, C], float32 or float64.
+    [P, B, C], float32 or float64; -inf where one of the peers has it, whatever
+    its weight, so that masked classes stay masked.
 
   Raises:
     AssertionError: if the shapes do not match or a dtype is not floating.
@@ -67,11 +75,22 @@ def mix_peers(weights: Array, values: Array) -> Array:
   >>> mix_peers(weights, jnp.array([[[2.0]], [[4.0]]])).tolist()
   [[[4.0]], [[3.0]]]
   """
-  weights, values = as_float(weights), as_float(values)
-  chex.assert_rank([weights, values], 3)
-  num_peers, num_examples, _ = values.shape
-  chex.assert_shape(weights, (num_peers, num_examples, num_peers))
-  return jnp.einsum("pbq,qbc->pbc", weights, values, precision=HIGHEST)
+  values, weights = as_floats(
+    "mix_peers", values=(values, "P B C"), weights=(weights, "P B P")
+  )
+  return weighted_sum("pbq,qbc->pbc", weights, values)
+
+
+def weighted_sum(equation: str, weights: Array, values: Array) -> Array:
+  """An einsum over the peers of values [P, B, C]; one's -inf is everyone's.
+
+  Gradients of weights are kept from -inf.
+  """
+  masked = values == -jnp.inf
+  total = jnp.einsum(
+    equation, weights, jnp.where(masked, 0, values), precision=HIGHEST
+  )
+  return jnp.where(jnp.any(masked, axis=0), -jnp.inf, total)
 
 
 def _equal_shares_of_others(num_peers: int, dtype) -> Array:
@@ -86,7 +105,7 @@ def leave_one_out_mean(values: Array) -> Array:
     values: float [P, ...], usually logits [P, B, C].
 
   Returns:
-    The same shape, float32 or float64.
+    The same shape, float32 or float64; -inf where one of the others has it.
 
   Raises:
     ValueError: if there are fewer than two peers.
@@ -98,10 +117,22 @@ def leave_one_out_mean(values: Array) -> Array:
   >>> leave_one_out_mean(jnp.array([[[1.0]], [[2.0]], [[6.0]]])).tolist()
   [[[4.0]], [[3.5]], [[1.5]]]
   """
-  values = as_float(values)
-  check_group("leave_one_out_mean", values, at_least=2)
+  (values,) = as_floats("leave_one_out_mean", values=(values, "..."))
+  if not values.ndim:
+    refuse("leave_one_out_mean", "values", "float [P, ...]", describe(values))
+  check_peers("leave_one_out_mean", "values", values, at_least=2)
+  return mean_of_others(values)
+
+
+def mean_of_others(values: Array) -> Array:
+  """`leave_one_out_mean` of inputs that were checked."""
   shares = _equal_shares_of_others(values.shape[0], values.dtype)
-  return jnp.einsum("pq,q...->p...", shares, values, precision=HIGHEST)
+  masked = values == -jnp.inf
+  mean = jnp.einsum(
+    "pq,q...->p...", shares, jnp.where(masked, 0, values), precision=HIGHEST
+  )
+  masked_by_others = jnp.sum(masked, axis=0) > masked
+  return jnp.where(masked_by_others, -jnp.inf, mean)
 
 
 def mean_over_others(pairs: Array) -> Array:
@@ -129,6 +160,8 @@ def scale_gradient(x: Array, scale: Scalar) -> Array:
   >>> float(value), float(grad)
   (2.0, 0.5)
   """
+  check_weights("scale_gradient", scale=scale)
+  as_floats("scale_gradient", x=(x, "..."))
   return _scale_gradient(x, scale)
 
 
@@ -170,9 +203,8 @@ def peer_diversity(logits: Array) -> Array:
   >>> peer_diversity(logits).round(2)
   Array([1.41], dtype=float32)
   """
-  logits = as_float(logits)
-  chex.assert_rank(logits, 3)
-  check_group("peer_diversity", logits, at_least=2)
+  (logits,) = as_floats("peer_diversity", logits=(logits, "P B C"))
+  check_peers("peer_diversity", "logits", logits, at_least=2)
   probs = jax.nn.softmax(logits)
   pairs = itertools.combinations(range(logits.shape[0]), 2)
   distances = [

@@ -1,11 +1,15 @@
 """The objective of switchable online distillation."""
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from okd_jax.losses._divergences import cross_entropy, softened_kl
-from okd_jax.losses._inputs import Array, as_float, check_logits, is_soft
+from okd_jax.losses._divergences import kl, nll
+from okd_jax.losses._inputs import (
+  Array,
+  as_floats,
+  as_labels,
+  as_probabilities,
+)
 
 
 def switokd_gap(
@@ -27,7 +31,7 @@ def switokd_gap(
     Scalars "d_t", "d_s", "gap", "threshold" without gradient.
 
   Raises:
-    AssertionError: if the shapes do not match or a dtype is wrong.
+    ValueError: if the shapes do not match or a dtype is wrong.
 
   References:
     Qian et al., `Switchable Online Knowledge Distillation
@@ -38,13 +42,15 @@ def switokd_gap(
   >>> {name: round(float(value), 2) for name, value in sorted(gap.items())}
   {'d_s': 1.5, 'd_t': 1.5, 'gap': 0.0, 'threshold': 0.59}
   """
-  _check_pair(teacher_logits, student_logits, labels)
-  teacher = jax.nn.softmax(jax.lax.stop_gradient(as_float(teacher_logits)))
-  student = jax.nn.softmax(jax.lax.stop_gradient(as_float(student_logits)))
-  target = jnp.asarray(labels)
-  if not is_soft(target):
-    target = jax.nn.one_hot(target, teacher.shape[-1], dtype=teacher.dtype)
-  target = jax.lax.stop_gradient(target)
+  return _gap(*_checked("switokd_gap", teacher_logits, student_logits, labels))
+
+
+def _gap(teacher_logits, student_logits, labels):
+  teacher = jax.nn.softmax(jax.lax.stop_gradient(teacher_logits))
+  student = jax.nn.softmax(jax.lax.stop_gradient(student_logits))
+  target = jax.lax.stop_gradient(
+    as_probabilities(labels, teacher.shape[-1], teacher.dtype)
+  )
 
   def distance(p, q):
     return jnp.mean(jnp.sum(jnp.abs(p - q), axis=-1))
@@ -83,7 +89,7 @@ def switokd(
     paused teacher gets no optimiser step either, so take it out first.
 
   Raises:
-    AssertionError: if the shapes do not match or a dtype is wrong.
+    ValueError: if the shapes do not match or a dtype is wrong.
 
   References:
     Qian et al., `Switchable Online Knowledge Distillation
@@ -94,26 +100,35 @@ def switokd(
   >>> bool(terms.pop("expert_mode")), sorted(terms)
   (False, ['student_ce', 'student_kd', 'teacher_ce', 'teacher_kd'])
   """
-  gap = switokd_gap(teacher_logits, student_logits, labels)
+  teacher_logits, student_logits, labels = _checked(
+    "switokd", teacher_logits, student_logits, labels
+  )
+  gap = _gap(teacher_logits, student_logits, labels)
   expert_mode = (gap["gap"] > gap["threshold"]) & (gap["d_t"] < gap["d_s"])
 
   def towards(logits, target):
-    target = jax.lax.stop_gradient(target)
-    return softened_kl(logits, target, temperature=1.0)
+    return kl(logits, jax.lax.stop_gradient(target), 1.0)
 
   def unless_paused(term):
     return jnp.where(expert_mode, 0, term)
 
   return {
-    "student_ce": cross_entropy(student_logits, labels),
+    "student_ce": nll(student_logits, labels),
     "student_kd": towards(student_logits, teacher_logits),
-    "teacher_ce": unless_paused(cross_entropy(teacher_logits, labels)),
+    "teacher_ce": unless_paused(nll(teacher_logits, labels)),
     "teacher_kd": unless_paused(towards(teacher_logits, student_logits)),
     "expert_mode": expert_mode,
   }
 
 
-def _check_pair(teacher_logits, student_logits, labels):
-  chex.assert_rank(student_logits, 2)
-  chex.assert_equal_shape([teacher_logits, student_logits])
-  check_logits(student_logits[None], labels)
+def _checked(function, teacher_logits, student_logits, labels):
+  teacher_logits, student_logits = as_floats(
+    function,
+    teacher_logits=(teacher_logits, "B C"),
+    student_logits=(student_logits, "B C"),
+  )
+  return (
+    teacher_logits,
+    student_logits,
+    as_labels(function, labels, student_logits),
+  )

@@ -1,10 +1,20 @@
 """Distillation from a teacher that is not trained."""
 
-import chex
 import jax
 
-from okd_jax.losses._divergences import cross_entropy, softened_kl
-from okd_jax.losses._inputs import Array, Scalar, weighted
+from okd_jax.losses._divergences import kl, nll
+from okd_jax.losses._inputs import (
+  Array,
+  as_floats,
+  as_labels,
+  check_not_negative,
+  check_temperature,
+  check_weights,
+  describe,
+  refuse,
+  Scalar,
+  weighted,
+)
 
 
 def kd(
@@ -23,7 +33,7 @@ def kd(
   Args:
     student_logits: float [B, C], or [P, B, C] for peers with one teacher.
     teacher_logits: float [B, C].
-    labels: class indices, integer [B].
+    labels: class indices, integer [B], or probabilities, float [B, C].
     temperature: positive scalar.
     kd_weight: scalar weight of the distillation term.
     eps: added to the softened target, see `softened_kl`.
@@ -45,12 +55,21 @@ def kd(
   >>> kd(student, teacher, jnp.array([0, 1]))["peer_kd"].shape
   (3, 2)
   """
-  chex.assert_rank(student_logits, {2, 3})
-  chex.assert_shape(teacher_logits, student_logits.shape[-2:])
-  chex.assert_shape(labels, teacher_logits.shape[:1])
+  check_temperature("kd", temperature)
+  check_not_negative("kd", "eps", eps)
+  check_weights("kd", kd_weight=kd_weight)
+  student_logits, teacher_logits = as_floats(
+    "kd",
+    student_logits=(student_logits, "... B C"),
+    teacher_logits=(teacher_logits, "B C"),
+  )
+  if student_logits.ndim > 3:
+    expected = "float [B, C] or [P, B, C]"
+    refuse("kd", "student_logits", expected, describe(student_logits))
+  labels = as_labels("kd", labels, student_logits)
   target = jax.lax.stop_gradient(teacher_logits)
-  kl = softened_kl(student_logits, target, temperature=temperature, eps=eps)
+  from_teacher = kl(student_logits, target, temperature, eps)
   return {
-    "peer_ce": cross_entropy(student_logits, labels),
-    "peer_kd": weighted(kd_weight, kl),
+    "peer_ce": nll(student_logits, labels),
+    "peer_kd": weighted(kd_weight, from_teacher),
   }
