@@ -115,7 +115,7 @@ def check_peers(
     refuse(function, argument, expected, describe(peers))
 
 
-def is_soft(labels: Array) -> bool:
+def is_soft(labels: Array | np.ndarray) -> bool:
   """Whether labels are probabilities [B, C] and not class indices [B]."""
   return bool(jnp.issubdtype(labels.dtype, jnp.floating))
 

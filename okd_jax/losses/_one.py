@@ -1,7 +1,6 @@
 """The objective of ONE."""
 
 import jax
-import jax.numpy as jnp
 
 from okd_jax.losses._divergences import kl, nll
 from okd_jax.losses._inputs import (
@@ -30,8 +29,8 @@ def one(
   r"""Loss terms of ONE: a gated ensemble of branches teaches every branch.
 
   The ensemble is :math:`z_e = \sum_i g_i z_i`; the gate sees no labels, and a
-  class that a branch masks is masked in the ensemble. The loss is the sum over terms
-  and peers of the mean over examples.
+  class that a branch masks is masked in the ensemble. The loss is the sum over
+  terms and peers of the mean over examples.
 
   Args:
     logits: logits of the branches, float [P, B, C].
@@ -55,6 +54,7 @@ def one(
     Lan et al., `Knowledge Distillation by On-the-Fly Native Ensemble
     <https://arxiv.org/abs/1806.04606>`_, NeurIPS 2018.
 
+  >>> import jax.numpy as jnp
   >>> logits, gate = jnp.zeros((3, 2, 5)), jnp.full((3, 2), 1 / 3)
   >>> terms = one(logits, gate, jnp.array([0, 1]))
   >>> {name: term.shape for name, term in sorted(terms.items())}
