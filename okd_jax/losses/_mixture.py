@@ -57,6 +57,15 @@ class Iterate(typing.NamedTuple):
 
 def best_mixture(logits: Array, probs: Array) -> Array:
   """Returns the weights [B, P] for logits [P, B, C] and labels [B, C]."""
+  if not jax.sharding.get_abstract_mesh().explicit_axes:
+    return _solve(logits, probs)
+  # The factorisation of matrices cannot be spread explicitly.
+  examples = jax.typeof(logits).sharding.spec[1]
+  spread = jax.sharding.PartitionSpec(examples, None)
+  return jax.sharding.auto_axes(_solve, out_sharding=spread)(logits, probs)
+
+
+def _solve(logits: Array, probs: Array) -> Array:
   problem = _pose(jnp.moveaxis(logits, 0, 1), probs)
   num_peers = logits.shape[0]
   # Made from the data, so that they are spread over devices as the data are.

@@ -54,6 +54,7 @@ def one(
     Lan et al., `Knowledge Distillation by On-the-Fly Native Ensemble
     <https://arxiv.org/abs/1806.04606>`_, NeurIPS 2018.
 
+  >>> import jax.numpy as jnp
   >>> logits, gate = jnp.zeros((3, 2, 5)), jnp.full((3, 2), 1 / 3)
   >>> terms = one(logits, gate, jnp.array([0, 1]))
   >>> {name: term.shape for name, term in sorted(terms.items())}

@@ -10,7 +10,8 @@ class Method(core.Method):
   the code of Chen et al., AAAI 2020: towards the mean of the others' logits,
   gradient through the targets, no ramp-up. As published it is
   `form="pairwise"`, `updates="alternating"`, `temperature=1`,
-  `stop_gradient=True`.
+  `stop_gradient=True`; these two are the defaults of `losses.dml`, the loss of
+  the paper, and differ from the defaults here.
 
   Attributes:
     temperature: of the distillation.

@@ -1,11 +1,9 @@
 """FFSD: feature fusion and self-distillation."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from flax import linen as nn
 import jax
-import jax.numpy as jnp
 
 from okd_jax import core, layers, losses, schedules
 from okd_jax.core import Array
@@ -120,57 +118,33 @@ class Method(core.Method):
     students = jax.lax.stop_gradient(deep[:-1])
     fusion = Fusion(outputs.logits.shape[-1], name="fusion")
     fused_map, fused = fusion(students, train=ctx.train)
-    terms = self._between_predictions(outputs.logits, fused, batch.target)
-
-    ramp = schedules.rampup(ctx.epoch + 1, self.map_rampup_epochs)
-    diversity, own, decoding = [], [], []
+    guided, decoded = [], []
     for i in range(1, num_students + 1):
       decoder = Decoder(name=f"decoder_{i}")
       if i < num_students:
-        distance, guide = losses.diverse_attention(deep[i], deep[i - 1])
-        diversity.append(distance)
+        _, guide = losses.diverse_attention(deep[i], deep[i - 1])
       else:
-        guide = fused_map
+        guide = jax.lax.stop_gradient(fused_map)
       # With running statistics first: training passes move them.
-      targets = decoder(jax.lax.stop_gradient(guide), shallow[i], train=False)
-      own.append(_attention_distances(shallow[i], targets))
+      guided.append(decoder(guide, shallow[i], train=False))
       source = jax.lax.stop_gradient(deep[i])
-      decoded = decoder(source, shallow[i], train=ctx.train)
-      decoding.append(
-        _attention_distances(decoded, shallow[i])
-        + sum(map(losses.map_distance, decoded, shallow[i]))
-      )
-
-    leader = deep[-1]
-    widened = TransFusion(num_students, name="trans")(leader, train=ctx.train)
-    fusing = losses.attention_distance(leader, fused_map)
-    fusing += losses.attention_distance(widened, jnp.concatenate(students, -1))
-    terms |= {
-      "peer_diversity": self.diversity_weight * ramp * jnp.stack(diversity),
-      "peer_self_kd": self.diversity_weight * ramp * jnp.stack(own[:-1]),
-      "leader_self_kd": self.fusion_weight * ramp * own[-1],
-      "leader_map_kd": self.fusion_weight * ramp * fusing,
-      "decoder": self.self_weight * ramp * jnp.stack(decoding),
-    }
+      decoded.append(decoder(source, shallow[i], train=ctx.train))
+    trans = TransFusion(num_students, name="trans")
+    ramp = schedules.rampup(ctx.epoch + 1, self.map_rampup_epochs)
+    terms = losses.ffsd(
+      outputs.logits,
+      fused,
+      batch.target,
+      deep,
+      fused_map,
+      trans(deep[-1], train=ctx.train),
+      shallow[1:],
+      guided,
+      decoded,
+      temperature=self.temperature,
+      kd_weight=self.kd_weight,
+      diversity_weight=self.diversity_weight * ramp,
+      fusion_weight=self.fusion_weight * ramp,
+      self_weight=self.self_weight * ramp,
+    )
     return core.MethodOutput(terms, {"fused": fused})
-
-  def _between_predictions(self, logits, fused, labels):
-    settings: dict[str, Any] = {
-      "temperature": self.temperature,
-      "kd_weight": self.kd_weight,
-      "eps": 0.0,
-    }
-    students, leader = logits[:-1], logits[-1]
-    terms = losses.dml(students, labels, **settings)
-    for name, student, teacher in (
-      ("ensemble", fused, jnp.mean(students, 0)),
-      ("leader", leader, fused),
-    ):
-      taught = losses.kd(student, teacher, labels, **settings)
-      terms[f"{name}_ce"] = taught["peer_ce"]
-      terms[f"{name}_kd"] = taught["peer_kd"]
-    return terms
-
-
-def _attention_distances(maps: Sequence[Array], targets: Sequence[Array]):
-  return sum(map(losses.attention_distance, maps, targets))

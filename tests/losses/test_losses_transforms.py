@@ -1,228 +1,226 @@
-"""The losses of the later systems under every transformation of JAX."""
+"""Every public loss under the transformations of JAX, in float64.
+
+A new public loss needs a line in `CASES`.
+"""
 
 import functools
 
 import golden
 import jax
+from jax import shard_map
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
+import pytest
 
 from okd_jax import losses
 
-NUM_PEERS, NUM_EXAMPLES, NUM_CLASSES = 3, 4, 5
-LABELS = np.array([1, 0, 1, 0])
-# Where the batch axis of every input is.
-BATCH_AXIS = {
-  "logits": 1,
-  "embeddings": 1,
-  "positives": 1,
-  "negatives": 1,
-  "features": 1,
-  "heat_maps": 1,
-  "weight": 0,
-  "labels": 0,
-  "soft_labels": 0,
+P, B, C = 3, 8, 5
+RNG = np.random.default_rng(0)
+INPUTS = {
+  "logits": RNG.normal(size=(P, B, C)),
+  "features": RNG.normal(size=(P, B, 4)),
+  "maps": RNG.normal(size=(P, B, 3, 3, 2)),
+  "labels": RNG.integers(C, size=B),
 }
+WEIGHTS = np.array([0.5, 0.3, 0.2])
 
 
-def draw(dtype=np.float32):
-  rng = np.random.default_rng(0)
-  shapes = {
-    "logits": (NUM_PEERS, NUM_EXAMPLES, NUM_CLASSES),
-    "embeddings": (NUM_PEERS, NUM_EXAMPLES, 6),
-    "positives": (NUM_PEERS, NUM_EXAMPLES, 6),
-    "negatives": (NUM_PEERS, NUM_EXAMPLES, 7, 6),
-    "features": (NUM_PEERS, NUM_EXAMPLES, 4, 4, 2),
-    "heat_maps": (NUM_PEERS, NUM_EXAMPLES, 4, 4, 2),
-  }
-  inputs = {
-    name: (rng.normal(size=shape) / 2).astype(dtype)
-    for name, shape in shapes.items()
-  }
-  soft = rng.uniform(size=(NUM_EXAMPLES, NUM_CLASSES))
-  return inputs | {
-    "weight": np.array([[1, 0], [1, 1], [0, 1], [1, 1]], dtype),
-    "labels": LABELS,
-    "soft_labels": (soft / soft.sum(1, keepdims=True)).astype(dtype),
-  }
+def gate(x):
+  return jax.nn.softmax(x["features"][..., 0], axis=0)
 
 
-def aggregation_params():
-  rng = np.random.default_rng(1)
-  shapes = {
-    "conv_bias": (2, 2),
-    "bn_scale": (2, 2),
-    "bn_bias": (2, 2),
-    "W1": (2, 3),
-    "b1": (3,),
-    "W2": (NUM_PEERS, 3, 2),
-    "b2": (NUM_PEERS, 2),
-  }
-  params = {
-    name: rng.normal(size=shape).astype(np.float32)
-    for name, shape in shapes.items()
-  }
-  kernels = [rng.normal(size=(k, k, 2, 2)).astype(np.float32) for k in (1, 3)]
-  return params | {"conv_kernels": kernels}
+def attention(x):
+  return losses.peer_attention(x["features"], x["features"][::-1])
 
 
-def call_all(x):
-  """{loss: its terms}; all of the same inputs."""
-  logits, maps, heat_maps = x["logits"], x["features"], x["heat_maps"]
-  ensemble, _ = losses.feature_aggregation(
-    maps[0], heat_maps, aggregation_params()
+def ffsd(x, labels):
+  maps = list(x["maps"])
+  shallow = [[m[:, :2, :2]] for m in maps[1:]]
+  joined = jnp.concatenate(maps[:-1], -1)
+  return losses.ffsd(
+    x["logits"],
+    x["logits"][0],
+    labels,
+    maps,
+    maps[0],
+    joined,
+    shallow,
+    shallow[::-1],
+    shallow[::-1],
   )
-  return {
-    "mcl_okd": losses.mcl_okd(
-      logits,
-      x["embeddings"],
-      x["positives"],
-      x["negatives"],
-      x["soft_labels"],
-      num_examples=50,
-    ),
-    "memory_update": losses.memory_update(x["positives"], x["embeddings"]),
-    "oem": losses.oem(logits, x["soft_labels"], [list(maps[1:])], [maps[0]]),
-    "ctkd": losses.ctkd(
-      logits[0],
-      logits[1],
-      x["soft_labels"],
-      [maps[0]],
-      [maps[1]],
-      hint_weight=0.03,
-      attention_weight=10.0,
-    ),
-    "mcl": losses.mcl(logits, x["embeddings"], x["labels"], logit_kd="all"),
-    "switokd": losses.switokd(logits[0], logits[1], x["soft_labels"]),
-    "okdhp": losses.okdhp(list(heat_maps), ensemble, maps[0], x["weight"]),
-  }
 
 
-def call_with_gradients(x):
-  """All terms, and the gradient of their sum."""
+# By name of the loss, a call with inputs x and labels, indices or one-hot.
+WITH_LABELS = {
+  "cl_ilr": lambda x, y: losses.cl_ilr(x["logits"], y),
+  "cross_entropy": lambda x, y: losses.cross_entropy(x["logits"], y),
+  "dml": lambda x, y: losses.dml(x["logits"], y),
+  "dml_ensemble": lambda x, y: losses.dml_ensemble(x["logits"], y),
+  "ffl": lambda x, y: losses.ffl(x["logits"], x["logits"][0], y, eps=1e-7),
+  "ffsd": ffsd,
+  "kd": lambda x, y: losses.kd(x["logits"], x["logits"][0], y),
+  "kdcl": lambda x, y: losses.kdcl(x["logits"], x["logits"][0], y),
+  "kdcl_general_weights": lambda x, y: losses.kdcl_general_weights(
+    jax.nn.softmax(x["logits"]), y
+  ),
+  "kdcl_linear_target": lambda x, y: losses.kdcl_linear_target(x["logits"], y),
+  "kdcl_minlogit_target": lambda x, y: losses.kdcl_minlogit_target(
+    x["logits"], y
+  ),
+  "kdcl_naive_target": lambda x, y: losses.kdcl_naive_target(x["logits"], y),
+  "okddip": lambda x, y: [
+    losses.okddip(
+      x["logits"],
+      x["logits"][0],
+      x["features"],
+      x["features"][::-1],
+      y,
+      aggregate=aggregate,
+    )
+    for aggregate in ("logits", "probs")
+  ],
+  "one": lambda x, y: losses.one(x["logits"], gate(x), y),
+  "pcl": lambda x, y: losses.pcl(x["logits"], x["logits"][0], x["logits"], y),
+}
+WITHOUT_LABELS = {
+  "attention_distance": lambda x: losses.attention_distance(
+    x["maps"], x["maps"][::-1]
+  ),
+  "diverse_attention": lambda x: losses.diverse_attention(
+    x["maps"], x["maps"][::-1]
+  ),
+  "kdcl_general_target": lambda x: losses.kdcl_general_target(
+    x["logits"], WEIGHTS
+  ),
+  "leave_one_out_mean": lambda x: losses.leave_one_out_mean(x["logits"]),
+  "map_distance": lambda x: losses.map_distance(x["maps"], x["maps"][::-1]),
+  "mix_peers": lambda x: losses.mix_peers(attention(x), x["logits"]),
+  "peer_attention": attention,
+  "peer_diversity": lambda x: losses.peer_diversity(x["logits"]),
+  "scale_gradient": lambda x: losses.scale_gradient(x["logits"], 0.5),
+  "softened_cross_entropy": lambda x: losses.softened_cross_entropy(
+    x["logits"], x["logits"][0], temperature=2.0
+  ),
+  "softened_kl": lambda x: losses.softened_kl(
+    x["logits"], x["logits"][0], temperature=2.0, eps=1e-7
+  ),
+}
+CASES = WITHOUT_LABELS | {
+  name: lambda x, call=call: call(x, x["labels"])
+  for name, call in WITH_LABELS.items()
+}
+# These sum over examples; on one shard they are those of its own examples.
+OVER_EXAMPLES = {"kdcl_general_weights"}
+# Of whole batches, or of maps: all in one program of the file beside this one.
+ELSEWHERE = {
+  *("ctkd", "spatial_attention", "feature_aggregation", "heatmap_kl"),
+  *("heatmap_mse", "okdhp", "mcl", "supervised_nce", "mcl_okd"),
+  *("memory_update", "oem", "switokd", "switokd_gap"),
+}
+EVERY_LOSS = pytest.mark.parametrize("name", CASES)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+  with jax.enable_x64(True):
+    yield
+
+
+def with_gradients(call, x):
+  """The result, and the gradient of the sum of everything in it."""
+  labels, live = x["labels"], {k: v for k, v in x.items() if k != "labels"}
 
   def total(live):
-    terms = call_all(x | live)
-    leaves = [leaf for leaf in jax.tree.leaves(terms) if leaf.dtype != bool]
-    return sum(jnp.sum(leaf) for leaf in leaves), terms
+    result = call(live | {"labels": labels})
+    return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(result)), result
 
-  live = {name: x[name] for name in ("logits", "embeddings", "features")}
-  live["heat_maps"] = x["heat_maps"]
-  (_, terms), grads = jax.value_and_grad(total, has_aux=True)(live)
-  return terms, grads
+  grads, result = jax.grad(total, has_aux=True)(live)
+  return result, grads
 
 
 @functools.cache
-def expected():
-  return jax.device_get(golden.jit_once(call_with_gradients)(draw()))
+def plain(name):
+  """Of all examples, and of the first half."""
+  call = golden.jit_once(functools.partial(with_gradients, CASES[name]))
+  return jax.device_get(call(INPUTS))
 
 
-def assert_close(actual, wanted, rtol=2e-5):
+def assert_close(actual, expected):
   def compare(a, b):
-    np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-5)
+    np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
-  jax.tree.map(compare, jax.device_get(actual), wanted)
-
-
-def test_vmap():
-  inputs = jax.tree.map(lambda x: np.stack([x, x[::-1]]), draw())
-  # The second half is another batch, so that nothing is the same by chance.
-  inputs["labels"][1] = LABELS
-  terms, grads = golden.jit_once(jax.vmap(call_with_gradients))(inputs)
-  first = jax.tree.map(lambda x: x[0], (terms, grads))
-  assert_close(first, expected())
-  assert jax.tree.all(jax.tree.map(lambda x: bool(np.isfinite(x).all()), grads))
+  jax.tree.map(compare, jax.device_get(actual), expected)
 
 
-def test_scan():
-  inputs = jax.tree.map(lambda x: np.stack([x, x]), draw())
+def spec(x):
+  return PartitionSpec(*[None] * (x.ndim > 1), "data")
+
+
+def mesh(axis_type):
+  return jax.make_mesh((2,), ("data",), axis_types=(axis_type,))
+
+
+@EVERY_LOSS
+def test_without_jit(name):
+  assert_close(CASES[name](INPUTS), plain(name)[0])
+
+
+@EVERY_LOSS
+def test_vmap_in_scan(name):
+  call = jax.vmap(functools.partial(with_gradients, CASES[name]))
 
   @golden.jit_once
   def run(inputs):
-    def step(count, x):
-      return count + 1, call_with_gradients(x)
+    return jax.lax.scan(lambda carry, x: (carry, call(x)), 0, inputs)[1]
 
-    return jax.lax.scan(step, 0, inputs)[1]
-
-  results = run(inputs)
-  for k in range(2):
-    assert_close(jax.tree.map(lambda x, k=k: x[k], results), expected())
+  results = run(jax.tree.map(lambda x: np.stack([[x, x]]), INPUTS))
+  for index in ((0, 0), (0, 1)):
+    assert_close(jax.tree.map(lambda x, i=index: x[i], results), plain(name))
 
 
-def specs():
-  return {
-    name: PartitionSpec(*[None] * axis, "data")
-    for name, axis in BATCH_AXIS.items()
-  }
-
-
-def test_shard_map_over_a_replicated_batch():
-  mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
-  run = jax.shard_map(
-    call_all, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec()
+@EVERY_LOSS
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_examples_spread_over_devices(name, axis_type):
+  devices = mesh(axis_type)
+  inputs = jax.tree.map(
+    lambda x: jax.device_put(x, NamedSharding(devices, spec(x))), INPUTS
   )
-  assert_close(golden.jit_once(run)(draw()), expected()[0])
+  with jax.set_mesh(devices):
+    run = golden.jit_once(functools.partial(with_gradients, CASES[name]))
+    assert_close(run(inputs), plain(name))
 
 
-def test_shard_map_over_a_split_batch():
-  """Terms of one example each need nothing of the others."""
-  mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
-  names = ("logits", "soft_labels", "features", "heat_maps", "weight")
+@EVERY_LOSS
+def test_shard_map(name):
+  call, specs = CASES[name], jax.tree.map(spec, INPUTS)
+  if name in OVER_EXAMPLES:
+    halves = [
+      jax.tree.map(lambda x, h=h: np.split(x, 2, int(x.ndim > 1))[h], INPUTS)
+      for h in range(2)
+    ]
+    expected = np.concatenate([call(half) for half in halves])
+    out = PartitionSpec("data")
+  else:
+    expected = plain(name)[0]
+    # Attention is [P, B, P], maps are [P, B, ...]; [B, C] begins with examples.
+    out = jax.tree.map(
+      lambda x: PartitionSpec(*[None] * (x.shape[0] != B), "data"), expected
+    )
+  run = shard_map(
+    call, mesh=mesh(AxisType.Auto), in_specs=(specs,), out_specs=out
+  )
+  assert_close(golden.jit_once(run)(INPUTS), expected)
 
+
+@pytest.mark.parametrize("name", WITH_LABELS)
+def test_one_hot_labels_are_indices(name):
   def call(x):
-    logits, maps, heat_maps = x["logits"], x["features"], x["heat_maps"]
-    return {
-      "oem": losses.oem(logits, x["soft_labels"], [list(maps[1:])], [maps[0]]),
-      "ctkd": losses.ctkd(
-        logits[0],
-        logits[1],
-        x["soft_labels"],
-        [maps[0]],
-        [maps[1]],
-        hint_weight=0.03,
-        attention_weight=10.0,
-      ),
-      "okdhp": losses.okdhp(
-        list(heat_maps), heat_maps[0], maps[0], x["weight"]
-      ),
-    }
+    return WITH_LABELS[name](x, jnp.asarray(np.eye(C)[INPUTS["labels"]]))
 
-  inputs = {name: draw()[name] for name in names}
-  shapes = jax.eval_shape(call, inputs)
-  run = jax.shard_map(
-    call,
-    mesh=mesh,
-    in_specs=({name: specs()[name] for name in names},),
-    out_specs=jax.tree.map(
-      lambda x: PartitionSpec(*[None] * (x.ndim - 1), "data"), shapes
-    ),
-  )
-  terms = jax.device_get(golden.jit_once(run)(inputs))
-  assert_close(terms, jax.device_get(golden.jit_once(call)(inputs)))
+  run = golden.jit_once(functools.partial(with_gradients, call))
+  assert_close(run(INPUTS), plain(name))
 
 
-def test_explicit_mesh():
-  mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
-  inputs = {
-    name: jax.device_put(x, NamedSharding(mesh, specs()[name]))
-    for name, x in draw().items()
-  }
-  with jax.set_mesh(mesh):
-    assert_close(jax.jit(call_with_gradients)(inputs), expected())
-
-
-def test_half_precision_is_computed_in_float32():
-  inputs = draw()
-  half = {
-    name: jnp.asarray(x, jnp.bfloat16) if x.dtype == np.float32 else x
-    for name, x in inputs.items()
-  }
-  terms = golden.jit_once(call_all)(half)
-  for leaf in jax.tree.leaves(terms):
-    assert leaf.dtype in (jnp.float32, bool)
-  rounded = {
-    name: np.asarray(x, np.float32) if name != "labels" else x
-    for name, x in half.items()
-  }
-  assert_close(terms, jax.device_get(golden.jit_once(call_all)(rounded)))
+def test_every_loss_has_an_example():
+  assert CASES.keys() | ELSEWHERE == set(losses.__all__)
