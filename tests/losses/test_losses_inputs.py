@@ -49,12 +49,14 @@ def test_an_index_out_of_range_in_a_program_gives_nan():
       getattr(losses, f"kdcl_{rule}_target")(LOGITS, labels)
       for rule in KDCL_RULES
     ]
-    return jax.grad(total, has_aux=True)(LOGITS), targets
+    weights = losses.kdcl_general_weights(jax.nn.softmax(LOGITS), labels)
+    return jax.grad(total, has_aux=True)(LOGITS), targets, weights
 
   labels = np.array([-1, C, 2**33, 0])
-  (grad, term), targets = run(labels)
+  (grad, term), targets, weights = run(labels)
   assert (np.isnan(term) == [True, True, True, False]).all()
   assert np.isnan(grad[:, :3]).all() and np.isfinite(grad[:, 3]).all()
+  assert np.isnan(weights).all()
   for target in targets:
     assert np.isnan(target[:3]).all() and np.isfinite(target[3]).all()
 
