@@ -196,7 +196,8 @@ def as_probabilities(labels: Array, num_classes: int, dtype: Any) -> Array:
   if is_soft(labels):
     return labels.astype(dtype)
   one_hot = labels[..., None] == jnp.arange(num_classes)
-  return one_hot.astype(dtype) * nan_unless(labels >= 0, dtype)[..., None]
+  # Not a product with nan: XLA makes that of a truth value a choice with 0.
+  return jnp.where(labels[..., None] >= 0, one_hot.astype(dtype), math.nan)
 
 
 def nan_unless(condition: Array, dtype: Any) -> Array:
