@@ -46,9 +46,10 @@ def make(
   Raises:
     ConfigError: if the class is not made or called like this.
   """
-  constructor = inspect.signature(network)
+  # The class itself shows the signature of flax's metaclass.
+  constructor = inspect.signature(network.__init__)
   try:
-    constructor.bind(num_classes=num_classes, rngs=None, **options)
+    constructor.bind(None, num_classes=num_classes, rngs=None, **options)
   except TypeError as error:
     given = ", ".join(["num_classes", "rngs", *sorted(options)])
     raise ConfigError(
@@ -79,15 +80,16 @@ class NnxNetwork(nn.Module):
   def __call__(self, images: Array, *, train: bool) -> Any:
     """Returns what the network returns; initialisation is an evaluation."""
     blueprint = self._blueprint()
+    draws = blueprint.has_streams or "rngs" in _parameters(self.network)
     if self.is_initializing():
-      _check_draws(blueprint, jnp.shape(images), jnp.result_type(images))
+      if draws:
+        _check_draws(blueprint, jnp.shape(images), jnp.result_type(images))
       values = _first_values(blueprint, self.make_rng("params"))
       self._store(values)
       return _run(blueprint, values, images)[0]
     values = _stored_values(blueprint, self.variables)
     if not train:
       return _run(blueprint, values, images)[0]
-    draws = blueprint.has_streams or "rngs" in _parameters(self.network)
     key = self.make_rng("dropout") if draws else None
     result, after = _run(
       blueprint, values, images, train=True, key=key, axis_name=_data_axis()
@@ -301,13 +303,9 @@ def _check_draws(
     images = jax.ShapeDtypeStruct((count, *shape[1:]), dtype)
 
     def forward(arrays, images):
-      return _run(
-        blueprint,
-        dict(zip(values, arrays, strict=True)),
-        images,
-        train=True,
-        key=jax.random.key(0),
-      )
+      given = dict(zip(values, arrays, strict=True))
+      key = jax.random.key(0)
+      return _run(blueprint, given, images, train=True, key=key)[0]
 
     traced = jax.make_jaxpr(forward)(list(values.values()), images)
     return _nnx_parts.shapes_of_draws(traced)
