@@ -83,7 +83,7 @@ class NnxNetwork(nn.Module):
     draws = blueprint.has_streams or "rngs" in _parameters(self.network)
     if self.is_initializing():
       if draws:
-        _check_draws(blueprint, jnp.shape(images), jnp.result_type(images))
+        _check_draws(blueprint, jnp.shape(images)[1:])
       values = _first_values(blueprint, self.make_rng("params"))
       self._store(values)
       return _run(blueprint, values, images)[0]
@@ -284,9 +284,7 @@ def _data_axis() -> str | None:
 
 
 @functools.lru_cache(maxsize=64)
-def _check_draws(
-  blueprint: Blueprint, shape: tuple[int, ...], dtype: Any
-) -> None:
+def _check_draws(blueprint: Blueprint, image_shape: tuple[int, ...]) -> None:
   """Raises ConfigError if random numbers would depend on the devices.
 
   Every device would draw for its own examples, beginning with the same key. So
@@ -300,7 +298,7 @@ def _check_draws(
       for leaf in blueprint.leaves
       if leaf.collection is not None
     }
-    images = jax.ShapeDtypeStruct((count, *shape[1:]), dtype)
+    images = jax.ShapeDtypeStruct((count, *image_shape), jnp.float32)
 
     def forward(arrays, images):
       given = dict(zip(values, arrays, strict=True))
