@@ -190,9 +190,7 @@ def _run(
   """Passes a batch; returns the result, and what changes as it is after."""
   keys = iter(range(len(blueprint.leaves)))
   module = blueprint.assemble(
-    _stream_value(leaf, key, next(keys))
-    if leaf.collection is None
-    else values[leaf]
+    values[leaf] if leaf.collection else _stream_value(leaf, key, next(keys))
     for leaf in blueprint.leaves
   )
   module.train() if train else module.eval()
@@ -209,7 +207,7 @@ def _run(
   return result, {
     leaf: _one_value(blueprint, leaf, values[leaf], value)
     for leaf, value in blueprint.take_apart(module).items()
-    if leaf.collection not in (None, "params")
+    if leaf.collection not in ("", "params")
   }
 
 
@@ -254,14 +252,14 @@ def _first_values(blueprint: Blueprint, key: Array) -> Values:
   return {
     leaf: jnp.asarray(value, jnp.result_type(value))
     for leaf, value in blueprint.take_apart(module).items()
-    if leaf.collection is not None
+    if leaf.collection
   }
 
 
 def _stored_values(blueprint: Blueprint, variables: Any) -> Values:
   values = {}
   for leaf in blueprint.leaves:
-    if leaf.collection is not None:
+    if leaf.collection:
       tree = variables.get(leaf.collection, {})
       for name in leaf.names:
         tree = tree.get(name, {})
@@ -296,7 +294,7 @@ def _check_draws(blueprint: Blueprint, image_shape: tuple[int, ...]) -> None:
     values = {
       leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
       for leaf in blueprint.leaves
-      if leaf.collection is not None
+      if leaf.collection
     }
     images = jax.ShapeDtypeStruct((count, *image_shape), jnp.float32)
 
