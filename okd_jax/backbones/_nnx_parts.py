@@ -21,13 +21,13 @@ class Leaf:
   """One array of a module.
 
   Attributes:
-    collection: where linen keeps it; None for streams of random numbers.
+    collection: where linen keeps it; "" for streams of random numbers.
     names: the way to it inside the collection.
     shape: its shape.
     dtype: its dtype.
   """
 
-  collection: str | None
+  collection: str
   names: tuple[str, ...]
   shape: tuple[int, ...]
   dtype: Any
@@ -35,7 +35,7 @@ class Leaf:
   @property
   def name(self) -> str:
     """For people, `batch_stats/norm/mean`."""
-    return "/".join((str(self.collection), *self.names))
+    return "/".join((self.collection, *self.names))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Blueprint:
     leaves: its arrays, in the order of the state.
   """
 
-  network: type[nnx.Module]
+  network: type[Any]
   arguments: Arguments
   graph: tuple[Any, Any]
   leaves: tuple[Leaf, ...]
@@ -57,7 +57,7 @@ class Blueprint:
   @property
   def has_streams(self) -> bool:
     """Whether it holds streams of random numbers."""
-    return any(leaf.collection is None for leaf in self.leaves)
+    return any(not leaf.collection for leaf in self.leaves)
 
   def assemble(self, values: Iterable[Any]) -> Any:
     """Returns the module with these arrays, in the order of `leaves`."""
@@ -71,7 +71,7 @@ class Blueprint:
 
 
 @functools.lru_cache(maxsize=64)
-def blueprint(network: type[nnx.Module], arguments: Arguments) -> Blueprint:
+def blueprint(network: type[Any], arguments: Arguments) -> Blueprint:
   """Traces the constructor of a network.
 
   Raises:
@@ -87,9 +87,7 @@ def blueprint(network: type[nnx.Module], arguments: Arguments) -> Blueprint:
     for (collection, names), value in _arrays(state)
   )
   for leaf in leaves:
-    if leaf.collection is not None and jnp.issubdtype(
-      leaf.dtype, jax.dtypes.prng_key
-    ):
+    if leaf.collection and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       raise ConfigError(
         f"{network.__name__} keeps the random key '{leaf.name}', which cannot "
         "be stored and would be the same in every step; keep nnx.Rngs or "
@@ -99,13 +97,13 @@ def blueprint(network: type[nnx.Module], arguments: Arguments) -> Blueprint:
   return Blueprint(network, arguments, (definition, structure), leaves)
 
 
-def check_parts(network: type[nnx.Module], arguments: Arguments) -> None:
+def check_parts(network: Any, arguments: Arguments) -> None:
   """Raises ConfigError unless trunk and tail make up the whole network."""
   whole, trunk, tail = (
     {
       (leaf.collection, leaf.names[0]): None
       for leaf in blueprint(network, (*arguments, ("part", part))).leaves
-      if leaf.collection is not None
+      if leaf.collection
     }
     for part in ("whole", "trunk", "tail")
   )
@@ -174,7 +172,7 @@ def _next_key(rngs: Any, collection: str) -> Array:
 
 def _arrays(
   state: Any,
-) -> Iterator[tuple[tuple[str | None, tuple[str, ...]], Any]]:
+) -> Iterator[tuple[tuple[str, tuple[str, ...]], Any]]:
   """Yields the collection, the names and the value of every array."""
   nodes = jax.tree_util.tree_leaves_with_path(
     state, is_leaf=lambda node: isinstance(node, nnx.Variable)
@@ -194,9 +192,9 @@ def _name(entry: Any) -> str:
   return jax.tree_util.keystr((entry,), simple=True)
 
 
-def _collection(kind: type) -> str | None:
+def _collection(kind: type) -> str:
   if issubclass(kind, nnx.RngState):
-    return None
+    return ""
   if issubclass(kind, nnx.Param):
     return "params"
   return "batch_stats" if issubclass(kind, nnx.BatchStat) else kind.__name__

@@ -46,9 +46,10 @@ def make(
   Raises:
     ConfigError: if the class is not made or called like this.
   """
-  constructor = inspect.signature(network)
+  # The class itself shows the signature of flax's metaclass.
+  constructor = inspect.signature(network.__init__)
   try:
-    constructor.bind(num_classes=num_classes, rngs=None, **options)
+    constructor.bind(None, num_classes=num_classes, rngs=None, **options)
   except TypeError as error:
     given = ", ".join(["num_classes", "rngs", *sorted(options)])
     raise ConfigError(
@@ -79,15 +80,16 @@ class NnxNetwork(nn.Module):
   def __call__(self, images: Array, *, train: bool) -> Any:
     """Returns what the network returns; initialisation is an evaluation."""
     blueprint = self._blueprint()
+    draws = blueprint.has_streams or "rngs" in _parameters(self.network)
     if self.is_initializing():
-      _check_draws(blueprint, jnp.shape(images), jnp.result_type(images))
+      if draws:
+        _check_draws(blueprint, jnp.shape(images)[1:])
       values = _first_values(blueprint, self.make_rng("params"))
       self._store(values)
       return _run(blueprint, values, images)[0]
     values = _stored_values(blueprint, self.variables)
     if not train:
       return _run(blueprint, values, images)[0]
-    draws = blueprint.has_streams or "rngs" in _parameters(self.network)
     key = self.make_rng("dropout") if draws else None
     result, after = _run(
       blueprint, values, images, train=True, key=key, axis_name=_data_axis()
@@ -188,9 +190,7 @@ def _run(
   """Passes a batch; returns the result, and what changes as it is after."""
   keys = iter(range(len(blueprint.leaves)))
   module = blueprint.assemble(
-    _stream_value(leaf, key, next(keys))
-    if leaf.collection is None
-    else values[leaf]
+    values[leaf] if leaf.collection else _stream_value(leaf, key, next(keys))
     for leaf in blueprint.leaves
   )
   module.train() if train else module.eval()
@@ -207,7 +207,7 @@ def _run(
   return result, {
     leaf: _one_value(blueprint, leaf, values[leaf], value)
     for leaf, value in blueprint.take_apart(module).items()
-    if leaf.collection not in (None, "params")
+    if leaf.collection not in ("", "params")
   }
 
 
@@ -252,14 +252,14 @@ def _first_values(blueprint: Blueprint, key: Array) -> Values:
   return {
     leaf: jnp.asarray(value, jnp.result_type(value))
     for leaf, value in blueprint.take_apart(module).items()
-    if leaf.collection is not None
+    if leaf.collection
   }
 
 
 def _stored_values(blueprint: Blueprint, variables: Any) -> Values:
   values = {}
   for leaf in blueprint.leaves:
-    if leaf.collection is not None:
+    if leaf.collection:
       tree = variables.get(leaf.collection, {})
       for name in leaf.names:
         tree = tree.get(name, {})
@@ -282,9 +282,7 @@ def _data_axis() -> str | None:
 
 
 @functools.lru_cache(maxsize=64)
-def _check_draws(
-  blueprint: Blueprint, shape: tuple[int, ...], dtype: Any
-) -> None:
+def _check_draws(blueprint: Blueprint, image_shape: tuple[int, ...]) -> None:
   """Raises ConfigError if random numbers would depend on the devices.
 
   Every device would draw for its own examples, beginning with the same key. So
@@ -296,18 +294,14 @@ def _check_draws(
     values = {
       leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
       for leaf in blueprint.leaves
-      if leaf.collection is not None
+      if leaf.collection
     }
-    images = jax.ShapeDtypeStruct((count, *shape[1:]), dtype)
+    images = jax.ShapeDtypeStruct((count, *image_shape), jnp.float32)
 
     def forward(arrays, images):
-      return _run(
-        blueprint,
-        dict(zip(values, arrays, strict=True)),
-        images,
-        train=True,
-        key=jax.random.key(0),
-      )
+      given = dict(zip(values, arrays, strict=True))
+      key = jax.random.key(0)
+      return _run(blueprint, given, images, train=True, key=key)[0]
 
     traced = jax.make_jaxpr(forward)(list(values.values()), images)
     return _nnx_parts.shapes_of_draws(traced)
