@@ -42,10 +42,15 @@ class Config:
     train_examples: size of a fixed training subset, each class in proportion;
       0 for all.
     validation: fraction of the training split held out, the same in every run.
-    test_fraction: fraction held out of a data set without a test split.
+    test_fraction: fraction held out of a data set without a test split; 0 to
+      train on everything and test on nothing.
     image_size: to which images of varying size are resized; with "stream" the
       size of the crops.
     download: whether a missing data set may be downloaded.
+    flip: whether images may be mirrored at random, where the data set is not
+      known to forbid it, as sets of characters do.
+    exif: whether pictures are turned as EXIF says. A run that has begun keeps
+      its own value; those of earlier releases did not turn them.
   """
 
   name: str = "digits"
@@ -56,6 +61,8 @@ class Config:
   test_fraction: float = 0.2
   image_size: int = 32
   download: bool = True
+  flip: bool = True
+  exif: bool = True
 
 
 def check(config_data: Any) -> Config:
@@ -99,7 +106,7 @@ def check(config_data: Any) -> Config:
   )
   _require(config, "validation", 0 <= config.validation < 1, "lie in [0, 1)")
   _require(
-    config, "test_fraction", 0 < config.test_fraction < 1, "lie in (0, 1)"
+    config, "test_fraction", 0 <= config.test_fraction < 1, "lie in [0, 1)"
   )
   _require(config, "image_size", config.image_size >= 1, "be positive")
   if config.name == "digits":
@@ -161,20 +168,46 @@ def make(
   from okd_jax.data.sources import memory, stream, tfdata as tfds
 
   data = _load(config)
+  info = dataclasses.replace(
+    data.info, flip=data.info.flip and config.flip, exif=config.exif
+  )
+  data = dataclasses.replace(data, info=info)
+  positions = _positions(config, data, held_out)
+  batching = Batching(
+    batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed, mesh=mesh
+  )
+  source: Source
+  if isinstance(data, listing.Listing):
+    source = stream.StreamSource(
+      data, positions, num_views=num_views, **batching
+    )
+  else:
+    kind = memory.MemorySource if config.source == "memory" else tfds.TfdsSource
+    source = kind(data, positions, **batching)
+  source.notes = data.notes
+  return source
+
+
+def _positions(
+  config: Config, data: Any, held_out: float
+) -> dict[str, np.ndarray]:
+  num_train, num_own = len(data.train.labels), data.num_validation
+  if num_own and config.validation:
+    raise ValueError(
+      f"config.data.validation={config.validation} must be 0, as "
+      f"{config.name} has a validation split of its own; change it."
+    )
+  own = np.arange(num_train - num_own, num_train, dtype=np.int32)
   positions = divide(
-    data.train.labels,
+    data.train.labels[: num_train - num_own],
     validation=config.validation,
     train_examples=config.train_examples,
     held_out=held_out,
   )
+  if num_own:
+    positions["validation"] = own
   positions["test"] = np.arange(data.info.num_test, dtype=np.int32)
-  batching = Batching(
-    batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed, mesh=mesh
-  )
-  if isinstance(data, listing.Listing):
-    return stream.StreamSource(data, positions, num_views=num_views, **batching)
-  kind = memory.MemorySource if config.source == "memory" else tfds.TfdsSource
-  return kind(data, positions, **batching)
+  return positions
 
 
 def _load(config: Config) -> Any:
@@ -196,7 +229,7 @@ def _load(config: Config) -> Any:
     path = name.removeprefix(_FOLDER)
     if config.source == "stream":
       return listing.from_folder(path, *options)
-    return folder.read(path, *options)
+    return folder.read(path, *options, exif=config.exif)
   data_dir = prepared.data_dir(config.dir)
   files = readers.find(name, data_dir)
   copy = prepared.find(name, data_dir)
@@ -208,7 +241,7 @@ def _load(config: Config) -> Any:
   if config.source == "stream":
     return listing.from_copy(name, about, *options)
   read = prepared.read if config.source == "memory" else tfds.read
-  return read(name, about, *options)
+  return read(name, about, *options, exif=config.exif)
 
 
 def _check_name(config: Config) -> None:
