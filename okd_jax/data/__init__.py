@@ -21,6 +21,7 @@ __all__ = [
   "Source",
   "augment",
   "check",
+  "division",
   "make",
   "normalize",
 ]
@@ -172,7 +173,7 @@ def make(
     data.info, flip=data.info.flip and config.flip, exif=config.exif
   )
   data = dataclasses.replace(data, info=info)
-  positions = _positions(config, data, held_out)
+  positions = division(config, data, held_out)
   batching = Batching(
     batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed, mesh=mesh
   )
@@ -188,9 +189,19 @@ def make(
   return source
 
 
-def _positions(
-  config: Config, data: Any, held_out: float
+def division(
+  config: Config, data: Any, held_out: float = 0.0
 ) -> dict[str, np.ndarray]:
+  """Positions of the examples of each split.
+
+  Args:
+    config: of the data.
+    data: a `HostData` or a `Listing`.
+    held_out: as for `make`.
+
+  Raises:
+    ValueError: if the configuration asks for what there is not.
+  """
   num_train, num_own = len(data.train.labels), data.num_validation
   if num_own and config.validation:
     raise ValueError(

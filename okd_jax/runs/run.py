@@ -25,6 +25,7 @@ _CONFIG = "config.json"
 _DATA = "data.json"
 # What runs of releases without these keys did.
 _BEFORE = {"num_seeds": 1, "seeds_mapping": "one_by_one"}
+_DATA_BEFORE = {"flip": True, "exif": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +136,9 @@ def about(workdir: Path) -> tuple[ConfigDict, DataInfo, int]:
     ConfigError: if there is no run.
   """
   try:
-    config = ConfigDict(_BEFORE | json.loads((workdir / _CONFIG).read_text()))
+    saved = _BEFORE | json.loads((workdir / _CONFIG).read_text())
+    saved["data"] = _DATA_BEFORE | saved["data"]
+    config = ConfigDict(saved)
     data = json.loads((workdir / _DATA).read_text())
   except OSError as error:
     raise ConfigError(

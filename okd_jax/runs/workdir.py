@@ -32,3 +32,16 @@ def require_same_run(config: ConfigDict, workdir: Path) -> None:
   saved = run_lib.saved_config(workdir)
   if saved is not None:
     config_lib.require_resumable(config, saved)
+
+
+def as_begun(config: ConfigDict, workdir: Path) -> ConfigDict:
+  """The configuration, with what a run keeps from its beginning.
+
+  Runs of earlier releases did not turn pictures as EXIF says.
+  """
+  saved = run_lib.saved_config(workdir)
+  if saved is None:
+    return config
+  begun = config.copy_and_resolve_references()
+  begun.data.exif = saved.get("data", {}).get("exif", False)
+  return begun

@@ -45,11 +45,14 @@ FREE_ON_RESUME = (
   "eval_batch_size",
   "data.dir",
   "data.download",
+  "data.exif",  # a run keeps its own, see okd_jax.runs.workdir.as_begun
   "mesh.data",
   "mesh.peer",
   "peers.mapping",
 )
 
+# Settings that earlier releases lack, and what their runs did.
+_ADDED = {"data.flip": True}
 
 # Beyond these float32 has no finite number, or only zero.
 _LARGEST, _SMALLEST = 3.4e38, 1.2e-38
@@ -254,7 +257,12 @@ def closest(word: str, known: Any) -> str:
 def digest(config: ConfigDict) -> str:
   """A short hash of everything that changes a run's result."""
   flat = flatten(config)
-  kept = {key: flat[key] for key in flat if key not in FREE_ON_RESUME}
+  kept = {
+    key: value
+    for key, value in flat.items()
+    # Runs of earlier releases keep their hash.
+    if key not in FREE_ON_RESUME and _ADDED.get(key) != value
+  }
   text = json.dumps(kept, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -269,7 +277,7 @@ def require_resumable(config: ConfigDict, saved: Mapping[str, Any]) -> None:
   Raises:
     ConfigError: listing every key that differs.
   """
-  ours, theirs = flatten(config), flatten(saved)
+  ours, theirs = flatten(config), _ADDED | flatten(saved)
   changed = [
     f"  config.{path}: {theirs.get(path, 'absent')!r} in the run, "
     f"{ours.get(path, 'absent')!r} in the command"
