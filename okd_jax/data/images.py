@@ -16,6 +16,7 @@ import functools
 import io
 import os
 import re
+from typing import Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -145,7 +146,7 @@ def is_plain(encoded: bytes, *, exif: bool = True) -> bool:
 
 def _rgb(encoded: bytes, exif: bool) -> Image.Image:
   try:
-    _raise_limit()
+    _limit()
     with Image.open(io.BytesIO(encoded), formats=formats()) as image:
       image.load()
       if exif:
@@ -155,9 +156,9 @@ def _rgb(encoded: bytes, exif: bool) -> Image.Image:
     raise
   except Image.DecompressionBombError as error:
     raise Undecodable(
-      f"it has more pixels than the limit of {_limit():,} that guards against "
-      f"decompression bombs: {error} Make the picture smaller, or set the "
-      f"environment variable {MOST_PIXELS} to a larger number of pixels"
+      f"it has more pixels than {_limit():,}, the limit of Pillow against "
+      "decompression bombs. Make the picture smaller or, if you trust it, set "
+      f"the environment variable {MOST_PIXELS} to the number of its pixels"
     ) from error
   # Every plugin of Pillow raises errors of its own on damaged files.
   except Exception as error:
@@ -181,6 +182,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return Image.fromarray(values.astype(np.uint8)).convert("RGB")
   if image.mode in ("I", "F"):
     return Image.fromarray(_grey_levels(image)).convert("RGB")
+  # Colours that stand for transparency are colours here.
+  image.info.pop("transparency", None)
   return image.convert("RGB")
 
 
@@ -199,21 +202,17 @@ def _grey_levels(image: Image.Image) -> np.ndarray:
 
 
 def _limit() -> float:
-  """The most pixels that Pillow opens."""
-  return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else np.inf
-
-
-def _raise_limit() -> None:
-  asked = os.environ.get(MOST_PIXELS, "")
-  if not asked:
-    return
-  if not asked.isdecimal() or not int(asked):
-    raise Undecodable(
-      f"{MOST_PIXELS}={asked!r} must be a number of pixels above 0; mend or "
-      "unset it"
-    )
-  # Pillow opens up to twice its limit.
-  Image.MAX_IMAGE_PIXELS = -(-int(asked) // 2)
+  """The most pixels that Pillow opens, after it was told what people asked."""
+  if asked := os.environ.get(MOST_PIXELS):
+    if not asked.isdecimal() or not int(asked):
+      raise Undecodable(
+        f"{MOST_PIXELS}={asked!r} must be a number of pixels above 0; mend or "
+        "unset it"
+      )
+    # Pillow warns above its limit, and refuses above twice of it.
+    Image.MAX_IMAGE_PIXELS = -(-int(asked) // 2)
+  most = Image.MAX_IMAGE_PIXELS
+  return np.inf if most is None else 2 * most
 
 
 def _plain_jpeg(encoded: bytes, exif: bool) -> bool:
@@ -261,12 +260,21 @@ def _segments(encoded: bytes) -> list[tuple[int, bytes]]:
 
 
 def _orientation(content: bytes) -> int:
-  exif = Image.Exif()
-  try:
-    exif.load(content)
-    return int(exif.get(ExifTags.Base.Orientation, 1))
-  except Exception as error:
-    raise ValueError("damaged EXIF") from error
+  """The orientation in the EXIF of a JPEG, 1 if it says none."""
+  tiff = content[len(_EXIF) :]
+  order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
+
+  def number(at: int, size: int) -> int:
+    if at + size > len(tiff):
+      raise ValueError("damaged EXIF")
+    return int.from_bytes(tiff[at : at + size], order)
+
+  first = number(4, 4)
+  for entry in range(number(first, 2)):
+    at = first + 2 + 12 * entry
+    if number(at, 2) == ExifTags.Base.Orientation:
+      return number(at + 8, 2)
+  return 1
 
 
 def _plain_png(encoded: bytes) -> bool:

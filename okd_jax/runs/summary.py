@@ -185,8 +185,8 @@ def show_results(config: ConfigDict, results: Sequence[dict[str, Any]]) -> None:
     for who, shown in values.items()
   ]
   display.table(
-    f"{headline.words.capitalize()} on {split}{headline.unit}, last epoch, mean "
-    f"± sample standard deviation over {len(results)} seeds",
+    f"{headline.words.capitalize()} on {split}{headline.unit}, last epoch, "
+    f"mean ± sample standard deviation over {len(results)} seeds",
     ["who", headline.words],
     rows,
   )

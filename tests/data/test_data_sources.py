@@ -192,7 +192,7 @@ def memory_cache_size():
     ({"name": "digits", "train_examples": -1}, "train_examples=-1"),
     ({"name": "digits", "train_examples": 9}, "between 10, one a class, and"),
     ({"name": "digits", "train_examples": "all"}, "be of type int"),
-    ({"name": "digits", "test_fraction": 0.0}, "test_fraction=0.0"),
+    ({"name": "digits", "test_fraction": 1.0}, "test_fraction=1.0"),
     ({"name": "digits", "image_size": 0}, "image_size=0"),
     ({"name": 3}, "name=3 must be of type str"),
   ],
