@@ -57,22 +57,9 @@ def read(
 
 
 def _decode(tfds, builder, copy, split, image_size, exif) -> Split:
-  import tensorflow as tf
-
   images = copy.buffer(split, image_size)
   labels = np.empty(len(images), np.int32)
-  height, width, channels = images.shape[1:]
-  mode = "L" if channels == 1 else "RGB"
-
-  def prepare_one(example):
-    image = tf.numpy_function(
-      lambda content: pictures.whole(content, mode, (height, width), exif=exif),
-      [example[copy.image_key]],
-      tf.uint8,
-    )
-    image = tf.ensure_shape(image, (height, width, channels))
-    return image, tf.cast(example[copy.label_key], tf.int32)
-
+  size, mode = images.shape[1:3], "L" if images.shape[-1] == 1 else "RGB"
   # One file after another, as they lie on disk: the order is then the same
   # with any number of cores.
   config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
@@ -83,12 +70,15 @@ def _decode(tfds, builder, copy, split, image_size, exif) -> Split:
     # Pictures are decoded here as everywhere.
     decoders={copy.image_key: tfds.decode.SkipDecoding()},
   )
-  dataset = pipeline.parallel_map(dataset, prepare_one).batch(1024)
   at = 0
-  for image, label in pipeline.iterate(dataset):
-    images[at : at + len(label)] = image
-    labels[at : at + len(label)] = label
-    at += len(label)
+  for examples in pipeline.iterate(dataset.batch(256)):
+    stored = zip(
+      examples[copy.image_key], examples[copy.label_key], strict=True
+    )
+    for content, label in stored:
+      images[at] = pictures.whole(content, mode, size, exif=exif)
+      labels[at] = label
+      at += 1
   if at != len(images):
     raise DataError(
       f"{copy.path} ({split}) holds {at} examples; {len(images)} were "
