@@ -137,8 +137,9 @@ def test_bad_files_do_not_stop_the_others(run, pictures, tmp_path, capsys):
   assert left.value.code == DataError.exit_code
 
 
-@pytest.mark.parametrize("source", ["memory", "stream"])
-@pytest.mark.parametrize("validation", [0.0, 0.2])
+@pytest.mark.parametrize(
+  ("source", "validation"), [("memory", 0.2), ("stream", 0.0)]
+)
 def test_a_run_without_test_data(
   pictures, tmp_path, capsys, source, validation
 ):
