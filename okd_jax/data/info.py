@@ -76,16 +76,6 @@ class HostData:
   num_validation: int = 0
   notes: tuple[str, ...] = ()
 
-  def with_validation(self, split: Split) -> "HostData":
-    """The same with a validation split."""
-    joined = Split(
-      np.concatenate([self.train.images, split.images]),
-      np.concatenate([self.train.labels, split.labels]),
-    )
-    return dataclasses.replace(
-      self, train=joined, num_validation=len(split.labels)
-    )
-
 
 _FASHION = (
   "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"

@@ -73,7 +73,15 @@ def read(
     train, test = prepared.hold_out(train, test_fraction)
   described = describe(f"folder:{path}", train, test, found.class_names)
   described = dataclasses.replace(described, notes=found.notes)
-  return described.with_validation(validation) if validation else described
+  if validation is None:
+    return described
+  joined = Split(
+    np.concatenate([train.images, validation.images]),
+    np.concatenate([train.labels, validation.labels]),
+  )
+  return dataclasses.replace(
+    described, train=joined, num_validation=len(validation.labels)
+  )
 
 
 def check_folder(path: str, *, exif: bool = True) -> FolderReport:
