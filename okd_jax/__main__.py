@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from okd_jax.cli import common as cli
+from okd_jax.cli import common as cli, data as data_command
 from okd_jax.devices import distributed, mesh as mesh_lib
 from okd_jax.errors import ConfigError, DataError
 from okd_jax.runs import display, run as run_lib
@@ -110,9 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     "--to", type=Path, help="file; report.html in the first WORKDIR by default"
   )
 
-  text = "Check a folder of images: counts, sizes, damaged, duplicate files."
-  command = add(_data, "data", text, workdir=False)
-  command.add_argument("path", metavar="PATH", help="as after 'folder:'")
+  text = "Tell what training would use of a folder of images."
+  command = add(data_command.run, "data", text, workdir=False)
+  data_command.add_arguments(command)
   _add_json(command)
 
   text = "Look at packages, devices, space and data, and compile one step."
@@ -194,19 +194,26 @@ def _predict(args: argparse.Namespace) -> None:
   from okd_jax.weights import predict
 
   results = predict.predict(args.target, args.images)
+  bad = [result["error"] for result in results if "error" in result]
   if args.json:
     _print_json(results)
-    return
-  answer_cells = predict.task_of(args.target).answer_cells
-  rows = [
-    (result["image"], *answer_cells(result["predictions"]))
-    for result in results
-  ]
-  display.table(
-    f"Predictions of {args.target}",
-    ["image", *map(str, range(1, len(rows[0])))],
-    rows,
-  )
+  elif len(bad) < len(results):
+    answer_cells = predict.task_of(args.target).answer_cells
+    rows = [
+      (result["image"], *answer_cells(result["predictions"]))
+      for result in results
+      if "predictions" in result
+    ]
+    display.table(
+      f"Predictions of {args.target}",
+      ["image", *map(str, range(1, len(rows[0])))],
+      rows,
+    )
+  if bad:
+    listed = "\n  ".join(bad)
+    raise DataError(
+      f"{len(bad)} of {len(results)} files gave none:\n  {listed}"
+    )
 
 
 def _plot(args: argparse.Namespace) -> None:
@@ -250,49 +257,6 @@ def _report(args: argparse.Namespace) -> None:
   to = args.to or args.workdirs[0] / "report.html"
   report.write(args.workdirs, to)
   print(to)
-
-
-def _data(args: argparse.Namespace) -> None:
-  from okd_jax.data.formats import folder
-
-  report = folder.check_folder(args.path.removeprefix("folder:"))
-  damaged = {str(path): reason for path, reason in report.damaged.items()}
-  sizes = sorted(report.sizes.items(), key=lambda item: -item[1])
-  if args.json:
-    _print_json(
-      {
-        "counts": report.counts,
-        "sizes": {f"{w}x{h}": count for (w, h), count in sizes},
-        "damaged": damaged,
-        "duplicates": [list(map(str, group)) for group in report.duplicates],
-      }
-    )
-  else:
-    classes = {name: None for split in report.counts.values() for name in split}
-    rows = [
-      (name, *(split.get(name, 0) for split in report.counts.values()))
-      for name in classes
-    ]
-    totals = (sum(split.values()) for split in report.counts.values())
-    display.table(
-      f"Images in {args.path}",
-      ["class", *report.counts],
-      [*rows, ("total", *totals)],
-    )
-    display.table(
-      f"Sizes, {len(sizes)} in all",
-      ["width x height", "images"],
-      [(f"{w} x {h}", count) for (w, h), count in sizes[:10]],
-    )
-    for group in report.duplicates:
-      print(f"Equal files: {', '.join(map(str, group))}")
-    for path, reason in damaged.items():
-      print(f"Damaged: {path}: {reason}")
-  if damaged:
-    raise DataError(
-      f"{len(damaged)} file(s) in {args.path} are damaged; replace or remove "
-      "them."
-    )
 
 
 def _doctor(args: argparse.Namespace) -> None:

@@ -53,6 +53,7 @@ def train(
     Interrupted: after a signal; the last finished step is saved.
   """
   began = time.monotonic() if began is None else began
+  config = workdir_lib.as_begun(config, workdir)
   source, setup, frozen = _open(config, workdir)
   with contextlib.ExitStack() as stack:
     stack.enter_context(workdir_lib.lock(workdir))

@@ -25,10 +25,15 @@ class Config:
     train_examples: size of a fixed training subset, each class in proportion;
       0 for all.
     validation: fraction of the training split held out, the same in every run.
-    test_fraction: fraction held out of a data set without a test split.
+    test_fraction: fraction held out of a data set without a test split; 0 to
+      train on everything and test on nothing.
     image_size: to which images of varying size are resized; with "stream" the
       size of the crops.
     download: whether a missing data set may be downloaded.
+    flip: whether images may be mirrored at random, where the data set is not
+      known to forbid it, as sets of characters do.
+    exif: whether pictures are turned as EXIF says. A run that has begun keeps
+      its own value; those of earlier releases did not turn them.
   """
 
   name: str = rules.text("digits", "the name of a data set")
@@ -36,12 +41,11 @@ class Config:
   dir: str = rules.text("", "a folder, or empty", free_on_resume=True)
   train_examples: int = rules.between(0, 0, 2**31)
   validation: float = rules.between(0.0, 0, 1)
-  test_fraction: float = rules.field(
-    0.2,
-    rules.Rule(lambda v: 0 < v < 1, "above 0 and below 1", (-0.5, 0.0, 1.0)),
-  )
+  test_fraction: float = rules.between(0.2, 0, 1)
   image_size: int = rules.between(32, 1, 2**31)
   download: bool = rules.flag(True, free_on_resume=True)
+  flip: bool = rules.flag(True, added=True)
+  exif: bool = rules.flag(True, free_on_resume=True)
 
 
 def check(config_data: Config | Mapping[str, Any]) -> Config:

@@ -1,162 +1,292 @@
-"""Decoding, cropping and resizing of large images, inside `tf.data`.
+"""The one decoder: what a picture's file means, everywhere.
 
-Random crops are those of torchvision's RandomResizedCrop, evaluation is its
-Resize and CenterCrop. TensorFlow is imported when a function is called.
+A file becomes the RGB that Pillow makes of it, to one grey level, in memory, in
+a stream, in evaluation, in `predict` and in `data`; or it is refused. The rules
+where Pillow leaves a choice:
+
+- Orientation: pictures are turned as people see them, as EXIF (or XMP) says.
+- Transparency is left out: colours are those in the file, whatever covers them.
+- Grey of 16 bits is scaled: 65535 is white.
+- Grey of 32 bits, whole or floating, does not say what is white. Grey levels of
+  0 to 255 are taken, other values refused.
+- Of several frames the first one is taken.
 """
 
-import math
-from typing import Any
+import functools
+import io
+import os
+import re
+from typing import Literal
 
-AREA = (0.08, 1.0)
-RATIO = (3 / 4, 4 / 3)
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
 # Shorter side of a test image to the side of the crop: 256 to 224.
 MARGIN = 256 / 224
-_ATTEMPTS = 10
+# Raises the number of pixels of the largest picture that is read.
+MOST_PIXELS = "OKD_JAX_MAX_PIXELS"
 
-# A TensorFlow tensor, or an array.
-Tensor = Any
+# Drawings, films and measurements, some of which start other programs.
+_NO_PICTURES = frozenset("BUFR EPS FITS GRIB HDF5 MPEG PDF WMF".split())
+# Formats whose first bytes say so beyond doubt.
+_CERTAIN = (
+  *("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO"),
+  *("PNG", "PPM", "QOI", "TIFF", "WEBP"),
+)
+# What opens as mode I in these formats has 16 bits.
+_SHORT_AS_I = ("PNG", "PPM")
+
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_EXIF = b"Exif\0\0"
+_XMP_ORIENTATION = b"tiff:Orientation"
+# What makes a PNG more than its pixels: transparency, animation, orientation.
+_PNG_EXTRAS = re.compile(
+  rb"tRNS|acTL|eXIf|Raw profile type|XML:com\.adobe\.xmp|tiff:Orientation"
+)
 
 
-def fold(seed: int, *numbers: Tensor) -> Tensor:
-  """Makes a seed for stateless random operations from integers."""
-  import tensorflow as tf
-
-  key = tf.constant([seed, 0])
-  for number in numbers:
-    key = tf.random.experimental.stateless_fold_in(key, number)
-  return key
+class Undecodable(ValueError):
+  """A file that is no picture, or none that is read here; says why."""
 
 
-def random_window(height: Tensor, width: Tensor, seed: Tensor) -> Tensor:
-  """Draws where to crop.
+@functools.cache
+def formats() -> tuple[str, ...]:
+  """Pillow's formats that are read, the most frequent ones first."""
+  Image.init()
+  return tuple(name for name in Image.ID if name not in _NO_PICTURES)
 
-  The area is a uniform fraction of the image's in `AREA`, the ratio of width to
-  height log-uniform in `RATIO`; the first of ten attempts that fits is taken,
-  the largest centred window of a permitted ratio if none does.
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+  """Endings of file names that promise a picture, in lower case."""
+  known = set(formats())
+  return frozenset(
+    suffix
+    for suffix, name in Image.registered_extensions().items()
+    if name in known
+  )
+
+
+def is_picture(path: str | os.PathLike[str]) -> bool:
+  """Whether a file whose name does not say so is a picture by its content."""
+  known = [name for name in _CERTAIN if name in formats()]
+  try:
+    with Image.open(path, formats=known):
+      return True
+  # Pillow raises anything on files that only begin like a picture.
+  except Exception:
+    return False
+
+
+def decode(encoded: bytes, *, exif: bool = True) -> np.ndarray:
+  """Decodes a picture to uint8 [H, W, 3].
 
   Args:
-    height: of the image, int32.
-    width: likewise.
-    seed: as from `fold`.
+    encoded: the content of the file.
+    exif: whether to turn it as EXIF says. Runs of earlier releases did not.
 
-  Returns:
-    int32 [4]: top, left, height and width of the window.
+  Raises:
+    Undecodable: if it cannot be read.
   """
-  import tensorflow as tf
-
-  # Columns: area, ratio, top, left.
-  draws = tf.random.stateless_uniform((_ATTEMPTS, 4), seed, alg="philox")
-  high, wide = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-  area = high * wide * (AREA[0] + (AREA[1] - AREA[0]) * draws[:, 0])
-  low, top = (math.log(ratio) for ratio in RATIO)
-  ratio = tf.exp(low + (top - low) * draws[:, 1])
-  heights = tf.cast(tf.round(tf.sqrt(area / ratio)), tf.int32)
-  widths = tf.cast(tf.round(tf.sqrt(area * ratio)), tf.int32)
-  fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
-  # The fallback is one more row, which always fits.
-  heights = tf.concat(
-    [heights, [tf.minimum(height, _at_least_1(wide / RATIO[0]))]], 0
-  )
-  widths = tf.concat(
-    [widths, [tf.minimum(width, _at_least_1(high * RATIO[1]))]], 0
-  )
-  chosen = tf.argmax(tf.concat([fits, [True]], 0), output_type=tf.int32)
-  crop_height, crop_width = heights[chosen], widths[chosen]
-  rooms = tf.stack([height - crop_height, width - crop_width])
-  places = tf.concat([draws[:, 2:], [[0.5, 0.5]]], 0)[chosen]
-  # A draw below 1 never rounds up to the number of places.
-  corner = tf.cast(places * tf.cast(rooms + 1, tf.float32), tf.int32)
-  corner = tf.minimum(corner, rooms)
-  return tf.concat([corner, [crop_height, crop_width]], 0)
+  return np.asarray(_rgb(encoded, exif))
 
 
-def random_crop(
-  encoded: Tensor, size: int, seed: Tensor, *, flip: bool
-) -> Tensor:
-  """Decodes a random part of an image, resized and perhaps mirrored.
+def whole(
+  encoded: bytes, mode: str, size: tuple[int, ...], *, exif: bool = True
+) -> np.ndarray:
+  """Decodes a picture and resizes all of it.
 
   Args:
-    encoded: the bytes of an image file.
-    size: height and width of the result.
-    seed: as from `fold`.
-    flip: mirror with probability 1/2.
+    encoded: the content of the file.
+    mode: "RGB", or "L" for grey.
+    size: (H, W).
+    exif: as for `decode`.
 
   Returns:
-    uint8 [size, size, 3].
+    uint8 [H, W, c].
+
+  Raises:
+    Undecodable: if it cannot be read.
   """
-  import tensorflow as tf
-
-  def jpeg():
-    shape = tf.io.extract_jpeg_shape(encoded)
-    window = random_window(shape[0], shape[1], seed)
-    # Decodes little more than the window.
-    return tf.image.decode_and_crop_jpeg(encoded, window, channels=3)
-
-  def other():
-    image = _decode(encoded)
-    window = random_window(tf.shape(image)[0], tf.shape(image)[1], seed)
-    return tf.image.crop_to_bounding_box(image, *tf.unstack(window))
-
-  image = _resize(tf.cond(tf.io.is_jpeg(encoded), jpeg, other), (size, size))
-  image = tf.ensure_shape(image, (size, size, 3))
-  if not flip:
-    return image
-  # A number of its own: the window has used the seed itself.
-  key = tf.random.experimental.stateless_fold_in(seed, 1)
-  mirrored = tf.random.stateless_uniform((), key, alg="philox") < 0.5
-  # A slice with a negative step would take seven times as long.
-  return tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
+  image = _rgb(encoded, exif).convert(mode)
+  if image.size != (size[1], size[0]):
+    image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+  return np.asarray(image).reshape(*size, -1)
 
 
-def center_crop(encoded: Tensor, size: int) -> Tensor:
-  """Decodes an image, resizes its shorter side and takes the centre.
+def center(
+  encoded: bytes, mode: str, size: tuple[int, ...], *, exif: bool = True
+) -> np.ndarray:
+  """The same of its centre, as `crops.center_crop` takes it."""
+  image = _rgb(encoded, exif).convert(mode)
+  short, side = round(size[0] * MARGIN), min(image.size)
+  width, height = (short * length // side for length in image.size)
+  image = image.resize((width, height), Image.Resampling.BILINEAR)
+  left, top = round((width - size[1]) / 2), round((height - size[0]) / 2)
+  cropped = image.crop((left, top, left + size[1], top + size[0]))
+  return np.asarray(cropped).reshape(*size, -1)
 
-  Args:
-    encoded: the bytes of an image file.
-    size: height and width of the result; 224 is cut from a side of 256.
 
-  Returns:
-    uint8 [size, size, 3].
+def is_plain(encoded: bytes, *, exif: bool = True) -> bool:
+  """Whether TensorFlow's decoders give what `decode` gives.
+
+  They do for JPEG and PNG of 8 bits, grey or in colour, without transparency
+  or orientation. Looks at the header alone.
   """
-  import tensorflow as tf
+  try:
+    if encoded.startswith(_JPEG):
+      return _plain_jpeg(encoded, exif)
+    if encoded.startswith(_PNG):
+      return _plain_png(encoded)
+  # Damaged; `decode` says how.
+  except (IndexError, ValueError):
+    pass
+  return False
 
-  image = _decode(encoded)
-  height, width = tf.unstack(tf.shape(image)[:2])
-  short = round(size * MARGIN)
-  shorter = tf.minimum(height, width)
-  height, width = (short * side // shorter for side in (height, width))
-  image = _resize(image, (height, width))
-  # As Python's round does: to the even number.
-  top, left = (
-    tf.cast(tf.round((side - size) / 2), tf.int32) for side in (height, width)
+
+def _rgb(encoded: bytes, exif: bool) -> Image.Image:
+  try:
+    _limit()
+    with Image.open(io.BytesIO(encoded), formats=formats()) as image:
+      image.load()
+      if exif:
+        _turn_upright(image)
+      return _as_rgb(image)
+  except Undecodable:
+    raise
+  except Image.DecompressionBombError as error:
+    raise Undecodable(
+      f"it has more pixels than {_limit():,}, the limit of Pillow against "
+      "decompression bombs. Make the picture smaller or, if you trust it, set "
+      f"the environment variable {MOST_PIXELS} to the number of its pixels"
+    ) from error
+  # Every plugin of Pillow raises errors of its own on damaged files.
+  except Exception as error:
+    raise Undecodable(str(error) or type(error).__name__) from error
+
+
+def _turn_upright(image: Image.Image) -> None:
+  try:
+    ImageOps.exif_transpose(image, in_place=True)
+  # Damaged EXIF says nothing; the picture is as good as without.
+  except Exception:
+    pass
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+  if image.mode.startswith("I;16") or (
+    image.mode == "I" and image.format in _SHORT_AS_I
+  ):
+    # Rounded to the nearest of 256 levels.
+    values = (np.asarray(image).astype(np.int32) + 128) // 257
+    return Image.fromarray(values.astype(np.uint8)).convert("RGB")
+  if image.mode in ("I", "F"):
+    return Image.fromarray(_grey_levels(image)).convert("RGB")
+  # Colours that stand for transparency are colours here.
+  image.info.pop("transparency", None)
+  return image.convert("RGB")
+
+
+def _grey_levels(image: Image.Image) -> np.ndarray:
+  values = np.asarray(image)
+  low, high = values.min(), values.max()
+  # Fractions below 1 are black as grey levels; nobody means that.
+  fractions = image.mode == "F" and 0 < high <= 1
+  if not 0 <= low <= high <= 255 or fractions:
+    raise Undecodable(
+      f"its grey values of 32 bits reach from {low:g} to {high:g}; grey levels "
+      "of 0 to 255 were expected, as such a file does not say what is white. "
+      "Save it with 8 or 16 bits"
+    )
+  return np.rint(values).astype(np.uint8)
+
+
+def _limit() -> float:
+  """The most pixels that Pillow opens, after it was told what people asked."""
+  if asked := os.environ.get(MOST_PIXELS):
+    if not asked.isdecimal() or not int(asked):
+      raise Undecodable(
+        f"{MOST_PIXELS}={asked!r} must be a number of pixels above 0; mend or "
+        "unset it"
+      )
+    # Pillow warns above its limit, and refuses above twice of it.
+    Image.MAX_IMAGE_PIXELS = -(-int(asked) // 2)
+  most = Image.MAX_IMAGE_PIXELS
+  return np.inf if most is None else 2 * most
+
+
+def _plain_jpeg(encoded: bytes, exif: bool) -> bool:
+  frame, orientations = b"", b""
+  for marker, content in _segments(encoded):
+    # Baseline, extended and progressive frames; the others are rare.
+    if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+      if frame or marker > 0xC2:
+        return False
+      frame = content
+    elif marker == 0xE1 and exif:
+      if content.startswith(_EXIF) and not orientations:
+        orientations = content
+      elif content.startswith(_EXIF) or _XMP_ORIENTATION in content:
+        return False
+  bits, height, width, channels = (
+    frame[0],
+    *(int.from_bytes(frame[at : at + 2], "big") for at in (1, 3)),
+    frame[5],
   )
-  return tf.ensure_shape(
-    tf.image.crop_to_bounding_box(image, top, left, size, size),
-    (size, size, 3),
+  return (
+    bits == 8
+    and channels in (1, 3)
+    and 0 < height * width <= _limit()
+    and (not orientations or _orientation(orientations) == 1)
   )
 
 
-def _at_least_1(x: Tensor) -> Tensor:
-  import tensorflow as tf
+def _segments(encoded: bytes) -> list[tuple[int, bytes]]:
+  """Markers of a JPEG before its pixels, each with its content."""
+  found: list[tuple[int, bytes]] = []
+  at = 2
+  while True:
+    if encoded[at] != 0xFF:
+      raise ValueError("not a marker")
+    marker = encoded[at + 1]
+    if marker == 0xFF:  # padding
+      at += 1
+      continue
+    if marker == 0xDA:
+      return found
+    length = int.from_bytes(encoded[at + 2 : at + 4], "big")
+    found.append((marker, encoded[at + 4 : at + 2 + length]))
+    at += 2 + length
 
-  return tf.maximum(1, tf.cast(tf.round(x), tf.int32))
+
+def _orientation(content: bytes) -> int:
+  """The orientation in the EXIF of a JPEG, 1 if it says none."""
+  tiff = content[len(_EXIF) :]
+  order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
+
+  def number(at: int, size: int) -> int:
+    if at + size > len(tiff):
+      raise ValueError("damaged EXIF")
+    return int.from_bytes(tiff[at : at + size], order)
+
+  first = number(4, 4)
+  for entry in range(number(first, 2)):
+    at = first + 2 + 12 * entry
+    if number(at, 2) == ExifTags.Base.Orientation:
+      return number(at + 8, 2)
+  return 1
 
 
-def _decode(encoded: Tensor) -> Tensor:
-  import tensorflow as tf
-
-  return tf.cond(
-    tf.io.is_jpeg(encoded),
-    lambda: tf.io.decode_jpeg(
-      encoded, channels=3, dct_method="INTEGER_ACCURATE"
-    ),
-    lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+def _plain_png(encoded: bytes) -> bool:
+  width, height = (
+    int.from_bytes(encoded[at : at + 4], "big") for at in (16, 20)
   )
-
-
-def _resize(image: Tensor, shape: Any) -> Tensor:
-  import tensorflow as tf
-
-  resized = tf.image.resize(image, shape, antialias=True)
-  # Means of uint8 values cannot leave their range; the cast cuts off.
-  return tf.cast(resized + 0.5, tf.uint8)
+  bits, colours = encoded[24], encoded[25]
+  return (
+    encoded[12:16] == b"IHDR"
+    and bits == 8
+    # Grey and RGB, without a palette or an alpha channel.
+    and colours in (0, 2)
+    and 0 < height * width <= _limit()
+    and not _PNG_EXTRAS.search(encoded)
+  )

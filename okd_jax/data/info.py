@@ -27,6 +27,7 @@ class DataInfo:
       the resized picture. Otherwise whole pictures are resized, and `augment`
       pads, crops and flips.
     task: what the targets are for, a module of `okd_jax.tasks`.
+    exif: pictures are turned as EXIF says. Runs of earlier releases did not.
   """
 
   name: str
@@ -41,6 +42,7 @@ class DataInfo:
   class_names: tuple[str, ...]
   resized_crop: bool = False
   task: str = "classification"
+  exif: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +60,21 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class HostData:
-  """A whole data set in host memory."""
+  """A whole data set in host memory.
+
+  Attributes:
+    info: what is known about it.
+    train: the training split, and after it the validation split.
+    test: the test split, which may be empty.
+    num_validation: size of the validation split.
+    notes: what people may not expect, each a sentence.
+  """
 
   info: DataInfo
   train: Split
   test: Split
+  num_validation: int = 0
+  notes: tuple[str, ...] = ()
 
 
 _FASHION = (
@@ -183,7 +195,7 @@ def describe(
   Args:
     name: a key of `KNOWN`, or any other; then mean and deviation are measured.
     train: the training split.
-    test: the test split.
+    test: the test split, which may be empty.
     class_names: one a class.
 
   Returns:
@@ -194,7 +206,8 @@ def describe(
   """
   num_classes = len(class_names)
   for split_name, split in (("train", train), ("test", test)):
-    _check_split(f"{name}/{split_name}", split, num_classes)
+    may_be_empty = split_name == "test"
+    _check_split(f"{name}/{split_name}", split, num_classes, may_be_empty)
   check_every_class(name, train.labels, class_names)
   if train.images.shape[1:] != test.images.shape[1:]:
     raise DataError(
@@ -268,14 +281,17 @@ def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
     )
 
 
-def _check_split(where: str, split: Split, num_classes: int) -> None:
+def _check_split(
+  where: str, split: Split, num_classes: int, may_be_empty: bool
+) -> None:
   images, labels = split.images, split.labels
   if images.ndim != 4 or images.dtype != np.uint8:
     raise DataError(
       f"{where} has images {images.dtype} {images.shape}; uint8 "
       "[N, H, W, c] was expected."
     )
-  if len(images) == 0 or len(images) != len(labels):
+  lacks = len(images) == 0 and not may_be_empty
+  if lacks or len(images) != len(labels):
     raise DataError(
       f"{where} has {len(images)} images and {len(labels)} labels; as many of "
       "each, and one at least, were expected."

@@ -1,6 +1,7 @@
 """Makes the source of batches that a configuration asks for."""
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 from jax.sharding import Mesh
@@ -54,17 +55,49 @@ def make(
       "[0, 1); change them."
     )
   data = _load(config)
+  info = dataclasses.replace(
+    data.info, flip=data.info.flip and config.flip, exif=config.exif
+  )
+  data = dataclasses.replace(data, info=info)
+  positions = division(config, data, held_out)
+  batching = Batching(
+    batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed, mesh=mesh
+  )
+  source = _source(config, data, positions, num_views, batching)
+  source.notes = data.notes
+  return source
+
+
+def division(
+  config: Config, data: Any, held_out: float = 0.0
+) -> dict[str, np.ndarray]:
+  """Positions of the examples of each split.
+
+  Args:
+    config: of the data.
+    data: a `HostData` or a `Listing`.
+    held_out: as for `make`.
+
+  Raises:
+    ConfigError: if the configuration asks for what there is not.
+  """
+  num_train, num_validation = len(data.train.labels), data.num_validation
+  if num_validation and config.validation:
+    raise ConfigError(
+      f"config.data.validation={config.validation} must be 0, as "
+      f"{config.name} has a validation split of its own; change it."
+    )
+  given = np.arange(num_train - num_validation, num_train, dtype=np.int32)
   positions = divide(
-    data.train.labels,
+    data.train.labels[: num_train - num_validation],
     validation=config.validation,
     train_examples=config.train_examples,
     held_out=held_out,
   )
+  if num_validation:
+    positions["validation"] = given
   positions["test"] = np.arange(data.info.num_test, dtype=np.int32)
-  batching = Batching(
-    batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed, mesh=mesh
-  )
-  return _source(config, data, positions, num_views, batching)
+  return positions
 
 
 def _source(
@@ -103,7 +136,7 @@ def _load(config: Config) -> Any:
     path = name.removeprefix(FOLDER)
     if config.source == "stream":
       return listing.from_folder(path, *options)
-    return folder.read(path, *options)
+    return folder.read(path, *options, exif=config.exif)
   data_dir = prepared.data_dir(config.dir)
   files = readers.find(name, data_dir)
   copy = prepared.find(name, data_dir)
@@ -115,4 +148,4 @@ def _load(config: Config) -> Any:
   if config.source == "stream":
     return listing.from_copy(name, about, *options)
   read = prepared.read if config.source == "memory" else tfds.read
-  return read(name, about, *options)
+  return read(name, about, *options, exif=config.exif)

@@ -176,7 +176,8 @@ def _row(cells: Sequence[Cell]) -> Row:
       evaluations = logs.read_evaluations(cell.workdir)
       for key, value in _headlines(evaluations, measure).items():
         headlines.setdefault(key, []).append(value)
-      if config.peers.num_peers > 1:
+      tested = any(figure.split == "test" for figure in evaluations[-1][1])
+      if tested and config.peers.num_peers > 1:
         diversity.append(_diversity(evaluations, config.epochs))
   return Row(
     net=cells[0].net,
@@ -198,9 +199,11 @@ def _row(cells: Sequence[Cell]) -> Row:
 def _headlines(
   evaluations: Evaluations, measure: Measure
 ) -> dict[tuple[str, str], float]:
-  """Values of one run for people, by who and when."""
+  """Values of one run for people, by who and when; none without test data."""
   last = evaluations[-1][1]
   on_test = [f for f in last if (f.split, f.measure) == ("test", measure.name)]
+  if not on_test:
+    return {}
   averaged = any(f.averaged and f.who == PEERS_MEAN for f in on_test)
   chosen = {"deployed": Figure("test", LEADER, False, measure.name)}
   if any(f.who == peer(1) for f in on_test):

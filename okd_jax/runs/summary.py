@@ -58,7 +58,7 @@ def show_plan(config: RunConfig, setup: Setup, source: Source) -> None:
       "data",
       f"{source.info.name} ({config.data.source}): {source.train_size:,} to "
       f"train, {len(source.positions['validation']):,} to validate, "
-      f"{len(source.positions['test']):,} to test, "
+      f"{len(source.positions['test']) or 'none'} to test, "
       f"{'x'.join(map(str, source.info.image_shape))}, "
       f"{source.info.num_classes} classes",
     ),
@@ -68,6 +68,7 @@ def show_plan(config: RunConfig, setup: Setup, source: Source) -> None:
       f"{config.batch_size}, ramp-up over {config.rampup_epochs} epochs",
     ),
   ]
+  rows += [("note", note) for note in source.notes]
   display.table("Plan", ["what", "value"], rows)
 
 
@@ -86,19 +87,25 @@ def write(
     The content of summary.json: the `last` and the `best` evaluation, by the
     leader's headline on validation data if there are any and on test data
     otherwise, and the loss terms of the last record. The last one counts; the
-    best was chosen by looking.
+    best was chosen by looking. Without either, `best_by` is None and both are
+    the end of training.
   """
   records = logs.read_metrics(workdir)
   evaluations = [r for r in records if r["kind"] == "eval"]
   trained = [r for r in records if r["kind"] == "train"]
   headline = setup.task.headline()
   judge = next(
-    figure.name
-    for split in ("validation", "test")
-    if (figure := Figure(split, LEADER, False, headline.name)).name
-    in evaluations[-1]
+    (
+      figure.name
+      for split in ("validation", "test")
+      if (figure := Figure(split, LEADER, False, headline.name)).name
+      in evaluations[-1]
+    ),
+    None,
   )
-  best = max(evaluations, key=lambda r: (headline.merit(r[judge]), r["step"]))
+  best = evaluations[-1]
+  if judge is not None:
+    best = max(evaluations, key=lambda r: (headline.merit(r[judge]), r["step"]))
   result = {
     "method": config.method.name,
     "net": config.peers.net,
@@ -166,8 +173,11 @@ def show_results(config: RunConfig, results: Sequence[dict[str, Any]]) -> None:
   if len(results) < 2:
     return
   values: dict[str, list[float]] = {}
+  split = _shown_split(results[0])
+  if not split:
+    return
   for result in results:
-    for figure, value in _on_test(result["last"], headline).items():
+    for figure, value in _on(split, result["last"], headline).items():
       shown = values.setdefault(figure.prediction, [])
       shown.append(headline.scaled(value))
   rows = [
@@ -175,8 +185,8 @@ def show_results(config: RunConfig, results: Sequence[dict[str, Any]]) -> None:
     for who, shown in values.items()
   ]
   display.table(
-    f"{headline.words.capitalize()} on test{headline.unit}, last epoch, mean ± "
-    f"sample standard deviation over {len(results)} seeds",
+    f"{headline.words.capitalize()} on {split}{headline.unit}, last epoch, "
+    f"mean ± sample standard deviation over {len(results)} seeds",
     ["who", headline.words],
     rows,
   )
@@ -185,16 +195,21 @@ def show_results(config: RunConfig, results: Sequence[dict[str, Any]]) -> None:
 def _show_result(result: dict[str, Any], headline: Measure) -> None:
   """Prints the summary of a finished run."""
   last, best = (figures_of(result[when]) for when in ("last", "best"))
+  split = _shown_split(result)
+  if split != "test":
+    print("There are no test data, so nothing is known about new examples.")
+  if not split:
+    return
   rows: list[tuple[str, ...]] = [
     (figure.prediction, headline.text(value), headline.text(best[figure]))
-    for figure, value in _on_test(result["last"], headline).items()
+    for figure, value in _on(split, result["last"], headline).items()
   ]
-  diversity = Figure("test", GROUP, False, DIVERSITY)
+  diversity = Figure(split, GROUP, False, DIVERSITY)
   rows.append((DIVERSITY, *(f"{r[diversity]:.4f}" for r in (last, best))))
   title = (
     f"{result['method']}, {result['num_peers']} {result['kind']} of "
     f"{result['net']} on {result['data']}, seed {result['seed']}: "
-    f"{headline.words} on test"
+    f"{headline.words} on {split}"
   )
   columns = [
     f"{when} (step {result[when]['step']})" for when in ("last", "best")
@@ -202,14 +217,20 @@ def _show_result(result: dict[str, Any], headline: Measure) -> None:
   display.table(title, ["who", *columns], rows)
 
 
-def _on_test(
-  evaluation: dict[str, Any], headline: Measure
+def _shown_split(result: dict[str, Any]) -> str:
+  """Of a finished run: test, or else validation, "" if it was not evaluated."""
+  there = {figure.split for figure in figures_of(result["last"])}
+  return next((s for s in ("test", "validation") if s in there), "")
+
+
+def _on(
+  split: str, evaluation: dict[str, Any], headline: Measure
 ) -> dict[Figure, float]:
-  """The headlines of everybody on the test split."""
+  """The headlines of everybody on a split."""
   return {
     figure: value
     for figure, value in figures_of(evaluation).items()
-    if (figure.split, figure.measure) == ("test", headline.name)
+    if (figure.split, figure.measure) == (split, headline.name)
   }
 
 

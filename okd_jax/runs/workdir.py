@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from okd_jax.runs import run as run_lib
-from okd_jax.settings import config as config_lib
+from okd_jax.settings import config as config_lib, freeze
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.storage.lock import RunLock
@@ -32,3 +32,15 @@ def require_same_run(config: RunConfig, workdir: Path) -> None:
   saved = run_lib.saved_config(workdir)
   if saved is not None:
     config_lib.require_resumable(config, saved)
+
+
+def as_begun(config: RunConfig, workdir: Path) -> RunConfig:
+  """The configuration, with what a run keeps from its beginning.
+
+  Runs of earlier releases did not turn pictures as EXIF says.
+  """
+  saved = run_lib.saved_config(workdir)
+  if saved is None:
+    return config
+  exif = config_lib.of_today(saved)["data"]["exif"]
+  return freeze.replace(config, {"data.exif": exif})

@@ -136,7 +136,9 @@ def digest(config: RunConfig) -> str:
 
 def of_today(saved: Mapping[str, Any]) -> dict[str, Any]:
   """A configuration that an earlier release has saved, in today's settings."""
-  return {key: saved[key] for key in saved if key not in _REMOVED}
+  kept = {key: saved[key] for key in saved if key not in _REMOVED}
+  # Earlier releases did not turn pictures as EXIF says.
+  return kept | {"data": {"exif": False} | kept.get("data", {})}
 
 
 def require_resumable(config: RunConfig, saved: Mapping[str, Any]) -> None:

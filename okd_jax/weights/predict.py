@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
 from okd_jax import tasks
-from okd_jax.data.formats import folder, tfds as prepared
+from okd_jax.data import images as pictures
+from okd_jax.data.formats import finder
 from okd_jax.errors import DataError
 from okd_jax.runs import run as run_lib
 from okd_jax.weights import export, exported as leader_lib
@@ -34,12 +34,13 @@ def predict(
   Returns:
     For each image its `image` (the path) and `predictions`, see
     `okd_jax.tasks.task.Task.answers`: for classification the most probable
-    classes, most probable first, each with `class` and `probability`.
+    classes, most probable first, each with `class` and `probability`. For a
+    file that cannot be decoded `image` and `error`, the reason.
 
   Raises:
     ConfigError: if target is no run.
     LeaderError: if it is a damaged export.
-    DataError: naming a file that is missing or no image.
+    DataError: naming a path where no image is.
   """
   if (target / leader_lib.CARD).exists():
     card = _card(target)
@@ -52,13 +53,21 @@ def predict(
   logits_of = jax.jit(apply)
   task = tasks.load(card["task"])
   variables = jax.device_put(variables)
-  results = []
+  results: list[dict[str, Any]] = []
   for start in range(0, len(files), _BATCH_SIZE):
-    part = files[start : start + _BATCH_SIZE]
-    images = [read(file, card) for file in part]
-    logits = logits_of(variables, np.stack(images))
-    for file, answer in zip(part, task.answers(logits, card, top), strict=True):
-      results.append({"image": str(file), "predictions": answer})
+    part = [
+      (file, *_try(file, card)) for file in files[start : start + _BATCH_SIZE]
+    ]
+    images = [image for _, image, _ in part if image is not None]
+    answers = iter(())
+    if images:
+      logits = logits_of(variables, np.stack(images))
+      answers = iter(task.answers(logits, card, top))
+    for file, image, error in part:
+      about = (
+        {"error": error} if image is None else {"predictions": next(answers)}
+      )
+      results.append({"image": str(file)} | about)
   return results
 
 
@@ -75,17 +84,16 @@ def find(paths: Iterable[Path]) -> list[Path]:
   Raises:
     DataError: if nothing is found at a path.
   """
-  suffixes = Image.registered_extensions()
   files: list[Path] = []
   for path in paths:
     if path.is_dir():
-      below = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in suffixes and file.is_file()
-      )
+      below, left_out = finder.below([path])
       if not below:
-        raise DataError(f"{path} holds no image; give one that does.")
+        foreign = len(left_out[finder.FOREIGN])
+        raise DataError(
+          f"{path} holds no image, and {foreign} other files; give a folder "
+          "that does."
+        )
       files += below
     elif path.is_file():
       files.append(path)
@@ -101,18 +109,30 @@ def read(file: Path, card: Mapping[str, Any]) -> np.ndarray:
     DataError: if the file cannot be decoded.
   """
   height, width, channels = card["image_shape"]
-  decode = prepared.decode_center if card["resized_crop"] else prepared.decode
+  take = pictures.center if card["resized_crop"] else pictures.whole
   try:
-    pixels = decode(
-      file.read_bytes(), "L" if channels == 1 else "RGB", (height, width)
+    pixels = take(
+      file.read_bytes(),
+      "L" if channels == 1 else "RGB",
+      (height, width),
+      exif=card["exif"],
     )
-  except folder.DAMAGE as error:
+  except (OSError, pictures.Undecodable) as error:
     raise DataError(
       f"{file} cannot be decoded ({error}); replace it or leave it out."
     ) from error
   return pixels.astype(np.float32) / 255
 
 
+def _try(file: Path, card: Mapping[str, Any]) -> tuple[np.ndarray | None, str]:
+  """The image, or why there is none."""
+  try:
+    return read(file, card), ""
+  except DataError as error:
+    return None, str(error)
+
+
 def _card(target: Path) -> dict[str, Any]:
-  # Cards of earlier releases name no task.
-  return {"task": "classification"} | leader_lib.read_card(target)
+  # Cards of earlier releases name no task, and say nothing of EXIF.
+  before = {"task": "classification", "exif": False}
+  return before | leader_lib.read_card(target)

@@ -6,7 +6,7 @@ from PIL import Image
 import pytest
 
 from okd_jax import data
-from okd_jax.data.formats import folder
+from okd_jax.data.formats import finder, folder
 from okd_jax.errors import DataError
 
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
@@ -33,7 +33,7 @@ def make(path, source="tfds", **config):
 
 
 @pytest.mark.parametrize("source", ["tfds", "memory"])
-@pytest.mark.parametrize("test_name", ["test", "val"])
+@pytest.mark.parametrize("test_name", ["test", "val", "Validation"])
 def test_train_and_test_folders(tmp_path, source, test_name):
   write_classes(tmp_path / "train", 4)
   write_classes(tmp_path / test_name, 2)
@@ -127,6 +127,8 @@ def test_splits_must_have_the_same_classes(tmp_path):
   save(tmp_path / "test" / "yellow" / "a.png", (255, 255, 0))
   with pytest.raises(DataError, match="classes yellow in one split"):
     make(tmp_path)
+  with pytest.raises(DataError, match="classes yellow in one split"):
+    folder.check_folder(str(tmp_path))
 
 
 def test_too_large_for_memory_is_refused(tmp_path):
@@ -146,8 +148,157 @@ def test_report(tmp_path):
   assert report.sizes == {(20, 12): 6, (21, 12): 3}
   assert report.damaged == {}
   # The test images are copies of training images.
-  assert [[f.parent.parent.name for f in group] for group in report.duplicates]
+  assert report.across == report.duplicates
   assert report.duplicates == tuple(
     (tmp_path / "train" / c / "00.png", tmp_path / "test" / c / "00.png")
     for c in COLOURS
   )
+
+
+def labels_of(made, split):
+  batches = [jax.device_get(batch) for batch in made.evaluation(split)]
+  return np.concatenate([batch.target[batch.mask] for batch in batches])
+
+
+@pytest.mark.parametrize("source", ["memory", "tfds", "stream"])
+@pytest.mark.parametrize(
+  "names",
+  [
+    ("train", "val", "test"),
+    ("Train", "VALID", "Test"),
+    ("training", "validation", "testing"),
+    ("train_set", "dev", "Test-Data"),
+    ("train2017", "val2017", "test2017"),
+  ],
+)
+def test_validation_folders_are_for_validation(tmp_path, names, source):
+  for name, count in zip(names, (4, 2, 1), strict=True):
+    write_classes(tmp_path / name, count)
+  made = make(tmp_path, source)
+  assert {split: len(rows) for split, rows in made.positions.items()} == {
+    "train": 12,
+    "validation": 6,
+    "held_out": 0,
+    "test": 3,
+  }
+  assert (made.info.num_train, made.info.num_test) == (12, 3)
+  np.testing.assert_array_equal(
+    labels_of(made, "validation"), [0, 0, 1, 1, 2, 2]
+  )
+  np.testing.assert_array_equal(labels_of(made, "test"), [0, 1, 2])
+  assert set(made.order(0)) | set(made.order(1)) <= set(range(12))
+  (batch, *_) = made.evaluation("validation")
+  colours = np.array(list(COLOURS.values()))[batch.target]
+  np.testing.assert_array_equal(batch.image[:, 8, 8], colours)
+
+
+def test_a_fraction_beside_a_validation_folder_is_refused(tmp_path):
+  for name in ("train", "val", "test"):
+    write_classes(tmp_path / name, 2)
+  with pytest.raises(ValueError, match="validation=0.1 must be 0"):
+    make(tmp_path, validation=0.1)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+  for name in ("bus", "train", "tram"):
+    save(tmp_path / "flat" / name / "a.png", (1, 2, 3))
+    save(tmp_path / "nested" / name / "old" / "a.png", (1, 2, 3))
+    for split in ("train", "test"):
+      save(tmp_path / "splits" / split / name / "a.png", (1, 2, 3))
+  for name in ("flat", "nested", "splits"):
+    found = finder.find(str(tmp_path / name))
+    assert found.class_names == ("bus", "train", "tram")
+    assert set(found.splits) == (
+      {"train", "test"} if name == "splits" else {"all"}
+    )
+  assert any("train is taken as a class" in note for note in found.notes) is (
+    False
+  )
+  (note,) = finder.find(str(tmp_path / "flat")).notes
+  assert "train is taken as a class" in note
+
+
+def test_other_folders_beside_splits_are_left_out_and_named(tmp_path):
+  for split in ("train", "test"):
+    write_classes(tmp_path / split, 2)
+  save(tmp_path / "unlabelled" / "a.png", (1, 2, 3))
+  found = finder.find(str(tmp_path))
+  assert set(found.splits) == {"train", "test"}
+  assert found.left_out[finder.STRAY] == (tmp_path / "unlabelled" / "a.png",)
+  assert found.notes == (f"left out, {finder.STRAY}: 1 (unlabelled/a.png)",)
+
+
+def test_files_that_people_have_are_found(tmp_path):
+  """Any name that Pillow reads, at any depth, and no others."""
+  write_classes(tmp_path, 2)
+  jpeg, png = tmp_path / "a.jpg", tmp_path / "red" / "00.png"
+  save(jpeg, (255, 0, 0))
+  names = ("b.jfif", "c.JPE", "d.JPG", "e", "deep/er/f.jpeg", "g.jpg_large")
+  for name in names:
+    path = tmp_path / "red" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(jpeg.read_bytes())
+  hidden = ("._b.jpg", ".DS_Store", "Thumbs.db", "@eaDir/x.jpg", ".x/y.jpg")
+  for name in (*hidden, "__MACOSX/red/._a.jpg"):
+    path = tmp_path / "red" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png.read_bytes())
+  (tmp_path / "__MACOSX").mkdir()
+  (tmp_path / "@eaDir").mkdir()
+  (tmp_path / "red" / "notes.txt").write_text("not a picture")
+  (tmp_path / "red" / "empty").write_bytes(b"")
+  found = finder.find(str(tmp_path))
+  red = [
+    str(p.relative_to(tmp_path / "red")) for p in found.splits["all"]["red"]
+  ]
+  assert red == sorted(["00.png", "01.png", *names])
+  assert {why: len(files) for why, files in found.left_out.items()} == {
+    finder.HIDDEN: 8,
+    finder.FOREIGN: 2,
+    finder.STRAY: 1,
+  }
+  made = make(tmp_path, "memory", test_fraction=0.0)
+  assert made.info.num_train == 4 + len(red)
+  assert made.notes == found.notes
+  assert any("2 (red/empty, red/notes.txt)" in note for note in made.notes)
+
+
+def test_advice_destroys_nothing(tmp_path):
+  write_classes(tmp_path / "pictures", 2)
+  (tmp_path / "__MACOSX").mkdir()
+  with pytest.raises(DataError, match="name=folder:.*/pictures") as refused:
+    finder.find(str(tmp_path))
+  assert "remove" not in str(refused.value)
+  (tmp_path / "pictures" / "notes").mkdir()
+  with pytest.raises(DataError, match="notes lack images.*move") as refused:
+    finder.find(str(tmp_path / "pictures"))
+  assert "remove" not in str(refused.value)
+
+
+def test_two_folders_for_one_split_are_refused(tmp_path):
+  for name in ("train", "val", "valid"):
+    write_classes(tmp_path / name, 2)
+  with pytest.raises(DataError, match="2 folders for validation: val, valid"):
+    finder.find(str(tmp_path))
+  other = tmp_path / "only"
+  for name in ("val", "test"):
+    write_classes(other / name, 2)
+  with pytest.raises(DataError, match="no folder to train on"):
+    finder.find(str(other))
+
+
+@pytest.mark.parametrize("source", ["memory", "tfds", "stream"])
+def test_everything_may_be_trained_on(tmp_path, source):
+  write_classes(tmp_path, 2)
+  made = make(tmp_path, source, test_fraction=0.0)
+  assert (made.info.num_train, made.info.num_test) == (6, 0)
+  with pytest.raises(DataError, match="'test' .* is empty"):
+    next(made.evaluation("test"))
+  assert len(jax.device_get(next(made.batches(0))).index) == 4
+
+
+def test_mirroring_can_be_forbidden(tmp_path):
+  write_classes(tmp_path, 2)
+  assert make(tmp_path, "memory").info.flip
+  assert not make(tmp_path, "memory", flip=False).info.flip
+  assert not make(tmp_path, "stream", flip=False).info.flip

@@ -201,7 +201,7 @@ def memory_cache_size():
       {"name": "digits", "train_examples": "all"},
       "train_examples='all' must be",
     ),
-    ({"name": "digits", "test_fraction": 0.0}, "test_fraction=0.0"),
+    ({"name": "digits", "test_fraction": 1.0}, "test_fraction=1.0"),
     ({"name": "digits", "image_size": 0}, "image_size=0"),
     ({"name": 3}, "name=3 must be the name of a data set"),
   ],

@@ -1,6 +1,7 @@
 """A user's own folder of images: checked, trained on, evaluated, classified."""
 
 import json
+import shutil
 
 import numpy as np
 from PIL import Image
@@ -9,7 +10,14 @@ from sklearn import datasets
 
 from configs import okddip_digits
 from okd_jax import __main__, train
-from okd_jax.errors import DataError
+from okd_jax.errors import ConfigError, DataError
+from okd_jax.results import report
+from okd_jax.runs import (
+  run as run_lib,
+  summary as summary_lib,
+  workdir as workdir_lib,
+)
+from okd_jax.settings import config as config_lib
 from okd_jax.settings.freeze import freeze
 
 # Folders of any pictures are mirrored at random, which these digits survive.
@@ -54,13 +62,13 @@ def run(pictures, tmp_path_factory):
 
 def test_folder_is_reported(pictures, capsys):
   command("data", f"folder:{pictures}", "--json")
-  report = json.loads(capsys.readouterr().out)
-  assert report["counts"] == {
+  told = json.loads(capsys.readouterr().out)
+  assert told["counts"] == {
     "train": dict.fromkeys(sorted(NAMES), 40),
     "test": dict.fromkeys(sorted(NAMES), 10),
   }
-  assert set(report["sizes"]) == {"16x16", "17x16", "18x16"}
-  assert report["damaged"] == {}
+  assert set(told["sizes"]) == {"16x16", "17x16", "18x16"}
+  assert told["damaged"] == {}
 
 
 def test_leader_has_learned_and_is_evaluated(run, capsys):
@@ -71,6 +79,116 @@ def test_leader_has_learned_and_is_evaluated(run, capsys):
   assert result["figures"]["leader"]["correct"] >= 21
   command("eval", run, "--split=validation", "--json")
   assert json.loads(capsys.readouterr().out)["count"] == 12
+
+
+def test_data_tells_what_training_uses(pictures, tmp_path, capsys):
+  sheet = tmp_path / "new" / "sheet.png"
+  (tmp_path / "new").mkdir()
+  for name in NAMES:
+    shutil.copytree(pictures / "train" / name, tmp_path / "set" / name)
+  (tmp_path / "set" / "notes.txt").write_text("three digits")
+  flags = ("--config.data.image_size=16", "--config.data.validation=0.1")
+  command("data", tmp_path / "set", *flags, "--json")
+  told = json.loads(capsys.readouterr().out)
+  assert told["used"] == {"train": 86, "validation": 10, "test": 24}
+  assert told["size"] == {
+    "min": [16, 16],
+    "median": [17, 16],
+    "max": [18, 16],
+  }
+  assert told["imbalance"] == 1
+  assert told["left_out"] == {
+    "no pictures": [str(tmp_path / "set" / "notes.txt")]
+  }
+  command("data", tmp_path / "set", *flags, f"--show={sheet}")
+  said = capsys.readouterr().out
+  assert "86 for train, 10 for validation, 24 for test" in said
+  assert "no pictures: 1 (notes.txt)" in said
+  drawn = np.asarray(Image.open(sheet))
+  # A row a class, and digits in every one of its eight places.
+  assert drawn.shape == (3 * 82, 8 * 68, 3)
+  for row in range(3):
+    for column in range(8):
+      top, left = row * 82 + 14, column * 68
+      assert drawn[top : top + 64, left : left + 64].std() > 30
+  with pytest.raises(SystemExit) as left:
+    command("data", tmp_path / "set", "--config.data.train_examples=1000")
+  assert left.value.code == ConfigError.exit_code
+
+
+def test_bad_files_do_not_stop_the_others(run, pictures, tmp_path, capsys):
+  mixed = tmp_path / "mixed"
+  shutil.copytree(pictures / "test" / "one", mixed)
+  (mixed / "bad.png").write_bytes(b"no picture")
+  (mixed / "._x.png").write_bytes(b"hidden")
+  (mixed / "notes.txt").write_text("not looked at")
+  with pytest.raises(SystemExit) as left:
+    command("predict", run / "leader", mixed, "--json")
+  assert left.value.code == DataError.exit_code
+  printed = capsys.readouterr()
+  results = json.loads(printed.out)
+  good = [r["image"] for r in results if "predictions" in r]
+  assert good == [str(p) for p in sorted((mixed).glob("[0-9]*.png"))]
+  assert [r["image"] for r in results if "error" in r] == [
+    str(mixed / "bad.png")
+  ]
+  assert "1 of 11 files" in printed.err and "bad.png" in printed.err
+  with pytest.raises(SystemExit) as left:
+    command("predict", run / "leader", mixed / "bad.png")
+  assert left.value.code == DataError.exit_code
+
+
+@pytest.mark.parametrize(
+  ("source", "validation"), [("memory", 0.2), ("stream", 0.0)]
+)
+def test_a_run_without_test_data(
+  pictures, tmp_path, capsys, source, validation
+):
+  config = okddip_digits.get_config()
+  config.data.name = f"folder:{pictures / 'train'}"
+  config.data.source = source
+  config.data.image_size = 16
+  config.data.test_fraction = 0.0
+  config.data.validation = validation
+  config.peers.net = "toys:Toy"
+  config.peers.num_peers = 3
+  config.mesh.data = 1
+  config.batch_size, config.eval_batch_size, config.epochs = 24, 24, 1
+  workdir = tmp_path / "run"
+  config = freeze(config)
+  summary = train.train(config, workdir)[1]
+  expected = "validation/leader/accuracy" if validation else None
+  assert summary["best_by"] == expected
+  assert not any(name.startswith("test/") for name in summary["last"])
+  assert "none to test" in capsys.readouterr().out
+  summary_lib.show_results(config, [summary, summary])
+  assert "no test data" in capsys.readouterr().out
+  card = json.loads((workdir / "leader" / "card.json").read_text())
+  assert card["tested_on"] == 0
+  assert set(card["accuracy"]) == ({"validation"} if validation else set())
+  with pytest.raises(SystemExit) as left:
+    command("eval", workdir)
+  assert left.value.code == DataError.exit_code
+  report.write([workdir], tmp_path / "page.html")
+
+
+def test_a_run_keeps_how_it_reads_pictures(run, tmp_path):
+  config = run_lib.about(run)[0]
+  assert workdir_lib.as_begun(config, run).data.exif
+  old = tmp_path / "old"
+  old.mkdir()
+  for name in ("config.json", "data.json"):
+    about = json.loads((run / name).read_text())
+    section = about["data"] if name == "config.json" else about
+    for key in ("exif", "flip") if name == "config.json" else ("exif",):
+      del section[key]
+    (old / name).write_text(json.dumps(about))
+  assert not workdir_lib.as_begun(config, old).data.exif
+  before, info, _ = run_lib.about(old)
+  assert (before.data.exif, before.data.flip, info.exif) == (False, True, False)
+  # They go on under the same hash.
+  assert config_lib.digest(before) == config_lib.digest(config)
+  workdir_lib.require_same_run(config, old)
 
 
 @pytest.mark.parametrize("target", ["", "leader"])

@@ -3,27 +3,14 @@
 import collections
 import dataclasses
 import hashlib
-import io
 import pathlib
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from okd_jax.data.formats import tfds as prepared
+from okd_jax.data import images
+from okd_jax.data.formats import finder, tfds as prepared
 from okd_jax.data.info import describe, HostData, Split
 from okd_jax.errors import DataError
-
-_SUFFIXES = frozenset(
-  ".bmp .gif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()
-)
-# What Pillow raises on damaged files, by format.
-DAMAGE = (
-  UnidentifiedImageError,
-  Image.DecompressionBombError,
-  OSError,
-  SyntaxError,
-  ValueError,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,141 +19,127 @@ class FolderReport:
 
   Attributes:
     counts: number of images by split ("all" without splits) and class.
-    sizes: number of images by (width, height).
+    sizes: number of images by (width, height), as they are turned.
     damaged: files that cannot be decoded, with the reason.
     duplicates: groups of files with the same contents.
+    across: those of them that lie in several splits, or in several classes.
+    left_out: files and folders that are not used, by reason.
+    notes: what people may not expect.
   """
 
   counts: dict[str, dict[str, int]]
   sizes: dict[tuple[int, int], int]
   damaged: dict[pathlib.Path, str]
   duplicates: tuple[tuple[pathlib.Path, ...], ...]
+  across: tuple[tuple[pathlib.Path, ...], ...]
+  left_out: dict[str, tuple[pathlib.Path, ...]]
+  notes: tuple[str, ...]
+
+  @property
+  def imbalance(self) -> float:
+    """Pictures of the most frequent class to train on, to the rarest's."""
+    counts = next(iter(self.counts.values())).values()
+    return max(counts) / min(counts)
 
 
-def read(path: str, image_size: int, test_fraction: float) -> HostData:
+def read(
+  path: str, image_size: int, test_fraction: float, *, exif: bool = True
+) -> HostData:
   """Reads a folder of images.
 
-  Either PATH/train/CLASS/* with PATH/test/CLASS/* (or val), or PATH/CLASS/*,
-  of which a fixed fraction of each class is the test split. Grey, transparent
-  and palette images become RGB.
+  Its structure is that of `finder.find`; without a test split, a fixed fraction
+  of each class becomes one. What becomes of a picture says `images`.
 
   Args:
     path: the folder.
     image_size: height and width to resize to.
     test_fraction: used where there is no test folder.
+    exif: whether pictures are turned as EXIF says.
 
   Raises:
     DataError: naming the folder or the damaged file.
   """
-  splits = find(path)
-  class_names = tuple(next(iter(splits.values())))
-  train, *rest = [_decode(files, image_size) for files in splits.values()]
+  found = finder.find(path)
+  decoded = {
+    name: _decode(classes, image_size, exif)
+    for name, classes in found.splits.items()
+  }
+  # Only training pictures and what is held out of them are left after that.
+  validation = decoded.pop(finder.VALIDATION, None)
+  train, *rest = decoded.values()
   if rest:
     test = rest[0]
   else:
     train, test = prepared.hold_out(train, test_fraction)
-  return describe(f"folder:{path}", train, test, class_names)
+  described = describe(f"folder:{path}", train, test, found.class_names)
+  described = dataclasses.replace(described, notes=found.notes)
+  if validation is None:
+    return described
+  joined = Split(
+    np.concatenate([train.images, validation.images]),
+    np.concatenate([train.labels, validation.labels]),
+  )
+  return dataclasses.replace(
+    described, train=joined, num_validation=len(validation.labels)
+  )
 
 
-def find(path: str) -> dict[str, dict[str, list[pathlib.Path]]]:
-  """Returns the image files by split ("all" without splits) and class.
-
-  All in alphabetical order; training comes first.
-
-  Raises:
-    DataError: if the folder has another structure.
-  """
-  splits = _splits(pathlib.Path(path).expanduser())
-  class_names = tuple(next(iter(splits.values())))
-  for split, files in splits.items():
-    if tuple(files) != class_names:
-      odd = sorted(set(files) ^ set(class_names))
-      raise DataError(
-        f"{path} has the classes {', '.join(odd)} in one split only; {split} "
-        "must have the same class folders as train. Add or remove them."
-      )
-  return splits
-
-
-def check_folder(path: str) -> FolderReport:
-  """Looks at every file of a folder of images.
+def check_folder(path: str, *, exif: bool = True) -> FolderReport:
+  """Looks at every file of a folder of images, as training does.
 
   Raises:
     DataError: if there is no folder of that structure.
   """
-  counts: dict[str, dict[str, int]] = {}
+  found = finder.find(path)
   sizes: collections.Counter[tuple[int, int]] = collections.Counter()
   damaged = {}
   contents = collections.defaultdict(list)
-  for split, classes in _splits(pathlib.Path(path).expanduser()).items():
-    counts[split] = {name: len(files) for name, files in classes.items()}
-    for file in (file for files in classes.values() for file in files):
-      try:
-        data = file.read_bytes()
-        contents[hashlib.sha256(data).digest()].append(file)
-        with Image.open(io.BytesIO(data)) as image:
-          image.load()
-          sizes[image.size] += 1
-      except DAMAGE as error:
-        damaged[file] = str(error)
+  place = {}
+  for split, classes in found.splits.items():
+    for name, files in classes.items():
+      for file in files:
+        place[file] = (split, name)
+        try:
+          data = file.read_bytes()
+          contents[hashlib.sha256(data).digest()].append(file)
+          height, width = images.decode(data, exif=exif).shape[:2]
+          sizes[width, height] += 1
+        except (OSError, images.Undecodable) as error:
+          damaged[file] = str(error)
   duplicates = tuple(
     tuple(files) for files in contents.values() if len(files) > 1
   )
-  return FolderReport(counts, dict(sizes), damaged, duplicates)
+  return FolderReport(
+    counts={
+      split: {name: len(files) for name, files in classes.items()}
+      for split, classes in found.splits.items()
+    },
+    sizes=dict(sizes),
+    damaged=damaged,
+    duplicates=duplicates,
+    across=tuple(
+      files for files in duplicates if len({place[file] for file in files}) > 1
+    ),
+    left_out=found.left_out,
+    notes=found.notes,
+  )
 
 
-def _splits(
-  path: pathlib.Path,
-) -> dict[str, dict[str, list[pathlib.Path]]]:
-  """Returns the image files by split and class, all in alphabetical order."""
-  if not path.is_dir():
-    raise DataError(
-      f"{path} is not a folder; one with train/CLASS/* and test/CLASS/*, or "
-      "with CLASS/*, was expected. Correct config.data.name."
-    )
-  train = path / "train"
-  if not train.is_dir():
-    return {"all": _classes(path)}
-  for name in ("test", "val"):
-    if (path / name).is_dir():
-      return {"train": _classes(train), name: _classes(path / name)}
-  return {"train": _classes(train)}
-
-
-def _classes(path: pathlib.Path) -> dict[str, list[pathlib.Path]]:
-  classes = {
-    folder.name: sorted(
-      file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES
-    )
-    for folder in sorted(path.iterdir())
-    if folder.is_dir() and not folder.name.startswith(".")
-  }
-  empty = [name for name, files in classes.items() if not files]
-  if len(classes) < 2 or empty:
-    raise DataError(
-      f"{path} has {len(classes)} class folders, of which "
-      f"{', '.join(empty) or 'none'} lack images; two classes at least, each "
-      f"with images ({' '.join(sorted(_SUFFIXES))}), were expected. Add images "
-      "or remove the empty folders."
-    )
-  return classes
-
-
-def _decode(classes: dict[str, list[pathlib.Path]], image_size: int) -> Split:
+def _decode(classes: finder.Classes, image_size: int, exif: bool) -> Split:
   files = [file for group in classes.values() for file in group]
   labels = np.repeat(
     np.arange(len(classes), dtype=np.int32),
     [len(group) for group in classes.values()],
   )
   size = (image_size, image_size)
-  images = prepared.allocate(
+  pixels = prepared.allocate(
     str(files[0].parent.parent), (len(files), *size, 3)
   )
-  for image, file in zip(images, files, strict=True):
+  for image, file in zip(pixels, files, strict=True):
     try:
-      image[...] = prepared.decode(file.read_bytes(), "RGB", size)
-    except DAMAGE as error:
+      image[...] = images.whole(file.read_bytes(), "RGB", size, exif=exif)
+    except (OSError, images.Undecodable) as error:
       raise DataError(
         f"{file} cannot be decoded ({error}); replace or remove the file."
       ) from error
-  return Split(images, labels)
+  return Split(pixels, labels)

@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 
-from okd_jax.data.formats import folder, tfds as prepared, tfrecord as records
+from okd_jax.data.formats import finder, tfds as prepared, tfrecord as records
 from okd_jax.data.info import (
   check_every_class,
   check_labels,
@@ -61,6 +61,15 @@ class Files:
       },
     )
 
+  def join(self, other: "Files") -> "Files":
+    """Returns these examples, and after them those of another split."""
+    rows = {
+      name: np.concatenate([getattr(self, name), getattr(other, name)])
+      for name in ("offset", "length", "labels")
+    }
+    file = np.concatenate([self.file, other.file + len(self.paths)])
+    return Files(self.paths + other.paths, file.astype(np.int32), **rows)
+
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
@@ -69,15 +78,28 @@ class Listing:
   info: DataInfo
   train: Files
   test: Files
+  num_validation: int = 0
+  notes: tuple[str, ...] = ()
 
 
 def from_folder(path: str, image_size: int, test_fraction: float) -> Listing:
   """Lists a folder of class folders, of the structure of `folder.read`."""
-  splits = folder.find(path)
-  class_names = tuple(next(iter(splits.values())))
-  train, *rest = [_whole_files(classes) for classes in splits.values()]
-  return _list(
-    f"folder:{path}", train, rest, class_names, image_size, test_fraction
+  found = finder.find(path)
+  listed = {
+    split: _whole_files(classes) for split, classes in found.splits.items()
+  }
+  validation = listed.pop(finder.VALIDATION, None)
+  train, *rest = listed.values()
+  listing = _list(
+    f"folder:{path}", train, rest, found.class_names, image_size, test_fraction
+  )
+  listing = dataclasses.replace(listing, notes=found.notes)
+  if validation is None:
+    return listing
+  return dataclasses.replace(
+    listing,
+    train=listing.train.join(validation),
+    num_validation=len(validation.labels),
   )
 
 

@@ -6,16 +6,14 @@ are.
 """
 
 import dataclasses
-import io
 import json
 import os
 import pathlib
 import re
 
 import numpy as np
-from PIL import Image
 
-from okd_jax.data import images as crops, order
+from okd_jax.data import images as pictures, order
 from okd_jax.data.formats import tfrecord as records
 from okd_jax.data.info import describe, HostData, Split
 from okd_jax.errors import DataError
@@ -168,7 +166,12 @@ def inspect(path: pathlib.Path) -> Copy:
 
 
 def read(
-  name: str, copy: Copy, image_size: int, test_fraction: float
+  name: str,
+  copy: Copy,
+  image_size: int,
+  test_fraction: float,
+  *,
+  exif: bool = True,
 ) -> HostData:
   """Reads a whole copy.
 
@@ -177,13 +180,14 @@ def read(
     copy: as from `inspect`.
     image_size: to which images of varying size are resized.
     test_fraction: held out for testing if the copy has no test split.
+    exif: whether images are turned as EXIF says.
 
   Returns:
     The examples in their order on disk.
   """
-  train = _read_split(copy, "train", image_size)
+  train = _read_split(copy, "train", image_size, exif)
   if copy.test_split:
-    test = _read_split(copy, copy.test_split, image_size)
+    test = _read_split(copy, copy.test_split, image_size, exif)
   else:
     train, test = hold_out(train, test_fraction)
   return describe(name, train, test, copy.class_names)
@@ -207,7 +211,7 @@ def hold_out_rows(
   return train, test
 
 
-def _read_split(copy: Copy, split: str, image_size: int) -> Split:
+def _read_split(copy: Copy, split: str, image_size: int, exif: bool) -> Split:
   images = copy.buffer(split, image_size)
   labels = np.empty(len(images), np.int32)
   mode = "L" if images.shape[-1] == 1 else "RGB"
@@ -225,7 +229,7 @@ def _read_split(copy: Copy, split: str, image_size: int) -> Split:
         example = records.parse_example(record)
         (encoded,) = example[copy.image_key]
         (labels[at],) = example[copy.label_key]
-        images[at] = decode(encoded, mode, images.shape[1:3])
+        images[at] = pictures.whole(encoded, mode, images.shape[1:3], exif=exif)
       except (KeyError, ValueError, IndexError, OSError, SyntaxError) as error:
         raise DataError(
           f"{file} is damaged in record {count} ({error!r}); remove the "
@@ -239,26 +243,3 @@ def _read_split(copy: Copy, split: str, image_size: int) -> Split:
         "folder to prepare it again."
       )
   return Split(images, labels)
-
-
-def decode(encoded: bytes, mode: str, size: tuple[int, ...]) -> np.ndarray:
-  """Decodes an image file to uint8 [H, W, c], resized if of another size."""
-  with Image.open(io.BytesIO(encoded)) as file:
-    image = file.convert(mode)
-    if image.size != (size[1], size[0]):
-      image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(*size, -1)
-
-
-def decode_center(
-  encoded: bytes, mode: str, size: tuple[int, ...]
-) -> np.ndarray:
-  """Decodes an image and takes its centre, as `crops.center_crop` does."""
-  with Image.open(io.BytesIO(encoded)) as file:
-    image = file.convert(mode)
-  short, side = round(size[0] * crops.MARGIN), min(image.size)
-  width, height = (short * length // side for length in image.size)
-  image = image.resize((width, height), Image.Resampling.BILINEAR)
-  left, top = round((width - size[1]) / 2), round((height - size[0]) / 2)
-  cropped = image.crop((left, top, left + size[1], top + size[0]))
-  return np.asarray(cropped).reshape(*size, -1)

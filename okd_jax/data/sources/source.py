@@ -86,7 +86,8 @@ class Source(abc.ABC):
   Images are uint8 [B, H, W, c], or [P, B, H, W, c] in training where the source
   draws the views; target int32 [B]; index int32 [B] is the
   position in the publisher's training split (test split for "test"), as the
-  copy in use orders it; mask is False on padding. With a mesh all are split
+  copy in use orders it; a validation split of the publisher counts on after the
+  training split; mask is False on padding. With a mesh all are split
   over its "data" axis.
 
   Attributes:
@@ -95,6 +96,7 @@ class Source(abc.ABC):
       "held_out" and "test".
     batch_size: B of training.
     eval_batch_size: B of evaluation.
+    notes: what people may not expect of the data, each a sentence.
   """
 
   def __init__(
@@ -114,6 +116,7 @@ class Source(abc.ABC):
     """
     self.info = info
     self.positions = positions
+    self.notes: tuple[str, ...] = ()
     self._labels = labels
     self.batch_size = batching["batch_size"]
     self.eval_batch_size = batching["eval_batch_size"]

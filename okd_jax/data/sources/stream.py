@@ -12,8 +12,8 @@ from typing import Any, Unpack
 import numpy as np
 
 from okd_jax import core
-from okd_jax.data import images as crops
-from okd_jax.data.formats import folder, prepare, tfds as prepared
+from okd_jax.data import crops, images
+from okd_jax.data.formats import prepare
 from okd_jax.data.formats.listing import Files, Listing
 from okd_jax.data.sources import pipeline
 from okd_jax.data.sources.source import (
@@ -61,17 +61,18 @@ class StreamSource(Source):
       rows = tf.ensure_shape(rows, slots.shape)
       return rows, tf.repeat(step, len(slots)), slots
 
-    def crop(encoded, step, slot):
-      images = [
+    def crop(encoded, pixels, step, slot):
+      cropped = [
         crops.random_crop(
           encoded,
+          pixels,
           self.info.image_shape[0],
           crops.fold(self._seed, step, slot, view),
           flip=self.info.flip,
         )
         for view in views
       ]
-      return tf.stack(images) if self._num_views else images[0]
+      return tf.stack(cropped) if self._num_views else cropped[0]
 
     steps = tf.data.Dataset.counter(first_step).map(examples).unbatch()
     rows = (self.order(step)[slots] for step in itertools.count(first_step))
@@ -92,7 +93,7 @@ class StreamSource(Source):
     size = self.info.image_shape[0]
     return self._stream(
       tf.data.Dataset.from_tensor_slices((rows,)),
-      lambda encoded: crops.center_crop(encoded, size),
+      lambda encoded, pixels: crops.center_crop(encoded, pixels, size),
       files,
       iter(batches),
       self.eval_batch_size,
@@ -110,29 +111,35 @@ class StreamSource(Source):
 
     Args:
       examples: `tf.data` of tuples: a row, and what `transform` needs.
-      transform: of the encoded image and the rest of the tuple.
+      transform: of a picture as from `crops.prepare` and the rest of the
+        tuple.
       files: what rows count.
       batches: rows and mask of each batch.
       size: of a whole batch.
     """
     import tensorflow as tf
 
+    exif = self.info.exif
+
     def load(row, *rest):
-      encoded = tf.numpy_function(
-        lambda row: files.read(int(row)), [row], tf.string
+      encoded, pixels = tf.numpy_function(
+        lambda row: crops.prepare(files.read(int(row)), exif=exif),
+        [row],
+        [tf.string, tf.uint8],
       )
-      return transform(tf.ensure_shape(encoded, ()), *rest)
+      encoded = tf.ensure_shape(encoded, ())
+      return transform(encoded, tf.ensure_shape(pixels, (None, None, 3)), *rest)
 
     local = len(local_slots(self._mesh, size))
     dataset = pipeline.parallel_map(examples, load)
-    images = pipeline.iterate(dataset.batch(local, drop_remainder=True))
+    elements = pipeline.iterate(dataset.batch(local, drop_remainder=True))
     ahead = None
     for rows, mask in batches:
       try:
-        image = next(images)
+        image = next(elements)
       # TensorFlow's errors have no common base below Exception.
       except Exception as error:
-        raise DataError(_explain(files, rows, error)) from error
+        raise DataError(_explain(files, rows, exif, error)) from error
       batch = core.Batch(
         image=np.moveaxis(image, 1, 0) if image.ndim == 5 else image,
         target=files.labels[rows],
@@ -148,13 +155,18 @@ class StreamSource(Source):
       yield ahead
 
 
-def _explain(files: Files, rows: np.ndarray, error: Exception) -> str:
+def _explain(files: Files, rows: Any, exif: bool, error: Exception) -> str:
   """Finds the image of a batch that cannot be decoded."""
   for row in rows:
     path = files.paths[files.file[row]]
     try:
-      prepared.decode(files.read(row), "RGB", (8, 8))
-    except folder.DAMAGE as damage:
+      content = files.read(row)
+      images.decode(content, exif=exif)  # Pillow's reasons are the shorter ones
+      encoded, pixels = crops.prepare(content, exif=exif)
+      if encoded:
+        crops.center_crop(encoded, pixels, 8)
+    # TensorFlow's errors have no common base below Exception.
+    except Exception as damage:
       return (
         f"{path} holds an image that cannot be decoded ({damage}); replace or "
         "remove it."

@@ -12,6 +12,7 @@ from typing import Unpack
 import numpy as np
 
 from okd_jax import core
+from okd_jax.data import images as pictures
 from okd_jax.data.formats import prepare, tfds as prepared
 from okd_jax.data.info import describe, HostData, Split
 from okd_jax.data.sources import pipeline
@@ -25,19 +26,23 @@ from okd_jax.errors import DataError
 
 
 def read(
-  name: str, copy: prepared.Copy, image_size: int, test_fraction: float
+  name: str,
+  copy: prepared.Copy,
+  image_size: int,
+  test_fraction: float,
+  *,
+  exif: bool = True,
 ) -> HostData:
-  """Decodes a prepared copy through TensorFlow Datasets.
+  """Reads a prepared copy through TensorFlow Datasets.
 
-  Gives what `prepared.read` gives, except that images of varying size are
-  resized by TensorFlow instead of Pillow, which differs by a rounding.
+  Gives what `prepared.read` gives.
   """
   tfds = prepare.import_tfds()
   try:
     builder = tfds.builder_from_directory(copy.path)
-    train = _decode(tfds, builder, copy, "train", image_size)
+    train = _decode(tfds, builder, copy, "train", image_size, exif)
     if copy.test_split:
-      test = _decode(tfds, builder, copy, copy.test_split, image_size)
+      test = _decode(tfds, builder, copy, copy.test_split, image_size, exif)
     else:
       train, test = prepared.hold_out(train, test_fraction)
   except DataError:
@@ -51,33 +56,29 @@ def read(
   return describe(name, train, test, copy.class_names)
 
 
-def _decode(tfds, builder, copy, split, image_size) -> Split:
-  import tensorflow as tf
-
+def _decode(tfds, builder, copy, split, image_size, exif) -> Split:
   images = copy.buffer(split, image_size)
   labels = np.empty(len(images), np.int32)
-  height, width, channels = images.shape[1:]
-
-  def prepare_one(example):
-    image = example[copy.image_key]
-    if None in copy.image_shape[:2]:
-      image = tf.image.resize(image, (height, width), antialias=True)
-      image = tf.cast(tf.round(tf.clip_by_value(image, 0, 255)), tf.uint8)
-    image = tf.ensure_shape(image, (height, width, channels))
-    return image, tf.cast(example[copy.label_key], tf.int32)
-
+  size, mode = images.shape[1:3], "L" if images.shape[-1] == 1 else "RGB"
   # One file after another, as they lie on disk: the order is then the same
   # with any number of cores.
   config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
   dataset = builder.as_dataset(
-    split=split, shuffle_files=False, read_config=config
+    split=split,
+    shuffle_files=False,
+    read_config=config,
+    # Pictures are decoded here as everywhere.
+    decoders={copy.image_key: tfds.decode.SkipDecoding()},
   )
-  dataset = pipeline.parallel_map(dataset, prepare_one).batch(1024)
   at = 0
-  for image, label in pipeline.iterate(dataset):
-    images[at : at + len(label)] = image
-    labels[at : at + len(label)] = label
-    at += len(label)
+  for examples in pipeline.iterate(dataset.batch(256)):
+    stored = zip(
+      examples[copy.image_key], examples[copy.label_key], strict=True
+    )
+    for content, label in stored:
+      images[at] = pictures.whole(content, mode, size, exif=exif)
+      labels[at] = label
+      at += 1
   if at != len(images):
     raise DataError(
       f"{copy.path} ({split}) holds {at} examples; {len(images)} were "

@@ -1,0 +1,173 @@
+"""The command `data`: what training would use of a folder of images."""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from okd_jax import data
+from okd_jax.errors import DataError
+from okd_jax.runs import display
+
+# Keys of config.data that change which pictures are used, or how.
+_KEYS = (
+  "source",
+  "image_size",
+  "test_fraction",
+  "validation",
+  "train_examples",
+  "flip",
+  "exif",
+)
+_MOST_SIZES = 10
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+  """Adds what the command takes."""
+  command.add_argument("path", metavar="PATH", help="as after 'folder:'")
+  command.add_argument(
+    "--show",
+    type=Path,
+    metavar="FILE.png",
+    help="draw some pictures a class, as a network sees them in training",
+  )
+  for field in dataclasses.fields(data.Config):
+    if field.name in _KEYS:
+      assert field.default is not dataclasses.MISSING
+      kind = type(field.default)
+      command.add_argument(
+        f"--config.data.{field.name}",
+        dest=field.name,
+        type=_flag if kind is bool else kind,
+        help="as of main.py",
+      )
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs the command.
+
+  Raises:
+    DataError: for what training would refuse as well.
+  """
+  from okd_jax.data import sheet
+  from okd_jax.data.formats import folder
+
+  path = args.path.removeprefix("folder:")
+  given = {key: getattr(args, key) for key in _KEYS}
+  given = {key: value for key, value in given.items() if value is not None}
+  config = data.check({"name": f"folder:{path}", **given})
+  used = _division(config, path)
+  report = folder.check_folder(path, exif=config.exif)
+  if args.json:
+    print(json.dumps(_as_json(report, used), indent=2))
+  else:
+    _show(path, report, used)
+  if report.damaged:
+    raise DataError(
+      f"{len(report.damaged)} file(s) in {path} are damaged; replace or remove "
+      "them."
+    )
+  if args.show:
+    sheet.write(config, args.show)
+    if not args.json:
+      print(f"What a network sees is in {args.show}.")
+
+
+def _division(config: data.Config, path: str) -> dict[str, int]:
+  """How many examples training uses of each split, found without decoding."""
+  from okd_jax.data.formats import listing, tfds as prepared
+
+  listed = listing.from_folder(path, config.image_size, config.test_fraction)
+  if config.source != "stream":
+    size = config.image_size
+    prepared.allocate(path, (len(listed.train.labels), size, size, 3))
+  positions = data.division(config, listed)
+  return {
+    split: len(positions[split]) for split in ("train", "validation", "test")
+  }
+
+
+def _flag(text: str) -> bool:
+  if text.lower() not in ("true", "false"):
+    raise argparse.ArgumentTypeError(f"{text!r} must be true or false")
+  return text.lower() == "true"
+
+
+def _as_json(report: Any, used: dict[str, int]) -> dict[str, Any]:
+  return {
+    "counts": report.counts,
+    "used": used,
+    "imbalance": report.imbalance,
+    "sizes": {f"{w}x{h}": count for (w, h), count in _sizes(report)},
+    "size": _extent(report),
+    "damaged": {str(path): why for path, why in report.damaged.items()},
+    "duplicates": [list(map(str, group)) for group in report.duplicates],
+    "across": [list(map(str, group)) for group in report.across],
+    "left_out": {
+      why: list(map(str, files)) for why, files in report.left_out.items()
+    },
+    "notes": list(report.notes),
+  }
+
+
+def _sizes(report: Any) -> list[tuple[tuple[int, int], int]]:
+  return sorted(report.sizes.items(), key=lambda item: -item[1])
+
+
+def _extent(report: Any) -> dict[str, list[int]]:
+  """Least, median and greatest width and height."""
+  if not report.sizes:
+    return {}
+  sizes = np.repeat(
+    np.array(list(report.sizes)), list(report.sizes.values()), axis=0
+  )
+  return {
+    "min": sizes.min(0).tolist(),
+    "median": np.median(sizes, axis=0).astype(int).tolist(),
+    "max": sizes.max(0).tolist(),
+  }
+
+
+def _show(path: str, report: Any, used: dict[str, int]) -> None:
+  classes = {name: None for split in report.counts.values() for name in split}
+  rows = [
+    (name, *(split.get(name, 0) for split in report.counts.values()))
+    for name in classes
+  ]
+  totals = (sum(split.values()) for split in report.counts.values())
+  display.table(
+    f"Images in {path}",
+    ["class", *report.counts],
+    [*rows, ("total", *totals)],
+  )
+  division = ", ".join(
+    f"{n or 'none'} for {split}" for split, n in used.items()
+  )
+  extent = {
+    what: f"{width} x {height}"
+    for what, (width, height) in _extent(report).items()
+  }
+  display.table(
+    f"What training uses of {path}",
+    ["what", "value"],
+    [
+      ("division", division),
+      ("most frequent class to rarest", f"{report.imbalance:.1f} to 1"),
+      *((f"size, {what}", text) for what, text in extent.items()),
+      *(("note", note) for note in report.notes),
+    ],
+  )
+  sizes = _sizes(report)
+  display.table(
+    f"Sizes, {len(sizes)} in all",
+    ["width x height", "images"],
+    [(f"{w} x {h}", str(count)) for (w, h), count in sizes[:_MOST_SIZES]],
+  )
+  for group in report.duplicates:
+    where = " (in several splits or classes)" if group in report.across else ""
+    print(f"Equal files: {', '.join(map(str, group))}{where}")
+  for file, reason in report.damaged.items():
+    print(f"Damaged: {file}: {reason}")

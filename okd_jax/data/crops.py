@@ -1,0 +1,206 @@
+"""Cropping and resizing of large images, inside `tf.data`.
+
+Random crops are those of torchvision's RandomResizedCrop, evaluation is its
+Resize and CenterCrop. Pixels are those of `images.decode`; where TensorFlow
+decodes to the same, it does, as it is faster and decodes windows alone.
+TensorFlow is imported when a function is called.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from okd_jax.data import images
+
+AREA = (0.08, 1.0)
+RATIO = (3 / 4, 4 / 3)
+_ATTEMPTS = 10
+# Colours of a JPEG reach as far as the second next pixel, so decoding needs so
+# many more than a window to give all of it as it is in the whole picture.
+_SPREAD = 2
+# As Pillow decodes; the other way differs by several grey levels.
+_DCT = "INTEGER_ACCURATE"
+
+# A TensorFlow tensor, or an array.
+Tensor = Any
+
+_NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
+
+
+def prepare(encoded: bytes, *, exif: bool = True) -> tuple[bytes, np.ndarray]:
+  """Makes a picture's file ready for the functions below.
+
+  Returns:
+    The content of a file that TensorFlow is to decode, b"" for any other; and
+    the pixels of the latter, uint8 [H, W, 3].
+
+  Raises:
+    images.Undecodable: if it is of the latter and cannot be read.
+  """
+  if images.is_plain(encoded, exif=exif):
+    return encoded, _NO_PIXELS
+  return b"", images.decode(encoded, exif=exif)
+
+
+def fold(seed: int, *numbers: Tensor) -> Tensor:
+  """Makes a seed for stateless random operations from integers."""
+  import tensorflow as tf
+
+  key = tf.constant([seed, 0])
+  for number in numbers:
+    key = tf.random.experimental.stateless_fold_in(key, number)
+  return key
+
+
+def random_window(height: Tensor, width: Tensor, seed: Tensor) -> Tensor:
+  """Draws where to crop.
+
+  The area is a uniform fraction of the image's in `AREA`, the ratio of width to
+  height log-uniform in `RATIO`; the first of ten attempts that fits is taken,
+  the largest centred window of a permitted ratio if none does.
+
+  Args:
+    height: of the image, int32.
+    width: likewise.
+    seed: as from `fold`.
+
+  Returns:
+    int32 [4]: top, left, height and width of the window.
+  """
+  import tensorflow as tf
+
+  # Columns: area, ratio, top, left.
+  draws = tf.random.stateless_uniform((_ATTEMPTS, 4), seed, alg="philox")
+  high, wide = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+  area = high * wide * (AREA[0] + (AREA[1] - AREA[0]) * draws[:, 0])
+  low, top = (math.log(ratio) for ratio in RATIO)
+  ratio = tf.exp(low + (top - low) * draws[:, 1])
+  heights = tf.cast(tf.round(tf.sqrt(area / ratio)), tf.int32)
+  widths = tf.cast(tf.round(tf.sqrt(area * ratio)), tf.int32)
+  fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
+  # The fallback is one more row, which always fits.
+  heights = tf.concat(
+    [heights, [tf.minimum(height, _at_least_1(wide / RATIO[0]))]], 0
+  )
+  widths = tf.concat(
+    [widths, [tf.minimum(width, _at_least_1(high * RATIO[1]))]], 0
+  )
+  chosen = tf.argmax(tf.concat([fits, [True]], 0), output_type=tf.int32)
+  crop_height, crop_width = heights[chosen], widths[chosen]
+  rooms = tf.stack([height - crop_height, width - crop_width])
+  places = tf.concat([draws[:, 2:], [[0.5, 0.5]]], 0)[chosen]
+  # A draw below 1 never rounds up to the number of places.
+  corner = tf.cast(places * tf.cast(rooms + 1, tf.float32), tf.int32)
+  corner = tf.minimum(corner, rooms)
+  return tf.concat([corner, [crop_height, crop_width]], 0)
+
+
+def random_crop(
+  encoded: Tensor, pixels: Tensor, size: int, seed: Tensor, *, flip: bool
+) -> Tensor:
+  """Takes a random part of an image, resized and perhaps mirrored.
+
+  Args:
+    encoded: as from `prepare`.
+    pixels: likewise.
+    size: height and width of the result.
+    seed: as from `fold`.
+    flip: mirror with probability 1/2.
+
+  Returns:
+    uint8 [size, size, 3].
+  """
+  import tensorflow as tf
+
+  def jpeg():
+    shape = tf.io.extract_jpeg_shape(encoded)
+    window = random_window(shape[0], shape[1], seed)
+    return _decode_window(encoded, shape, window)
+
+  def other():
+    image = _decode(encoded, pixels)
+    window = random_window(tf.shape(image)[0], tf.shape(image)[1], seed)
+    return tf.image.crop_to_bounding_box(image, *tf.unstack(window))
+
+  image = _resize(tf.cond(tf.io.is_jpeg(encoded), jpeg, other), (size, size))
+  image = tf.ensure_shape(image, (size, size, 3))
+  if not flip:
+    return image
+  # A number of its own: the window has used the seed itself.
+  key = tf.random.experimental.stateless_fold_in(seed, 1)
+  mirrored = tf.random.stateless_uniform((), key, alg="philox") < 0.5
+  # A slice with a negative step would take seven times as long.
+  return tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
+
+
+def center_crop(encoded: Tensor, pixels: Tensor, size: int) -> Tensor:
+  """Resizes an image's shorter side and takes the centre.
+
+  Args:
+    encoded: as from `prepare`.
+    pixels: likewise.
+    size: height and width of the result; 224 is cut from a side of 256.
+
+  Returns:
+    uint8 [size, size, 3].
+  """
+  import tensorflow as tf
+
+  image = _decode(encoded, pixels)
+  height, width = tf.unstack(tf.shape(image)[:2])
+  short = round(size * images.MARGIN)
+  shorter = tf.minimum(height, width)
+  height, width = (short * side // shorter for side in (height, width))
+  image = _resize(image, (height, width))
+  # As Python's round does: to the even number.
+  top, left = (
+    tf.cast(tf.round((side - size) / 2), tf.int32) for side in (height, width)
+  )
+  return tf.ensure_shape(
+    tf.image.crop_to_bounding_box(image, top, left, size, size),
+    (size, size, 3),
+  )
+
+
+def _at_least_1(x: Tensor) -> Tensor:
+  import tensorflow as tf
+
+  return tf.maximum(1, tf.cast(tf.round(x), tf.int32))
+
+
+def _decode(encoded: Tensor, pixels: Tensor) -> Tensor:
+  import tensorflow as tf
+
+  def jpeg():
+    return tf.io.decode_jpeg(encoded, channels=3, dct_method=_DCT)
+
+  def png():
+    return tf.io.decode_png(encoded, channels=3)
+
+  return tf.cond(
+    tf.strings.length(encoded) == 0,
+    lambda: pixels,
+    lambda: tf.cond(tf.io.is_jpeg(encoded), jpeg, png),
+  )
+
+
+def _decode_window(encoded: Tensor, shape: Tensor, window: Tensor) -> Tensor:
+  """Decodes little more than a window of a JPEG of that shape."""
+  import tensorflow as tf
+
+  first = tf.maximum(window[:2] - _SPREAD, 0)
+  last = tf.minimum(window[:2] + window[2:] + _SPREAD, shape[:2])
+  image = tf.image.decode_and_crop_jpeg(
+    encoded, tf.concat([first, last - first], 0), channels=3, dct_method=_DCT
+  )
+  top, left = tf.unstack(window[:2] - first)
+  return image[top : top + window[2], left : left + window[3]]
+
+
+def _resize(image: Tensor, shape: Any) -> Tensor:
+  import tensorflow as tf
+
+  resized = tf.image.resize(image, shape, antialias=True)
+  # Means of uint8 values cannot leave their range; the cast cuts off.
+  return tf.cast(resized + 0.5, tf.uint8)

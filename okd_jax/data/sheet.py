@@ -1,0 +1,68 @@
+"""A sheet of pictures as a network sees them in training."""
+
+import pathlib
+
+import jax
+import numpy as np
+from PIL import Image, ImageDraw
+
+from okd_jax import data
+from okd_jax.errors import ConfigError
+
+_A_CLASS = 8
+_MOST_CLASSES = 50
+# Of a picture on the sheet, in pixels; smaller ones are enlarged.
+_SIDE = 64
+_GAP, _TEXT = 4, 14
+
+
+def write(config: data.Config, path: pathlib.Path) -> None:
+  """Draws some training pictures of each class, one row a class.
+
+  They are decoded, resized or cropped, and augmented by what training uses.
+
+  Args:
+    config: of the data.
+    path: of the PNG.
+
+  Raises:
+    ConfigError: if `path` is no PNG.
+    DataError: if the data cannot be read.
+  """
+  if path.suffix.lower() != ".png":
+    raise ConfigError(f"--show={path} must be a file that ends in .png.")
+  source = data.make(config, batch_size=1, eval_batch_size=1, seed=0)
+  info = source.info
+  labels = source.train_labels(info.num_train)
+  classes = range(min(info.num_classes, _MOST_CLASSES))
+  rows = [np.flatnonzero(labels == label)[:_A_CLASS] for label in classes]
+  # One batch of these alone.
+  source.positions["train"] = np.concatenate(rows).astype(np.int32)
+  source.batch_size = source.train_size
+  batch = next(source.batches(0))
+  seen = data.augment(batch.image, jax.random.key(0), info=info)
+  levels = np.asarray(seen) * np.array(info.std) + np.array(info.mean)
+  pixels = np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8)
+  by_class: list[list[np.ndarray]] = [[] for _ in classes]
+  for image, label in zip(pixels, np.asarray(batch.target), strict=True):
+    by_class[label].append(image)
+  names = [info.class_names[label] for label in classes]
+  path.parent.mkdir(parents=True, exist_ok=True)
+  _draw(by_class, names).save(path)
+
+
+def _draw(by_class: list[list[np.ndarray]], names: list[str]) -> Image.Image:
+  height = _SIDE + _TEXT + _GAP
+  width = _A_CLASS * (_SIDE + _GAP)
+  sheet = Image.new("RGB", (width, height * len(names)), "white")
+  draw = ImageDraw.Draw(sheet)
+  for row, (images, name) in enumerate(zip(by_class, names, strict=True)):
+    # Letters that the font lacks are drawn as a question mark.
+    said = name.encode("latin-1", "replace").decode("latin-1")
+    draw.text((0, row * height), said, fill="black")
+    for column, image in enumerate(images):
+      channels = image[..., 0] if image.shape[-1] == 1 else image
+      small = Image.fromarray(channels).convert("RGB")
+      small = small.resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
+      sheet.paste(small, (column * (_SIDE + _GAP), row * height + _TEXT))
+  return sheet
