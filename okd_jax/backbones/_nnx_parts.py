@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 import dataclasses
 import functools
+import inspect
 from typing import Any
 
 from flax import nnx
@@ -95,6 +96,43 @@ def blueprint(network: type[Any], arguments: Arguments) -> Blueprint:
       )
   structure = jax.tree.structure(state)
   return Blueprint(network, arguments, (definition, structure), leaves)
+
+
+def parameters_of_call(network: type[Any]) -> dict[str, inspect.Parameter]:
+  """What the call of a network takes besides the images, by name."""
+  found = list(inspect.signature(network.__call__).parameters.items())[2:]
+  return {
+    name: parameter
+    for name, parameter in found
+    if parameter.kind
+    in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+  }
+
+
+def values_of_call(train: bool) -> dict[str, Any]:
+  """Values of the arguments that a call may have, except `rngs`."""
+  return {
+    "train": train,
+    "deterministic": not train,
+    "use_running_average": not train,
+  }
+
+
+def check_call(network: type[Any]) -> None:
+  """Raises ConfigError unless a network is called as we call it."""
+  if not any("__call__" in vars(base) for base in network.__mro__):
+    raise ConfigError(
+      f"{network.__name__} is a network of flax nnx without __call__; define "
+      "__call__(self, images), with the argument 'train' if you need it."
+    )
+  known = (*values_of_call(train=False), "rngs")
+  for name, parameter in parameters_of_call(network).items():
+    if parameter.default is parameter.empty and name not in known:
+      raise ConfigError(
+        f"{network.__name__} is a network of flax nnx whose call asks for "
+        f"'{name}'; it may take the images and any of {', '.join(known)}: give "
+        "other arguments a default."
+      )
 
 
 def check_parts(network: Any, arguments: Arguments) -> None:

@@ -56,7 +56,7 @@ def make(
       f"{network.__name__} is a network of flax nnx that cannot be made with "
       f"the arguments {given} ({error}); give its constructor these arguments."
     ) from error
-  _check_call(network)
+  _nnx_parts.check_call(network)
   has_part = "part" in constructor.parameters
   base = PartedNnxNetwork if has_part else NnxNetwork
   return _named_after(network, base)(
@@ -80,7 +80,9 @@ class NnxNetwork(nn.Module):
   def __call__(self, images: Array, *, train: bool) -> Any:
     """Returns what the network returns; initialisation is an evaluation."""
     blueprint = self._blueprint()
-    draws = blueprint.has_streams or "rngs" in _parameters(self.network)
+    draws = blueprint.has_streams or "rngs" in _nnx_parts.parameters_of_call(
+      self.network
+    )
     if self.is_initializing():
       if draws:
         _check_draws(blueprint, jnp.shape(images)[1:])
@@ -141,43 +143,6 @@ def _named_after(network: type, base: type) -> Any:
   return type(network.__name__, (base,), {"__module__": network.__module__})
 
 
-def _parameters(network: type[nnx.Module]) -> dict[str, inspect.Parameter]:
-  """What the call of a network takes besides the images, by name."""
-  found = list(inspect.signature(network.__call__).parameters.items())[2:]
-  return {
-    name: parameter
-    for name, parameter in found
-    if parameter.kind
-    in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-  }
-
-
-def _call_arguments(train: bool) -> dict[str, Any]:
-  """Values of the arguments that a call may have, except `rngs`."""
-  return {
-    "train": train,
-    "deterministic": not train,
-    "use_running_average": not train,
-  }
-
-
-def _check_call(network: type[nnx.Module]) -> None:
-  """Raises ConfigError unless a network is called as we call it."""
-  if not any("__call__" in vars(base) for base in network.__mro__):
-    raise ConfigError(
-      f"{network.__name__} is a network of flax nnx without __call__; define "
-      "__call__(self, images), with the argument 'train' if you need it."
-    )
-  known = (*_call_arguments(train=False), "rngs")
-  for name, parameter in _parameters(network).items():
-    if parameter.default is parameter.empty and name not in known:
-      raise ConfigError(
-        f"{network.__name__} is a network of flax nnx whose call asks for "
-        f"'{name}'; it may take the images and any of {', '.join(known)}: give "
-        "other arguments a default."
-      )
-
-
 def _run(
   blueprint: Blueprint,
   values: Mapping[Leaf, Array],
@@ -197,8 +162,12 @@ def _run(
   for _, node in nnx.iter_graph(module):
     if isinstance(node, nnx.BatchNorm | _nnx_parts.Dropout):
       node.axis_name = axis_name
-  known = {**_call_arguments(train), "rngs": None}
-  asked = {name for name in _parameters(blueprint.network) if name in known}
+  known = {**_nnx_parts.values_of_call(train), "rngs": None}
+  asked = {
+    name
+    for name in _nnx_parts.parameters_of_call(blueprint.network)
+    if name in known
+  }
   if "rngs" in asked:
     known["rngs"] = nnx.Rngs(_key_of_stream(key, len(blueprint.leaves)))
   result = module(images, **{name: known[name] for name in asked})

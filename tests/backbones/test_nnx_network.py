@@ -93,9 +93,8 @@ def test_all_streams_and_own_state_do_not_depend_on_the_mesh():
   assert after["RunningMean"]["seen"].shape == (2, 4)
   assert not np.allclose(*after["RunningMean"]["seen"])
   np.testing.assert_array_equal(after["Variable"]["steps"], [1, 1])
-  kernel = before["params"]["layers"]["0"]["kernel"]
-  bias = before["params"]["layers"]["0"]["bias"]
-  means = jnp.mean(IMAGES.reshape(8, -1), 0) @ kernel + bias
+  layer = before["params"]["layers"]["0"]
+  means = jnp.mean(IMAGES.reshape(8, -1), 0) @ layer["kernel"] + layer["bias"]
   np.testing.assert_allclose(
     after["RunningMean"]["seen"], means / 2, rtol=1e-4, atol=1e-6
   )
@@ -149,11 +148,10 @@ def test_says_what_the_nnx_module_says():
   )
   np.testing.assert_allclose(ours, features, rtol=1e-5, atol=1e-6)
   for name in ("norm1", "norm2"):
-    layer = getattr(module, name)
     for part in ("mean", "var"):
       np.testing.assert_allclose(
         after["batch_stats"][name][part],
-        getattr(layer, part)[...],
+        getattr(getattr(module, name), part)[...],
         rtol=1e-5,
         atol=1e-6,
       )
