@@ -80,7 +80,7 @@ def soft_labels_are_taken(method: core.Method) -> None:
   """Labels as probabilities that are 0 or 1 give what integers give."""
   with jax.enable_x64(True):
     seen = random_outputs(dtype=jnp.float64)
-    wide = jax.tree.map(_widen, variables(method))
+    wide = jax.tree.map(_widen, variables_of(method))
     jitted = jax.jit(
       lambda batch: apply(method, {}, seen, batch, wide),
       compiler_options=_outputs.QUICK,
@@ -141,7 +141,7 @@ def evaluation_reads_no_target(method: core.Method) -> None:
   In evaluation the averages and teachers are not-a-number, and positions are
   those of another split than memory per example has.
   """
-  variables = variables(method)
+  variables = variables_of(method)
   hidden = dict(variables)
   for name in method.needs.per_example:
     hidden[name] = jax.tree.map(_not_a_number, variables[name])
@@ -179,7 +179,7 @@ def apply(
   variables: Any = None,
 ) -> core.MethodOutput:
   """The method's output for its initial memory and the given parameters."""
-  start = variables(method) if variables is None else variables
+  start = variables_of(method) if variables is None else variables
   start = start | ({"params": params} if params else {})
   memory = [name for name in start if name != "params"]
   batch = _outputs.random_batch() if batch is None else batch
@@ -191,7 +191,7 @@ def apply(
 
 
 @functools.cache
-def variables(method: core.Method) -> Any:
+def variables_of(method: core.Method) -> Any:
   """The variables of a method for random outputs, drawn once."""
   with jax.ensure_compile_time_eval():  # may be called while tracing
     init = jax.jit(

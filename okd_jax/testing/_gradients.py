@@ -96,7 +96,7 @@ def _check_finite(method: core.Method, seen: core.Outputs, when: str) -> None:
   def loss(params, seen):
     return core.objective(_checks.apply(method, params, seen).terms)
 
-  params = _checks.variables(method).get("params", {})
+  params = _checks.variables_of(method).get("params", {})
   value, gradients = jax.jit(
     jax.value_and_grad(loss, (0, 1)), compiler_options=_outputs.QUICK
   )(params, seen)
