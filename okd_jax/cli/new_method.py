@@ -140,7 +140,7 @@ The method, which turns the group's outputs into these terms:
 ```python linenums="1"
 --8<-- "okd_jax/methods/$name.py"
 ```
-""".replace("\\", "\\")
+"""
 
 _DATA = {
   "digits": ("scikit-learn's digits", "common.digits(common.base())"),
