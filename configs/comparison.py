@@ -27,15 +27,13 @@ def grid(base: ConfigDict, net: str, teacher_net: str) -> ConfigDict:
   )
   config.nets = (net,)
   config.seeds = (0, 1, 2)
-  # The kind of group that a method trains.
+  # As in its paper.
   config.kinds = ConfigDict(
     {
-      name: methods.load(name)().needs.kind or base.peers.kind
+      name: methods.load(name)().published_kind or base.peers.kind
       for name in methods.names()
     }
   )
-  # As in its paper.
-  config.kinds.pcl = "branches"
   config.teacher_net = teacher_net
   # Figures to stand beside ours.
   config.published = str(Path(__file__).with_name("published.json"))

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from okd_jax.cli import common as cli, data as data_command
+from okd_jax.cli import common as cli, data as data_command, new_method
 from okd_jax.devices import distributed, mesh as mesh_lib
 from okd_jax.errors import ConfigError, DataError
 from okd_jax.runs import display, run as run_lib
@@ -114,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
   command = add(data_command.run, "data", text, workdir=False)
   data_command.add_arguments(command)
   _add_json(command)
+
+  command = add(new_method.run, "new-method", new_method.TEXT, workdir=False)
+  new_method.add_arguments(command)
 
   text = "Look at packages, devices, space and data, and compile one step."
   add(_doctor, "doctor", text, workdir=False)

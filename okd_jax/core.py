@@ -179,8 +179,26 @@ class Method(nn.Module):
 
   @property
   def joint(self) -> bool:
-    """Whether the terms of one peer send gradient into another."""
+    """Whether a term with a row a peer trains a peer by another's row.
+
+    Terms [B] belong to the group and may train all peers without it.
+    """
     return False
+
+  @property
+  def published_kind(self) -> str | None:
+    """The kind of group that the paper trains, for comparisons; None: any."""
+    return self.needs.kind
+
+  @property
+  def deployed_as(self) -> str:
+    """What tables call the network to deploy."""
+    return "deployed network"
+
+  @property
+  def compared(self) -> str:
+    """Whose figure papers report: "deployed" or "peers_mean"."""
+    return "deployed"
 
   @property
   def min_peers(self) -> int:

@@ -32,6 +32,11 @@ class Method(core.Method):
   stop_gradient: bool = core.flag(False)
 
   @property
+  def compared(self):
+    # As Chen et al., AAAI 2020.
+    return "peers_mean"
+
+  @property
   def needs(self):
     # A shared trunk belongs to no turn.
     alternating = self.updates == "alternating"

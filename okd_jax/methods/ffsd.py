@@ -85,6 +85,10 @@ class Method(core.Method):
   fusion_weight_decay: float = core.at_least(1e-5, 0)
 
   @property
+  def deployed_as(self):
+    return "leader"
+
+  @property
   def needs(self):
     # Branches have the maps of their own stages only.
     return core.Needs(kind="replicas")

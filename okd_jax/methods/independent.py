@@ -10,6 +10,11 @@ class Method(core.Method):
   al., "Online Knowledge Distillation with Diverse Peers", AAAI 2020.
   """
 
+  @property
+  def compared(self):
+    # As Chen et al., AAAI 2020.
+    return "peers_mean"
+
   def __call__(self, outputs, batch, ctx):
     return core.MethodOutput(
       {"peer_ce": losses.cross_entropy(outputs.logits, batch.target)}

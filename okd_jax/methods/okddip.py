@@ -37,6 +37,10 @@ class Method(core.Method):
   with_leader: bool = core.flag(True)
 
   @property
+  def deployed_as(self):
+    return "leader"
+
+  @property
   def leader(self):
     return -1 if self.with_leader else 0
 

@@ -29,6 +29,11 @@ class Method(core.Method):
   stop_gradient: bool = core.flag(False)
 
   @property
+  def compared(self):
+    # As Chen et al., AAAI 2020.
+    return "peers_mean"
+
+  @property
   def needs(self):
     return core.Needs(kind="branches")
 

@@ -30,6 +30,14 @@ class Method(core.Method):
   ema_decay: float = core.between(0.999, 0, 1)
 
   @property
+  def deployed_as(self):
+    return "averaged first peer"
+
+  @property
+  def published_kind(self):
+    return "branches"
+
+  @property
   def needs(self):
     return core.Needs(views=self.views, ema_decay=self.ema_decay)
 

@@ -9,8 +9,9 @@ import statistics
 import numpy as np
 
 from okd_jax import tasks
+from okd_jax.core import Method
 from okd_jax.results import grid
-from okd_jax.results.grid import BASELINE, Cell
+from okd_jax.results.grid import BASELINE, Cell, KD_TEACHER
 from okd_jax.runs import records as logs
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.tasks.figure import (
@@ -35,20 +36,6 @@ WHO = {
   "peers_mean": "mean of peers",
   "ensemble": "ensemble",
   "group": "group prediction",
-}
-# What the papers report where it is not the deployed network: Chen et al.,
-# AAAI 2020, take the mean over peers for these.
-_COMPARED = {
-  "cl_ilr": "peers_mean",
-  "dml": "peers_mean",
-  "independent": "peers_mean",
-  "one": "peers_mean",
-}
-_DEPLOYED_AS = {
-  BASELINE: "the network",
-  "ffsd": "leader",
-  "okddip": "leader",
-  "pcl": "averaged first peer",
 }
 
 # The steps and figures of a run's evaluations.
@@ -87,6 +74,8 @@ class Row:
     seconds: of training an image, averaged over runs; None if not measured.
     diversity: for each finished run its epochs and the values at them.
     failures: why runs failed, by the names of their cells.
+    compared: the key of `WHO` that stands beside published figures.
+    compared_as: what that figure is.
   """
 
   net: str
@@ -102,18 +91,8 @@ class Row:
   seconds: float | None
   diversity: Sequence[tuple[np.ndarray, np.ndarray]]
   failures: Mapping[str, str]
-
-  @property
-  def compared(self) -> str:
-    """The key of `WHO` that stands beside published figures."""
-    return _COMPARED[self.name] if self.name in _COMPARED else "deployed"
-
-  @property
-  def compared_as(self) -> str:
-    """What that figure is."""
-    if self.compared == "deployed" and self.name in _DEPLOYED_AS:
-      return _DEPLOYED_AS[self.name]
-    return WHO[self.compared]
+  compared: str
+  compared_as: str
 
 
 def exists(workdir: Path) -> bool:
@@ -158,7 +137,9 @@ def times(row: Row, rows: Sequence[Row]) -> tuple[float | None, float | None]:
 
 def _row(cells: Sequence[Cell]) -> Row:
   config = cells[0].config
-  measure = tasks.load(config_lib.make_method(config).task).headline()
+  method = config_lib.make_method(config)
+  measure = tasks.load(method.task).headline()
+  compared, compared_as = _compared(cells[0].row, method)
   headlines: dict[tuple[str, str], list[float]] = {}
   speeds, diversity, failures = [], [], {}
   finished = 0
@@ -193,7 +174,19 @@ def _row(cells: Sequence[Cell]) -> Row:
     seconds=statistics.mean(speeds) if speeds else None,
     diversity=diversity,
     failures=failures,
+    compared=compared,
+    compared_as=compared_as,
   )
+
+
+def _compared(row: str, method: Method) -> tuple[str, str]:
+  """Whose figure stands beside published ones, and what it is called."""
+  if row == BASELINE:
+    return "deployed", "the network"
+  if row == KD_TEACHER or method.compared != "deployed":
+    who = "deployed" if row == KD_TEACHER else method.compared
+    return who, WHO[who]
+  return "deployed", method.deployed_as
 
 
 def _headlines(

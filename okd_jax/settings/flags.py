@@ -1,15 +1,21 @@
 """Reads a recipe and the settings that a command line changes in it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 import re
+import sys
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags, ConfigDict
 
+from okd_jax import methods
 from okd_jax.errors import closest, ConfigError
-from okd_jax.settings import flag_errors
+from okd_jax.settings import flag_errors, freeze
 
+_RECIPE = re.compile(r"--?config=([^:]+)")
+_OUTSIDE = re.compile(r"--?config\.method\.name=(.+:.+)")
+_OF_METHOD = re.compile(r"--?config\.method\.(\w+)=")
 _OVERRIDE = re.compile(r"--?config\.([\w.]+)")
 
 
@@ -26,16 +32,23 @@ def read(argv: Sequence[str]) -> tuple[ConfigDict, str, str | None]:
   Raises:
     ConfigError: for every mistake in them.
   """
-  known, recipe = _define(argv)
+  _find_modules_of(argv)
+  outside = list(filter(None, map(_OUTSIDE.match, argv)))
+  own = [word for word in argv if outside and _OF_METHOD.match(word)]
+  plain = [word for word in argv if word not in own]
+  known, recipe = _define(plain)
   try:
-    rest = known(list(argv))
+    rest = known(plain)
     missing = recipe.value is None
     if not missing:
       recipe.value.to_dict()  # raises if the recipe was not found
+    if outside and not missing:
+      with recipe.value.unlocked():
+        recipe.value.method = _method(outside[-1][1], own)
   except ConfigError:
     raise
   except Exception as error:  # a recipe is Python and may raise anything
-    _require_known_keys(argv)
+    _require_known_keys(plain)
     raise flag_errors.explain(error) from error
   if rest[1:]:
     raise ConfigError(
@@ -49,6 +62,27 @@ def read(argv: Sequence[str]) -> tuple[ConfigDict, str, str | None]:
     )
   named = config_flags.get_config_filename(known["config"])
   return recipe.value, named, known["workdir"].value
+
+
+def _find_modules_of(argv: Sequence[str]) -> None:
+  """Lets a recipe and its method's module lie in any folder, side by side."""
+  for found in filter(None, map(_RECIPE.match, argv)):
+    folder = str(Path(found[1]).resolve().parent)
+    if folder not in sys.path:
+      sys.path.append(folder)
+
+
+def _method(name: str, own: Sequence[str]) -> ConfigDict:
+  """The section of a method from outside, with its flags in a command line."""
+  config = ConfigDict({"method": freeze.method(name)})
+  keys = (found[1] for found in map(_OF_METHOD.match, own) if found)
+  methods.require_known(name, {key: None for key in keys if key != "name"})
+  known = flags.FlagValues()
+  config_flags.DEFINE_config_dict(
+    "config", config, flag_values=known, sys_argv=["", *own]
+  )
+  known(["", *own])
+  return config.method
 
 
 def _define(argv: Sequence[str]) -> tuple[flags.FlagValues, Any]:

@@ -11,6 +11,11 @@ from okd_jax import core
 
 P, B, C, D, H = 4, 8, 5, 8, 4
 NUM_EXAMPLES = 64
+# Checks compile much and compute little: the compiler need not try hard.
+QUICK = {
+  "xla_backend_optimization_level": 0,
+  "xla_llvm_disable_expensive_passes": True,
+}
 
 
 def random_outputs(
@@ -64,8 +69,9 @@ def random_batch(soft: bool = False, dtype: Any = jnp.float32) -> core.Batch:
   )
 
 
-def context(train: bool = True) -> core.Context:
-  """A moment in the middle of a run."""
+def context(method: core.Method, train: bool = True) -> core.Context:
+  """A moment in the middle of a run of this method."""
+  labels = jnp.arange(NUM_EXAMPLES, dtype=jnp.int32) % C
   return core.Context(
     epoch=jnp.float32(1),
     step=jnp.int32(3),
@@ -73,4 +79,5 @@ def context(train: bool = True) -> core.Context:
     key=jax.random.key(0),
     num_examples=NUM_EXAMPLES,
     train=train,
+    train_labels=labels if train and method.needs.train_labels else None,
   )

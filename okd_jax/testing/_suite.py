@@ -3,16 +3,16 @@
 from collections.abc import Callable
 
 from okd_jax import core
-from okd_jax.testing import _checks, _training
+from okd_jax.testing import _checks, _gradients, _training
 
 CHECKS: tuple[Callable[[core.Method], None], ...] = (
   _checks.terms_are_named_and_shaped,
-  _checks.loss_is_finite_for_large_logits,
-  _checks.loss_is_finite_in_bfloat16,
+  _gradients.loss_is_finite_for_large_logits,
+  _gradients.loss_is_finite_in_bfloat16,
   _checks.jit_changes_nothing,
   _checks.soft_labels_are_taken,
-  _checks.targets_are_constant_unless_joint,
-  _checks.averages_and_teachers_are_constant,
+  _gradients.targets_are_constant_unless_joint,
+  _gradients.averages_and_teachers_are_constant,
   _checks.too_few_peers_are_refused,
   _checks.missing_trunk_or_maps_are_refused,
   _checks.evaluation_reads_no_target,
@@ -23,14 +23,16 @@ CHECKS: tuple[Callable[[core.Method], None], ...] = (
 )
 
 
-def check_method(method: core.Method) -> None:
+def check_method(method: core.Method | type[core.Method]) -> None:
   """Checks what every method must do.
 
   Args:
-    method: with the hyperparameters that are to be checked.
+    method: with the hyperparameters that are to be checked, or a class, which
+      is checked with its defaults.
 
   Raises:
     AssertionError: saying what the method does, and what to do.
   """
+  made = method() if isinstance(method, type) else method
   for check in CHECKS:
-    check(method)
+    check(made)

@@ -13,6 +13,7 @@ from okd_jax import core, groups, layers, training
 from okd_jax.backbones.network import Network
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.tasks import classification
+from okd_jax.testing import _outputs
 from okd_jax.testing._checks import name_of
 from okd_jax.training import state as state_lib
 
@@ -61,36 +62,34 @@ def meshes_agree(method: core.Method) -> None:
       'here; call jax.config.update("jax_num_cpu_devices", 4) before JAX '
       "computes anything."
     )
-  with jax.enable_x64(True):
-    reference = _setup(method, *MESHES[0], dtype=jnp.float64)
-    start = _start(reference)
-    expected = _train(reference, start)
-    for data, peer in MESHES[1:]:
-      found = _train(_setup(method, data, peer, dtype=jnp.float64), start)
-      for (path, value), wanted in zip(
-        jax.tree_util.tree_leaves_with_path(found),
-        jax.tree.leaves(expected),
-        strict=True,
-      ):
-        if not np.allclose(value, wanted, rtol=1e-9, atol=1e-9):
-          raise AssertionError(
-            f"{name_of(method)} ends elsewhere on {data} x {peer} devices than "
-            f"on one: {jax.tree_util.keystr(path)}. Use whole arrays as they "
-            "come, and draw random numbers of whole batches by ctx.key."
-          )
+  expected = _whole(method)
+  for data, peer in MESHES[1:]:
+    with jax.enable_x64(True):
+      found = _train(_step(method, data, peer), _start(method))
+    for (path, value), wanted in zip(
+      jax.tree_util.tree_leaves_with_path(found),
+      jax.tree.leaves(expected),
+      strict=True,
+    ):
+      if not np.allclose(value, wanted, rtol=1e-9, atol=1e-9):
+        raise AssertionError(
+          f"{name_of(method)} ends elsewhere on {data} x {peer} devices than "
+          f"on one: {jax.tree_util.keystr(path)}. Use whole arrays as they "
+          "come, and draw random numbers of whole batches by ctx.key."
+        )
 
 
 def goes_on_exactly(method: core.Method) -> None:
   """A state that was taken to the host goes on to the last bit."""
-  setup = _setup(method)
-  start = _start(setup)
-  whole = _train(setup, start)
-  half = _train(setup, start, first=0, last=1)
-  resumed = _train(setup, half[0], first=1)
+  whole = _whole(method)
+  with jax.enable_x64(True):
+    step = _step(method, *MESHES[0])
+    half = _train(step, _start(method), first=0, last=1)
+    resumed = _train(step, half[0], first=1)
   for a, b in zip(
     jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True
   ):
-    if not np.array_equal(a, b):
+    if not np.array_equal(a, b, equal_nan=True):
       raise AssertionError(
         f"{name_of(method)} does not go on where it stopped; keep everything "
         "that a step depends on in variables, none of it in attributes."
@@ -144,16 +143,16 @@ def _setup(
   mesh = mesh_lib.make_mesh(data, peer)
   if method.needs.kind == "branches":
     peers = groups.branches(
-      net, NUM_PEERS, mesh, "unroll", method.needs.mean_trunk_gradient
+      net, NUM_PEERS, mesh, "vmap", method.needs.mean_trunk_gradient
     )
   else:
-    peers = groups.replicas(net, NUM_PEERS, mesh, "unroll")
+    peers = groups.replicas(net, NUM_PEERS, mesh, "vmap")
   teacher = None
   if method.needs.teacher:
     alone = jax.sharding.Mesh(
       mesh.devices.reshape(-1, 1), mesh.axis_names, axis_types=mesh.axis_types
     )
-    teacher = groups.replicas(net, 1, alone, "unroll")
+    teacher = groups.replicas(net, 1, alone, "vmap")
   return training.Setup(
     peers=peers,
     method=method,
@@ -167,23 +166,41 @@ def _setup(
   )
 
 
-def _start(setup: training.Setup) -> Any:
-  """The initial state on the host, in the type of the images."""
-  state = training.init(setup, jax.random.key(0))
-  return jax.tree.map(
-    lambda leaf: _cast(np.asarray(leaf), setup.image_dtype), state
+@functools.cache
+def _start(method: core.Method) -> Any:
+  """The initial state on the host, in float64."""
+  state = training.init(
+    _setup(method, *MESHES[0], dtype=jnp.float64), jax.random.key(0)
   )
+  return jax.tree.map(lambda leaf: _cast(np.asarray(leaf), jnp.float64), state)
+
+
+@functools.cache
+def _step(method: core.Method, data: int, peer: int) -> tuple[Any, Any, Any]:
+  """A setup in float64, where its state lies, and its compiled step."""
+  setup = _setup(method, data, peer, dtype=jnp.float64)
+  where = training.shardings(setup, _start(method))
+  step = jax.jit(
+    functools.partial(training.train_step, setup),
+    out_shardings=(where, None),
+    compiler_options=_outputs.QUICK,
+  )
+  return setup, where, step
+
+
+@functools.cache
+def _whole(method: core.Method) -> Any:
+  """Where some steps on one device end."""
+  with jax.enable_x64(True):
+    return _train(_step(method, *MESHES[0]), _start(method))
 
 
 def _train(
-  setup: training.Setup, start: Any, first: int = 0, last: int = STEPS
+  compiled: tuple[Any, Any, Any], start: Any, first: int = 0, last: int = STEPS
 ) -> Any:
   """Host copies of the state and the measures after some steps."""
-  where = training.shardings(setup, start)
+  setup, where, step = compiled
   state = mesh_lib.place(start, where)
-  step = jax.jit(
-    functools.partial(training.train_step, setup), out_shardings=(where, None)
-  )
   for i in range(first, last):
     state, measured = step(*_arguments(setup, state, i))
   return jax.device_get((state, measured))

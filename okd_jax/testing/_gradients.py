@@ -1,0 +1,112 @@
+"""What can be said of a method's gradients, without training."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from okd_jax import core
+from okd_jax.testing import _checks, _outputs
+from okd_jax.testing._outputs import P, random_outputs
+
+
+def loss_is_finite_for_large_logits(method: core.Method) -> None:
+  """Loss and gradients are finite for logits of a thousand."""
+  _check_finite(method, random_outputs(scale=1e3), "for logits of 1000")
+
+
+def loss_is_finite_in_bfloat16(method: core.Method) -> None:
+  """Loss and gradients are finite where networks compute in bfloat16."""
+  seen = random_outputs(dtype=jnp.bfloat16)
+  _check_finite(method, seen, "for features and maps in bfloat16")
+
+
+def targets_are_constant_unless_joint(method: core.Method) -> None:
+  """A row of a term trains its own peer, unless the method is `joint`."""
+  reached = _reach(method)
+  if method.joint:
+    _checks.require(
+      any(np.any(rows) for rows in reached.values()),
+      method,
+      "is joint, but no term with a row a peer trains another peer; leave "
+      "`joint` out",
+    )
+    return
+  for name, rows in reached.items():
+    _checks.require(
+      not np.any(rows),
+      method,
+      f"is not joint, but '{name}' of one peer trains another; put "
+      "jax.lax.stop_gradient around the target, or return True from `joint`",
+    )
+
+
+def averages_and_teachers_are_constant(method: core.Method) -> None:
+  """No term sends gradient into averaged peers or teachers."""
+  jacobian = _jacobian(method)
+  for name, by_outputs in jacobian.items():
+    frozen = jax.tree.leaves((by_outputs.ema, by_outputs.teacher))
+    _checks.require(
+      not any(np.any(leaf) for leaf in frozen),
+      method,
+      f"sends gradient of '{name}' into averages or teachers; put "
+      "jax.lax.stop_gradient around them",
+    )
+
+
+@functools.cache
+def _jacobian(method: core.Method) -> Any:
+  """Of every term with a row a peer, summed over examples."""
+
+  def loss_of_each_peer(seen):
+    terms = _checks.apply(method, {}, seen).terms
+    return {k: jnp.sum(t, -1) for k, t in terms.items() if t.ndim == 2}
+
+  jacobian = jax.jit(
+    jax.jacrev(loss_of_each_peer), compiler_options=_outputs.QUICK
+  )
+  return jax.device_get(jacobian(random_outputs()))
+
+
+def _reach(method: core.Method) -> dict[str, np.ndarray]:
+  """How much each row of a term reaches peers other than its own."""
+  reach = {}
+  for name, by_outputs in _jacobian(method).items():
+    live = dataclasses.replace(by_outputs, trunk=None, ema=None, teacher=None)
+    # [Q, P]: how much row q of the term sends into peer p.
+    rows = np.asarray(
+      sum(
+        np.abs(leaf).sum(axis=tuple(range(2, leaf.ndim)))
+        for leaf in jax.tree.leaves(live)
+      )
+    )
+    if len(rows) == P:
+      rows = rows - np.diag(np.diag(rows))
+    else:
+      # Terms of fewer peers name them by position only.
+      rows = np.sort(rows, axis=1)[:, :-1]
+    reach[name] = rows
+  return reach
+
+
+def _check_finite(method: core.Method, seen: core.Outputs, when: str) -> None:
+  def loss(params, seen):
+    return core.objective(_checks.apply(method, params, seen).terms)
+
+  params = _checks.variables_of(method).get("params", {})
+  value, gradients = jax.jit(
+    jax.value_and_grad(loss, (0, 1)), compiler_options=_outputs.QUICK
+  )(params, seen)
+  finite = [
+    bool(np.all(np.isfinite(np.asarray(leaf, np.float32))))
+    for leaf in jax.tree.leaves((value, gradients))
+  ]
+  _checks.require(
+    all(finite),
+    method,
+    f"has a loss or a gradient that is not finite {when}; take "
+    "jax.nn.log_softmax instead of the logarithm of a softmax",
+  )

@@ -1,0 +1,173 @@
+"""Every check of the conformance suite refuses a method that is wrong."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from okd_jax import core, losses, testing
+
+
+class Right(core.Method):
+  def __call__(self, outputs, batch, ctx):
+    return core.MethodOutput({"peer_ce": self.loss(outputs, batch, ctx)})
+
+  def loss(self, outputs, batch, ctx):
+    return losses.cross_entropy(outputs.logits, batch.target)
+
+
+class Reduced(Right):
+  def loss(self, outputs, batch, ctx):
+    return jnp.mean(super().loss(outputs, batch, ctx))
+
+
+class Capital(Right):
+  def __call__(self, outputs, batch, ctx):
+    return core.MethodOutput({"CE": self.loss(outputs, batch, ctx)})
+
+
+class Silent(Right):
+  def __call__(self, outputs, batch, ctx):
+    return core.MethodOutput({})
+
+
+class Unstable(Right):
+  def loss(self, outputs, batch, ctx):
+    p = jax.nn.softmax(outputs.logits)
+    labels = jax.nn.one_hot(batch.target, p.shape[-1])
+    return -jnp.log(jnp.sum(p * labels, -1))
+
+
+class Coarse(Right):
+  def loss(self, outputs, batch, ctx):
+    small = jnp.asarray(1 + 1e-3, outputs.features.dtype) - 1
+    return super().loss(outputs, batch, ctx) / small.astype(jnp.float32)
+
+
+class Counting(Right):
+  calls = [0]
+
+  def loss(self, outputs, batch, ctx):
+    self.calls[0] += 1
+    return self.calls[0] * super().loss(outputs, batch, ctx)
+
+
+class HardOnly(Right):
+  def loss(self, outputs, batch, ctx):
+    labels = batch.target
+    if labels.ndim == 2:
+      labels = jnp.argmin(labels, -1)
+    return losses.cross_entropy(outputs.logits, labels)
+
+
+class SecretlyJoint(Right):
+  def loss(self, outputs, batch, ctx):
+    mean = jnp.mean(outputs.logits, 0)
+    return losses.softened_kl(outputs.logits, mean, temperature=1.0)
+
+
+class NeverJoint(Right):
+  @property
+  def joint(self):
+    return True
+
+
+class TrainsTeacher(Right):
+  def loss(self, outputs, batch, ctx):
+    own = super().loss(outputs, batch, ctx)
+    return own + jnp.mean(outputs.teacher.logits[0], -1)
+
+
+class TakesOnePeer(Right):
+  @property
+  def min_peers(self):
+    return 2
+
+
+class FailsOnOnePeer(TakesOnePeer):
+  def loss(self, outputs, batch, ctx):
+    [_, *_] = outputs.logits[1:]
+    return super().loss(outputs, batch, ctx)
+
+
+class ReadsMaps(Right):
+  def loss(self, outputs, batch, ctx):
+    return super().loss(outputs, batch, ctx) + jnp.mean(outputs.maps[0])
+
+
+class PredictsByTeacher(Right):
+  def __call__(self, outputs, batch, ctx):
+    loss = self.loss(outputs, batch, ctx)
+    return core.MethodOutput({"ce": loss}, {"all": outputs.teacher.logits[0]})
+
+
+class Rounding(Right):
+  def loss(self, outputs, batch, ctx):
+    mean = self.variable("memory", "mean", jnp.zeros, (), jnp.float32)
+    mean.value = jnp.mean(outputs.logits).astype(jnp.bfloat16)
+    return super().loss(outputs, batch, ctx)
+
+
+class OnCpuAlone(Right):
+  def loss(self, outputs, batch, ctx):
+    square = jax.lax.stop_gradient(jnp.eye(2) * jnp.mean(outputs.logits))
+    size = jnp.abs(jnp.linalg.eigvals(square)).sum()
+    return super().loss(outputs, batch, ctx) + size.astype(jnp.float32)
+
+
+class HostState(Right):
+  calls = [0]
+
+  def loss(self, outputs, batch, ctx):
+    def count(step):
+      self.calls[0] += 1
+      return np.float32(self.calls[0])
+
+    shape = jax.ShapeDtypeStruct((), jnp.float32)
+    factor = jax.pure_callback(count, shape, ctx.step)
+    return factor * super().loss(outputs, batch, ctx)
+
+
+class DependsOnMesh(Right):
+  def loss(self, outputs, batch, ctx):
+    # What is different in the last bit becomes different in the first.
+    noise = jnp.sin(1e14 * jnp.mean(outputs.logits))
+    noise = jax.lax.stop_gradient(noise)
+    return (1 + noise) * super().loss(outputs, batch, ctx)
+
+
+WRONG = [
+  ("terms_are_named_and_shaped", Reduced, "leave the mean to the step"),
+  ("terms_are_named_and_shaped", Capital, "use lower case"),
+  ("terms_are_named_and_shaped", Silent, "return one loss at least"),
+  ("loss_is_finite_for_large_logits", Unstable, "take jax.nn.log_softmax"),
+  ("loss_is_finite_in_bfloat16", Coarse, "not finite .* in bfloat16"),
+  ("jit_changes_nothing", Counting, "no state outside variables"),
+  ("soft_labels_are_taken", HardOnly, "use okd_jax.losses"),
+  ("targets_are_constant_unless_joint", SecretlyJoint, "stop_gradient"),
+  ("targets_are_constant_unless_joint", NeverJoint, "leave `joint` out"),
+  ("averages_and_teachers_are_constant", TrainsTeacher, "stop_gradient"),
+  ("too_few_peers_are_refused", TakesOnePeer, "call core.require_peers"),
+  ("too_few_peers_are_refused", FailsOnOnePeer, "call core.require_peers"),
+  ("missing_trunk_or_maps_are_refused", ReadsMaps, "call core.require_maps"),
+  ("evaluation_reads_no_target", PredictsByTeacher, "evaluation has none"),
+  ("state_stays_as_it_is", Rounding, "cast what is stored"),
+  ("lowers_for_accelerators", OnCpuAlone, "no program for TPU and CUDA"),
+  ("goes_on_exactly", HostState, "keep everything that a step depends on"),
+  ("meshes_agree", DependsOnMesh, "Use whole arrays as they come"),
+]
+
+
+@pytest.mark.parametrize(("name", "method", "message"), WRONG)
+def test_wrong_methods_are_told_what_to_do(name, method, message):
+  check = {check.__name__: check for check in testing.CHECKS}[name]
+  with pytest.raises(AssertionError, match=message):
+    check(method())
+
+
+def test_every_check_has_a_wrong_method():
+  assert {name for name, *_ in WRONG} == {c.__name__ for c in testing.CHECKS}
+
+
+def test_a_class_is_checked_with_its_defaults():
+  testing.check_method(Right)
