@@ -4,7 +4,10 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
+from pathlib import Path
 import shutil
+import subprocess
 import sys
 import types
 
@@ -21,6 +24,8 @@ from okd_jax.runs import records as logs, run as reopen, trackers
 from okd_jax.settings import build, freeze
 from okd_jax.training import state as state_lib
 from okd_jax.weights import exported as leader, init_from
+
+ROOT = Path(__file__).parents[2]
 
 
 def command(*args):
@@ -283,3 +288,86 @@ def test_trackers_that_fail_are_one_warning(trained, monkeypatch, caplog):
   assert told == [trained.name, 3, (3, {"loss": 1.0}), "end"]
   (record,) = caplog.records
   assert record.getMessage().startswith("wandb does not track this run")
+
+
+@pytest.mark.parametrize("unbuffered", ("", "1"))
+@pytest.mark.parametrize("lines", (1, 20_000))
+def test_a_command_whose_output_is_cut_off_ends_quietly(lines, unbuffered):
+  program = (
+    "import sys; from okd_jax.cli import common\n"
+    "with common.exit_codes():\n"
+    "  sys.stdin.readline()\n"  # until the pipe is closed
+    f"  common.print_json(list(range({lines})))\n"
+  )
+  process = subprocess.Popen(
+    [sys.executable, "-c", program],
+    env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+    cwd=ROOT,
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  process.stdout.close()
+  _, said = process.communicate("go on\n", timeout=100)
+  assert said == ""
+  assert process.returncode in (0, 1)
+
+
+def test_a_broken_pipe_elsewhere_is_no_closed_output():
+  program = (
+    "from okd_jax.cli import common\n"
+    "with common.exit_codes():\n"
+    "  raise BrokenPipeError('to a worker')\n"
+  )
+  done = run_python("-c", program)
+  assert "BrokenPipeError: to a worker" in done.stderr
+
+
+MISSING = """
+import runpy, sys
+class Base:
+  def find_spec(self, name, path=None, target=None):
+    if name.split(".")[0] in {blocked}:
+      raise ModuleNotFoundError(f"No module named '{{name}}'", name=name)
+sys.meta_path.insert(0, Base())
+sys.argv[1:] = {arguments}
+{run}
+"""
+PROGRAMS = {
+  "okd_jax": "runpy.run_module('okd_jax', run_name='__main__')",
+  "main": "runpy.run_path('main.py', run_name='__main__')",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(
+  "blocked",
+  (
+    "absl ml_collections orbax PIL tensorboardX rich sklearn".split(),
+    # Without those that flax brings along.
+    "ml_collections PIL tensorboardX rich sklearn".split(),
+    ["rich"],
+  ),
+  ids=lambda names: names[0],
+)
+def test_the_base_install_says_what_is_missing(program, blocked):
+  run = PROGRAMS[program]
+  done = run_python(
+    "-c", MISSING.format(blocked=blocked, arguments=["--help"], run=run)
+  )
+  assert done.returncode == ConfigError.exit_code
+  assert "pip install 'okd-jax[train]'" in done.stderr
+  assert "pip install -r requirements.txt" in done.stderr
+  assert "Traceback" not in done.stderr
+  assert done.stderr.count("\n") == 1
+
+
+def run_python(*arguments):
+  return subprocess.run(
+    [sys.executable, *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=100,
+  )
