@@ -1,6 +1,6 @@
 """What a module of flax nnx consists of, and the layers replaced in it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import functools
 from typing import Any
@@ -70,6 +70,13 @@ class Blueprint:
     return {leaf: found[leaf.collection, leaf.names] for leaf in self.leaves}
 
 
+def make(
+  network: Callable[..., nnx.Module], arguments: Arguments, seed: int | Array
+) -> nnx.Module:
+  """Makes a module whose random numbers follow from a seed or a key."""
+  return network(**dict(arguments), rngs=nnx.Rngs(seed))
+
+
 @functools.lru_cache(maxsize=64)
 def blueprint(network: type[nnx.Module], arguments: Arguments) -> Blueprint:
   """Traces the constructor of a network.
@@ -77,7 +84,7 @@ def blueprint(network: type[nnx.Module], arguments: Arguments) -> Blueprint:
   Raises:
     ConfigError: if the module holds a key that is not in a stream.
   """
-  module = nnx.eval_shape(lambda: network(**dict(arguments), rngs=nnx.Rngs(0)))
+  module = nnx.eval_shape(lambda: make(network, arguments, 0))
   for _, node in nnx.iter_graph(module):
     if isinstance(node, nnx.Dropout):
       node.__class__ = _by_slot(type(node))

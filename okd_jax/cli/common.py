@@ -94,7 +94,7 @@ def _flush_output() -> None:
 
 @contextlib.contextmanager
 def needing_matplotlib() -> Iterator[None]:
-  """Ends the program with a remedy if the package that draws is not installed."""
+  """Ends the program with a remedy if Matplotlib is not installed."""
   try:
     yield
   except ModuleNotFoundError as error:

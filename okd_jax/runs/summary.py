@@ -16,6 +16,7 @@ from okd_jax.devices import mesh as mesh_lib
 from okd_jax.runs import display, records as logs
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.settings.schema import RunConfig
+from okd_jax.storage import files
 from okd_jax.tasks.figure import (
   DIVERSITY,
   Figure,
@@ -120,7 +121,7 @@ def write(
   else:  # nothing was trained, so nothing was timed
     result |= _timed_before(path, result)
   if jax.process_index() == 0:
-    logs.replace_file(path, json.dumps(result, indent=2) + "\n")
+    files.write(path, json.dumps(result, indent=2) + "\n")
   return result
 
 

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from okd_jax.runs import records as logs
+from okd_jax.runs import display, records as logs
+from okd_jax.runs.display import Display
 from okd_jax.tasks.figure import of_record as figures_of
 from okd_jax.tasks.task import Measure
 
@@ -174,15 +175,13 @@ def test_i1_failing_tracker_is_left_out_after_one_warning(
 def test_plain_display(capsys, monkeypatch: pytest.MonkeyPatch):
   clock = iter([100.0, 101.0, 102.0, 103.0, 114.0, 119.0])
   monkeypatch.setattr("time.monotonic", lambda: next(clock))
-  with logs.Display(20, 10, "OKDDip on digits", HEADLINE) as display:
+  with Display(20, 10, "OKDDip on digits", HEADLINE) as shown:
     for step in (1, 2, 10, 11):
-      display.update(step, TRAIN, 1234.4)
-    display.evaluated(
-      10, figures_of(EVALUATION | {"train/leader/accuracy": 1.0})
-    )
-    display.note("[saved] checkpoint")
-    display.update(15, TRAIN, 1000)
-    display.update(20, TRAIN, 1000)
+      shown.update(step, TRAIN, 1234.4)
+    shown.evaluated(10, figures_of(EVALUATION | {"train/leader/accuracy": 1.0}))
+    shown.note("[saved] checkpoint")
+    shown.update(15, TRAIN, 1000)
+    shown.update(20, TRAIN, 1000)
   assert capsys.readouterr().out.splitlines() == [
     "OKDDip on digits",
     "epoch 1/2  step 1/20  1,234 images/s  ETA -:--:--  "
@@ -215,11 +214,11 @@ def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 def test_live_display(monkeypatch: pytest.MonkeyPatch):
   terminal = open_terminal(monkeypatch)
-  with logs.Display(20, 10, "OKDDip on digits", HEADLINE) as display:
-    display.update(1, TRAIN, 1234.4)
-    display.note("[saved] checkpoint")
-    display.evaluated(10, figures_of(EVALUATION))
-    display.update(11, TRAIN, 1000)
+  with Display(20, 10, "OKDDip on digits", HEADLINE) as shown:
+    shown.update(1, TRAIN, 1234.4)
+    shown.note("[saved] checkpoint")
+    shown.evaluated(10, figures_of(EVALUATION))
+    shown.update(11, TRAIN, 1000)
   shown = terminal.getvalue()
   for text in (
     "OKDDip on digits",
@@ -239,7 +238,7 @@ def test_real_terminal_is_recognised(monkeypatch: pytest.MonkeyPatch):
   with open(master, "rb", buffering=0) as seen, open(slave, "w") as screen:
     monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setenv("TERM", "xterm")
-    logs.table("Networks", ["name"], [["resnet32"]])
+    display.table("Networks", ["name"], [["resnet32"]])
     screen.flush()
     assert b"resnet32" in seen.read(4096)
 
@@ -248,7 +247,7 @@ ROWS = [["leader", "45.12 %", 1234], ["peers [mean]", "9.00 %", "-"]]
 
 
 def test_plain_table(capsys):
-  logs.table("Result", ["who", "accuracy", "n"], ROWS)
+  display.table("Result", ["who", "accuracy", "n"], ROWS)
   assert capsys.readouterr().out == (
     "\nResult\n"
     "who           accuracy     n\n"
@@ -257,17 +256,17 @@ def test_plain_table(capsys):
     "peers [mean]    9.00 %     -\n"
     "\n"
   )
-  logs.table("Nothing", ["who"], [])
+  display.table("Nothing", ["who"], [])
   assert capsys.readouterr().out == "\nNothing\nwho\n---\n\n"
 
 
 def test_table_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
   terminal = open_terminal(monkeypatch)
-  logs.table("Result", ["who", "accuracy", "n"], ROWS)
+  display.table("Result", ["who", "accuracy", "n"], ROWS)
   shown = terminal.getvalue()
   assert "peers [mean]" in shown and "45.12 %" in shown
 
 
 def test_table_with_a_missing_cell_is_refused():
   with pytest.raises(ValueError, match="has 1 cells, the table has 2 columns"):
-    logs.table("Result", ["who", "accuracy"], [["leader"]])
+    display.table("Result", ["who", "accuracy"], [["leader"]])
