@@ -16,7 +16,7 @@ import numpy as np
 
 from okd_jax import backbones, groups, methods
 from okd_jax.core import Batch
-from okd_jax.data.formats import publisher as readers, tfds as prepared
+from okd_jax.data.formats import publisher, tfds as prepared
 from okd_jax.data.info import KNOWN
 from okd_jax.devices import host
 from okd_jax.devices.mesh import make_mesh
@@ -132,7 +132,7 @@ def _data_sets() -> list[Finding]:
   for name in names:
     try:
       place = prepared.find(name, folder)
-      files = readers.find(name, folder) if name in KNOWN else ()
+      files = publisher.find(name, folder) if name in KNOWN else ()
     except DataError as error:
       findings.append((f"data: {name}", str(error), False))
       continue

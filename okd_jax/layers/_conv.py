@@ -4,7 +4,6 @@ The formulas are those of `lax.conv_general_dilated`, which other devices get
 as it is; figures are in benchmarks/NOTES.md.
 """
 
-from collections.abc import Iterator
 import functools
 from typing import Any
 
@@ -94,7 +93,8 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
   def kernel_gradient_in_parts(x, dy):
     if count == 1:
       return kernel_gradient(x, dy, forward)
-    parts = _parts_of_batch(count, x, dy)
+    x, dy = _unfused(x, dy)
+    parts = zip(jnp.split(x, count), jnp.split(dy, count), strict=True)
     total = sum(
       at_least_float32(kernel_gradient(*part, forward)) for part in parts
     )
@@ -147,11 +147,6 @@ def _transposed(kernel, padding):
     for size, both in zip(kernel.shape, padding, strict=False)
   ]
   return turned, edges
-
-
-def _parts_of_batch(count: int, *arrays: Array) -> Iterator[Any]:
-  parts = (jnp.split(array, count) for array in _unfused(*arrays))
-  return zip(*parts, strict=True)
 
 
 def _sparse(options) -> bool:

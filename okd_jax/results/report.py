@@ -17,7 +17,7 @@ from okd_jax.results import (
   rows as results,
 )
 from okd_jax.results.formats import Table
-from okd_jax.runs import records as logs, run as run_lib
+from okd_jax.runs import records, run as run_lib
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.storage import files
 from okd_jax.tasks.figure import DIVERSITY, Figure
@@ -97,7 +97,7 @@ def _run(workdir: Path, prefix: str) -> str:
 
 def _evaluation(workdir: Path) -> list[Table]:
   """The figures of the last evaluation, of every split."""
-  evaluations = logs.read_evaluations(workdir)
+  evaluations = records.read_evaluations(workdir)
   if not evaluations:
     return []
   step, last = evaluations[-1]

@@ -13,7 +13,7 @@ from okd_jax.backbones import count_multiply_adds, count_parameters
 from okd_jax.core import Variables
 from okd_jax.data import Source
 from okd_jax.devices import mesh as mesh_lib
-from okd_jax.runs import display, records as logs
+from okd_jax.runs import display, records as records_lib
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import files
@@ -89,7 +89,7 @@ def write(
     otherwise, and the loss terms of the last record. The last one counts; the
     best was chosen by looking.
   """
-  records = logs.read_metrics(workdir)
+  records = records_lib.read_metrics(workdir)
   evaluations = [r for r in records if r["kind"] == "eval"]
   trained = [r for r in records if r["kind"] == "train"]
   headline = setup.task.headline()

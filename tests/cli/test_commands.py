@@ -20,10 +20,10 @@ from okd_jax import __main__, train
 from okd_jax.cli import doctor
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import CheckpointError, ConfigError, DataError
-from okd_jax.runs import records as logs, run as reopen, trackers
+from okd_jax.runs import records, run as run_lib, trackers
 from okd_jax.settings import build, freeze
 from okd_jax.training import state as state_lib
-from okd_jax.weights import exported as leader, init_from
+from okd_jax.weights import exported, init_from
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,7 +60,7 @@ def pictures(tmp_path):
 def test_eval_counts_exactly(trained, capsys):
   command("eval", trained, "--all-peers", "--json")
   result = json.loads(capsys.readouterr().out)
-  run = reopen.run(trained)
+  run = run_lib.run(trained)
   source = build.source(run.config)
   net, variables = run.setup.peers.extract(run.peers_variables, 0)
   correct = 0
@@ -76,7 +76,9 @@ def test_eval_counts_exactly(trained, capsys):
   assert figures["peer_0"]["accuracy"] == correct / 360
   assert set(figures) == {"leader", "peer_0", "peer_1", "peer_2", "ensemble"}
   assert figures["leader"] == figures["peer_2"]
-  (recorded,) = [r for r in logs.read_metrics(trained) if r["kind"] == "eval"]
+  (recorded,) = [
+    r for r in records.read_metrics(trained) if r["kind"] == "eval"
+  ]
   for figure in ("accuracy_top5", "cross_entropy", "calibration_error"):
     name = f"test/ensemble/{figure}"
     assert figures["ensemble"][figure] == pytest.approx(recorded[name], 1e-4)
@@ -102,7 +104,7 @@ def test_predict_reads_any_image(trained, pictures, capsys):
     assert best["probability"] == pytest.approx(same["probability"], 1e-4)
   # The picture that needs no resizing, by hand.
   pixels = np.asarray(Image.open(pictures / "b.jpg"), np.float32) / 255
-  apply, variables = leader.load_leader(trained / "leader")
+  apply, variables = exported.load_leader(trained / "leader")
   probabilities = jax.nn.softmax(apply(variables, pixels[None, :, :, None]))[0]
   best = by_leader[1]["predictions"][0]
   assert best["class"] == str(int(np.argmax(probabilities)))
@@ -112,7 +114,7 @@ def test_predict_reads_any_image(trained, pictures, capsys):
 def test_export_and_plot_say_what_they_wrote(trained, tmp_path, capsys):
   command("export", trained, "--what=peer_1", f"--to={tmp_path / 'one'}")
   assert f"is in {tmp_path / 'one'}." in capsys.readouterr().out
-  assert leader.read_card(tmp_path / "one")["what"] == "peer_1"
+  assert exported.read_card(tmp_path / "one")["what"] == "peer_1"
   command("plot", trained)
   assert str(trained / "plots" / "loss.png") in capsys.readouterr().out
 
@@ -186,7 +188,7 @@ def test_mistakes_end_with_a_code(
 
 
 def test_a_run_starts_from_another(trained):
-  run = reopen.run(trained)
+  run = run_lib.run(trained)
   drawn = state_lib.init(run.setup, jax.random.key(5))
   state = init_from.fill(run.setup, drawn, trained)
   jax.tree.map(
@@ -202,7 +204,7 @@ def test_a_run_starts_from_another(trained):
 
 
 def recipe_like(trained, **peers):
-  config, info, train_size = reopen.about(trained)
+  config, info, train_size = run_lib.about(trained)
   changes = {f"peers.{name}": value for name, value in peers.items()}
   config = freeze.replace(config, changes)
   return build.setup(config, info, train_size, make_mesh(1, 1))
@@ -224,10 +226,10 @@ def test_peers_start_from_a_leader(trained, peers):
 
   def flat(state, peer):
     variables = state_lib.variables(state.params, state.memory, "peers")
-    return leader.flatten(recipe.peers.extract(variables, peer)[1])
+    return exported.flatten(recipe.peers.extract(variables, peer)[1])
 
-  card = leader.read_card(trained / "leader")
-  weights = leader.read_weights(trained / "leader", card)
+  card = exported.read_card(trained / "leader")
+  weights = exported.read_weights(trained / "leader", card)
   for peer in range(3):
     before, after = flat(drawn, peer), flat(state, peer)
     assert set(after) == set(weights)
@@ -251,7 +253,7 @@ def test_weights_of_another_shape_are_refused(trained):
 @pytest.mark.checklist("G1")
 def test_a_run_that_cannot_start_leaves_its_folder_free(trained, tmp_path):
   nowhere = str(tmp_path / "nowhere")
-  config = dataclasses.replace(reopen.about(trained)[0], init_from=nowhere)
+  config = dataclasses.replace(run_lib.about(trained)[0], init_from=nowhere)
   with pytest.raises(ConfigError, match="nowhere is not the work"):
     train.train(config, tmp_path / "new")
   assert not (tmp_path / "new" / "config.json").exists()
@@ -259,7 +261,7 @@ def test_a_run_that_cannot_start_leaves_its_folder_free(trained, tmp_path):
 
 def test_a_damaged_leader_ends_with_a_code(trained, tmp_path, capsys):
   shutil.copytree(trained / "leader", tmp_path / "leader")
-  (tmp_path / "leader" / leader.WEIGHTS).write_bytes(b"")
+  (tmp_path / "leader" / exported.WEIGHTS).write_bytes(b"")
   with leaving(CheckpointError.exit_code):
     command("predict", tmp_path / "leader", "x.png")
   assert "does not match the SHA-256" in capsys.readouterr().err
@@ -279,7 +281,7 @@ def test_trackers_that_fail_are_one_warning(trained, monkeypatch, caplog):
   monkeypatch.setitem(sys.modules, "wandb", None)  # as if not installed
   trackers_asked = ("wandb", "mlflow")
   config = dataclasses.replace(
-    reopen.about(trained)[0], trackers=trackers_asked
+    run_lib.about(trained)[0], trackers=trackers_asked
   )
   with caplog.at_level(logging.WARNING):
     with trackers.started(config, trained) as found:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from okd_jax.runs import display, records as logs
+from okd_jax.runs import display, records
 from okd_jax.runs.display import Display
 from okd_jax.tasks.figure import of_record as figures_of
 from okd_jax.tasks.task import Measure
@@ -33,7 +33,7 @@ EVALUATION = {
 
 
 def run(workdir: Path, steps: range, resume_step: int | None = None) -> None:
-  with logs.Writer(workdir, resume_step=resume_step) as writer:
+  with records.Writer(workdir, resume_step=resume_step) as writer:
     for step in steps:
       writer.write(step, {"loss": 1 / step})
       if step % 2 == 0:
@@ -41,7 +41,7 @@ def run(workdir: Path, steps: range, resume_step: int | None = None) -> None:
 
 
 def test_lines_and_table(tmp_path: Path):
-  with logs.Writer(tmp_path, tensorboard=False) as writer:
+  with records.Writer(tmp_path, tensorboard=False) as writer:
     writer.write(1, TRAIN)
     writer.write(2, {"test/leader/accuracy": 0.5}, kind="eval")
     with (tmp_path / "metrics.csv").open() as file:
@@ -67,16 +67,16 @@ def test_lines_and_table(tmp_path: Path):
 
 
 def test_not_finite_values_stay_json(tmp_path: Path):
-  with logs.Writer(tmp_path, tensorboard=False) as writer:
+  with records.Writer(tmp_path, tensorboard=False) as writer:
     writer.write(1, {"loss": math.nan, "grad_norm": math.inf})
   line = (tmp_path / "metrics.jsonl").read_text()
   assert json.loads(line, parse_constant=pytest.fail)["loss"] is None
-  (record,) = logs.read_metrics(tmp_path)
+  (record,) = records.read_metrics(tmp_path)
   assert math.isnan(record["loss"])
 
 
 def test_reading_before_anything_is_written(tmp_path: Path):
-  assert logs.read_metrics(tmp_path) == []
+  assert records.read_metrics(tmp_path) == []
 
 
 def test_resumed_record_equals_an_undisturbed_one(tmp_path: Path):
@@ -94,31 +94,31 @@ def test_resumed_record_equals_an_undisturbed_one(tmp_path: Path):
 def test_half_a_last_line_is_left_out(tmp_path: Path, caplog):
   run(tmp_path, range(1, 3))
   path = tmp_path / "metrics.jsonl"
-  whole = logs.read_metrics(tmp_path)
+  whole = records.read_metrics(tmp_path)
   text = path.read_text()
   with path.open("a") as file:
     file.write('{"step": 3, "kind": "train", "lo')
-  assert logs.read_metrics(tmp_path) == whole
+  assert records.read_metrics(tmp_path) == whole
   assert caplog.messages == []
-  logs.Writer(tmp_path, tensorboard=False, resume_step=9).close()
+  records.Writer(tmp_path, tensorboard=False, resume_step=9).close()
   assert path.read_text() == text
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "3", '{"step": "1"}', "\x00\xff"])
 def test_damaged_lines_are_reported(tmp_path: Path, line: str, caplog):
   run(tmp_path, range(1, 3))
-  whole = logs.read_metrics(tmp_path)
+  whole = records.read_metrics(tmp_path)
   path = tmp_path / "metrics.jsonl"
   lines = path.read_text().splitlines()
   path.write_text("\n".join([lines[0], line, *lines[1:]]) + "\n")
-  assert logs.read_metrics(tmp_path) == whole
+  assert records.read_metrics(tmp_path) == whole
   assert "line 2 is damaged" in caplog.text
 
 
 def test_without_resume_the_record_begins_anew(tmp_path: Path):
   run(tmp_path, range(1, 3))
   run(tmp_path, range(1, 2))
-  assert [record["step"] for record in logs.read_metrics(tmp_path)] == [1]
+  assert [record["step"] for record in records.read_metrics(tmp_path)] == [1]
 
 
 def test_tensorboard_events(tmp_path: Path):
@@ -140,7 +140,7 @@ def test_missing_tensorboardx_is_one_warning(
   run(tmp_path, range(1, 5))
   (message,) = caplog.messages
   assert "pip install tensorboardX" in message
-  assert len(logs.read_metrics(tmp_path)) == 6
+  assert len(records.read_metrics(tmp_path)) == 6
 
 
 class Recorder:
@@ -159,7 +159,9 @@ def test_i1_failing_tracker_is_left_out_after_one_warning(
   tmp_path: Path, caplog
 ):
   good, bad = Recorder(), Recorder(fails_at=2)
-  with logs.Writer(tmp_path, tensorboard=False, trackers=[bad, good]) as writer:
+  with records.Writer(
+    tmp_path, tensorboard=False, trackers=[bad, good]
+  ) as writer:
     for step in range(1, 5):
       writer.write(step, TRAIN)
   assert [step for step, _ in good.calls] == [1, 2, 3, 4]
@@ -169,7 +171,7 @@ def test_i1_failing_tracker_is_left_out_after_one_warning(
   assert record.levelno == logging.WARNING
   assert "Recorder failed at step 2" in record.getMessage()
   assert "no route to host" in record.getMessage()
-  assert len(logs.read_metrics(tmp_path)) == 4
+  assert len(records.read_metrics(tmp_path)) == 4
 
 
 def test_plain_display(capsys, monkeypatch: pytest.MonkeyPatch):

@@ -16,7 +16,7 @@ import pytest
 from okd_jax import train
 from okd_jax.cli import common as cli
 from okd_jax.errors import CheckpointError
-from okd_jax.runs import records as logs
+from okd_jax.runs import records
 from okd_jax.storage import files
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.weights import export
@@ -96,7 +96,7 @@ def test_fifty_kills_change_nothing(tmp_path):
 
 
 def steps_logged(workdir, kind):
-  return [r["step"] for r in logs.read_metrics(workdir) if r["kind"] == kind]
+  return [r["step"] for r in records.read_metrics(workdir) if r["kind"] == kind]
 
 
 def begins_to_compile(workdir):
