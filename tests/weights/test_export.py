@@ -144,12 +144,12 @@ class Gated(core.Method):
 @pytest.fixture(scope="module")
 def gated(run):
   """A run whose averaged variables differ from the live ones."""
-  recipe = toys.recipe(Gated(), kind="branches", num_peers=2)
-  state = state_lib.init(recipe, jax.random.key(0))
+  setup = toys.recipe(Gated(), kind="branches", num_peers=2)
+  state = state_lib.init(setup, jax.random.key(0))
   params = jax.tree.map(lambda p: p + 0.1, state.params)
   average = dataclasses.replace(state.average, params=params)
   state = dataclasses.replace(state, average=average)
-  return dataclasses.replace(run, recipe=recipe, state=state)
+  return dataclasses.replace(run, setup=setup, state=state)
 
 
 def test_group_predictions_and_averages(gated, tmp_path):
