@@ -10,17 +10,20 @@ BEGAN = time.monotonic()  # before the imports, for the time to the first step
 
 import sys
 
-from okd_jax import seeds
-from okd_jax.cli import common as cli
-from okd_jax.devices import distributed
-from okd_jax.runs import summary
+from okd_jax.cli import missing
+
+with missing.explained():
+  from okd_jax import seeds
+  from okd_jax.cli import common
+  from okd_jax.devices import distributed
+  from okd_jax.runs import summary
 
 
 def main() -> None:
   """Parses the flags, trains, and shows the result."""
-  with cli.exit_codes():
-    config, workdir = cli.read_recipe(sys.argv)
-    cli.prepare_jax(config)
+  with missing.explained(), common.exit_codes():
+    config, workdir = common.read_recipe(sys.argv)
+    common.prepare_jax(config)
     distributed.initialize()
     results = seeds.train(config, workdir, BEGAN)
     summary.show_results(config, results)

@@ -32,30 +32,30 @@ STEPS, BATCH = 3, 32
 TOLERANCE = 2e-2
 
 
-def train(recipe: Setup, state: Any, chunk: bool) -> np.ndarray:
+def train(setup: Setup, state: Any, chunk: bool) -> np.ndarray:
   """Returns the mean of every loss term over the steps.
 
   Args:
-    recipe: its mesh says where.
+    setup: its mesh says where.
     state: the initial state on the host.
     chunk: make the steps in one call.
   """
-  everywhere = NamedSharding(recipe.mesh, P())
-  state = mesh.place(state, state_lib.shardings(recipe, state))
+  everywhere = NamedSharding(setup.mesh, P())
+  state = mesh.place(state, state_lib.shardings(setup, state))
   batch = jax.device_put(setting.random_batch(BATCH), everywhere)
   key = jax.device_put(jax.random.key(0), everywhere)
   if chunk:
     rows = jnp.tile(jnp.arange(BATCH), (STEPS, 1))
     rows = jax.device_put(rows, everywhere)
-    step_fn = functools.partial(steps.train_step, recipe)
+    step_fn = functools.partial(steps.train_step, setup)
     measures = chunk_lib.measures_like(step_fn, state, batch, key)
     sums, _ = measures_lib.from_json({}, measures)
     images = (batch.image, batch.target, rows, jnp.int32(STEPS))
-    many_steps = functools.partial(chunk_lib.many_steps, recipe, step_fn)
+    many_steps = functools.partial(chunk_lib.many_steps, setup, step_fn)
     _, sums = jax.jit(many_steps)(state, sums, *images, key)
     terms = measures_lib.means(sums, STEPS)["terms"]
   else:
-    fn = jax.jit(functools.partial(steps.train_step, recipe))
+    fn = jax.jit(functools.partial(steps.train_step, setup))
     each = []
     for _ in range(STEPS):
       state, measured = fn(state, batch, key)

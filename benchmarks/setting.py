@@ -72,36 +72,36 @@ def random_batch(size: int, info: DataInfo = INFO, seed: int = 0) -> Batch:
   )
 
 
-def step_and_arguments(recipe: Setup) -> tuple[Any, tuple[Any, ...]]:
+def step_and_arguments(setup: Setup) -> tuple[Any, tuple[Any, ...]]:
   """The jitted step as a run has it, and what to call it with."""
-  initial = state(recipe)
+  initial = state(setup)
   step = jax.jit(
-    functools.partial(steps.train_step, recipe),
+    functools.partial(steps.train_step, setup),
     donate_argnums=0,
-    out_shardings=(state_lib.shardings(recipe, initial), None),
+    out_shardings=(state_lib.shardings(setup, initial), None),
   )
-  return step, (initial, *batch_and_key(recipe))
+  return step, (initial, *batch_and_key(setup))
 
 
-def state(recipe: Setup, seed: int = 0) -> TrainState:
+def state(setup: Setup, seed: int = 0) -> TrainState:
   """The initial state of a seed."""
-  return state_lib.init(recipe, random_keys(seed)[0])
+  return state_lib.init(setup, random_keys(seed)[0])
 
 
-def batch_and_key(recipe: Setup) -> tuple[Batch, jax.Array]:
+def batch_and_key(setup: Setup) -> tuple[Batch, jax.Array]:
   """What each step gets, on the devices."""
   batch = jax.device_put(
-    random_batch(recipe.batch_size, recipe.task.info),
-    NamedSharding(recipe.mesh, P("data")),
+    random_batch(setup.batch_size, setup.task.info),
+    NamedSharding(setup.mesh, P("data")),
   )
-  key = jax.device_put(jax.random.key(0), NamedSharding(recipe.mesh, P()))
+  key = jax.device_put(jax.random.key(0), NamedSharding(setup.mesh, P()))
   return batch, key
 
 
-def multiply_adds(recipe: Setup) -> tuple[int, int]:
+def multiply_adds(setup: Setup) -> tuple[int, int]:
   """Multiply-adds of the forward pass of an image: what is shared, a peer."""
-  info, stem = recipe.task.info, recipe.peers.stem
-  (stack,) = recipe.peers.stacks
+  info, stem = setup.task.info, setup.peers.stem
+  (stack,) = setup.peers.stacks
   count = backbones.count_multiply_adds
   if stem is None:
     return 0, count(stack.net, info.image_shape)

@@ -16,8 +16,8 @@ from sklearn.linear_model import LogisticRegression
 from configs import okddip_digits
 from okd_jax import train
 from okd_jax.cli import common as cli
-from okd_jax.data.formats import publisher as readers
-from okd_jax.runs import display, records as logs, summary
+from okd_jax.data.formats import publisher
+from okd_jax.runs import display, records as records_lib, summary
 from okd_jax.settings.freeze import freeze
 
 
@@ -29,7 +29,7 @@ def main() -> None:
   result = train.train(config, workdir)[1]
   summary.show_results(config, [result])
 
-  digits = readers.digits()
+  digits = publisher.digits()
   linear = LogisticRegression(max_iter=5000).fit(
     digits.train.images.reshape(len(digits.train.labels), -1) / 255,
     digits.train.labels,
@@ -47,7 +47,9 @@ def main() -> None:
       ("logistic regression", display.percent(score)),
     ],
   )
-  records = [r for r in logs.read_metrics(workdir) if r["kind"] == "train"]
+  records = [
+    r for r in records_lib.read_metrics(workdir) if r["kind"] == "train"
+  ]
   terms = ("peer_ce", "leader_ce", "peer_kd", "leader_kd")
   display.table(
     "Loss terms, averaged over the records of the run",

@@ -16,6 +16,7 @@ from okd_jax.results.grid import Cell
 from okd_jax.runs import summary
 from okd_jax.settings import freeze
 from okd_jax.settings.schema import Comparison
+from okd_jax.storage import files
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def compare(config: Comparison, workdir: Path) -> dict[str, str]:
 def _remember(config: Comparison, workdir: Path) -> None:
   workdir.mkdir(parents=True, exist_ok=True)
   path = workdir / results.CONFIG
-  path.write_text(json.dumps(freeze.as_dict(config), indent=2) + "\n")
+  files.write(path, json.dumps(freeze.as_dict(config), indent=2) + "\n")
   try:
     shutil.copyfile(config.published, workdir / results.PUBLISHED)
   except OSError as error:
@@ -97,7 +98,7 @@ def _record_failure(cell: Cell, why: str) -> None:
     return
   cell.workdir.mkdir(parents=True, exist_ok=True)
   text = f"{why}\n\n{traceback.format_exc()}"
-  (cell.workdir / results.ERROR).write_text(text)
+  files.write(cell.workdir / results.ERROR, text)
 
 
 def _draw(workdir: Path) -> None:

@@ -23,7 +23,7 @@ import onnxruntime
 from okd_jax import backbones
 from okd_jax.errors import LeaderError
 from okd_jax.groups import as_outputs
-from okd_jax.weights import exported as leader_lib
+from okd_jax.weights import exported
 
 TOLERANCE = 1e-5
 
@@ -34,12 +34,12 @@ def main() -> None:
   parser.add_argument("--to", type=Path, help="file; LEADER/model.onnx")
   args = parser.parse_args()
   try:
-    card = leader_lib.read_card(args.leader)
-    weights = leader_lib.read_weights(args.leader, card)
-    apply, variables = leader_lib.load_leader(args.leader)
+    card = exported.read_card(args.leader)
+    weights = exported.read_weights(args.leader, card)
+    apply, variables = exported.load_leader(args.leader)
   except LeaderError as error:
     sys.exit(f"okd_jax: {error}")
-  rebuilt = leader_lib.unflatten(weights)
+  rebuilt = exported.unflatten(weights)
   if "params" not in rebuilt:
     sys.exit(
       f"okd_jax: {args.leader} holds '{card['what']}', a prediction of several "

@@ -27,7 +27,7 @@ import numpy as np
 
 from okd_jax import train
 from okd_jax.cli import common as cli
-from okd_jax.runs import records as logs, run as reopen
+from okd_jax.runs import records as records_lib, run as run_lib
 from okd_jax.storage.checkpoint import Checkpoints
 
 # Forked from a process that has imported everything and touched no device.
@@ -126,7 +126,7 @@ def kill(
     return None
   if process.exitcode != -9:
     raise RuntimeError(f"the run in {workdir} ended with {process.exitcode}.")
-  logged = [record["step"] for record in logs.read_metrics(workdir)]
+  logged = [record["step"] for record in records_lib.read_metrics(workdir)]
   saved = Checkpoints(workdir / "checkpoints").latest_verified()
   saving = bool(_half_written(workdir) - before)
   return Kill(saving, max(logged, default=0), saved or 0)
@@ -138,7 +138,7 @@ def compare(quiet: Path, killed: Path) -> None:
   Raises:
     AssertionError: naming the first array or record that differs.
   """
-  states = [jax.device_get(reopen.run(path).state) for path in (quiet, killed)]
+  states = [jax.device_get(run_lib.run(path).state) for path in (quiet, killed)]
   leaves = jax.tree_util.tree_leaves_with_path(states[0])
   for (path, ours), theirs in zip(
     leaves, jax.tree.leaves(states[1]), strict=True
@@ -146,7 +146,7 @@ def compare(quiet: Path, killed: Path) -> None:
     np.testing.assert_array_equal(
       theirs, ours, err_msg=jax.tree_util.keystr(path)
     )
-  records = [logs.read_metrics(path) for path in (quiet, killed)]
+  records = [records_lib.read_metrics(path) for path in (quiet, killed)]
   for ours, theirs in zip(*records, strict=True):
     np.testing.assert_equal(theirs, ours)
 

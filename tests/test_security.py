@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import okd_jax
-from okd_jax.data.formats import publisher as readers
+from okd_jax.data.formats import publisher
 from scripts import reliability_table
 
 ROOT = Path(okd_jax.__file__).parents[1]
@@ -93,7 +93,7 @@ def test_members_of_an_archive_are_never_written(tmp_path):
       member.size = record.nbytes
       archive.addfile(member, io.BytesIO(record.tobytes()))
   before = sorted(tmp_path.rglob("*"))
-  found = readers.read("cifar10", readers.find("cifar10", inside))
+  found = publisher.read("cifar10", publisher.find("cifar10", inside))
   assert len(found.train.labels) == 50
   assert sorted(tmp_path.rglob("*")) == before
 

@@ -13,7 +13,7 @@ import pytest
 from configs import common, okddip_digits
 from okd_jax import train
 from okd_jax.errors import ConfigError, NotFiniteError
-from okd_jax.runs import records as logs
+from okd_jax.runs import records as records_lib
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.freeze import flatten, freeze
 from okd_jax.training import finite
@@ -54,7 +54,7 @@ def test_workdir_has_what_a_user_looks_for(whole):
     workdir.glob("*/events.out.tfevents*")
   )
   assert json.loads((workdir / "summary.json").read_text()) == summary
-  records = logs.read_metrics(workdir)
+  records = records_lib.read_metrics(workdir)
   steps = [r["step"] for r in records if r["kind"] == "train"]
   assert steps == list(range(1, 14))
   names = set(records[0])
@@ -87,14 +87,18 @@ def test_resumed_run_is_the_same_to_the_last_bit(
   state, again = train.train(tiny(checkpoint_secs=1e-9), tmp_path)
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), expected)
   assert again["last"] == summary["last"]
-  assert logs.read_metrics(tmp_path) == logs.read_metrics(whole[0])
+  assert records_lib.read_metrics(tmp_path) == records_lib.read_metrics(
+    whole[0]
+  )
 
 
 @pytest.mark.checklist("B1")
 def test_records_are_means_of_the_same_steps_in_a_resumed_run(
   whole, tmp_path, monkeypatch
 ):
-  every_step = [r for r in logs.read_metrics(whole[0]) if r["kind"] == "train"]
+  every_step = [
+    r for r in records_lib.read_metrics(whole[0]) if r["kind"] == "train"
+  ]
   config = tiny(checkpoint_secs=1e-9, log_steps=4)
   check = finite.check_state
 
@@ -108,7 +112,9 @@ def test_records_are_means_of_the_same_steps_in_a_resumed_run(
     train.train(config, tmp_path)
   monkeypatch.undo()
   train.train(config, tmp_path)
-  records = [r for r in logs.read_metrics(tmp_path) if r["kind"] == "train"]
+  records = [
+    r for r in records_lib.read_metrics(tmp_path) if r["kind"] == "train"
+  ]
   assert [r["step"] for r in records] == [4, 8, 12, 13]
   first = 0
   for record in records:

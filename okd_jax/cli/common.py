@@ -1,13 +1,16 @@
-"""What the commands share: exit codes, the compilation cache, work folders."""
+"""What the commands share: arguments, exit codes, caches, work folders."""
 
+import argparse
 from collections.abc import Iterator, Sequence
 import contextlib
 import errno
+import json
 import logging
 import os
 from pathlib import Path
+import select
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 
@@ -19,6 +22,23 @@ from okd_jax.settings.schema import Comparison, RunConfig
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
+def add_workdir(command: argparse.ArgumentParser) -> None:
+  """Adds the folder of one run."""
+  command.add_argument(
+    "workdir", type=Path, metavar="WORKDIR", help="of the run"
+  )
+
+
+def add_json(command: argparse.ArgumentParser) -> None:
+  """Adds the flag of commands that print for programs, too."""
+  command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def print_json(content: Any) -> None:
+  """Prints for programs."""
+  print(json.dumps(content, indent=2))
+
+
 def leave(message: object, code: int) -> NoReturn:
   """Prints a message for a person and ends the program."""
   print(f"okd_jax: {message}", file=sys.stderr, flush=True)
@@ -27,10 +47,17 @@ def leave(message: object, code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
-  """Turns what can go wrong for a user into a message and an exit code."""
+  """Turns what can go wrong for a user into a message and an exit code.
+
+  A program whose output is cut off, as by `head`, ends quietly.
+  """
   logging.basicConfig(format="okd_jax: %(message)s", level=logging.WARNING)
   try:
     yield
+  except BrokenPipeError:
+    if not _reader_is_gone():
+      raise
+    sys.exit(1)
   except OkdError as error:
     if isinstance(error, CheckpointError) and jax.process_count() > 1:
       # A save of this process may wait for one that has failed elsewhere.
@@ -45,6 +72,33 @@ def exit_codes() -> Iterator[None]:
       "command again: the last checkpoint stands.",
       CheckpointError.exit_code,
     )
+  finally:
+    _flush_output()
+
+
+def _reader_is_gone() -> bool:
+  """Whether standard output is a pipe that is closed at its other end."""
+  poll = select.poll()
+  poll.register(sys.stdout.fileno(), 0)  # errors are told without being asked
+  return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _flush_output() -> None:
+  """Writes what is left, unless nobody reads it."""
+  try:
+    sys.stdout.flush()
+  except BrokenPipeError:
+    # What is in the buffer would fail again when Python ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def needing_matplotlib() -> Iterator[None]:
+  """Ends the program with a remedy if Matplotlib is not installed."""
+  try:
+    yield
+  except ModuleNotFoundError as error:
+    leave(f"{error}; pip install matplotlib adds it.", ConfigError.exit_code)
 
 
 def read_recipe(argv: Sequence[str]) -> tuple[RunConfig, Path]:

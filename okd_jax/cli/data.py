@@ -1,14 +1,14 @@
-"""The command `data`: what training would use of a folder of images."""
+"""Tell what training would use of a folder of images."""
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from okd_jax import data
+from okd_jax.cli import common
 from okd_jax.errors import DataError
 from okd_jax.runs import display
 
@@ -44,6 +44,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         type=_flag if kind is bool else kind,
         help="as of main.py",
       )
+  common.add_json(command)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
   used = _division(config, path)
   report = folder.check_folder(path, exif=config.exif)
   if args.json:
-    print(json.dumps(_as_json(report, used), indent=2))
+    common.print_json(_as_json(report, used))
   else:
     _show(path, report, used)
   if report.damaged:

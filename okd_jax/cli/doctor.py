@@ -1,11 +1,13 @@
-"""Looks at what a run needs: packages, devices, space, data, one step."""
+"""Look at packages, devices, space and data, and compile one step."""
 
+import argparse
 import functools
 from importlib import metadata
 import os
 from pathlib import Path
 import platform
 import shutil
+import sys
 import time
 
 import jax
@@ -14,11 +16,12 @@ import numpy as np
 
 from okd_jax import backbones, groups, methods
 from okd_jax.core import Batch
-from okd_jax.data.formats import publisher as readers, tfds as prepared
+from okd_jax.data.formats import publisher, tfds as prepared
 from okd_jax.data.info import KNOWN
 from okd_jax.devices import host
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import DataError
+from okd_jax.runs import display
 from okd_jax.tasks import classification
 from okd_jax.training import state as state_lib, step as steps
 from okd_jax.training.optim import Sgd
@@ -44,6 +47,27 @@ _PACKAGES = (
 
 # What was looked at, what was found, and whether it is as it should be.
 Finding = tuple[str, str, bool]
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+  """Adds nothing: the command takes no arguments."""
+  del command
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs the command; the program ends with code 1 if anything is wrong."""
+  del args
+  findings = examine()
+  display.table(
+    "What is here",
+    ["what", "found"],
+    [
+      (what, found if fine else f"PROBLEM: {found}")
+      for what, found, fine in findings
+    ],
+  )
+  if not all(fine for *_, fine in findings):
+    sys.exit(1)
 
 
 def examine(workdir: Path = Path(".")) -> list[Finding]:
@@ -108,7 +132,7 @@ def _data_sets() -> list[Finding]:
   for name in names:
     try:
       place = prepared.find(name, folder)
-      files = readers.find(name, folder) if name in KNOWN else ()
+      files = publisher.find(name, folder) if name in KNOWN else ()
     except DataError as error:
       findings.append((f"data: {name}", str(error), False))
       continue

@@ -1,4 +1,4 @@
-"""Writes the files of a new method: python -m okd_jax new-method NAME.
+"""Write the file, recipe, test and page of a new method.
 
 What it writes trains and passes the tests, and is there to be changed.
 """
@@ -12,8 +12,6 @@ from typing import Any
 
 from okd_jax import methods
 from okd_jax.errors import ConfigError
-
-TEXT = "Write the file, recipe, test and page of a new method."
 
 _METHOD = '''"""$title: peers learn from the mean of all of them."""
 

@@ -23,7 +23,7 @@ _LEAVE_SECONDS = 10.0
 
 
 class Meeting:
-  """One matter that all processes of a run settle together.
+  """One matter that all processes of a run decide together.
 
   Every process begins its meetings in the same order, in its main thread; the
   methods may be called in any thread.
@@ -83,7 +83,7 @@ class Meeting:
       time.sleep(_POLL_SECONDS)
     return ""
 
-  def settle(self, problem: str = "") -> str:
+  def agree(self, problem: str = "") -> str:
     """Reports, and waits; every process learns of a problem of any of them."""
     if self._alone:
       return problem
@@ -107,11 +107,11 @@ def leave(code: int) -> NoReturn:
 
   One of them may wait for a process that has failed. All processes leave.
   """
-  own = jax.process_index()
-  _client().key_value_set(f"okd_jax/left/{own}", "")
+  process = jax.process_index()
+  _client().key_value_set(f"okd_jax/left/{process}", "")
   # JAX ends the others with a code of its own once process 0 is gone.
   patience = time.monotonic() + _LEAVE_SECONDS
-  while own == 0 and time.monotonic() < patience:
+  while process == 0 and time.monotonic() < patience:
     if len(_client().key_value_dir_get("okd_jax/left/")) == jax.process_count():
       time.sleep(10 * _POLL_SECONDS)
       break

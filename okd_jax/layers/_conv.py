@@ -104,20 +104,10 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
     return jax.linear_transpose(lambda x: plain(x, kernel), x)(dy)[0]
 
   def input_gradient_of_pairs(kernel, dy):
-    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    edges = [
-      [size - 1 - edge for edge in both]
-      for size, both in zip(kernel.shape, padding, strict=False)
-    ]
-    return of_pairs(dy, turned, edges)
-
-  def on_cpu(fast, usual, *args):
-    if fast is usual:
-      return usual(*args)
-    return lax.platform_dependent(*args, cpu=fast, default=usual)
+    return of_pairs(dy, *_transposed(kernel, padding))
 
   def convolve(x, kernel):
-    return on_cpu(forward, plain, x, kernel)
+    return _on_cpu(forward, plain, x, kernel)
 
   def backward(saved, dy):
     x, kernel = saved
@@ -126,12 +116,12 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
       x = x + 0 * dy.ravel()[0]
     pairs = narrow and x.shape[2] % 2 == 0
     return (
-      on_cpu(
+      _on_cpu(
         input_gradient_of_pairs if pairs else input_gradient,
         input_gradient,
         *(kernel, dy),
       ),
-      on_cpu(
+      _on_cpu(
         kernel_gradient_in_parts,
         functools.partial(kernel_gradient, form=plain),
         *(x, dy),
@@ -141,6 +131,22 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
   differentiable = jax.custom_vjp(convolve)
   differentiable.defvjp(lambda *args: (convolve(*args), args), backward)
   return differentiable(x, kernel)
+
+
+def _on_cpu(fast, usual, *args):
+  if fast is usual:
+    return usual(*args)
+  return lax.platform_dependent(*args, cpu=fast, default=usual)
+
+
+def _transposed(kernel, padding):
+  """Kernel and padding of the convolution that gives the input's gradient."""
+  turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+  edges = [
+    [size - 1 - edge for edge in both]
+    for size, both in zip(kernel.shape, padding, strict=False)
+  ]
+  return turned, edges
 
 
 def _sparse(options) -> bool:

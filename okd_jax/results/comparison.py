@@ -8,6 +8,7 @@ from typing import Any
 from okd_jax.results import formats as tables, rows as results
 from okd_jax.results.formats import Table
 from okd_jax.results.rows import Row, times, WHO
+from okd_jax.storage import files
 
 
 def read(workdir: Path) -> list[Table]:
@@ -24,7 +25,7 @@ def write(workdir: Path) -> None:
     ("table.tex", tables.latex(made)),
     ("table.csv", tables.as_csv(_flat(rows, known))),
   ):
-    (workdir / name).write_text(text, encoding="utf-8")
+    files.write(workdir / name, text)
 
 
 def published(workdir: Path) -> dict[str, Any]:

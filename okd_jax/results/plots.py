@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from okd_jax import tasks
-from okd_jax.runs import records as logs, run as run_lib
+from okd_jax.runs import records as records_lib, run as run_lib
 from okd_jax.settings import config as config_lib
 from okd_jax.tasks.figure import (
   DIVERSITY,
@@ -75,12 +75,12 @@ def plot(workdir: Path, to: Path | None = None) -> list[Path]:
   trained = _curves(
     [
       (record.pop("step"), record)
-      for record in logs.read_metrics(workdir)
+      for record in records_lib.read_metrics(workdir)
       if record.pop("kind") == "train"
     ],
     epochs_a_step,
   )
-  evaluated = _curves(logs.read_evaluations(workdir), epochs_a_step)
+  evaluated = _curves(records_lib.read_evaluations(workdir), epochs_a_step)
   title = (
     f"{config.method.name}, {config.peers.num_peers} {config.peers.kind} of "
     f"{config.peers.net} on {info.name}"

@@ -17,8 +17,9 @@ from okd_jax.results import (
   rows as results,
 )
 from okd_jax.results.formats import Table
-from okd_jax.runs import records as logs, run as run_lib
+from okd_jax.runs import records, run as run_lib
 from okd_jax.settings import config as config_lib, freeze
+from okd_jax.storage import files
 from okd_jax.tasks.figure import DIVERSITY, Figure
 from okd_jax.tasks.task import Measure
 
@@ -55,7 +56,8 @@ def write(workdirs: Sequence[Path], to: Path) -> None:
     section = _comparison if results.exists(workdir) else _run
     sections.append(section(workdir, f"s{number}"))
   to.parent.mkdir(parents=True, exist_ok=True)
-  to.write_text(
+  files.write(
+    to,
     "<!DOCTYPE html>\n"
     '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     '<meta name="viewport" content="width=device-width">\n'
@@ -63,7 +65,6 @@ def write(workdirs: Sequence[Path], to: Path) -> None:
     "</head>\n<body>\n<h1>Online knowledge distillation</h1>\n"
     + "\n".join(sections)
     + "\n</body>\n</html>\n",
-    encoding="utf-8",
   )
 
 
@@ -96,7 +97,7 @@ def _run(workdir: Path, prefix: str) -> str:
 
 def _evaluation(workdir: Path) -> list[Table]:
   """The figures of the last evaluation, of every split."""
-  evaluations = logs.read_evaluations(workdir)
+  evaluations = records.read_evaluations(workdir)
   if not evaluations:
     return []
   step, last = evaluations[-1]

@@ -12,7 +12,7 @@ from okd_jax import tasks
 from okd_jax.core import Method
 from okd_jax.results import grid
 from okd_jax.results.grid import BASELINE, Cell, KD_TEACHER
-from okd_jax.runs import records as logs
+from okd_jax.runs import records
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.tasks.figure import (
   DIVERSITY,
@@ -154,7 +154,7 @@ def _row(cells: Sequence[Cell]) -> Row:
       summary = json.loads(path.read_text())
       if "images_per_second" in summary:
         speeds.append(1 / summary["images_per_second"])
-      evaluations = logs.read_evaluations(cell.workdir)
+      evaluations = records.read_evaluations(cell.workdir)
       for key, value in _headlines(evaluations, measure).items():
         headlines.setdefault(key, []).append(value)
       tested = any(figure.split == "test" for figure in evaluations[-1][1])

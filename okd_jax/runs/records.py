@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import csv
+import io
 import json
 import logging
 import math
@@ -10,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
-from okd_jax.runs.display import Display as Display, table as table
+from okd_jax.storage import files
 from okd_jax.tasks.figure import Figure, of_record
 
 _log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class Writer:
     if resume_step is not None:
       kept = [r for r in _records(self.workdir) if r["step"] <= resume_step]
     text = "".join(json.dumps(record) + "\n" for record in kept)
-    replace_file(self.workdir / _LINES, text)
+    files.write(self.workdir / _LINES, text)
     self._file = (self.workdir / _LINES).open("a", encoding="utf-8")
     self._trackers: list[Tracker] = list(trackers)
     if tensorboard:
@@ -120,12 +121,11 @@ class Writer:
     records = read_metrics(self.workdir)
     columns = list(dict.fromkeys(name for r in records for name in r))
     path = self.workdir / _TABLE
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-      table = csv.DictWriter(file, columns, lineterminator="\n")
-      table.writeheader()
-      table.writerows(records)
-    os.replace(temporary, path)
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(records)
+    files.write(path, text.getvalue())
 
   def __enter__(self) -> "Writer":
     return self
@@ -205,13 +205,6 @@ def _records(workdir: Path) -> list[dict[str, Any]]:
       if number < len(lines):
         _log.warning("%s line %d is damaged and left out.", path, number)
   return records
-
-
-def replace_file(path: Path, text: str) -> None:
-  """Writes a file so that a reader sees the old text or the new one."""
-  temporary = path.with_name(f"{path.name}.tmp")
-  temporary.write_text(text, encoding="utf-8")
-  os.replace(temporary, path)
 
 
 class _TensorBoard:

@@ -13,9 +13,9 @@ from okd_jax.data import Source
 from okd_jax.data.info import DataInfo
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError
-from okd_jax.runs import records as logs
 from okd_jax.settings import build, config as config_lib, freeze
 from okd_jax.settings.schema import RunConfig
+from okd_jax.storage import files
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.training import setup as setup_lib, state as state_lib, targets
 from okd_jax.training.setup import Setup
@@ -83,11 +83,11 @@ def remember(
   """
   if jax.process_index() == 0:
     about = {"train_size": source.train_size} | dataclasses.asdict(source.info)
-    files = {_CONFIG: freeze.as_dict(config), _DATA: about}
-    if (taught := targets.teacher_example(setup)) is not None:
-      files[_TEACHER] = targets.to_json(taught)
-    for name, content in files.items():
-      logs.replace_file(workdir / name, json.dumps(content, indent=2) + "\n")
+    contents = {_CONFIG: freeze.as_dict(config), _DATA: about}
+    if (outputs := targets.teacher_example(setup)) is not None:
+      contents[_TEACHER] = targets.to_json(outputs)
+    for name, content in contents.items():
+      files.write(workdir / name, json.dumps(content, indent=2) + "\n")
 
 
 def saved_config(workdir: Path) -> dict[str, Any] | None:

@@ -13,9 +13,10 @@ from okd_jax.backbones import count_multiply_adds, count_parameters
 from okd_jax.core import Variables
 from okd_jax.data import Source
 from okd_jax.devices import mesh as mesh_lib
-from okd_jax.runs import display, records as logs
+from okd_jax.runs import display, records as records_lib
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.settings.schema import RunConfig
+from okd_jax.storage import files
 from okd_jax.tasks.figure import (
   DIVERSITY,
   Figure,
@@ -90,7 +91,7 @@ def write(
     best was chosen by looking. Without either, `best_by` is None and both are
     the end of training.
   """
-  records = logs.read_metrics(workdir)
+  records = records_lib.read_metrics(workdir)
   evaluations = [r for r in records if r["kind"] == "eval"]
   trained = [r for r in records if r["kind"] == "train"]
   headline = setup.task.headline()
@@ -127,7 +128,7 @@ def write(
   else:  # nothing was trained, so nothing was timed
     result |= _timed_before(path, result)
   if jax.process_index() == 0:
-    logs.replace_file(path, json.dumps(result, indent=2) + "\n")
+    files.write(path, json.dumps(result, indent=2) + "\n")
   return result
 
 

@@ -1,38 +1,28 @@
 """Checkpoints: save, verify, restore, retain.
 
-A step is an Orbax directory `<step>/` and, written last, a manifest
-`<step>.manifest.json`. A step without a manifest, or with a file that does
-not match it, is never used.
+A step is an Orbax directory `<step>/` and, written last, a manifest. A step
+without a manifest, or with a file that does not match it, is never used.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent import futures
-import contextlib
 import dataclasses
 import json
-import logging
 import math
 import os
 from pathlib import Path
-import shutil
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
 
 from okd_jax.devices import signals
 from okd_jax.devices.processes import Meeting
 from okd_jax.errors import CheckpointError
-from okd_jax.storage import manifest as manifest_lib, packing as leaves_lib
+from okd_jax.storage import arrays, manifest as manifest_lib, packing
 from okd_jax.storage.manifest import Leaf, Manifest, ManifestError
 from okd_jax.storage.packing import Named
-
-_SUFFIX = ".manifest.json"
-# Left behind by a process that died while it saved or deleted.
-_DEBRIS = ("*.orbax-checkpoint-tmp*", "*.tmp", "*.deleted")
-
-_log = logging.getLogger(__name__)
+from okd_jax.storage.steps import Steps
 
 
 class Checkpoints:
@@ -60,11 +50,11 @@ class Checkpoints:
     if keep < 1:
       raise ValueError(f"keep={keep} must be at least 1, or nothing is left.")
     self.directory = Path(directory).absolute()
+    self._steps = Steps(self.directory)
     self.keep = keep
     self.config_hash = config_hash
     self._worker = futures.ThreadPoolExecutor(1, "checkpoint")
     self._pending: tuple[futures.Future[None], Meeting] | None = None
-    self._swept = False
 
   def save(
     self,
@@ -100,12 +90,12 @@ class Checkpoints:
       raise ValueError(f"extra must hold JSON values only: {error}") from error
     if score is not None and not math.isfinite(score):
       raise ValueError(f"score={score} must be finite, or None.")
-    self._preflight_everywhere(state)
-    leaves = leaves_lib.named(state)
+    self._preflight_together(state)
+    leaves = packing.named(state)
     content = Manifest(
       step=int(step),
       config_hash=self.config_hash,
-      leaves=leaves_lib.describe(leaves),
+      leaves=packing.describe(leaves),
       apart=(),
       files={},
       extra=extra,
@@ -113,7 +103,7 @@ class Checkpoints:
     )
     meeting = Meeting()
     written = self._worker.submit(
-      self._write_and_report, content, leaves_lib.copy(leaves), meeting
+      self._write_and_report, content, packing.copy(leaves), meeting
     )
     self._pending = written, meeting
     if wait:
@@ -125,7 +115,7 @@ class Checkpoints:
     if pending is None:
       return
     written, meeting = pending
-    # Not of the own part first: it may wait for a process that has failed.
+    # First, since the save here may wait for a process that has failed.
     if problem := meeting.outcome():
       raise CheckpointError(problem)
     written.result()
@@ -155,54 +145,22 @@ class Checkpoints:
     """
     size = sum(
       math.prod(shape) * jnp.dtype(dtype).itemsize
-      for _, shape, dtype in leaves_lib.describe(leaves_lib.named(state))
+      for _, shape, dtype in packing.describe(packing.named(state))
     )
-    try:
-      self.directory.mkdir(parents=True, exist_ok=True)
-      if not self._swept and jax.process_index() == 0:
-        self._sweep()
-      self._swept = True
-      free = shutil.disk_usage(self.directory).free
-    except OSError as error:
-      raise CheckpointError(
-        f"{self.directory} cannot be written: {error}. Choose another workdir."
-      ) from error
-    if not os.access(self.directory, os.W_OK | os.X_OK):
-      raise CheckpointError(
-        f"{self.directory} is read-only. Choose another workdir."
-      )
-    if free < 2 * size:
-      raise CheckpointError(
-        f"{self.directory} has {free / 1e6:.1f} MB free, a save needs twice "
-        f"the state, {2 * size / 1e6:.1f} MB. Free some space or choose "
-        "another workdir; older checkpoints are untouched."
-      )
+    self._steps.prepare(size)
 
   def steps(self) -> list[int]:
     """The steps with a manifest, ascending; not verified."""
-    return sorted(
-      int(path.name.removesuffix(_SUFFIX))
-      for path in self.directory.glob(f"*{_SUFFIX}")
-      if path.name.removesuffix(_SUFFIX).isdecimal()
-    )
+    return self._steps.with_manifest()
 
   def latest_verified(self) -> int | None:
     """The newest step whose files all match; None if there is none.
 
     Steps that are passed over are reported with the file that is bad.
     """
-    self._settle()
-    return json.loads(Meeting().told(lambda: json.dumps(self._newest())))
-
-  def _newest(self) -> int | None:
-    for step in reversed(self._all_steps()):
-      try:
-        self._verify(step)
-      except ManifestError as error:
-        _log.warning("Checkpoint of step %d is not used: %s", step, error)
-      else:
-        return step
-    return None
+    self._wait()
+    newest = self._steps.newest_verified
+    return json.loads(Meeting().told(lambda: json.dumps(newest())))
 
   def restore(
     self, abstract_state: Any, step: int | None = None
@@ -229,45 +187,41 @@ class Checkpoints:
           f"{self.directory} holds no verified checkpoint. Start anew in "
           "another workdir."
         )
-    self._settle()
-    wanted = leaves_lib.named(abstract_state)
-    content = self._read_everywhere(step, leaves_lib.describe(wanted))
-    item, args = leaves_lib.plan(wanted, content.apart)
-    with _orbax(Meeting()) as orbax:
-      tree = orbax.restore(
-        self.directory / str(step),
-        args=ocp.args.PyTreeRestore(item=item, restore_args=args),
-      )
+    self._wait()
+    wanted = packing.named(abstract_state)
+    content = self._read_together(step, packing.describe(wanted))
+    item, args = packing.plan(wanted, content.apart)
+    tree = arrays.restore(self._steps.folder(step), item, args)
     state = jax.tree.unflatten(
-      jax.tree.structure(abstract_state), leaves_lib.unpack(tree, wanted)
+      jax.tree.structure(abstract_state), packing.unpack(tree, wanted)
     )
     return state, step, dict(content.extra)
 
-  def _settle(self) -> None:
+  def _wait(self) -> None:
     """Waits for the save under way; its error is left for `finish`."""
     if self._pending is not None:
       written, meeting = self._pending
       if not meeting.outcome():
         futures.wait([written])
 
-  def _preflight_everywhere(self, state: Any) -> None:
-    problem = ""
+  def _preflight_together(self, state: Any) -> None:
     try:
       self.preflight(state)
+      problem = Meeting().agree()
     except CheckpointError as error:
-      problem = str(error)
-    if problem := Meeting().settle(problem):
+      problem = Meeting().agree(str(error))
+    if problem:
       raise CheckpointError(problem)
 
-  def _read_everywhere(self, step: int, leaves: Sequence[Leaf]) -> Manifest:
+  def _read_together(self, step: int, leaves: Sequence[Leaf]) -> Manifest:
     """The manifest of a step that may be restored, verified by process 0."""
     problem, content = "", None
     try:
-      content = manifest_lib.read(self._manifest_path(step))
+      content = manifest_lib.read(self._steps.manifest_path(step))
       # Before the sums: a wrong configuration is told without reading arrays.
       self._require_same(content, leaves)
       if jax.process_index() == 0:
-        manifest_lib.check_files(self.directory / str(step), content)
+        manifest_lib.check_files(self._steps.folder(step), content)
     except CheckpointError as error:
       problem = str(error)
     except ManifestError as error:
@@ -275,30 +229,9 @@ class Checkpoints:
         f"Step {step} cannot be restored: {error}. Leave the step out to use "
         "the newest verified one."
       )
-    problem = Meeting().settle(problem)
+    problem = Meeting().agree(problem)
     if problem or content is None:
       raise CheckpointError(problem)
-    return content
-
-  def _manifest_path(self, step: int) -> Path:
-    return self.directory / f"{step}{_SUFFIX}"
-
-  def _all_steps(self) -> list[int]:
-    """Steps with a manifest or a directory, ascending."""
-    directories = (
-      int(path.name)
-      for path in self.directory.glob("*")
-      if path.name.isdecimal() and path.is_dir()
-    )
-    return sorted({*self.steps(), *directories})
-
-  def _verify(self, step: int) -> Manifest:
-    content = manifest_lib.read(self._manifest_path(step))
-    if content.step != step:
-      raise ManifestError(
-        f"{self._manifest_path(step)} is of step {content.step}"
-      )
-    manifest_lib.check_files(self.directory / str(step), content)
     return content
 
   def _require_same(self, saved: Manifest, leaves: Sequence[Leaf]) -> None:
@@ -325,7 +258,7 @@ class Checkpoints:
       raise
     except Exception as error:
       if jax.process_index() == 0:
-        self._sweep()
+        self._steps.sweep()
       failed = CheckpointError(
         f"Saving step {content.step} in {self.directory} failed: {error}. "
         "Earlier checkpoints are untouched. Check free space and permissions, "
@@ -343,18 +276,16 @@ class Checkpoints:
 
     def decide() -> str:
       try:
-        saved.append(self._verify(step))
+        saved.append(self._steps.verify(step))
       except ManifestError:
-        self._delete(step)
+        self._steps.delete(step)
         return "write"
       return "keep"
 
     if meeting.told(decide) == "write":
-      tree, apart = leaves_lib.pack(leaves)
+      tree, apart = packing.pack(leaves)
       content = dataclasses.replace(content, apart=apart)
-      with _orbax(meeting) as orbax:
-        orbax.save(self.directory / str(step), args=ocp.args.PyTreeSave(tree))
-        orbax.wait_until_finished()
+      arrays.save(self._steps.folder(step), tree, meeting)
     if not primary:
       return
     if saved:
@@ -363,67 +294,7 @@ class Checkpoints:
         content, apart=saved[0].apart, files=saved[0].files
       )
     else:
-      files = manifest_lib.hash_files(self.directory / str(step))
+      files = manifest_lib.hash_files(self._steps.folder(step))
       content = dataclasses.replace(content, files=files)
-    manifest_lib.write(self._manifest_path(step), content)
-    self._retain(step)
-
-  def _retain(self, just_saved: int) -> None:
-    """Deletes what is neither new nor best, once it is not needed."""
-    verified: dict[int, Manifest] = {}
-    for step in reversed(self._all_steps()):
-      try:
-        verified[step] = self._verify(step)
-      except ManifestError as error:
-        _log.warning("Checkpoint of step %d is deleted: %s", step, error)
-    kept = {just_saved, *list(verified)[: self.keep]}
-    scores = {s: m.score for s, m in verified.items() if m.score is not None}
-    if scores:
-      kept.add(max(scores, key=lambda s: (scores[s], s)))
-    for step in self._all_steps():
-      if step not in kept:
-        self._delete(step)
-
-  def _delete(self, step: int) -> None:
-    # In this order a process that dies here leaves nothing half usable.
-    self._manifest_path(step).unlink(missing_ok=True)
-    directory = self.directory / str(step)
-    if directory.exists():
-      deleted = directory.with_name(f"{step}.deleted")
-      shutil.rmtree(deleted, ignore_errors=True)
-      directory.rename(deleted)
-      shutil.rmtree(deleted)
-
-  def _sweep(self) -> None:
-    for pattern in _DEBRIS:
-      for path in self.directory.glob(pattern):
-        if path.is_dir():
-          shutil.rmtree(path, ignore_errors=True)
-        else:
-          path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _orbax(meeting: Meeting) -> Iterator[ocp.AsyncCheckpointer]:
-  """Orbax for one save or restore.
-
-  Where the processes are named, Orbax makes them wait for each other through
-  the coordination service; with its default it would use their devices, in
-  the background thread too.
-  """
-  several = jax.process_count() > 1
-  together = ocp.options.MultiprocessingOptions(
-    active_processes=set(range(jax.process_count())) if several else None,
-    barrier_sync_key_prefix=meeting.name if several else None,
-  )
-  orbax = ocp.AsyncCheckpointer(
-    # Trained weights shrink by 7 % and take a third longer.
-    ocp.PyTreeCheckpointHandler(
-      use_compression=False, multiprocessing_options=together
-    ),
-    multiprocessing_options=together,
-  )
-  try:
-    yield orbax
-  finally:
-    orbax.close()
+    manifest_lib.write(self._steps.manifest_path(step), content)
+    self._steps.retain(step, self.keep)

@@ -9,6 +9,7 @@ from types import TracebackType
 import filelock
 
 from okd_jax.errors import RunLockError
+from okd_jax.storage import files
 
 
 class RunLock:
@@ -41,10 +42,8 @@ class RunLock:
       raise RunLockError(
         f"{self.workdir} cannot be locked: {error}. Choose another workdir."
       ) from error
-    temporary = self._owner.with_suffix(".tmp")
     owner = {"host": socket.gethostname(), "pid": os.getpid()}
-    temporary.write_text(json.dumps(owner) + "\n")
-    os.replace(temporary, self._owner)
+    files.write(self._owner, json.dumps(owner) + "\n")
 
   def release(self) -> None:
     """Gives the lock back; does nothing if it is not held."""

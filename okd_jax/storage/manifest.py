@@ -13,6 +13,8 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from okd_jax.storage import files
+
 _VERSION = 1
 
 # (path, shape, dtype) of one leaf of a state.
@@ -116,17 +118,8 @@ def _describe(shape: Sequence[int], dtype: str) -> str:
 
 def write(path: Path, manifest: Manifest) -> None:
   """Writes a manifest so that it is either whole or not there at all."""
-  temporary = path.with_name(path.name + ".tmp")
-  with temporary.open("wb") as file:
-    file.write(_encode({"version": _VERSION, **dataclasses.asdict(manifest)}))
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
-  directory = os.open(path.parent, os.O_RDONLY)
-  try:
-    os.fsync(directory)
-  finally:
-    os.close(directory)
+  content = _encode({"version": _VERSION, **dataclasses.asdict(manifest)})
+  files.write(path, content, durable=True)
 
 
 def read(path: Path) -> Manifest:

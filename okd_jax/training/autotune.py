@@ -4,7 +4,6 @@ from collections.abc import Callable
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 import statistics
 import time
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 from okd_jax.core import Array
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.groups import Group
+from okd_jax.storage import files
 from okd_jax.training.setup import Setup
 
 CACHE = Path.home() / ".cache" / "okd_jax" / "mappings"
@@ -99,9 +99,7 @@ def _kept(setup: Setup, group: Group, cache: Path) -> dict[str, float]:
     return json.loads(kept.read_text())
   seconds = measure(alone, jax.device_put(images, device))
   cache.mkdir(parents=True, exist_ok=True)
-  unfinished = kept.with_suffix(f".{os.getpid()}")
-  unfinished.write_text(json.dumps(seconds))
-  unfinished.replace(kept)
+  files.write(kept, json.dumps(seconds), shared=True)
   return seconds
 
 

@@ -16,7 +16,7 @@ from okd_jax.core import Array, Variables
 from okd_jax.devices import mesh
 from okd_jax.errors import ConfigError
 from okd_jax.groups import as_outputs
-from okd_jax.runs import records as logs
+from okd_jax.runs import records
 from okd_jax.runs.run import Run
 from okd_jax.settings import config as config_lib
 from okd_jax.tasks import figure as figure_lib
@@ -97,7 +97,7 @@ def describe(run: Run, what: str = "leader") -> dict[str, Any]:
   headline = run.setup.task.headline().name
   headlines = {
     figure.split: value
-    for step, figures in logs.read_evaluations(run.workdir)
+    for step, figures in records.read_evaluations(run.workdir)
     if step == run.step
     for figure, value in figures.items()
     if (figure.prediction, figure.measure) == (what, headline)

@@ -12,7 +12,7 @@ from okd_jax.settings.schema import RunConfig
 from okd_jax.training import state as state_lib
 from okd_jax.training.setup import Setup
 from okd_jax.training.state import Average, TrainState
-from okd_jax.weights import exported as leader_lib
+from okd_jax.weights import exported
 
 
 def check(config: RunConfig, workdir: Path) -> None:
@@ -29,8 +29,8 @@ def check(config: RunConfig, workdir: Path) -> None:
   path = Path(config.init_from)
   if not config.init_from or run_lib.saved_config(workdir) is not None:
     return
-  if (path / leader_lib.CARD).exists():
-    leader_lib.read_card(path)
+  if (path / exported.CARD).exists():
+    exported.read_card(path)
     return
   try:
     run_lib.about(path)
@@ -59,9 +59,9 @@ def fill(setup: Setup, state: TrainState, path: Path) -> TrainState:
     ConfigError: naming the first array that does not fit.
   """
   drawn = state_lib.variables(state.params, state.memory, "peers")
-  if (path / leader_lib.CARD).exists():
-    card = leader_lib.read_card(path)
-    weights = leader_lib.read_weights(path, card)
+  if (path / exported.CARD).exists():
+    card = exported.read_card(path)
+    weights = exported.read_weights(path, card)
     filled = _from_leader(setup, drawn, weights, path)
   else:
     filled = _from_run(drawn, run_lib.run(path).peers_variables, path)
@@ -84,7 +84,7 @@ def fill(setup: Setup, state: TrainState, path: Path) -> TrainState:
 
 
 def _from_run(drawn: Variables, trained: Variables, path: Path) -> Variables:
-  ours, theirs = leader_lib.flatten(drawn), leader_lib.flatten(trained)
+  ours, theirs = exported.flatten(drawn), exported.flatten(trained)
   for name in sorted(ours | theirs):
     _require_same(path, name, _shape(ours, name), _shape(theirs, name))
   return trained
@@ -103,13 +103,13 @@ def _from_leader(
   others = [peer for peer in range(peers.num_peers) if peer != leader]
   for peer in (*others, leader):
     network = {}
-    own = leader_lib.flatten(peers.extract(filled, peer)[1])
+    own = exported.flatten(peers.extract(filled, peer)[1])
     for name, leaf in own.items():
       _require_same(path, name, tuple(leaf.shape), _shape(weights, name))
       stays = name.rpartition("/")[0] in heads and peer != leader
       network[name] = leaf if stays else weights[name]
     used.update(own)
-    filled = peers.insert(filled, peer, leader_lib.unflatten(network))
+    filled = peers.insert(filled, peer, exported.unflatten(network))
   for name in sorted(weights.keys() - used):
     _require_same(path, name, None, _shape(weights, name))
   return filled

@@ -4,7 +4,10 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
+from pathlib import Path
 import shutil
+import subprocess
 import sys
 import types
 
@@ -17,10 +20,12 @@ from okd_jax import __main__, train
 from okd_jax.cli import doctor
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import CheckpointError, ConfigError, DataError
-from okd_jax.runs import records as logs, run as reopen, trackers
+from okd_jax.runs import records, run as run_lib, trackers
 from okd_jax.settings import build, freeze
 from okd_jax.training import state as state_lib
-from okd_jax.weights import exported as leader, init_from
+from okd_jax.weights import exported, init_from
+
+ROOT = Path(__file__).parents[2]
 
 
 def command(*args):
@@ -55,7 +60,7 @@ def pictures(tmp_path):
 def test_eval_counts_exactly(trained, capsys):
   command("eval", trained, "--all-peers", "--json")
   result = json.loads(capsys.readouterr().out)
-  run = reopen.run(trained)
+  run = run_lib.run(trained)
   source = build.source(run.config)
   net, variables = run.setup.peers.extract(run.peers_variables, 0)
   correct = 0
@@ -71,7 +76,9 @@ def test_eval_counts_exactly(trained, capsys):
   assert figures["peer_0"]["accuracy"] == correct / 360
   assert set(figures) == {"leader", "peer_0", "peer_1", "peer_2", "ensemble"}
   assert figures["leader"] == figures["peer_2"]
-  (recorded,) = [r for r in logs.read_metrics(trained) if r["kind"] == "eval"]
+  (recorded,) = [
+    r for r in records.read_metrics(trained) if r["kind"] == "eval"
+  ]
   for figure in ("accuracy_top5", "cross_entropy", "calibration_error"):
     name = f"test/ensemble/{figure}"
     assert figures["ensemble"][figure] == pytest.approx(recorded[name], 1e-4)
@@ -97,7 +104,7 @@ def test_predict_reads_any_image(trained, pictures, capsys):
     assert best["probability"] == pytest.approx(same["probability"], 1e-4)
   # The picture that needs no resizing, by hand.
   pixels = np.asarray(Image.open(pictures / "b.jpg"), np.float32) / 255
-  apply, variables = leader.load_leader(trained / "leader")
+  apply, variables = exported.load_leader(trained / "leader")
   probabilities = jax.nn.softmax(apply(variables, pixels[None, :, :, None]))[0]
   best = by_leader[1]["predictions"][0]
   assert best["class"] == str(int(np.argmax(probabilities)))
@@ -107,7 +114,7 @@ def test_predict_reads_any_image(trained, pictures, capsys):
 def test_export_and_plot_say_what_they_wrote(trained, tmp_path, capsys):
   command("export", trained, "--what=peer_1", f"--to={tmp_path / 'one'}")
   assert f"is in {tmp_path / 'one'}." in capsys.readouterr().out
-  assert leader.read_card(tmp_path / "one")["what"] == "peer_1"
+  assert exported.read_card(tmp_path / "one")["what"] == "peer_1"
   command("plot", trained)
   assert str(trained / "plots" / "loss.png") in capsys.readouterr().out
 
@@ -181,7 +188,7 @@ def test_mistakes_end_with_a_code(
 
 
 def test_a_run_starts_from_another(trained):
-  run = reopen.run(trained)
+  run = run_lib.run(trained)
   drawn = state_lib.init(run.setup, jax.random.key(5))
   state = init_from.fill(run.setup, drawn, trained)
   jax.tree.map(
@@ -197,7 +204,7 @@ def test_a_run_starts_from_another(trained):
 
 
 def recipe_like(trained, **peers):
-  config, info, train_size = reopen.about(trained)
+  config, info, train_size = run_lib.about(trained)
   changes = {f"peers.{name}": value for name, value in peers.items()}
   config = freeze.replace(config, changes)
   return build.setup(config, info, train_size, make_mesh(1, 1))
@@ -219,10 +226,10 @@ def test_peers_start_from_a_leader(trained, peers):
 
   def flat(state, peer):
     variables = state_lib.variables(state.params, state.memory, "peers")
-    return leader.flatten(recipe.peers.extract(variables, peer)[1])
+    return exported.flatten(recipe.peers.extract(variables, peer)[1])
 
-  card = leader.read_card(trained / "leader")
-  weights = leader.read_weights(trained / "leader", card)
+  card = exported.read_card(trained / "leader")
+  weights = exported.read_weights(trained / "leader", card)
   for peer in range(3):
     before, after = flat(drawn, peer), flat(state, peer)
     assert set(after) == set(weights)
@@ -246,7 +253,7 @@ def test_weights_of_another_shape_are_refused(trained):
 @pytest.mark.checklist("G1")
 def test_a_run_that_cannot_start_leaves_its_folder_free(trained, tmp_path):
   nowhere = str(tmp_path / "nowhere")
-  config = dataclasses.replace(reopen.about(trained)[0], init_from=nowhere)
+  config = dataclasses.replace(run_lib.about(trained)[0], init_from=nowhere)
   with pytest.raises(ConfigError, match="nowhere is not the work"):
     train.train(config, tmp_path / "new")
   assert not (tmp_path / "new" / "config.json").exists()
@@ -254,7 +261,7 @@ def test_a_run_that_cannot_start_leaves_its_folder_free(trained, tmp_path):
 
 def test_a_damaged_leader_ends_with_a_code(trained, tmp_path, capsys):
   shutil.copytree(trained / "leader", tmp_path / "leader")
-  (tmp_path / "leader" / leader.WEIGHTS).write_bytes(b"")
+  (tmp_path / "leader" / exported.WEIGHTS).write_bytes(b"")
   with leaving(CheckpointError.exit_code):
     command("predict", tmp_path / "leader", "x.png")
   assert "does not match the SHA-256" in capsys.readouterr().err
@@ -274,7 +281,7 @@ def test_trackers_that_fail_are_one_warning(trained, monkeypatch, caplog):
   monkeypatch.setitem(sys.modules, "wandb", None)  # as if not installed
   trackers_asked = ("wandb", "mlflow")
   config = dataclasses.replace(
-    reopen.about(trained)[0], trackers=trackers_asked
+    run_lib.about(trained)[0], trackers=trackers_asked
   )
   with caplog.at_level(logging.WARNING):
     with trackers.started(config, trained) as found:
@@ -283,3 +290,86 @@ def test_trackers_that_fail_are_one_warning(trained, monkeypatch, caplog):
   assert told == [trained.name, 3, (3, {"loss": 1.0}), "end"]
   (record,) = caplog.records
   assert record.getMessage().startswith("wandb does not track this run")
+
+
+@pytest.mark.parametrize("unbuffered", ("", "1"))
+@pytest.mark.parametrize("lines", (1, 20_000))
+def test_a_command_whose_output_is_cut_off_ends_quietly(lines, unbuffered):
+  program = (
+    "import sys; from okd_jax.cli import common\n"
+    "with common.exit_codes():\n"
+    "  sys.stdin.readline()\n"  # until the pipe is closed
+    f"  common.print_json(list(range({lines})))\n"
+  )
+  process = subprocess.Popen(
+    [sys.executable, "-c", program],
+    env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+    cwd=ROOT,
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  process.stdout.close()
+  _, said = process.communicate("go on\n", timeout=100)
+  assert said == ""
+  assert process.returncode in (0, 1)
+
+
+def test_a_broken_pipe_elsewhere_is_no_closed_output():
+  program = (
+    "from okd_jax.cli import common\n"
+    "with common.exit_codes():\n"
+    "  raise BrokenPipeError('to a worker')\n"
+  )
+  done = run_python("-c", program)
+  assert "BrokenPipeError: to a worker" in done.stderr
+
+
+MISSING = """
+import runpy, sys
+class Base:
+  def find_spec(self, name, path=None, target=None):
+    if name.split(".")[0] in {blocked}:
+      raise ModuleNotFoundError(f"No module named '{{name}}'", name=name)
+sys.meta_path.insert(0, Base())
+sys.argv[1:] = {arguments}
+{run}
+"""
+PROGRAMS = {
+  "okd_jax": "runpy.run_module('okd_jax', run_name='__main__')",
+  "main": "runpy.run_path('main.py', run_name='__main__')",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(
+  "blocked",
+  (
+    "absl ml_collections orbax PIL tensorboardX rich sklearn".split(),
+    # Without those that flax brings along.
+    "ml_collections PIL tensorboardX rich sklearn".split(),
+    ["rich"],
+  ),
+  ids=lambda names: names[0],
+)
+def test_the_base_install_says_what_is_missing(program, blocked):
+  run = PROGRAMS[program]
+  done = run_python(
+    "-c", MISSING.format(blocked=blocked, arguments=["--help"], run=run)
+  )
+  assert done.returncode == ConfigError.exit_code
+  assert "pip install 'okd-jax[train]'" in done.stderr
+  assert "pip install -r requirements.txt" in done.stderr
+  assert "Traceback" not in done.stderr
+  assert done.stderr.count("\n") == 1
+
+
+def run_python(*arguments):
+  return subprocess.run(
+    [sys.executable, *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=100,
+  )

@@ -8,7 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from okd_jax.data.formats import publisher as readers
+from okd_jax.data.formats import publisher
 from okd_jax.data.info import KNOWN, measure
 from okd_jax.errors import DataError
 
@@ -16,7 +16,7 @@ DEBIAN = pathlib.Path("/usr/share/datasets/fashion-mnist")
 
 
 def fashion_mnist_files():
-  files = readers.find("fashion_mnist", DEBIAN)
+  files = publisher.find("fashion_mnist", DEBIAN)
   assert files, (
     f"the files of Fashion-MNIST are not in {DEBIAN}; install Debian's package "
     "dataset-fashion-mnist"
@@ -74,7 +74,7 @@ def cifar10_members(train, test):
 
 
 def test_fashion_mnist_is_what_is_known_about_it():
-  found = readers.read("fashion_mnist", fashion_mnist_files())
+  found = publisher.read("fashion_mnist", fashion_mnist_files())
   info = KNOWN["fashion_mnist"]
   assert found.info == info  # 60,000 and 10,000 examples
   pixels = found.train.images.astype(np.float64) / 255
@@ -88,7 +88,7 @@ def test_fashion_mnist_is_what_is_known_about_it():
 
 
 def test_digits_are_split_by_class():
-  found = readers.digits()
+  found = publisher.digits()
   info = KNOWN["digits"]
   assert found.info == info
   pixels = found.train.images.astype(np.float64) / 255
@@ -118,7 +118,7 @@ def test_cifar10_archive_and_extracted_files(tmp_path):
     (extracted / name).write_bytes(data)
   order = np.concatenate([np.arange(i, 50, 5) for i in range(5)])
   for folder in (tmp_path, extracted, extracted / "cifar-10-batches-bin"):
-    found = readers.read("cifar10", readers.find("cifar10", folder))
+    found = publisher.read("cifar10", publisher.find("cifar10", folder))
     np.testing.assert_array_equal(found.train.images, train[0][order])
     np.testing.assert_array_equal(found.train.labels, train[1][order])
     np.testing.assert_array_equal(found.test.images, test[0])
@@ -135,7 +135,7 @@ def test_cifar100_archive_has_fine_labels(tmp_path):
       "cifar-100-binary/test.bin": cifar_records("cifar100", *test),
     },
   )
-  found = readers.read("cifar100", readers.find("cifar100", tmp_path))
+  found = publisher.read("cifar100", publisher.find("cifar100", tmp_path))
   np.testing.assert_array_equal(found.train.labels, train[1])
   np.testing.assert_array_equal(found.test.images, test[0])
   assert len(set(found.info.class_names)) == 100
@@ -178,17 +178,17 @@ def test_damaged_idx_is_named(tmp_path, kind, which):
   paths = idx_files(
     tmp_path, generator.integers(0, 256, (20, 28, 28)), np.arange(20) % 10
   )
-  assert len(readers.read_idx(*paths).labels) == 20
+  assert len(publisher.read_idx(*paths).labels) == 20
   damage(paths[which], kind)
   with pytest.raises(DataError, match=paths[which].name):
-    readers.read_idx(*paths)
+    publisher.read_idx(*paths)
 
 
 @pytest.mark.checklist("H1")
 def test_idx_counts_labels_and_shape_are_checked(tmp_path):
   paths = idx_files(tmp_path, np.zeros((20, 28, 28)), np.arange(19) % 10)
   with pytest.raises(DataError, match="20 images .* 19 labels"):
-    readers.read_idx(*paths)
+    publisher.read_idx(*paths)
   good = idx_files(tmp_path, np.zeros((20, 28, 28)), np.arange(20) % 10)
   cases = {
     "label 11 at position 3": (
@@ -210,7 +210,7 @@ def test_idx_counts_labels_and_shape_are_checked(tmp_path):
     folder.mkdir(exist_ok=True)
     bad = idx_files(folder, images, labels)
     with pytest.raises(DataError, match=message):
-      readers.read("fashion_mnist", (*bad, *good))
+      publisher.read("fashion_mnist", (*bad, *good))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_damaged_cifar_archive_is_named(tmp_path, change, message):
   path = tmp_path / "cifar-10-binary.tar.gz"
   write_archive(path, members)
   with pytest.raises(DataError, match=message) as caught:
-    readers.read("cifar10", readers.find("cifar10", tmp_path))
+    publisher.read("cifar10", publisher.find("cifar10", tmp_path))
   assert str(path) in str(caught.value)
 
 
@@ -256,11 +256,11 @@ def test_truncated_cifar_archive_is_named(tmp_path, kept):
   )
   path.write_bytes(path.read_bytes()[:kept])
   with pytest.raises(DataError, match="cannot be read"):
-    readers.read("cifar10", readers.find("cifar10", tmp_path))
+    publisher.read("cifar10", publisher.find("cifar10", tmp_path))
 
 
 def test_find_needs_every_file(tmp_path):
-  assert readers.find("cifar10", tmp_path) == ()
+  assert publisher.find("cifar10", tmp_path) == ()
   (tmp_path / "test_batch.bin").touch()
-  assert readers.find("cifar10", tmp_path) == ()
-  assert readers.find("cars196", tmp_path) == ()
+  assert publisher.find("cifar10", tmp_path) == ()
+  assert publisher.find("cars196", tmp_path) == ()

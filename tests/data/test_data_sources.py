@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from okd_jax import data
-from okd_jax.data.formats import publisher as readers
+from okd_jax.data.formats import publisher
 from okd_jax.data.sources import source, tfdata as tfds
 from okd_jax.errors import DataError
 
@@ -41,7 +41,7 @@ def make(
   if kind == "memory":
     return made
   return tfds.TfdsSource(
-    readers.digits(),
+    publisher.digits(),
     made.positions,
     batch_size=batch_size,
     eval_batch_size=eval_batch_size,
@@ -61,7 +61,7 @@ def assert_batches_equal(found, expected):
 @pytest.mark.parametrize("kind", ["memory", "tfds"])
 def test_training_batches(kind):
   made = make(kind)
-  host = readers.digits()
+  host = publisher.digits()
   for step, batch in enumerate(take(made.batches(0), 3)):
     assert batch.image.dtype == np.uint8 and batch.target.dtype == np.int32
     assert batch.index.dtype == np.int32 and batch.mask.all()
@@ -108,7 +108,7 @@ def test_meshes_give_the_same_batches(kind, shape):
 @pytest.mark.checklist("D3")
 def test_evaluation_counts_every_example_once(kind, eval_batch_size):
   made = make(kind, eval_batch_size=eval_batch_size)
-  host = readers.digits().test
+  host = publisher.digits().test
   batches = [jax.device_get(b) for b in made.evaluation("test")]
   assert {len(b.target) for b in batches} == {eval_batch_size}
   index = np.concatenate([b.index[b.mask] for b in batches])
@@ -123,7 +123,7 @@ def test_evaluation_counts_every_example_once(kind, eval_batch_size):
 def test_splits_of_the_training_set(kind):
   config = {"name": "digits", "validation": 0.1, "train_examples": 500}
   made = make(kind, config, held_out=0.1)
-  host = readers.digits().train
+  host = publisher.digits().train
   seen = {"train": np.unique(made.positions["train"])}
   for split in ("validation", "held_out"):
     batches = [jax.device_get(b) for b in made.evaluation(split)]

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets: real preparation, both readers, missing data.
+"""TensorFlow Datasets: real preparation, both publisher, missing data.
 
 Fashion-MNIST is prepared once, by its real builder, into a cache that later
 runs of the tests use again.
@@ -21,7 +21,7 @@ import pytest
 from okd_jax import data
 from okd_jax.data.formats import (
   prepare,
-  publisher as readers,
+  publisher,
   tfds as prepared,
   tfrecord as records,
 )
@@ -37,7 +37,7 @@ CACHE = pathlib.Path(
 @pytest.fixture(scope="module")
 def fashion_mnist():
   """The folder that holds a prepared copy of Fashion-MNIST."""
-  files = readers.find("fashion_mnist", DEBIAN)
+  files = publisher.find("fashion_mnist", DEBIAN)
   assert files, (
     f"the files of Fashion-MNIST are not in {DEBIAN}; install Debian's package "
     "dataset-fashion-mnist"
@@ -62,8 +62,8 @@ def by_contents(split):
 
 
 def test_prepared_copy_holds_the_publishers_examples(fashion_mnist):
-  expected = readers.read(
-    "fashion_mnist", readers.find("fashion_mnist", DEBIAN)
+  expected = publisher.read(
+    "fashion_mnist", publisher.find("fashion_mnist", DEBIAN)
   )
   copy = prepared.inspect(prepared.find("fashion_mnist", fashion_mnist))
   with_numpy = prepared.read("fashion_mnist", copy, 32, 0.2)

@@ -7,10 +7,10 @@ import pytest
 from configs import okddip_digits
 from okd_jax import train
 from okd_jax.errors import ConfigError
-from okd_jax.runs import run as reopen
+from okd_jax.runs import run as run_lib
 from okd_jax.settings import build, layout
 from okd_jax.settings.freeze import freeze
-from okd_jax.weights import exported as leader
+from okd_jax.weights import exported
 
 OWN = "examples.own_network:"
 
@@ -37,7 +37,7 @@ def recipe(net, kind="replicas", num_peers=3):
 def test_trains_and_gives_its_leader_away(net, kind, tmp_path):
   state, summary = train.train(recipe(net, kind), tmp_path)
   assert int(state.step) == 5
-  run = reopen.run(tmp_path)
+  run = run_lib.run(tmp_path)
   network, variables = run.setup.peers.extract(run.peers_variables, run.leader)
   assert type(network).__name__ == net.split(":")[-1]
   images = np.random.default_rng(0).uniform(size=(4, 8, 8, 1))
@@ -45,11 +45,13 @@ def test_trains_and_gives_its_leader_away(net, kind, tmp_path):
   expected = network.apply(variables, normalized, train=False)
   if isinstance(expected, tuple):
     expected = expected[0]
-  apply, taken = leader.load_leader(tmp_path / "leader")
+  apply, taken = exported.load_leader(tmp_path / "leader")
   np.testing.assert_allclose(
     apply(taken, images.astype(np.float32)), expected, atol=1e-5
   )
-  assert leader.read_card(tmp_path / "leader")["network"] == net.split(",")[-1]
+  assert (
+    exported.read_card(tmp_path / "leader")["network"] == net.split(",")[-1]
+  )
 
 
 def test_attention_projects_every_width_on_its_own():

@@ -12,7 +12,7 @@ from okd_jax import backbones
 from okd_jax.data.info import KNOWN
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError
-from okd_jax.runs import run as reopen
+from okd_jax.runs import run as run_lib
 from okd_jax.settings import build, config as config_lib
 from okd_jax.settings.freeze import freeze
 from okd_jax.weights import teacher, torch as interop
@@ -44,7 +44,7 @@ def alone(net, variables):
 def test_teacher_is_what_a_run_deploys(trained):
   mesh = mesh_lib.make_mesh(2, 2)
   group, variables = teacher.load(configured(trained), INFO, mesh)
-  run = reopen.run(trained)
+  run = run_lib.run(trained)
   expected = alone(*run.setup.peers.extract(run.peers_variables, run.leader))
   assert group.num_peers == 1
   # All devices share its work.

@@ -7,7 +7,7 @@ from PIL import Image
 import pytest
 
 from okd_jax.results import plots
-from okd_jax.runs import records as logs
+from okd_jax.runs import records
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_a_finished_run_is_drawn(trained):
 
 
 def test_a_picture_shows_every_curve_in_its_colour(workdir):
-  with logs.Writer(workdir, tensorboard=False) as writer:
+  with records.Writer(workdir, tensorboard=False) as writer:
     for step in range(1, 6):
       writer.write(step, {"loss": 3.0, "peer_ce": 2.0 / step, "peer_kd": 1.0})
   plots.plot(workdir)
@@ -46,7 +46,7 @@ def test_a_picture_shows_every_curve_in_its_colour(workdir):
 
 
 def test_equal_runs_give_equal_files(workdir):
-  with logs.Writer(workdir, tensorboard=False) as writer:
+  with records.Writer(workdir, tensorboard=False) as writer:
     writer.write(1, {"loss": 3.0, "peer_ce": 2.0})
     writer.write(1, figures(3, 0.5), kind="eval")
   first = [path.read_bytes() for path in plots.plot(workdir)]
@@ -58,7 +58,7 @@ def test_not_finite_values_and_large_groups_are_drawn(workdir):
   config = json.loads((workdir / "config.json").read_text())
   config["peers"]["num_peers"] = 9
   (workdir / "config.json").write_text(json.dumps(config))
-  with logs.Writer(workdir, tensorboard=False) as writer:
+  with records.Writer(workdir, tensorboard=False) as writer:
     for step in (1, 2):
       attention = {
         f"attention/{i}/{j}": 1 / 8 for i in range(8) for j in range(8)

@@ -14,7 +14,7 @@ from configs import compare_digits
 from okd_jax import __main__, compare
 from okd_jax.errors import ConfigError
 from okd_jax.results import grid
-from okd_jax.runs import records as logs
+from okd_jax.runs import records
 from okd_jax.settings.freeze import freeze_comparison
 
 VOID = {"meta"}
@@ -55,7 +55,7 @@ def page(trained, tmp_path_factory):
   config = freeze_comparison(compare_digits.get_config("smoke"))
   compare._remember(config, workdir)
   for cell in grid.cells(config, workdir)[:-1]:
-    with logs.Writer(cell.workdir, tensorboard=False) as writer:
+    with records.Writer(cell.workdir, tensorboard=False) as writer:
       for step, value in ((5, 0.8), (10, 0.9 + cell.seed / 100)):
         names = ("leader", "peer_0", "peer_1", "peers_mean", "ensemble")
         figures = {f"test/{name}/accuracy": value for name in names}
@@ -90,7 +90,7 @@ def test_the_page_tells_everything(page, trained):
     "calibration error",
   ):
     assert words in read.text, words
-  (record,) = [r for r in logs.read_metrics(trained) if r["kind"] == "eval"]
+  (record,) = [r for r in records.read_metrics(trained) if r["kind"] == "eval"]
   assert f"{record['test/ensemble/accuracy']:.2%}" in read.text
   assert "Not finished" not in read.text
 

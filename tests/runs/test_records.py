@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from okd_jax.runs import records as logs
+from okd_jax.runs import display, records
+from okd_jax.runs.display import Display
 from okd_jax.tasks.figure import of_record as figures_of
 from okd_jax.tasks.task import Measure
 
@@ -32,7 +33,7 @@ EVALUATION = {
 
 
 def run(workdir: Path, steps: range, resume_step: int | None = None) -> None:
-  with logs.Writer(workdir, resume_step=resume_step) as writer:
+  with records.Writer(workdir, resume_step=resume_step) as writer:
     for step in steps:
       writer.write(step, {"loss": 1 / step})
       if step % 2 == 0:
@@ -40,7 +41,7 @@ def run(workdir: Path, steps: range, resume_step: int | None = None) -> None:
 
 
 def test_lines_and_table(tmp_path: Path):
-  with logs.Writer(tmp_path, tensorboard=False) as writer:
+  with records.Writer(tmp_path, tensorboard=False) as writer:
     writer.write(1, TRAIN)
     writer.write(2, {"test/leader/accuracy": 0.5}, kind="eval")
     with (tmp_path / "metrics.csv").open() as file:
@@ -66,16 +67,16 @@ def test_lines_and_table(tmp_path: Path):
 
 
 def test_not_finite_values_stay_json(tmp_path: Path):
-  with logs.Writer(tmp_path, tensorboard=False) as writer:
+  with records.Writer(tmp_path, tensorboard=False) as writer:
     writer.write(1, {"loss": math.nan, "grad_norm": math.inf})
   line = (tmp_path / "metrics.jsonl").read_text()
   assert json.loads(line, parse_constant=pytest.fail)["loss"] is None
-  (record,) = logs.read_metrics(tmp_path)
+  (record,) = records.read_metrics(tmp_path)
   assert math.isnan(record["loss"])
 
 
 def test_reading_before_anything_is_written(tmp_path: Path):
-  assert logs.read_metrics(tmp_path) == []
+  assert records.read_metrics(tmp_path) == []
 
 
 def test_resumed_record_equals_an_undisturbed_one(tmp_path: Path):
@@ -93,31 +94,31 @@ def test_resumed_record_equals_an_undisturbed_one(tmp_path: Path):
 def test_half_a_last_line_is_left_out(tmp_path: Path, caplog):
   run(tmp_path, range(1, 3))
   path = tmp_path / "metrics.jsonl"
-  whole = logs.read_metrics(tmp_path)
+  whole = records.read_metrics(tmp_path)
   text = path.read_text()
   with path.open("a") as file:
     file.write('{"step": 3, "kind": "train", "lo')
-  assert logs.read_metrics(tmp_path) == whole
+  assert records.read_metrics(tmp_path) == whole
   assert caplog.messages == []
-  logs.Writer(tmp_path, tensorboard=False, resume_step=9).close()
+  records.Writer(tmp_path, tensorboard=False, resume_step=9).close()
   assert path.read_text() == text
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "3", '{"step": "1"}', "\x00\xff"])
 def test_damaged_lines_are_reported(tmp_path: Path, line: str, caplog):
   run(tmp_path, range(1, 3))
-  whole = logs.read_metrics(tmp_path)
+  whole = records.read_metrics(tmp_path)
   path = tmp_path / "metrics.jsonl"
   lines = path.read_text().splitlines()
   path.write_text("\n".join([lines[0], line, *lines[1:]]) + "\n")
-  assert logs.read_metrics(tmp_path) == whole
+  assert records.read_metrics(tmp_path) == whole
   assert "line 2 is damaged" in caplog.text
 
 
 def test_without_resume_the_record_begins_anew(tmp_path: Path):
   run(tmp_path, range(1, 3))
   run(tmp_path, range(1, 2))
-  assert [record["step"] for record in logs.read_metrics(tmp_path)] == [1]
+  assert [record["step"] for record in records.read_metrics(tmp_path)] == [1]
 
 
 def test_tensorboard_events(tmp_path: Path):
@@ -139,7 +140,7 @@ def test_missing_tensorboardx_is_one_warning(
   run(tmp_path, range(1, 5))
   (message,) = caplog.messages
   assert "pip install tensorboardX" in message
-  assert len(logs.read_metrics(tmp_path)) == 6
+  assert len(records.read_metrics(tmp_path)) == 6
 
 
 class Recorder:
@@ -158,7 +159,9 @@ def test_i1_failing_tracker_is_left_out_after_one_warning(
   tmp_path: Path, caplog
 ):
   good, bad = Recorder(), Recorder(fails_at=2)
-  with logs.Writer(tmp_path, tensorboard=False, trackers=[bad, good]) as writer:
+  with records.Writer(
+    tmp_path, tensorboard=False, trackers=[bad, good]
+  ) as writer:
     for step in range(1, 5):
       writer.write(step, TRAIN)
   assert [step for step, _ in good.calls] == [1, 2, 3, 4]
@@ -168,21 +171,19 @@ def test_i1_failing_tracker_is_left_out_after_one_warning(
   assert record.levelno == logging.WARNING
   assert "Recorder failed at step 2" in record.getMessage()
   assert "no route to host" in record.getMessage()
-  assert len(logs.read_metrics(tmp_path)) == 4
+  assert len(records.read_metrics(tmp_path)) == 4
 
 
 def test_plain_display(capsys, monkeypatch: pytest.MonkeyPatch):
   clock = iter([100.0, 101.0, 102.0, 103.0, 114.0, 119.0])
   monkeypatch.setattr("time.monotonic", lambda: next(clock))
-  with logs.Display(20, 10, "OKDDip on digits", HEADLINE) as display:
+  with Display(20, 10, "OKDDip on digits", HEADLINE) as shown:
     for step in (1, 2, 10, 11):
-      display.update(step, TRAIN, 1234.4)
-    display.evaluated(
-      10, figures_of(EVALUATION | {"train/leader/accuracy": 1.0})
-    )
-    display.note("[saved] checkpoint")
-    display.update(15, TRAIN, 1000)
-    display.update(20, TRAIN, 1000)
+      shown.update(step, TRAIN, 1234.4)
+    shown.evaluated(10, figures_of(EVALUATION | {"train/leader/accuracy": 1.0}))
+    shown.note("[saved] checkpoint")
+    shown.update(15, TRAIN, 1000)
+    shown.update(20, TRAIN, 1000)
   assert capsys.readouterr().out.splitlines() == [
     "OKDDip on digits",
     "epoch 1/2  step 1/20  1,234 images/s  ETA -:--:--  "
@@ -215,11 +216,11 @@ def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 def test_live_display(monkeypatch: pytest.MonkeyPatch):
   terminal = open_terminal(monkeypatch)
-  with logs.Display(20, 10, "OKDDip on digits", HEADLINE) as display:
-    display.update(1, TRAIN, 1234.4)
-    display.note("[saved] checkpoint")
-    display.evaluated(10, figures_of(EVALUATION))
-    display.update(11, TRAIN, 1000)
+  with Display(20, 10, "OKDDip on digits", HEADLINE) as shown:
+    shown.update(1, TRAIN, 1234.4)
+    shown.note("[saved] checkpoint")
+    shown.evaluated(10, figures_of(EVALUATION))
+    shown.update(11, TRAIN, 1000)
   shown = terminal.getvalue()
   for text in (
     "OKDDip on digits",
@@ -239,7 +240,7 @@ def test_real_terminal_is_recognised(monkeypatch: pytest.MonkeyPatch):
   with open(master, "rb", buffering=0) as seen, open(slave, "w") as screen:
     monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setenv("TERM", "xterm")
-    logs.table("Networks", ["name"], [["resnet32"]])
+    display.table("Networks", ["name"], [["resnet32"]])
     screen.flush()
     assert b"resnet32" in seen.read(4096)
 
@@ -248,7 +249,7 @@ ROWS = [["leader", "45.12 %", 1234], ["peers [mean]", "9.00 %", "-"]]
 
 
 def test_plain_table(capsys):
-  logs.table("Result", ["who", "accuracy", "n"], ROWS)
+  display.table("Result", ["who", "accuracy", "n"], ROWS)
   assert capsys.readouterr().out == (
     "\nResult\n"
     "who           accuracy     n\n"
@@ -257,17 +258,17 @@ def test_plain_table(capsys):
     "peers [mean]    9.00 %     -\n"
     "\n"
   )
-  logs.table("Nothing", ["who"], [])
+  display.table("Nothing", ["who"], [])
   assert capsys.readouterr().out == "\nNothing\nwho\n---\n\n"
 
 
 def test_table_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
   terminal = open_terminal(monkeypatch)
-  logs.table("Result", ["who", "accuracy", "n"], ROWS)
+  display.table("Result", ["who", "accuracy", "n"], ROWS)
   shown = terminal.getvalue()
   assert "peers [mean]" in shown and "45.12 %" in shown
 
 
 def test_table_with_a_missing_cell_is_refused():
   with pytest.raises(ValueError, match="has 1 cells, the table has 2 columns"):
-    logs.table("Result", ["who", "accuracy"], [["leader"]])
+    display.table("Result", ["who", "accuracy"], [["leader"]])

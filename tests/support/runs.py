@@ -1,4 +1,4 @@
-"""Runs the training step of a recipe a few times, for tests."""
+"""Runs the training step of a setup a few times, for tests."""
 
 import functools
 from typing import Any
@@ -14,71 +14,71 @@ from okd_jax.training.setup import random_keys, Setup
 import toys
 
 
-def jitted(recipe: Setup, state: Any) -> Any:
+def jitted(setup: Setup, state: Any) -> Any:
   """The training step, sharded and with donated state, as in a run."""
   return jax.jit(
-    functools.partial(steps.train_step, recipe),
+    functools.partial(steps.train_step, setup),
     donate_argnums=0,
-    out_shardings=(state_lib.shardings(recipe, state), None),
+    out_shardings=(state_lib.shardings(setup, state), None),
   )
 
 
-def on_mesh(recipe: Setup, batch: Any) -> Any:
+def on_mesh(setup: Setup, batch: Any) -> Any:
   """Places a batch as a data source does."""
-  return jax.device_put(batch, NamedSharding(recipe.mesh, P("data")))
+  return jax.device_put(batch, NamedSharding(setup.mesh, P("data")))
 
 
-def teacher(recipe: Setup) -> Any:
+def teacher(setup: Setup) -> Any:
   """Variables of a frozen teacher, or None."""
-  if recipe.teacher is None:
+  if setup.teacher is None:
     return None
-  made = recipe.teacher.init(jax.random.key(7), recipe.example_images())
-  made = toys.widen(made) if recipe.image_dtype == jnp.float64 else made
+  made = setup.teacher.init(jax.random.key(7), setup.example_images())
+  made = toys.widen(made) if setup.image_dtype == jnp.float64 else made
   return mesh_lib.place(
     made,
-    mesh_lib.shardings(recipe.teacher.mesh, recipe.teacher.specs(made)),
+    mesh_lib.shardings(setup.teacher.mesh, setup.teacher.specs(made)),
   )
 
 
-def train_labels(recipe: Setup) -> Any:
+def train_labels(setup: Setup) -> Any:
   """Labels of all training examples, or None."""
-  if not recipe.method.needs.train_labels:
+  if not setup.method.needs.train_labels:
     return None
-  labels = np.full(recipe.num_examples, -1, np.int32)
-  labels[: recipe.train_size] = (
-    np.arange(recipe.train_size) % toys.INFO.num_classes
+  labels = np.full(setup.num_examples, -1, np.int32)
+  labels[: setup.train_size] = (
+    np.arange(setup.train_size) % toys.INFO.num_classes
   )
-  return mesh_lib.place(labels, NamedSharding(recipe.mesh, P()))
+  return mesh_lib.place(labels, NamedSharding(setup.mesh, P()))
 
 
-def start(recipe: Setup, seed: int = 0) -> Any:
+def start(setup: Setup, seed: int = 0) -> Any:
   """The initial state; float64 if the images are."""
-  state = state_lib.init(recipe, random_keys(seed)[0])
-  if recipe.image_dtype == jnp.float64:
-    where = state_lib.shardings(recipe, state)
+  state = state_lib.init(setup, random_keys(seed)[0])
+  if setup.image_dtype == jnp.float64:
+    where = state_lib.shardings(setup, state)
     state = mesh_lib.place(toys.widen(state), where)
   return state
 
 
-def train(recipe: Setup, num_steps: int, seed: int = 0) -> tuple[Any, Any]:
+def train(setup: Setup, num_steps: int, seed: int = 0) -> tuple[Any, Any]:
   """Returns host copies of the last state and the last measures."""
-  state = start(recipe, seed)
-  step_fn = jitted(recipe, state)
-  given = (jax.random.key(1), teacher(recipe), train_labels(recipe))
+  state = start(setup, seed)
+  step_fn = jitted(setup, state)
+  given = (jax.random.key(1), teacher(setup), train_labels(setup))
   for i in range(num_steps):
-    batch = on_mesh(recipe, toys.batch(i, recipe.batch_size))
+    batch = on_mesh(setup, toys.batch(i, setup.batch_size))
     state, measured = step_fn(state, batch, *given)
   return jax.device_get((state, measured))
 
 
-def train_from(recipe: Setup, state: Any, num_steps: int = 5) -> Any:
+def train_from(setup: Setup, state: Any, num_steps: int = 5) -> Any:
   """Host copies of state and measures after some steps from a given state."""
-  where = state_lib.shardings(recipe, state)
+  where = state_lib.shardings(setup, state)
   state = mesh_lib.place(state, where)
-  step = jitted(recipe, state)
-  given = (jax.random.key(1), teacher(recipe), train_labels(recipe))
+  step = jitted(setup, state)
+  given = (jax.random.key(1), teacher(setup), train_labels(setup))
   for i in range(num_steps):
-    batch = on_mesh(recipe, toys.batch(i, recipe.batch_size))
+    batch = on_mesh(setup, toys.batch(i, setup.batch_size))
     state, measured = step(state, batch, *given)
   return jax.device_get((state, measured))
 

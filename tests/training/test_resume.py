@@ -13,12 +13,12 @@ import test_runner
 
 from okd_jax import methods, train
 from okd_jax.cli import common as cli
-from okd_jax.runs import run as reopen
+from okd_jax.runs import run as run_lib
 from okd_jax.settings import freeze
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.training import finite, state as state_lib, step as steps
 from okd_jax.training.runner import Runner
-from okd_jax.weights import exported as leader_lib
+from okd_jax.weights import exported
 import runs
 import toys
 
@@ -96,11 +96,11 @@ def test_a_state_moves_between_meshes(tmp_path):
 
 @pytest.mark.checklist("C4")
 def test_a_run_of_an_earlier_release_is_reopened():
-  run = reopen.run(FIXTURE)
+  run = run_lib.run(FIXTURE)
   expected = json.loads((FIXTURE / "expected.json").read_text())
   assert run.step == expected["step"]
   leaves = {
-    jax.tree_util.keystr(path): leader_lib.digest(
+    jax.tree_util.keystr(path): exported.digest(
       np.ascontiguousarray(leaf).tobytes()
     )
     for path, leaf in jax.tree_util.tree_leaves_with_path(
@@ -113,7 +113,7 @@ def test_a_run_of_an_earlier_release_is_reopened():
 @pytest.mark.checklist("C4", "G2")
 def test_a_run_of_an_earlier_release_goes_on(tmp_path):
   workdir = Path(shutil.copytree(FIXTURE, tmp_path / "run"))
-  config = reopen.about(workdir)[0]
+  config = run_lib.about(workdir)[0]
   total = config.epochs * 5
   config = dataclasses.replace(config, epochs=config.epochs + 1)
   state, _ = train.train(config, workdir)

@@ -10,7 +10,7 @@ import pytest
 from configs import okddip_digits
 from okd_jax import seeds, train
 from okd_jax.errors import ConfigError, Interrupted, NotFiniteError
-from okd_jax.runs import records as logs, summary
+from okd_jax.runs import records, summary
 from okd_jax.settings.freeze import freeze
 from okd_jax.training import finite
 
@@ -51,13 +51,15 @@ def test_every_seed_has_records_of_its_own(trained):
     assert (folder / "checkpoints" / "5.manifest.json").exists()
     assert (folder / "leader" / "weights.safetensors").exists()
   assert [r["seed"] for r in trained[1]] == [3, 4]
-  losses = [logs.read_metrics(trained[0] / name)[0]["loss"] for name in NAMES]
+  losses = [
+    records.read_metrics(trained[0] / name)[0]["loss"] for name in NAMES
+  ]
   assert losses[0] != losses[1]
 
 
 def test_a_seed_of_several_is_trained_as_if_alone(trained, alone):
-  found = logs.read_metrics(trained[0] / "seed4")
-  assert found == logs.read_metrics(alone)
+  found = records.read_metrics(trained[0] / "seed4")
+  assert found == records.read_metrics(alone)
 
 
 def test_a_seed_of_several_is_a_run_of_its_own(trained, capsys):
@@ -114,7 +116,7 @@ def test_a_broken_off_run_goes_on(trained, tmp_path, monkeypatch):
   monkeypatch.undo()
   seeds.train(config, tmp_path)
   for name in NAMES:
-    assert logs.read_metrics(tmp_path / name) == logs.read_metrics(
+    assert records.read_metrics(tmp_path / name) == records.read_metrics(
       trained[0] / name
     )
 
@@ -157,7 +159,7 @@ def test_a_seed_that_diverges_does_not_stop_the_others(tmp_path, monkeypatch):
   reference = tmp_path / "reference"
   seeds.train(configured(seed=3, num_seeds=1), reference)
   bad = next(
-    r["leader_ce"] for r in logs.read_metrics(reference) if r["step"] == 2
+    r["leader_ce"] for r in records.read_metrics(reference) if r["step"] == 2
   )
   monkeypatch.setattr(finite, "check_measures", diverge)
   with pytest.raises(NotFiniteError):

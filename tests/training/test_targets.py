@@ -11,7 +11,7 @@ import pytest
 from configs import kd_digits
 from okd_jax import core, groups, methods, train
 from okd_jax.devices.mesh import make_mesh
-from okd_jax.runs import run as reopen
+from okd_jax.runs import run as run_lib
 from okd_jax.training import (
   state as state_lib,
   step as steps,
@@ -148,7 +148,7 @@ def test_a_reopened_run_knows_its_teachers_shapes(tmp_path, monkeypatch):
     ),
   )
   train.train(config, tmp_path)
-  run = reopen.run(tmp_path)
+  run = run_lib.run(tmp_path)
   # Of the teacher, which returns 8 features and two maps; the peer 16 and none.
   hint = run.state.params["method"]
   assert shapes_of(hint)["hint"]["kernel"] == (16, 8)
@@ -163,4 +163,4 @@ def test_a_reopened_run_knows_its_teachers_shapes(tmp_path, monkeypatch):
 
   (tmp_path / "teacher.json").write_text("{}")
   with pytest.raises(Exception, match="is damaged"):
-    reopen.run(tmp_path)
+    run_lib.run(tmp_path)

@@ -15,9 +15,9 @@ import pytest
 
 from okd_jax import core
 from okd_jax.errors import ConfigError, LeaderError
-from okd_jax.runs import run as reopen
+from okd_jax.runs import run as run_lib
 from okd_jax.training import state as state_lib, step as steps
-from okd_jax.weights import export, exported as leader
+from okd_jax.weights import export, exported
 import toys
 
 SIZES = (1, 257)
@@ -25,7 +25,7 @@ SIZES = (1, 257)
 
 @pytest.fixture(scope="module")
 def run(trained):
-  return reopen.run(trained)
+  return run_lib.run(trained)
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,8 @@ images = np.load(images)
 found = {f"plain_{n}": program.call(weights, images[:n]) for n in (1, 257)}
 ours = {"okd_jax", "flax"}
 assert not ours & {name.split(".")[0] for name in sys.modules}
-from okd_jax.weights import exported as leader
-apply, variables = leader.load_leader(folder)
+from okd_jax.weights import exported
+apply, variables = exported.load_leader(folder)
 found |= {f"loaded_{n}": apply(variables, images[:n]) for n in (1, 257)}
 assert "flax" not in sys.modules
 np.savez(results, **found)
@@ -102,7 +102,7 @@ def test_a_fresh_process_gives_the_same_logits(
 
 
 def test_the_card_tells_what_the_leader_is(trained):
-  card = leader.read_card(trained / "leader")
+  card = exported.read_card(trained / "leader")
   summary = json.loads((trained / "summary.json").read_text())
   assert card["network"] == "resnet8"
   assert card["classes"] == list("0123456789")
@@ -117,7 +117,7 @@ def test_the_card_tells_what_the_leader_is(trained):
 @pytest.mark.parametrize("what", ["peer_0", "ensemble"])
 def test_others_are_exported_by_name(run, images, expected, tmp_path, what):
   export.export(run, tmp_path / what, what)
-  apply, variables = leader.load_leader(tmp_path / what)
+  apply, variables = exported.load_leader(tmp_path / what)
   scaled = images.astype(np.float32) / 255
   for size in SIZES:
     np.testing.assert_allclose(
@@ -144,12 +144,12 @@ class Gated(core.Method):
 @pytest.fixture(scope="module")
 def gated(run):
   """A run whose averaged variables differ from the live ones."""
-  recipe = toys.recipe(Gated(), kind="branches", num_peers=2)
-  state = state_lib.init(recipe, jax.random.key(0))
+  setup = toys.recipe(Gated(), kind="branches", num_peers=2)
+  state = state_lib.init(setup, jax.random.key(0))
   params = jax.tree.map(lambda p: p + 0.1, state.params)
   average = dataclasses.replace(state.average, params=params)
   state = dataclasses.replace(state, average=average)
-  return dataclasses.replace(run, recipe=recipe, state=state)
+  return dataclasses.replace(run, setup=setup, state=state)
 
 
 def test_group_predictions_and_averages(gated, tmp_path):
@@ -160,7 +160,7 @@ def test_group_predictions_and_averages(gated, tmp_path):
   expected["leader"] = expected["ema/peer_0"]
   for what in ("leader", "gated", "ema/gated", "ema/peer_1"):
     export.export(gated, tmp_path / "it", what)
-    apply, variables = leader.load_leader(tmp_path / "it")
+    apply, variables = exported.load_leader(tmp_path / "it")
     for size in SIZES:
       np.testing.assert_allclose(
         apply(variables, scaled[:size]),
@@ -190,7 +190,7 @@ def test_the_saved_model_agrees(run, images, expected, tmp_path):
     logits = predict(images=tf.constant(scaled[:size]))["logits"]
     np.testing.assert_allclose(logits, expected[:size], rtol=0, atol=1e-5)
   with pytest.raises(LeaderError, match="--format=stablehlo"):
-    leader.load_leader(tmp_path / "it")
+    exported.load_leader(tmp_path / "it")
 
 
 @pytest.mark.parametrize(
@@ -208,14 +208,14 @@ def test_unknown_names_are_refused(run, tmp_path, what, message):
 def test_only_an_export_is_replaced(run, tmp_path):
   export.export(run, tmp_path / "it")
   export.export(run, tmp_path / "it", "peer_0")
-  assert leader.read_card(tmp_path / "it")["what"] == "peer_0"
+  assert exported.read_card(tmp_path / "it")["what"] == "peer_0"
   assert [path.name for path in tmp_path.iterdir()] == ["it"]
   with pytest.raises(ConfigError, match="no exported network"):
     export.export(run, tmp_path)
 
 
 def damage(folder: Path, how: str) -> None:
-  weights = folder / leader.WEIGHTS
+  weights = folder / exported.WEIGHTS
   if how == "bit":
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -223,9 +223,9 @@ def damage(folder: Path, how: str) -> None:
   elif how == "missing":
     weights.unlink()
   elif how == "no card":
-    (folder / leader.CARD).unlink()
+    (folder / exported.CARD).unlink()
   else:
-    (folder / leader.CARD).write_text("{}")
+    (folder / exported.CARD).write_text("{}")
 
 
 @pytest.mark.parametrize(
@@ -242,4 +242,4 @@ def test_damage_is_refused(run, tmp_path, how, message):
   export.export(run, tmp_path / "it")
   damage(tmp_path / "it", how)
   with pytest.raises(LeaderError, match=message):
-    leader.load_leader(tmp_path / "it")
+    exported.load_leader(tmp_path / "it")

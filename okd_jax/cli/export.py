@@ -1,0 +1,40 @@
+"""Take the leader, or another network, away."""
+
+import argparse
+from pathlib import Path
+
+from okd_jax.cli import common
+from okd_jax.runs import run as run_lib
+from okd_jax.weights import export
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+  """Adds what the command takes."""
+  common.add_workdir(command)
+  command.add_argument(
+    "--what",
+    default="leader",
+    help="leader (default), peer_0, peer_1, ..., ensemble, or a group "
+    "prediction of the method, by its name in an evaluation",
+  )
+  command.add_argument(
+    "--to", type=Path, help="folder; named after --what in WORKDIR by default"
+  )
+  command.add_argument(
+    "--format",
+    choices=("stablehlo", "savedmodel"),
+    default="stablehlo",
+    help="stablehlo for JAX (default) or TensorFlow's SavedModel; for ONNX run "
+    "scripts/export_onnx.py on the exported folder",
+  )
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs the command."""
+  opened = run_lib.run(args.workdir)
+  name = args.what.replace("/", "_")
+  to = args.to or args.workdir / (
+    name if args.format == "stablehlo" else f"{name}_{args.format}"
+  )
+  export.export(opened, to, args.what, args.format)
+  print(f"{args.what} of step {opened.step} is in {to}.")

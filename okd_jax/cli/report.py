@@ -1,0 +1,23 @@
+"""Write one HTML page about runs and comparisons."""
+
+import argparse
+from pathlib import Path
+
+from okd_jax.cli import common
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+  """Adds what the command takes."""
+  command.add_argument("workdirs", type=Path, nargs="+", metavar="WORKDIR")
+  command.add_argument(
+    "--to", type=Path, help="file; report.html in the first WORKDIR by default"
+  )
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs the command."""
+  with common.needing_matplotlib():
+    from okd_jax.results import report
+  to = args.to or args.workdirs[0] / "report.html"
+  report.write(args.workdirs, to)
+  print(to)

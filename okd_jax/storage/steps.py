@@ -1,0 +1,152 @@
+"""The saved steps of one directory: which there are, and which stay."""
+
+import logging
+import os
+from pathlib import Path
+import shutil
+
+import jax
+
+from okd_jax.errors import CheckpointError
+from okd_jax.storage import manifest as manifest_lib
+from okd_jax.storage.manifest import Manifest, ManifestError
+
+_SUFFIX = ".manifest.json"
+# Left behind by a process that died while it saved or deleted.
+_DEBRIS = ("*.orbax-checkpoint-tmp*", "*.tmp", "*.deleted")
+
+_log = logging.getLogger(__name__)
+
+
+class Steps:
+  """The steps of one directory; one process of a run changes them.
+
+  Attributes:
+    directory: holds `<step>/` and `<step>.manifest.json` of every step.
+  """
+
+  def __init__(self, directory: Path):
+    self.directory = directory
+    self._swept = False
+
+  def prepare(self, size: int) -> None:
+    """Makes the directory, and sweeps it the first time.
+
+    Args:
+      size: of a state, in bytes.
+
+    Raises:
+      CheckpointError: if the directory cannot be written or has less free
+        space than twice that size.
+    """
+    try:
+      self.directory.mkdir(parents=True, exist_ok=True)
+      if not self._swept and jax.process_index() == 0:
+        self.sweep()
+      self._swept = True
+      free = shutil.disk_usage(self.directory).free
+    except OSError as error:
+      raise CheckpointError(
+        f"{self.directory} cannot be written: {error}. Choose another workdir."
+      ) from error
+    if not os.access(self.directory, os.W_OK | os.X_OK):
+      raise CheckpointError(
+        f"{self.directory} is read-only. Choose another workdir."
+      )
+    if free < 2 * size:
+      raise CheckpointError(
+        f"{self.directory} has {free / 1e6:.1f} MB free, a save needs twice "
+        f"the state, {2 * size / 1e6:.1f} MB. Free some space or choose "
+        "another workdir; older checkpoints are untouched."
+      )
+
+  def folder(self, step: int) -> Path:
+    """Where the arrays of a step lie."""
+    return self.directory / str(step)
+
+  def manifest_path(self, step: int) -> Path:
+    """Where the manifest of a step lies."""
+    return self.directory / f"{step}{_SUFFIX}"
+
+  def with_manifest(self) -> list[int]:
+    """The steps with a manifest, ascending; not verified."""
+    return sorted(
+      int(path.name.removesuffix(_SUFFIX))
+      for path in self.directory.glob(f"*{_SUFFIX}")
+      if path.name.removesuffix(_SUFFIX).isdecimal()
+    )
+
+  def verify(self, step: int) -> Manifest:
+    """Reads all files of a step.
+
+    Raises:
+      ManifestError: unless each is the one that was saved.
+    """
+    content = manifest_lib.read(self.manifest_path(step))
+    if content.step != step:
+      raise ManifestError(
+        f"{self.manifest_path(step)} is of step {content.step}"
+      )
+    manifest_lib.check_files(self.folder(step), content)
+    return content
+
+  def newest_verified(self) -> int | None:
+    """The newest step whose files all match; reports those passed over."""
+    for step in reversed(self._all()):
+      try:
+        self.verify(step)
+      except ManifestError as error:
+        _log.warning("Checkpoint of step %d is not used: %s", step, error)
+      else:
+        return step
+    return None
+
+  def retain(self, just_saved: int, keep: int) -> None:
+    """Deletes the steps that are neither among the newest nor the best.
+
+    Args:
+      just_saved: stays in any case.
+      keep: how many of the newest verified steps stay.
+    """
+    verified: dict[int, Manifest] = {}
+    for step in reversed(self._all()):
+      try:
+        verified[step] = self.verify(step)
+      except ManifestError as error:
+        _log.warning("Checkpoint of step %d is deleted: %s", step, error)
+    kept = {just_saved, *list(verified)[:keep]}
+    scores = {s: m.score for s, m in verified.items() if m.score is not None}
+    if scores:
+      kept.add(max(scores, key=lambda s: (scores[s], s)))
+    for step in self._all():
+      if step not in kept:
+        self.delete(step)
+
+  def delete(self, step: int) -> None:
+    """Deletes a step, whatever there is of it."""
+    # In this order a process that dies here leaves nothing half usable.
+    self.manifest_path(step).unlink(missing_ok=True)
+    folder = self.folder(step)
+    if folder.exists():
+      deleted = folder.with_name(f"{step}.deleted")
+      shutil.rmtree(deleted, ignore_errors=True)
+      folder.rename(deleted)
+      shutil.rmtree(deleted)
+
+  def sweep(self) -> None:
+    """Deletes what a process left that died while it saved or deleted."""
+    for pattern in _DEBRIS:
+      for path in self.directory.glob(pattern):
+        if path.is_dir():
+          shutil.rmtree(path, ignore_errors=True)
+        else:
+          path.unlink(missing_ok=True)
+
+  def _all(self) -> list[int]:
+    """Steps with a manifest or a folder, ascending."""
+    folders = (
+      int(path.name)
+      for path in self.directory.glob("*")
+      if path.name.isdecimal() and path.is_dir()
+    )
+    return sorted({*self.with_manifest(), *folders})
