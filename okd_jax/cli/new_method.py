@@ -91,7 +91,8 @@ def test_terms_are_those_of_numpy():
     num_examples=4,
     train=True,
   )
-  terms = $module.Method(temperature=2.0).apply({}, outputs, batch, ctx).terms
+  method = $module.Method(temperature=2.0)
+  terms = method.apply({}, outputs, batch, ctx).terms
 
   def log_softmax(x):
     return x - np.log(np.sum(np.exp(x), -1, keepdims=True))
@@ -219,15 +220,20 @@ def _inside(name: str) -> dict[str, str]:
 
 def _outside(name: str, to: Path) -> dict[str, str]:
   """The texts of the files in a folder of one's own, by their names."""
-  imports = (
-    f"import {name}\n\nfrom okd_jax import core, testing\n\n"
-    "# Meshes are compared on virtual devices.\n"
+  sorted_by_module = sorted(
+    [f"import {name}", "from okd_jax import core, testing"],
+    key=lambda line: line.split()[1],
+  )
+  imports = "\n".join(sorted_by_module) + (
+    "\n\n# Meshes are compared on virtual devices.\n"
     'jax.config.update("jax_num_cpu_devices", 4)\n'
   )
   suite = " and by the conformance suite"
   return {
     f"{name}.py": _fill(_METHOD, name),
-    f"{name}_digits.py": _recipe(name, "digits", f"{name}:Method", f"{to}/"),
+    f"{name}_digits.py": _recipe(
+      name, "digits", f"{name}:Method", f"{to.name}/"
+    ),
     f"test_{name}.py": _fill(
       _TEST + _SUITE, name, module=name, imports=imports, and_suite=suite
     ),
