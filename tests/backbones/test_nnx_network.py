@@ -8,12 +8,11 @@ import pytest
 
 from configs import okddip_digits
 from examples.nnx_network import Small
-from okd_jax import train
+from okd_jax import groups, train
 from okd_jax.backbones import count_parameters, nnx_network
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import ConfigError
-from okd_jax.groups.group import Replicas
-from okd_jax.runs import run as reopen
+from okd_jax.runs import run as run_lib
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.training import state as state_lib
 from okd_jax.weights import exported
@@ -51,7 +50,7 @@ class Streams(nnx.Module):
 
 
 def one_pass(net, data, peer, train=True):
-  peers = Replicas(net, 2, make_mesh(data, peer), "unroll")
+  peers = groups.replicas(net, 2, make_mesh(data, peer), "unroll")
   variables = peers.init(jax.random.key(0), IMAGES[:1])
   outputs, after = jax.jit(
     lambda v, x: peers.apply(v, x, jax.random.key(1), train=train)
@@ -288,11 +287,11 @@ def recipe(kind):
 @pytest.mark.parametrize("kind", ["replicas", "branches"])
 def test_trains_and_gives_its_leader_away(kind, tmp_path):
   train.train(recipe(kind), tmp_path / "run")
-  run = reopen.run(tmp_path / "run")
-  network, variables = run.recipe.peers.extract(run.peers_variables, run.leader)
+  run = run_lib.run(tmp_path / "run")
+  network, variables = run.setup.peers.extract(run.peers_variables, run.leader)
   assert type(network).__name__ == "Small"
   images = np.random.default_rng(0).uniform(size=(4, 8, 8, 1))
-  normalized = (images - run.recipe.info.mean) / run.recipe.info.std
+  normalized = (images - run.setup.info.mean) / run.setup.info.std
   expected, _ = network.apply(variables, normalized, train=False)
   apply, taken = exported.load_leader(tmp_path / "run" / "leader")
   np.testing.assert_allclose(
