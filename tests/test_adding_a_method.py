@@ -24,7 +24,7 @@ FILES = ("main.py", "mkdocs.yml", "pyproject.toml")
 def copy(tmp_path):
   """A copy of the repository; what is written into it is not ours."""
   root = tmp_path / "copy"
-  skipped = shutil.ignore_patterns("__pycache__", "fixtures", "vectors")
+  skipped = shutil.ignore_patterns("__pycache__")
   for name in COPIED:
     shutil.copytree(ROOT / name, root / name, ignore=skipped)
   for name in FILES:
