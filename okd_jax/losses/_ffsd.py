@@ -109,15 +109,12 @@ def ffsd(
   )
   labels = as_labels("ffsd", labels, logits)
   deep_maps = _checked_deep_maps(logits, deep_maps)
-  for argument, maps in {
-    "shallow_maps": shallow_maps,
-    "guided_maps": guided_maps,
-    "decoded_maps": decoded_maps,
-  }.items():
-    sizes = [len(stages) for stages in maps]
-    if sizes != len(deep_maps[1:]) * [len(shallow_maps[0])]:
-      expected = f"as many maps for each of {len(logits) - 1} peers"
-      refuse("ffsd", argument, expected, f"{sizes}")
+  _check_counts(
+    deep_maps,
+    shallow_maps=shallow_maps,
+    guided_maps=guided_maps,
+    decoded_maps=decoded_maps,
+  )
 
   joined = jnp.concatenate(deep_maps[:-1], axis=-1)
   fusing = attention_distance(deep_maps[-1], fused_map)
@@ -140,6 +137,16 @@ def ffsd(
     "leader_map_kd": weighted(fusion_weight, fusing),
     "decoder": weighted(self_weight, jnp.stack(decoding)),
   }
+
+
+def _check_counts(deep_maps: Sequence[Array], **by_peer: MapsByPeer) -> None:
+  """Raises unless every peer but the first has as many maps as the others."""
+  count = len(by_peer["shallow_maps"][0])
+  for argument, maps in by_peer.items():
+    sizes = [len(stages) for stages in maps]
+    if sizes != len(deep_maps[1:]) * [count]:
+      expected = f"as many maps for each of {len(deep_maps) - 1} peers"
+      refuse("ffsd", argument, expected, f"{sizes}")
 
 
 def _checked_deep_maps(logits, deep_maps) -> list[Array]:

@@ -13,6 +13,7 @@ from okd_jax.backbones import count_parameters, nnx_network
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import ConfigError
 from okd_jax.runs import run as run_lib
+from okd_jax.settings.freeze import freeze
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.training import state as state_lib
 from okd_jax.weights import exported
@@ -286,12 +287,12 @@ def recipe(kind):
 
 @pytest.mark.parametrize("kind", ["replicas", "branches"])
 def test_trains_and_gives_its_leader_away(kind, tmp_path):
-  train.train(recipe(kind), tmp_path / "run")
+  train.train(freeze(recipe(kind)), tmp_path / "run")
   run = run_lib.run(tmp_path / "run")
   network, variables = run.setup.peers.extract(run.peers_variables, run.leader)
   assert type(network).__name__ == "Small"
   images = np.random.default_rng(0).uniform(size=(4, 8, 8, 1))
-  normalized = (images - run.setup.info.mean) / run.setup.info.std
+  normalized = (images - run.info.mean) / run.info.std
   expected, _ = network.apply(variables, normalized, train=False)
   apply, taken = exported.load_leader(tmp_path / "run" / "leader")
   np.testing.assert_allclose(
