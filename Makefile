@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # What another version of Python has to pass in any case.
-SMOKE := tests/test_losses_okddip.py tests/test_optim.py tests/test_peers.py \
-	tests/test_mesh.py tests/test_train.py
+SMOKE := tests/losses/test_losses_okddip.py tests/training/test_optim.py \
+	tests/groups/test_group.py tests/devices/test_mesh.py tests/test_train.py
 
 .PHONY: demo docs test check smoke matrix clean
 

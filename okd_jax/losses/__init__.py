@@ -38,6 +38,9 @@ from okd_jax.losses._divergences import (
   softened_cross_entropy as softened_cross_entropy,
   softened_kl as softened_kl,
 )
+from okd_jax.losses._feature_aggregation import (
+  feature_aggregation as feature_aggregation,
+)
 from okd_jax.losses._ffl import ffl as ffl
 from okd_jax.losses._ffsd import ffsd as ffsd
 from okd_jax.losses._kdcl import (
@@ -70,7 +73,6 @@ from okd_jax.losses._mutual import (
 from okd_jax.losses._oem import oem as oem
 from okd_jax.losses._okddip import okddip as okddip
 from okd_jax.losses._okdhp import (
-  feature_aggregation as feature_aggregation,
   heatmap_kl as heatmap_kl,
   heatmap_mse as heatmap_mse,
   okdhp as okdhp,

@@ -1,0 +1,122 @@
+"""The feature aggregation unit of OKDHP: weights of branches for each joint."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from okd_jax.losses._inputs import Array, as_floats, refuse
+from okd_jax.losses._peers import HIGHEST
+
+
+def feature_aggregation(
+  features: Array,
+  maps: Array,
+  params: Mapping[str, Any],
+  *,
+  form: str = "code",
+  eps: float = 1e-5,
+) -> tuple[Array, Array]:
+  r"""Weighs the heat maps of T branches by a look at the shared features.
+
+  In the form of the published code, :math:`u_k = \mathrm{ReLU}(\mathrm{BN}(
+  \mathrm{conv}_k(x)))` of three sizes k are added and averaged over pixels to
+  s; with :math:`q = s W_1 + b_1` branch t has the logits :math:`q W_{2t} +
+  b_{2t}`, one a joint. In the form of the paper every :math:`u_k` goes through
+  a 1x1 convolution, and so do the averaged features x; these vectors in a row
+  give the logits by one matrix. The softmax over branches of the logits weighs
+  the maps. Batch normalisation is by the whole batch, in training mode;
+  gradients reach everything.
+
+  Args:
+    features: x, float [B, H, W, D].
+    maps: last heat maps of the branches, float [T, B, h, w, J].
+    params: "conv_kernels" (a sequence of [k, k, D, D]), "conv_bias",
+      "bn_scale" and "bn_bias" ([K, D] each), and "W1" [D, m], "b1" [m], "W2"
+      [T, m, J], "b2" [T, J]; for "paper" instead of these four "point_kernels"
+      [K, D, m], "point_bias" [K, m], "pool_kernel" [D, m], "pool_bias" [m], "W"
+      [(K + 1) m, T J] and "b" [T J].
+    form: "code" or "paper".
+    eps: added to the variance.
+
+  Returns:
+    The ensemble, [B, h, w, J], and the weights, [B, T, J].
+
+  Raises:
+    ValueError: if the shapes do not match, a dtype is not floating, or for an
+      unknown `form`.
+
+  References:
+    Li et al., `Online Knowledge Distillation for Efficient Pose Estimation
+    <https://arxiv.org/abs/2108.02092>`_, ICCV 2021: the feature aggregation
+    unit. The paper does not give m, nor whether its 1x1 convolutions are
+    normalised: here they are not.
+  """
+  if form not in ("code", "paper"):
+    expected = "'code' (the published code) or 'paper'"
+    refuse("feature_aggregation", "form", expected, f"{form!r}")
+  features, maps = as_floats(
+    "feature_aggregation",
+    features=(features, "B H W D"),
+    maps=(maps, "T B h w J"),
+  )
+  num_branches, num_joints = maps.shape[0], maps.shape[-1]
+  views = [
+    _conv_norm_relu(features, *view, eps)
+    for view in zip(
+      params["conv_kernels"],
+      params["conv_bias"],
+      params["bn_scale"],
+      params["bn_bias"],
+      strict=True,
+    )
+  ]
+  attend = _logits_of_the_code if form == "code" else _logits_of_the_paper
+  logits = attend(features, views, params)
+  logits = logits.reshape(-1, num_branches, num_joints)
+  attention = jax.nn.softmax(logits, axis=1)
+  ensemble = jnp.einsum("btj,tbhwj->bhwj", attention, maps, precision=HIGHEST)
+  return ensemble, attention
+
+
+def _conv_norm_relu(features, kernel, bias, scale, shift, eps):
+  kernel = jnp.asarray(kernel, features.dtype)
+  maps = jax.lax.conv_general_dilated(
+    features,
+    kernel,
+    (1, 1),
+    "SAME",
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    precision=HIGHEST,
+  )
+  maps += jnp.asarray(bias, maps.dtype)
+  mean = jnp.mean(maps, axis=(0, 1, 2))
+  gap = maps - mean
+  variance = jnp.mean(jnp.square(gap), axis=(0, 1, 2))
+  return jax.nn.relu(scale * gap / jnp.sqrt(variance + eps) + shift)
+
+
+def _logits_of_the_code(features, views, params):
+  del features
+  pooled = jnp.mean(sum(views[1:], views[0]), axis=(1, 2))
+  hidden = _matmul(pooled, params["W1"]) + params["b1"]
+  logits = jnp.einsum("bm,tmj->btj", hidden, params["W2"], precision=HIGHEST)
+  return logits + params["b2"]
+
+
+def _logits_of_the_paper(features, views, params):
+  # A 1x1 convolution and the mean over pixels may change places.
+  vectors = [
+    _matmul(jnp.mean(view, axis=(1, 2)), kernel) + bias
+    for view, kernel, bias in zip(
+      views, params["point_kernels"], params["point_bias"], strict=True
+    )
+  ]
+  pooled = jnp.mean(features, axis=(1, 2))
+  vectors.append(_matmul(pooled, params["pool_kernel"]) + params["pool_bias"])
+  return _matmul(jnp.concatenate(vectors, axis=-1), params["W"]) + params["b"]
+
+
+def _matmul(x: Array, kernel: Array) -> Array:
+  return jnp.matmul(x, kernel, precision=HIGHEST)
