@@ -146,11 +146,13 @@ FREE_THEN = {
   *("checkpoint_secs", "trackers", "eval_batch_size", "data.dir"),
   *("data.download", "mesh.data", "mesh.peer", "peers.mapping"),
 }
+# It did not have these.
+ADDED_SINCE = {"data.flip", "data.exif"}
 
 
 def digest_then(config):
   flat = flatten(config)
-  kept = {key: flat[key] for key in flat if key not in FREE_THEN}
+  kept = {key: flat[key] for key in flat if key not in FREE_THEN | ADDED_SINCE}
   text = json.dumps(kept, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:8]
 
