@@ -530,7 +530,7 @@ def test_names_are_exact():
 @pytest.mark.parametrize(
   ("name", "options", "message"),
   [
-    ("resnet23", {}, "'resnet23' is unknown.*available: densenet40_12, dense"),
+    ("resnet23", {}, "'resnet23' is unknown.*Available: densenet40_12, dense"),
     ("densnet40_12", {}, "did you mean 'densenet40_12'"),
     ("resnet32", {"splt": 3}, "no option 'splt'.*'split'.*: dtype, part, raw"),
     ("resnet32", {"dropout": 0.5}, "no option 'dropout'"),

@@ -365,7 +365,7 @@ def test_missing_data_without_leave_to_download(tmp_path):
 
 def test_unknown_name_is_refused_before_tensorflow_is_imported(tmp_path):
   said = run_offline({"name": "cifar_100", "dir": str(tmp_path)}, 30)
-  assert said.startswith("ValueError config.data.name='cifar_100' is unknown")
+  assert said.startswith("ConfigError config.data.name='cifar_100' is unknown")
   assert "did you mean 'cifar100'" in said
 
 

@@ -23,6 +23,8 @@ from okd_jax.results import (
   rows as results,
 )
 from okd_jax.settings import freeze
+from okd_jax.tasks import classification
+from okd_jax.tasks.figure import of_record
 
 # ml_collections loads recipes in a way that is going out of use.
 reads_recipes = pytest.mark.filterwarnings("ignore:the load_module.. method")
@@ -292,19 +294,25 @@ def known(tmp_path):
   return tmp_path
 
 
+def headlines(records):
+  """Of one run, from lines of its metrics."""
+  evaluations = [(record["step"], of_record(record)) for record in records]
+  return results._headlines(evaluations, classification.Task.measures[0])
+
+
 def test_rows_hold_means_and_sample_deviations(known):
   rows = {row.name: row for row in results.read(known)}
   dml = rows["dml"]
   # 90 and 94: deviations of 2 from 92, over n - 1 = 1.
-  assert dml.accuracy["peers_mean", "last"].mean == pytest.approx(92)
-  assert dml.accuracy["peers_mean", "last"].std == pytest.approx(8**0.5)
-  assert str(dml.accuracy["deployed", "best"]) == "93.00 ± 1.41"
+  assert dml.headlines["peers_mean", "last"].mean == pytest.approx(92)
+  assert dml.headlines["peers_mean", "last"].std == pytest.approx(8**0.5)
+  assert str(dml.headlines["deployed", "best"]) == "93.00 ± 1.41"
   assert dml.compared_as == "mean of peers"
   alone, several = result_tables.times(dml, list(rows.values()))
   assert (alone, several) == (pytest.approx(5), pytest.approx(2))
   one_network = result_tables.times(rows["baseline"], list(rows.values()))
   assert one_network == (1.0, None)
-  assert set(rows["baseline"].accuracy) == {
+  assert set(rows["baseline"].headlines) == {
     ("deployed", "last"),
     ("deployed", "best"),
   }
@@ -326,7 +334,7 @@ def test_averaged_peers_stand_for_the_group(names, expected):
   live = ["leader", "peer_0", "peer_1", "peers_mean", "ensemble", "extra"]
   record = {"step": 4} | {f"test/{name}/accuracy": 0.5 for name in live}
   record |= {f"test/{n}/accuracy": 0.75 for n in names if n not in live}
-  found = results._accuracies([record])
+  found = headlines([record])
   value = 75.0 if expected == "averaged" else 50.0
   for who in ("peers_mean", "ensemble", "group"):
     assert found[who, "last"] == value
@@ -343,7 +351,7 @@ def test_validation_data_choose_the_best_epoch():
     }
     for step, test, validation in ((1, 0.9, 0.5), (2, 0.7, 0.6), (3, 0.6, 0.6))
   ]
-  best = results._accuracies(records)["deployed", "best"]
+  best = headlines(records)["deployed", "best"]
   assert best == pytest.approx(60)
 
 
