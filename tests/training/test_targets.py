@@ -12,6 +12,7 @@ from configs import kd_digits
 from okd_jax import core, groups, methods, train
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.runs import run as run_lib
+from okd_jax.settings.freeze import freeze
 from okd_jax.training import (
   state as state_lib,
   step as steps,
@@ -147,7 +148,7 @@ def test_a_reopened_run_knows_its_teachers_shapes(tmp_path, monkeypatch):
       Hint(**given) if name == "kd" else make(name, **given)
     ),
   )
-  train.train(config, tmp_path)
+  train.train(freeze(config), tmp_path)
   run = run_lib.run(tmp_path)
   # Of the teacher, which returns 8 features and two maps; the peer 16 and none.
   hint = run.state.params["method"]
@@ -158,7 +159,7 @@ def test_a_reopened_run_knows_its_teachers_shapes(tmp_path, monkeypatch):
   apply, variables = export.function(run, "hinted")
   assert np.isfinite(apply(variables, images)).all()
   config.epochs = 2
-  state, _ = train.train(config, tmp_path)
+  state, _ = train.train(freeze(config), tmp_path)
   assert int(state.step) == 2 * run.step
 
   (tmp_path / "teacher.json").write_text("{}")
