@@ -7,12 +7,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from okd_jax import __main__, train
 from okd_jax.cli import common as cli
 from okd_jax.results import report
 from okd_jax.runs import records
-from okd_jax.weights import exported
 
 RELEASE = Path(__file__).parents[1] / "fixtures" / "last_release"
 # What an interrupted run was started with.
@@ -52,9 +52,9 @@ def test_a_finished_run_evaluates_as_it_did(copy_of, capsys):
 
 def test_its_leader_exports_again_as_it_was(copy_of):
   workdir = copy_of("okddip")
-  _, before = exported.load_leader(workdir / "leader")
+  before = load_file(workdir / "leader" / "weights.safetensors")
   __main__.main(["export", str(workdir), f"--to={workdir / 'again'}"])
-  _, after = exported.load_leader(workdir / "again")
+  after = load_file(workdir / "again" / "weights.safetensors")
   jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
