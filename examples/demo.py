@@ -43,8 +43,8 @@ def main() -> None:
     "Accuracy on the test digits",
     ["model", "accuracy"],
     [
-      ("group leader of OKDDip (ResNet-8)", display.percent(leader)),
-      ("logistic regression", display.percent(score)),
+      ("group leader of OKDDip (ResNet-8)", f"{leader:.2%}"),
+      ("logistic regression", f"{score:.2%}"),
     ],
   )
   records = [
