@@ -16,7 +16,7 @@ from okd_jax.errors import ConfigError
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
 from okd_jax.training import state as state_lib
-from okd_jax.training.setup import Setup, with_sgd
+from okd_jax.training.setup import Setup, with_optim
 
 
 def source(config: RunConfig, on: Mesh | None = None) -> data.Source:
@@ -58,8 +58,9 @@ def setup(
       f"config.epochs={config.epochs} times {train_size} training examples "
       "must be below 2147483648, as images are counted on the device; lower it."
     )
-  return with_sgd(
+  return with_optim(
     config.optim,
+    config.schedule,
     peers=peers(config, info, on, method.needs.mean_trunk_gradient),
     method=method,
     task=tasks.load(info.task).of(info, pad_mode=config.pad_mode),
@@ -69,6 +70,8 @@ def setup(
     rampup_epochs=config.rampup_epochs,
     rampup_per_step=config.rampup_per_step,
     num_positions=info.num_train,
+    accumulate=config.accumulate,
+    ema_decay=config.ema_decay or None,
     teacher=teacher,
   )
 

@@ -49,6 +49,17 @@ def check(config: RunConfig) -> None:
       f"'{config.method.name}' with these settings needs {kind}; set "
       f"config.peers.kind={kind}."
     )
+  if config.batch_size % config.accumulate:
+    raise ConfigError(
+      f"config.batch_size={config.batch_size} must be a multiple of "
+      f"config.accumulate={config.accumulate}; change one of them."
+    )
+  if config.ema_decay and method.needs.ema_decay is not None:
+    raise ConfigError(
+      f"config.ema_decay={config.ema_decay}: method '{config.method.name}' "
+      f"keeps averages of its own, with a decay of {method.needs.ema_decay}; "
+      "leave it out."
+    )
   _check_teacher(config, method.needs.teacher)
 
 

@@ -13,7 +13,8 @@ from okd_jax import rules
 from okd_jax.data import Config
 from okd_jax.groups.map_peers import MAPPINGS
 from okd_jax.rules import Rule
-from okd_jax.training.optim import Sgd
+from okd_jax.training.optim import Optim
+from okd_jax.training.schedule import Schedule
 
 # Above it the device's integers end.
 _MOST = 2**31
@@ -87,6 +88,11 @@ class RunConfig:
       its own.
     epochs: passes over the training examples.
     batch_size: images in one step, over all devices.
+    accumulate: parts of a batch, one after another, whose gradients are
+      averaged before the update: as many times less memory, and the same
+      numbers where nothing depends on the other examples of a batch.
+    ema_decay: weights averaged with this decay are evaluated and deployed; 0
+      for none. Methods with averages of their own have a key for it.
     eval_batch_size: images in one step of evaluation, over all devices.
     rampup_epochs: epochs until distillation has its full weight.
     rampup_per_step: whether the ramp-up moves every step; every epoch
@@ -110,6 +116,7 @@ class RunConfig:
     data: what to train on.
     peers: the group.
     optim: the optimiser.
+    schedule: of the learning rate.
     mesh: the devices.
     method: the name of a method and its hyperparameters.
   """
@@ -120,6 +127,8 @@ class RunConfig:
   )
   epochs: int = rules.between(300, 1, _MOST, free_on_resume=True)
   batch_size: int = rules.between(128, 1, _MOST)
+  accumulate: int = rules.between(1, 1, 2**16, added=True)
+  ema_decay: float = rules.between(0.0, 0, 1, added=True)
   eval_batch_size: int = rules.between(500, 1, _MOST, free_on_resume=True)
   rampup_epochs: int = rules.between(
     80, 0, _MOST, follows=("epochs", lambda epochs: (epochs * 160 + 300) // 600)
@@ -139,7 +148,8 @@ class RunConfig:
   trackers: tuple[str, ...] = rules.field((), _TRACKERS, free_on_resume=True)
   data: Config = Config(name="cifar100")
   peers: Peers = Peers()
-  optim: Sgd = Sgd()
+  optim: Optim = Optim()
+  schedule: Schedule = Schedule()
   mesh: Mesh = Mesh()
   # Of a class made for the method, see `okd_jax.settings.freeze`; None where a
   # comparison puts one method after another.

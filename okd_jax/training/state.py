@@ -35,7 +35,7 @@ class TrainState:
       statistics, refreshed weights, and what a method remembers of each
       example, which averages do not have.
     opt_state: of the optimiser.
-    average: averaged variables, for methods that need them.
+    average: averaged variables, if the method or the setup asks for them.
   """
 
   step: Array
@@ -80,7 +80,7 @@ def _initial_values(setup: Setup, key: Array) -> TrainState:
     part: {name: v for name, v in tree.items() if name != "params"}
     for part, tree in parts.items()
   }
-  averaged = setup.method.needs.ema_decay is not None
+  averaged = setup.average_decay is not None
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,

@@ -148,6 +148,11 @@ FREE_THEN = {
 }
 # It did not have these.
 ADDED_SINCE = {"data.flip", "data.exif"}
+ADDED_SINCE |= {f"optim.{key}" for key in ("name", "beta1", "beta2")}
+ADDED_SINCE |= {"optim.epsilon", "optim.decay_norms", "optim.clip_norm"}
+ADDED_SINCE |= {"accumulate", "ema_decay"}
+ADDED_SINCE |= {"schedule.name", "schedule.final"}
+ADDED_SINCE |= {"schedule.warmup_epochs", "schedule.warmup_steps"}
 
 
 def digest_then(config):
