@@ -186,6 +186,14 @@ class Method(nn.Module):
     return False
 
   @property
+  def alone(self) -> bool:
+    """Whether no peer learns from another, or from a teacher.
+
+    Then every peer may be shown other mixed pictures.
+    """
+    return False
+
+  @property
   def published_kind(self) -> str | None:
     """The kind of group that the paper trains, for comparisons; None: any."""
     return self.needs.kind
@@ -233,10 +241,15 @@ class Method(nn.Module):
     raise NotImplementedError
 
 
-def objective(terms: dict[str, Array]) -> Array:
-  """Sums, over terms and peers, the mean over examples."""
+def objective(terms: dict[str, Array], weights: Array | float = 1.0) -> Array:
+  """Sums, over terms and peers, the mean over examples.
+
+  Args:
+    terms: of the method.
+    weights: of the examples, [B] or [P, B].
+  """
   return jnp.sum(
-    jnp.stack([jnp.sum(jnp.mean(t, axis=-1)) for t in terms.values()])
+    jnp.stack([jnp.sum(jnp.mean(t * weights, -1)) for t in terms.values()])
   )
 
 

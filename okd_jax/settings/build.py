@@ -11,10 +11,13 @@ from jax.sharding import Mesh
 
 from okd_jax import backbones, data, groups, tasks
 from okd_jax.backbones import nnx_network
+from okd_jax.data.augmentation import PLAIN
 from okd_jax.data.info import DataInfo
 from okd_jax.errors import ConfigError
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
+from okd_jax.tasks import classification
+from okd_jax.tasks.task import Task
 from okd_jax.training import state as state_lib
 from okd_jax.training.setup import Setup, with_optim
 
@@ -26,13 +29,16 @@ def source(config: RunConfig, on: Mesh | None = None) -> data.Source:
     DataError: if it is missing or damaged.
   """
   needs = config_lib.make_method(config).needs
+  has_views = needs.views or (
+    config.augment.mixes and config.augment.mix_per_peer
+  )
   made = data.make(
     config.data,
     batch_size=config.batch_size,
     eval_batch_size=config.eval_batch_size,
     seed=config.seed,
     held_out=needs.held_out,
-    num_views=config.peers.num_peers if needs.views else None,
+    num_views=config.peers.num_peers if has_views else None,
     mesh=on,
   )
   if made.train_size < config.batch_size:
@@ -63,7 +69,7 @@ def setup(
     config.schedule,
     peers=peers(config, info, on, method.needs.mean_trunk_gradient),
     method=method,
-    task=tasks.load(info.task).of(info, pad_mode=config.pad_mode),
+    task=_task(config, info),
     epochs=config.epochs,
     batch_size=config.batch_size,
     train_size=train_size,
@@ -73,6 +79,34 @@ def setup(
     accumulate=config.accumulate,
     ema_decay=config.ema_decay or None,
     teacher=teacher,
+  )
+
+
+def _task(config: RunConfig, info: DataInfo) -> Task:
+  """The task, with the changes of pictures and targets that are asked for."""
+  made = tasks.load(info.task).of(info, pad_mode=config.pad_mode)
+  if (config.augment, config.label_smoothing, config.class_weights) == (
+    PLAIN,
+    0.0,
+    (),
+  ):
+    return made
+  if not isinstance(made, classification.Task):
+    raise ConfigError(
+      f"the data are for '{info.task}', and config.augment, "
+      "config.label_smoothing and config.class_weights are for classification; "
+      "leave them at their defaults."
+    )
+  if len(config.class_weights) not in (0, info.num_classes):
+    raise ConfigError(
+      f"config.class_weights has {len(config.class_weights)} numbers, and the "
+      f"data have {info.num_classes} classes; give one for each, or none."
+    )
+  return dataclasses.replace(
+    made,
+    augmentation=config.augment,
+    smoothing=config.label_smoothing,
+    class_weights=config.class_weights,
   )
 
 
@@ -175,7 +209,7 @@ def check_networks(setup: Setup) -> None:
   groups.check(
     setup.peers,
     setup.example_images(),
-    has_views=setup.method.needs.views,
+    has_views=setup.has_views,
   )
   shapes = jax.eval_shape(
     setup.peers.init, jax.random.key(0), setup.example_images()

@@ -7,10 +7,12 @@ those of the data, the optimiser and the methods.
 
 from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Any
 
 from okd_jax import rules
 from okd_jax.data import Config
+from okd_jax.data.augmentation import Augment
 from okd_jax.groups.map_peers import MAPPINGS
 from okd_jax.rules import Rule
 from okd_jax.training.optim import Optim
@@ -38,6 +40,9 @@ _SOME_TEXTS = Rule(
 _SOME_SEEDS = Rule(
   lambda v: 0 < len(v) == len(set(v)) and all(0 <= w < _MOST for w in v),
   f"whole numbers from 0 and below {_MOST}, at least one, and none twice",
+)
+_WEIGHT = Rule(
+  lambda v: 0 <= v <= rules.LARGEST, "at least 0", (-1.0, math.inf, math.nan)
 )
 _KINDS = ("replicas", "branches")
 
@@ -106,6 +111,10 @@ class RunConfig:
     image_std: deviation of each channel; empty for the data set's own.
     pad_mode: how images are padded before the crop, constant (black) or
       reflect.
+    label_smoothing: share of every training target that is spread evenly over
+      all classes.
+    class_weights: what a training example of each class counts, in all terms
+      of the loss; empty for 1.
     init_from: trained weights to start from: the work directory of a group of
       the same shape, or an exported leader for every peer.
     log_steps: steps between two records of the loss terms, which are means
@@ -114,6 +123,7 @@ class RunConfig:
     checkpoint_secs: seconds between two checkpoints.
     trackers: experiment trackers to log to as well.
     data: what to train on.
+    augment: random changes of pictures and targets.
     peers: the group.
     optim: the optimiser.
     schedule: of the learning rate.
@@ -141,12 +151,15 @@ class RunConfig:
   image_mean: tuple[float, ...] = rules.each((), rules.FINITE)
   image_std: tuple[float, ...] = rules.each((), rules.POSITIVE)
   pad_mode: str = rules.one_of("constant", "constant", "reflect")
+  label_smoothing: float = rules.between(0.0, 0, 1, added=True)
+  class_weights: tuple[float, ...] = rules.each((), _WEIGHT, added=True)
   init_from: str = rules.text("", _PATH)
   log_steps: int = rules.between(50, 1, _MOST, free_on_resume=True)
   eval_epochs: int = rules.between(1, 1, _MOST, free_on_resume=True)
   checkpoint_secs: float = rules.positive(60.0, free_on_resume=True)
   trackers: tuple[str, ...] = rules.field((), _TRACKERS, free_on_resume=True)
   data: Config = Config(name="cifar100")
+  augment: Augment = Augment()
   peers: Peers = Peers()
   optim: Optim = Optim()
   schedule: Schedule = Schedule()

@@ -117,6 +117,16 @@ class Task(abc.ABC):
       mesh: the devices.
     """
 
+  @property
+  def per_peer(self) -> bool:
+    """Whether every peer is shown other targets, [P, B, ...]."""
+    return False
+
+  def weights(self, batch: Batch) -> Array | float:
+    """What an example counts in the loss, [B] or [P, B]; 1 on average."""
+    del batch
+    return 1.0
+
   @abc.abstractmethod
   def normalize(self, batch: Batch) -> Batch:
     """Prepares images for evaluation."""

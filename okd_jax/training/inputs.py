@@ -75,7 +75,7 @@ def prepare(
     memory, inputs = passes(memory, (peers_key, batch))
   else:
     keys = jax.random.split(peers_key, setup.accumulate)
-    each = parts.split(batch, setup.accumulate)
+    each = parts.split(setup, batch)
     memory, inputs = parts.scan(setup, passes, memory, (keys, each))
   return inputs, ctx, memory
 

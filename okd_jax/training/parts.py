@@ -11,16 +11,17 @@ from okd_jax.core import Array, Batch, Context
 from okd_jax.training.setup import Setup
 
 
-def split(batch: Batch, count: int) -> Batch:
-  """Adds a leading axis of `count` parts to a batch.
+def split(setup: Setup, batch: Batch) -> Batch:
+  """Adds a leading axis of parts to a batch.
 
-  Part i has the examples i, i + count, ...: so every device keeps its own, and
+  Part i of n has the examples i, i + n, ...: so every device keeps its own, and
   has as many in every part.
 
   Args:
+    setup: says how many parts, which divide B.
     batch: with images [B, H, W, c], or one view a peer [P, B, H, W, c].
-    count: which divides B.
   """
+  count, axis = setup.accumulate, 1 if setup.task.per_peer else 0
 
   def cut(array: Array, axis: int = 0) -> Array:
     size = array.shape[axis] // count
@@ -29,7 +30,7 @@ def split(batch: Batch, count: int) -> Batch:
 
   return Batch(
     image=cut(batch.image, 1 if batch.image.ndim == 5 else 0),
-    target=jax.tree.map(cut, batch.target),
+    target=jax.tree.map(lambda leaf: cut(leaf, axis), batch.target),
     index=cut(batch.index),
     mask=cut(batch.mask),
   )

@@ -53,7 +53,8 @@ class Setup:
       not at hand; see `okd_jax.training.targets`.
 
   Raises:
-    ConfigError: if the method is for another task.
+    ConfigError: if the method is for another task, or compares peers that are
+      shown different mixtures.
   """
 
   peers: Group
@@ -79,6 +80,12 @@ class Setup:
         f"method '{name}' is for the task '{self.method.task}', and the data "
         f"are for '{self.task.name}'; choose another method or other data."
       )
+    if self.task.per_peer and not self.method.alone:
+      raise ConfigError(
+        "config.augment.mix_per_peer=True: this method compares what peers or "
+        "teachers say of one picture, so all must see the same mixture; set it "
+        "to False."
+      )
 
   @property
   def mesh(self) -> Mesh:
@@ -95,6 +102,11 @@ class Setup:
     """Of the averages that are kept; None if there are none."""
     asked = self.method.needs.ema_decay
     return self.ema_decay if asked is None else asked
+
+  @property
+  def has_views(self) -> bool:
+    """Whether each peer has a view of its own."""
+    return self.method.needs.views or self.task.per_peer
 
   @property
   def num_examples(self) -> int:
@@ -150,7 +162,7 @@ class Setup:
 
   def augment(self, batch: Batch, key: Array) -> Batch:
     """Augments a batch, with one view a peer if the method needs views."""
-    num_views = self.peers.num_peers if self.method.needs.views else None
+    num_views = self.peers.num_peers if self.has_views else None
     return self.task.augment(batch, key, num_views=num_views, mesh=self.mesh)
 
   def example_images(self) -> Array:

@@ -167,7 +167,7 @@ def like_params(
 def outputs_like(setup: Setup, peers_variables: Variables) -> Outputs:
   """Shapes of the outputs that the method sees for one batch."""
   images = setup.task.blank(setup.mesh.shape[mesh_lib.DATA]).image
-  if setup.method.needs.views:
+  if setup.has_views:
     images = jnp.stack([images] * setup.peers.num_peers)
 
   def forward(peers_variables):

@@ -232,7 +232,9 @@ def _loss(
     mutable=list(memory["method"]),
   )
   new_memory = {"peers": peers_memory, "method": dict(method_memory)}
-  return core.objective(result.terms), Aux(result, outputs.logits, new_memory)
+  weights = setup.task.weights(inputs.batch)
+  loss = core.objective(result.terms, weights)
+  return loss, Aux(result, outputs.logits, new_memory)
 
 
 def _rate(setup: Setup, step: Array) -> dict[str, Any]:
