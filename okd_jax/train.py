@@ -12,7 +12,13 @@ from okd_jax.core import Variables
 from okd_jax.data import Source
 from okd_jax.devices import signals
 from okd_jax.errors import ConfigError, Interrupted
-from okd_jax.runs import run as run_lib, summary, workdir as workdir_lib
+from okd_jax.runs import (
+  records,
+  run as run_lib,
+  summary,
+  workdir as workdir_lib,
+)
+from okd_jax.runs.best import Best
 from okd_jax.runs.due import Due
 from okd_jax.runs.recorder import recording
 from okd_jax.settings import build, config as config_lib, layout
@@ -69,8 +75,9 @@ def train(
     evaluator = Evaluator(setup, source, stop.progress)
     due = Due(setup, config)
     first, total = step, setup.total_steps
+    best = Best(config, setup.task, records.until(workdir, step))
     with recording(config, setup, workdir, step) as recorder:
-      while step < total:
+      while step < total and not best.exhausted:
         compiling = stop.busy("compiling") if step == first else None
         with compiling or contextlib.nullcontext():
           if due.refresh(step):
@@ -84,18 +91,22 @@ def train(
         if due.record(step):
           recorder.trained(step, runner)
         if due.evaluation(step):
-          recorder.evaluated(step, evaluator.figures(state))
+          best.evaluated(recorder.evaluated(step, evaluator.figures(state)))
+          if best.exhausted and not due.record(step):
+            recorder.trained(step, runner)
+        ended = step == total or best.exhausted
 
         # Saved last, so that what is saved was recorded.
         checkpoints.check()
         stopping = stop.agreed()
-        if stopping or due.save(step):
+        score = best.score_at(step)
+        if stopping or ended or score is not None or due.save(step):
           finite.check_state(step, state)
           extra = {"unrecorded": runner.unrecorded}
-          wait = stopping or step == total
-          checkpoints.save(step, state, wait=wait, extra=extra)
+          wait = stopping or ended
+          checkpoints.save(step, state, wait=wait, extra=extra, score=score)
           due.saved()
-        if stopping and step < total:
+        if stopping and not ended:
           raise Interrupted(
             f"Stopped after step {step} of {total}; the same command goes on."
           )
@@ -157,6 +168,8 @@ def _export_and_plot(run: run_lib.Run) -> None:
   `python -m okd_jax export` and `plot` try again.
   """
   try:
+    if run.config.deploy == "best":
+      run = run_lib.run(run.workdir, run.setup.mesh)
     export.export(run, run.workdir / "leader")
   except Exception as error:
     _log.warning("The leader was not exported: %s", error)

@@ -36,7 +36,8 @@ class Run:
     workdir: where it lies.
     config: of the run.
     setup: its group, method and task, without frozen teachers.
-    state: of the newest verified checkpoint.
+    state: of the newest verified checkpoint, or of the best one where the
+      configuration deploys that.
     step: number of training steps behind it.
   """
 
@@ -134,7 +135,8 @@ def run(workdir: Path, on: Mesh | None = None) -> Run:
     workdir / "checkpoints", config_hash=config_lib.digest(config)
   )
   key = setup_lib.random_keys(config.seed)[0]
-  state, step, _ = checkpoints.restore(state_lib.abstract(setup, key))
+  chosen = checkpoints.best_verified() if config.deploy == "best" else None
+  state, step, _ = checkpoints.restore(state_lib.abstract(setup, key), chosen)
   return Run(workdir, config, setup, state, step)
 
 

@@ -13,7 +13,7 @@ from okd_jax.backbones import count_multiply_adds, count_parameters
 from okd_jax.core import Variables
 from okd_jax.data import Source
 from okd_jax.devices import mesh as mesh_lib
-from okd_jax.runs import display, records as records_lib
+from okd_jax.runs import best as best_lib, display, records as records_lib
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import files
@@ -21,8 +21,8 @@ from okd_jax.tasks.figure import (
   DIVERSITY,
   Figure,
   GROUP,
-  LEADER,
   of_record as figures_of,
+  parse,
 )
 from okd_jax.tasks.task import Measure
 from okd_jax.training.runner import Runner
@@ -85,28 +85,21 @@ def write(
     runner: knows the time taken.
 
   Returns:
-    The content of summary.json: the `last` and the `best` evaluation, by the
-    leader's headline on validation data if there are any and on test data
-    otherwise, and the loss terms of the last record. The last one counts; the
-    best was chosen by looking. Without either, `best_by` is None and both are
-    the end of training.
+    The content of summary.json: the `last` and the `best` evaluation, see
+    `okd_jax.runs.best.judge`, and the loss terms of the last record. The last
+    one counts; the best was chosen by looking. Without data to choose by,
+    `best_by` is None and both are the end of training.
   """
   records = records_lib.read_metrics(workdir)
   evaluations = [r for r in records if r["kind"] == "eval"]
   trained = [r for r in records if r["kind"] == "train"]
-  headline = setup.task.headline()
-  judge = next(
-    (
-      figure.name
-      for split in ("validation", "test")
-      if (figure := Figure(split, LEADER, False, headline.name)).name
-      in evaluations[-1]
-    ),
-    None,
-  )
+  task = setup.task
+  judge = best_lib.judge(config, task, evaluations[-1])
   best = evaluations[-1]
   if judge is not None:
-    best = max(evaluations, key=lambda r: (headline.merit(r[judge]), r["step"]))
+    best = max(
+      evaluations, key=lambda r: (best_lib.merit(task, r, judge), r["step"])
+    )
   result = {
     "method": config.method.name,
     "net": config.peers.net,
@@ -174,9 +167,10 @@ def show_results(config: RunConfig, results: Sequence[dict[str, Any]]) -> None:
   if len(results) < 2:
     return
   values: dict[str, list[float]] = {}
-  split = _shown_split(results[0])
-  if not split:
+  splits = _shown_splits(results[0])
+  if not splits:
     return
+  split = splits[0]
   for result in results:
     for figure, value in _on(split, result["last"], headline).items():
       shown = values.setdefault(figure.prediction, [])
@@ -196,32 +190,50 @@ def show_results(config: RunConfig, results: Sequence[dict[str, Any]]) -> None:
 def _show_result(result: dict[str, Any], headline: Measure) -> None:
   """Prints the summary of a finished run."""
   last, best = (figures_of(result[when]) for when in ("last", "best"))
-  split = _shown_split(result)
-  if split != "test":
+  splits = _shown_splits(result)
+  if "test" not in splits:
     print("There are no test data, so nothing is known about new examples.")
-  if not split:
+  if not splits:
     return
-  rows: list[tuple[str, ...]] = [
-    (figure.prediction, headline.text(value), headline.text(best[figure]))
-    for figure, value in _on(split, result["last"], headline).items()
-  ]
-  diversity = Figure(split, GROUP, False, DIVERSITY)
-  rows.append((DIVERSITY, *(f"{r[diversity]:.4f}" for r in (last, best))))
+  rows: list[tuple[str, ...]] = []
+  for split in splits:
+    # With one split its name is in the title alone.
+    where = f"{split}: " if len(splits) > 1 else ""
+    rows += [
+      (
+        f"{where}{figure.prediction}",
+        headline.text(value),
+        headline.text(best[figure]),
+      )
+      for figure, value in _on(split, result["last"], headline).items()
+    ]
+    diversity = Figure(split, GROUP, False, DIVERSITY)
+    values = (f"{r[diversity]:.4f}" for r in (last, best))
+    rows.append((f"{where}{DIVERSITY}", *values))
   title = (
     f"{result['method']}, {result['num_peers']} {result['kind']} of "
     f"{result['net']} on {result['data']}, seed {result['seed']}: "
-    f"{headline.words} on {split}"
+    f"{headline.words} on {' and '.join(splits)}"
   )
   columns = [
     f"{when} (step {result[when]['step']})" for when in ("last", "best")
   ]
   display.table(title, ["who", *columns], rows)
+  by = result["best_by"]
+  print(f"The best step is that of the best {by}.", end=" ")
+  if parse(by).split == "test":
+    print(
+      "It was chosen by looking at the test data, so its figures on them are "
+      "too good; config.data.validation holds data out to choose by."
+    )
+  else:
+    print("The test data had no part in choosing it.")
 
 
-def _shown_split(result: dict[str, Any]) -> str:
-  """Of a finished run: test, or else validation, "" if it was not evaluated."""
+def _shown_splits(result: dict[str, Any]) -> list[str]:
+  """Of a finished run, test first; empty if it was not evaluated."""
   there = {figure.split for figure in figures_of(result["last"])}
-  return next((s for s in ("test", "validation") if s in there), "")
+  return [split for split in ("test", "validation") if split in there]
 
 
 def _on(

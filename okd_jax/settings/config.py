@@ -12,6 +12,7 @@ from okd_jax.core import Method
 from okd_jax.errors import ConfigError
 from okd_jax.settings.freeze import flatten
 from okd_jax.settings.schema import RunConfig
+from okd_jax.tasks import figure
 
 # Settings of earlier releases that are gone.
 _REMOVED = ("seeds_mapping",)
@@ -60,7 +61,22 @@ def check(config: RunConfig) -> None:
       f"keeps averages of its own, with a decay of {method.needs.ema_decay}; "
       "leave it out."
     )
+  _check_best_by(config.best_by)
   _check_teacher(config, method.needs.teacher)
+
+
+def _check_best_by(name: str) -> None:
+  if not name:
+    return
+  try:
+    split = figure.parse(name).split
+  except ValueError:
+    split = ""
+  if split not in ("validation", "test"):
+    raise ConfigError(
+      f"config.best_by='{name}' must be the name of a figure on validation or "
+      "test data, such as validation/ensemble/accuracy."
+    )
 
 
 def _check_nets(config: RunConfig) -> None:

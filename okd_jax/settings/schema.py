@@ -121,6 +121,13 @@ class RunConfig:
       over them.
     eval_epochs: epochs between two evaluations.
     checkpoint_secs: seconds between two checkpoints.
+    best_by: the figure by which a step is the best, such as
+      validation/ensemble/accuracy; empty for the leader's headline, on
+      validation data if there are any and on test data otherwise.
+    deploy: last or best, the step that is exported and evaluated. The best one
+      is kept only where it is asked for.
+    patience: evaluations without a better one after which the run ends; 0 for
+      none.
     trackers: experiment trackers to log to as well.
     data: what to train on.
     augment: random changes of pictures and targets.
@@ -157,6 +164,9 @@ class RunConfig:
   log_steps: int = rules.between(50, 1, _MOST, free_on_resume=True)
   eval_epochs: int = rules.between(1, 1, _MOST, free_on_resume=True)
   checkpoint_secs: float = rules.positive(60.0, free_on_resume=True)
+  best_by: str = rules.text("", "the name of a figure, or empty", added=True)
+  deploy: str = rules.one_of("last", "last", "best", added=True)
+  patience: int = rules.between(0, 0, _MOST, free_on_resume=True, added=True)
   trackers: tuple[str, ...] = rules.field((), _TRACKERS, free_on_resume=True)
   data: Config = Config(name="cifar100")
   augment: Augment = Augment()

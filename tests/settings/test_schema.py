@@ -154,6 +154,7 @@ ADDED_SINCE |= {"optim.epsilon", "optim.decay_norms", "optim.clip_norm"}
 ADDED_SINCE |= {
   f"augment.{field.name}" for field in dataclasses.fields(Augment)
 }
+ADDED_SINCE |= {"best_by", "deploy", "patience"}
 ADDED_SINCE |= {"label_smoothing", "class_weights"}
 ADDED_SINCE |= {"accumulate", "ema_decay"}
 ADDED_SINCE |= {"schedule.name", "schedule.final"}
