@@ -4,8 +4,7 @@ What is drawn depends on the key alone. Operations and strengths are those of
 torchvision, which follows the papers' code.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-import functools
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -151,27 +150,21 @@ def change(
       [shear_y - sin, cos, y + sin * x - cos * y + jnp.trunc(move_y)],
     ]
   )
-  rest: list[Callable[[Array], Array]] = [
+  factor = 1 + sign * strengths["blend"]
+  # Mapped over examples, a branch would compute all of them, too.
+  results = [
+    operations.warp(image, matrix),
     *(
-      functools.partial(_blended, plain, 1 + sign * strengths["blend"])
+      operations.blend(plain(image), image, factor)
       for plain in _BLENDS.values()
     ),
-    lambda image: operations.posterize(image, strengths["bits"]),
-    lambda image: operations.solarize(image, strengths["threshold"]),
-    operations.autocontrast,
-    operations.equalize,
+    operations.posterize(image, strengths["bits"]),
+    operations.solarize(image, strengths["threshold"]),
+    operations.autocontrast(image),
+    operations.equalize(image),
   ]
-  moved = operations.warp(image, matrix)
-  index = operation - at("brightness")
-  return jax.lax.switch(
-    jnp.maximum(index + 1, 0), [lambda _: moved, *rest], image
-  )
-
-
-def _blended(
-  plain: Callable[[Array], Array], factor: Array | float, image: Array
-) -> Array:
-  return operations.blend(plain(image), image, factor)
+  chosen = jnp.maximum(operation - at("brightness") + 1, 0)
+  return jax.lax.select_n(chosen, *results)
 
 
 def _random_change(

@@ -136,8 +136,8 @@ class Checkpoints:
   def preflight(self, state: Any) -> None:
     """Raises CheckpointError unless a state could be saved here.
 
-    The directory has to be writable and to have twice its size free. It may
-    hold arrays or `jax.ShapeDtypeStruct`.
+    The directory has to be writable and to have twice its size free. A state
+    holds arrays or `jax.ShapeDtypeStruct`.
     """
     size = sum(
       math.prod(shape) * jnp.dtype(dtype).itemsize

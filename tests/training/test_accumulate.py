@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import okddip_digits
+from configs import common, okddip_digits
 from okd_jax import core, methods
 from okd_jax.errors import ConfigError
 from okd_jax.settings import config as config_lib, layout
@@ -159,10 +159,10 @@ def test_averages_are_evaluated():
   figures = evaluate.Evaluator(setup, OneSplit(setup)).figures(state)
   averaged = {f.who: v for f, v in figures.items() if f.averaged}
   live = {f.who: v for f, v in figures.items() if not f.averaged}
-  assert averaged["peer_1"] != live["peer_1"]
+  assert averaged["peer_0"] != live["peer_0"]
   leader = next(v for f, v in figures.items() if f.who == "leader")
   first = next(
-    v for f, v in figures.items() if f.who == "peer_1" and f.averaged
+    v for f, v in figures.items() if f.who == "peer_0" and f.averaged
   )
   assert leader == first
 
@@ -171,6 +171,7 @@ def test_methods_with_averages_of_their_own_keep_them():
   config = okddip_digits.get_config("smoke")
   config.ema_decay = 0.99
   config_lib.check(freeze(config))
-  config.method = {"name": "pcl"}
+  config.method = common.method("pcl")
+  config.peers.kind = "branches"
   with pytest.raises(ConfigError, match="keeps averages of its own"):
-    config_lib.check(freeze({**config, "method": {"name": "pcl"}}))
+    config_lib.check(freeze(config))
