@@ -29,7 +29,7 @@ def warp(image: Array, matrix: Array) -> Array:
   column, row = found.astype(jnp.int32)
   inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
   index = jnp.where(inside, row * width + column, 0)
-  pixels = image.reshape(height * width, -1)[index]
+  pixels = jnp.asarray(image).reshape(height * width, -1)[index]
   return jnp.where(inside[..., None], pixels, 0)
 
 

@@ -92,12 +92,13 @@ def test_shares_follow_the_beta_distribution():
   np.testing.assert_allclose(share.var(), 1 / (4 * 1.4), atol=0.02)
 
 
-@pytest.mark.parametrize("how", ALL.values(), ids=ALL.keys())
-@pytest.mark.parametrize("views", [None, 2])
+@pytest.mark.parametrize(("how", "views"), [("rand", 2), ("trivial", None)])
 def test_every_mesh_sees_the_same_pictures(how, views):
   batch = images()
   key = jax.random.key(0)
-  augment = functools.partial(data.augment, info=INFO, how=how, num_views=views)
+  augment = functools.partial(
+    data.augment, info=INFO, how=ALL[how], num_views=views
+  )
   expected = np.asarray(augment(batch, key))
   mesh = make_mesh(4, 2)
   placed = jax.device_put(batch, NamedSharding(mesh, P("data")))

@@ -64,11 +64,13 @@ class Toy(Network):
 class Quick(nn.Module):
   """Two linear layers, which compile at once."""
 
+  num_classes: int = INFO.num_classes
+
   @nn.compact
   def __call__(self, x, *, train):
     del train
     features = nn.tanh(nn.Dense(8, name="hidden")(x.reshape(len(x), -1)))
-    return nn.Dense(INFO.num_classes, name="head")(features), features
+    return nn.Dense(self.num_classes, name="head")(features), features
 
 
 def recipe(
