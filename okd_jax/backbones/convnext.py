@@ -32,14 +32,14 @@ class Block(nn.Module):
       feature_group_count=width,
       kernel_init=_small,
       dtype=self.dtype,
-      name="conv",
+      name="conv0",
     )(x)
-    y = nn.LayerNorm(1e-6, dtype=self.dtype, name="norm")(y)
+    y = nn.LayerNorm(1e-6, dtype=self.dtype, name="norm0")(y)
     for name, size in (("fc1", 4 * width), ("fc2", width)):
       y = nn.Dense(size, kernel_init=_small, dtype=self.dtype, name=name)(y)
       if name == "fc1":
         y = nn.gelu(y, approximate=False)
-    gain = self.param("scale", nn.initializers.constant(1e-6), (width,))
+    gain = self.param("gain", nn.initializers.constant(1e-6), (width,))
     return x + y * gain.astype(y.dtype)
 
 

@@ -40,12 +40,12 @@ class Block(nn.Module):
   def __call__(self, x: Array) -> Array:
     batch, count, width = x.shape
     y = self._norm(x, "norm1")
-    qkv = self._dense(y, 3 * width, "qkv")
+    qkv = self._dense(y, 3 * width, "dense1_qkv")
     parts = qkv.reshape(batch, count, 3, self.heads, width // self.heads)
     y = jax.nn.dot_product_attention(*jnp.moveaxis(parts, 2, 0))
-    x += self._dense(y.reshape(batch, count, width), width, "proj")
-    y = self._dense(self._norm(x, "norm2"), 4 * width, "fc1")
-    return x + self._dense(nn.gelu(y, approximate=False), width, "fc2")
+    x += self._dense(y.reshape(batch, count, width), width, "dense2_proj")
+    y = self._dense(self._norm(x, "norm2"), 4 * width, "dense3_hidden")
+    return x + self._dense(nn.gelu(y, approximate=False), width, "dense4_out")
 
   def _norm(self, x: Array, name: str) -> Array:
     return nn.LayerNorm(1e-6, dtype=self.dtype, name=name)(x)

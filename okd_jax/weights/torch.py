@@ -167,6 +167,12 @@ def _our_layers(leaves) -> list[_Layer]:
   """Our layers in forward order."""
   found = []
   for collection, *path, last in leaves:
+    if collection == "params" and last not in ("kernel", "scale", "bias"):
+      raise ValueError(
+        f"'{'/'.join((*path, last))}' belongs to no convolution, linear or "
+        "normalisation layer, so it has no place in PyTorch's order of them; "
+        "networks with such parameters are exported in other formats."
+      )
     if collection != "params" or last not in ("kernel", "scale"):
       continue
     name = "/".join(path)

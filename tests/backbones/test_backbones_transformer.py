@@ -9,6 +9,7 @@ import pytest
 from okd_jax import backbones
 from okd_jax.backbones import convnext, vit
 from okd_jax.errors import ConfigError
+from okd_jax.weights import torch as interop
 
 # Parameters of timm's models with 1,000 classes; ours have neither a class
 # token nor a position for it.
@@ -82,15 +83,23 @@ def test_attention_is_softmax_of_products_over_all_positions():
     )
 
   x = np.asarray(x[0])
-  y = norm(x) @ params["qkv"]["kernel"]
+  y = norm(x) @ params["dense1_qkv"]["kernel"]
   q, k, v = np.moveaxis(np.asarray(y).reshape(3, 3, 2, 4), 1, 0)
   scores = np.einsum("nhd,mhd->hnm", q, k) / 2
   weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
   heads = np.einsum("hnm,mhd->nhd", weights, v).reshape(3, 8)
-  x = x + heads @ params["proj"]["kernel"]
-  hidden = nn.gelu(norm(x) @ params["fc1"]["kernel"], approximate=False)
-  expected = x + hidden @ params["fc2"]["kernel"]
+  x = x + heads @ params["dense2_proj"]["kernel"]
+  hidden = nn.gelu(
+    norm(x) @ params["dense3_hidden"]["kernel"], approximate=False
+  )
+  expected = x + hidden @ params["dense4_out"]["kernel"]
   found = block.apply(
     {"params": params}, jax.random.normal(jax.random.key(0), (1, 3, 8))
   )
   np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("net", "image"), SMALL.values(), ids=SMALL.keys())
+def test_parameters_of_no_layer_are_not_lost_on_the_way_to_pytorch(net, image):
+  with pytest.raises(ValueError, match="belongs to no convolution"):
+    interop.to_torch(shapes_of(net, image))
