@@ -52,7 +52,7 @@ def test_what_a_page_names_exists(page, capsys):
     for option in methods.options(name)
   }
   sections = {key.split(".")[0] for key in keys}
-  for key in re.findall(r"(?<!jax\.)config\.([a-z_]+(?:\.[a-z_]+)?)", text):
+  for key in re.findall(r"(?<!jax\.)config\.([a-z_]+(?:\.[a-z_0-9]+)?)", text):
     assert key in keys | sections | {"method.name"}, key
   for command in set(re.findall(r"python -m okd_jax ([\w-]+)", text)):
     with pytest.raises(SystemExit) as left:

@@ -77,7 +77,7 @@ def without_edges(image: Array) -> Array:
   ]
   inner = (sum(shifted) + 4 * wide[1:-1, 1:-1]) / 13
   smooth = jnp.clip(inner + 0.5, 0, 255).astype(jnp.uint8)
-  return image.at[1:-1, 1:-1].set(smooth)
+  return jnp.asarray(image).at[1:-1, 1:-1].set(smooth)
 
 
 def posterize(image: Array, bits: Array | float) -> Array:

@@ -69,6 +69,13 @@ def show_plan(config: RunConfig, setup: Setup, source: Source) -> None:
       f"{config.batch_size}, ramp-up over {config.rampup_epochs} epochs",
     ),
   ]
+  rows.append(
+    (
+      "optimiser",
+      f"{config.optim.name}, learning rate {config.optim.learning_rate:g}, "
+      f"{config.schedule.name}",
+    )
+  )
   rows += [("note", note) for note in source.notes]
   display.table("Plan", ["what", "value"], rows)
 
