@@ -69,7 +69,7 @@ def test_a_class_with_too_few_images_begins_anew():
   drawn = batch(members, 20)
   own = drawn[classes_of(drawn, members) == 0].reshape(-1, 2)
   assert len(own) == 5
-  np.testing.assert_array_equal(np.bincount(own.ravel()), [4, 3, 3])
+  np.testing.assert_array_equal(np.sort(np.bincount(own.ravel())), [3, 3, 4])
   assert np.all(own[:, 0] != own[:, 1])
 
 

@@ -134,10 +134,12 @@ def test_a_group_of_two_is_a_pair(name):
 
 
 def test_a_teacher_pauses_when_all_its_students_are_behind():
-  labels = np.arange(5)
-  teacher = 3 * np.eye(5)
-  students = np.random.default_rng(0).normal(size=(2, 5, 5))
-  terms = losses.switokd_group(np.stack([teacher, *students]), labels)
+  inputs = golden.case("switokd", "pair_expert")["inputs"]
+  names = ("teacher_logits", "student_logits", "student_logits")
+  logits = np.array([inputs[name] for name in names])
+  # The students are not the same.
+  logits[2] += 0.1 * np.eye(5)[:4]
+  terms = losses.switokd_group(logits, np.array(inputs["labels"]))
   assert terms["expert_mode"].all()
   assert not terms["peer_ce"][0].any() and not terms["peer_kd"][0].any()
   assert terms["peer_kd"][1:].all()
