@@ -345,6 +345,13 @@ def test_bad_data_are_refused(write, name, says, tmp_path):
     train.train(config, workdir)
 
 
+def test_too_few_images_of_a_class_are_refused(tmp_path):
+  flags = ("--config.data.per_class=2", "--config.data.train_examples=15")
+  says = "fewer than config.data.per_class=2; add images"
+  with refused(tmp_path / "run", DataError, "1 image(s) of class", says):
+    train.train(read(recipe_of("okddip"), ONE_DEVICE, *flags), tmp_path / "run")
+
+
 def train_in(workdir):
   train.train(read(recipe_of("okddip"), ONE_DEVICE), workdir)
 
@@ -416,11 +423,6 @@ def main(*arguments):
       ["--config.data.name=folder:configs"],
       DataError.exit_code,
       "class folders",
-    ),
-    (
-      ["--config.data.per_class=2", "--config.data.train_examples=15"],
-      DataError.exit_code,
-      "fewer than config.data.per_class=2; add images",
     ),
   ],
 )
