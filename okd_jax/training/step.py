@@ -71,13 +71,12 @@ def train_step(
   before = (state.params, state.memory, state.opt_state)
   for turn in turns:
     params, memory, opt_state = before
-    grads, new_memory, measured = _gradients(setup, params, memory, inputs, ctx)
+    grads, new_memory, measured, paused = _gradients(
+      setup, params, memory, inputs, ctx
+    )
     updates, opt_state = optimizer.update(grads, opt_state, params, **rate)
     after = (optax.apply_updates(params, updates), new_memory, opt_state)
-    if turn is not None:
-      is_last = turn == turns[-1]
-      after = turns_lib.only_peer(setup, turn, before, after, is_last=is_last)
-    before = after
+    before = turns_lib.take(setup, before, after, turn, paused)
   params, memory, opt_state = before
 
   new_state = TrainState(
@@ -180,8 +179,8 @@ def predict_normalized(
 
 def _gradients(
   setup: Setup, params: Any, memory: Any, inputs: Inputs, ctx: Context
-) -> tuple[Any, Any, dict[str, Any]]:
-  """The gradient, the memory after it, and what is measured beside it."""
+) -> tuple[Any, Any, dict[str, Any], Array | None]:
+  """The gradient, the memory after it, measures, and who is paused."""
 
   def one(memory, inputs, ctx):
     loss = functools.partial(_loss, setup, inputs=inputs, ctx=ctx)
@@ -192,24 +191,27 @@ def _gradients(
       "figures": {setup.task.headline().name: headline},
       "summaries": aux.result.summaries,
     }
-    return grads, aux.memory, measured
+    return grads, aux.memory, measured, aux.result.paused
 
   if setup.accumulate == 1:
     return one(memory, inputs, ctx)
 
   def add(carry, part):
     (total, memory), (number, inputs) = carry, part
-    grads, memory, measured = one(memory, inputs, parts.context(ctx, number))
-    return (jax.tree.map(jnp.add, total, grads), memory), measured
+    grads, memory, *rest = one(memory, inputs, parts.context(ctx, number))
+    return (jax.tree.map(jnp.add, total, grads), memory), rest
 
-  (grads, memory), measured = parts.scan(
+  (grads, memory), (measured, paused) = parts.scan(
     setup,
     add,
     (jax.tree.map(jnp.zeros_like, params), memory),
     (jnp.arange(setup.accumulate), inputs),
   )
   grads = jax.tree.map(lambda leaf: leaf / setup.accumulate, grads)
-  return grads, memory, jax.tree.map(lambda leaf: jnp.mean(leaf, 0), measured)
+  measured = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), measured)
+  # Who is paused in every part.
+  paused = None if paused is None else jnp.all(paused, 0)
+  return grads, memory, measured, paused
 
 
 def _loss(

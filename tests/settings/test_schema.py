@@ -148,7 +148,7 @@ FREE_THEN = {
   *("data.download", "mesh.data", "mesh.peer", "peers.mapping"),
 }
 # It did not have these.
-ADDED_SINCE = {"data.flip", "data.exif"}
+ADDED_SINCE = {"data.flip", "data.exif", "data.per_class"}
 ADDED_SINCE |= {f"optim.{key}" for key in ("name", "beta1", "beta2")}
 ADDED_SINCE |= {"optim.epsilon", "optim.decay_norms", "optim.clip_norm"}
 ADDED_SINCE |= {
@@ -163,7 +163,13 @@ ADDED_SINCE |= {"schedule.warmup_epochs", "schedule.warmup_steps"}
 
 def digest_then(config):
   flat = flatten(config)
-  kept = {key: flat[key] for key in flat if key not in FREE_THEN | ADDED_SINCE}
+  defaults = flatten(RunConfig())
+  kept = {
+    key: value
+    for key, value in flat.items()
+    if key not in FREE_THEN
+    and not (key in ADDED_SINCE and value == defaults[key])
+  }
   text = json.dumps(kept, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:8]
 
