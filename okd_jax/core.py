@@ -39,7 +39,8 @@ class Batch:
       normalised, [B, H, W, c] or with one view a peer [P, B, H, W, c], where a
       network sees it.
     target: what to predict, a tree of [B, ...]. Classification: labels int32
-      [B], or probabilities float [B, C].
+      [B], or probabilities float [B, C], as of smoothed labels and of mixed
+      images; for a method whose peers learn `alone`, [P, B, C] too.
     index: int32 [B], position of the example in its split.
     mask: bool [B], False on padding. Only evaluation pads.
   """
