@@ -39,8 +39,7 @@ class Batch:
       normalised, [B, H, W, c] or with one view a peer [P, B, H, W, c], where a
       network sees it.
     target: what to predict, a tree of [B, ...]. Classification: labels int32
-      [B], or probabilities float [B, C], as of smoothed labels and of mixed
-      images; for a method whose peers learn `alone`, [P, B, C] too.
+      [B], or probabilities float [B, C]; [P, B, C] if peers learn `alone`.
     index: int32 [B], position of the example in its split.
     mask: bool [B], False on padding. Only evaluation pads.
   """
@@ -192,10 +191,7 @@ class Method(nn.Module):
 
   @property
   def alone(self) -> bool:
-    """Whether no peer learns from another, or from a teacher.
-
-    Then every peer may be shown other mixed pictures.
-    """
+    """Whether peers learn nothing from others: each may see other mixtures."""
     return False
 
   @property
@@ -257,12 +253,7 @@ class Method(nn.Module):
 
 
 def objective(terms: dict[str, Array], weights: Array | float = 1.0) -> Array:
-  """Sums, over terms and peers, the mean over examples.
-
-  Args:
-    terms: of the method.
-    weights: of the examples, [B] or [P, B].
-  """
+  """Sums, over terms and peers, means over examples of weights [B] or [P, B]."""
   return jnp.sum(
     jnp.stack([jnp.sum(jnp.mean(t * weights, -1)) for t in terms.values()])
   )
