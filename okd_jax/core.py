@@ -253,7 +253,7 @@ class Method(nn.Module):
 
 
 def objective(terms: dict[str, Array], weights: Array | float = 1.0) -> Array:
-  """Sums, over terms and peers, means over examples of weights [B] or [P, B]."""
+  """Sums, over terms and peers, means with weights [B] or [P, B]."""
   return jnp.sum(
     jnp.stack([jnp.sum(jnp.mean(t * weights, -1)) for t in terms.values()])
   )
