@@ -56,7 +56,10 @@ def make(
     )
   data = _load(config)
   info = dataclasses.replace(
-    data.info, flip=data.info.flip and config.flip, exif=config.exif
+    data.info,
+    name=config.name,
+    flip=data.info.flip and config.flip,
+    exif=config.exif,
   )
   data = dataclasses.replace(data, info=info)
   positions = division(config, data, held_out)
@@ -64,7 +67,7 @@ def make(
     batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed, mesh=mesh
   )
   source = _source(config, data, positions, num_views, batching)
-  source.notes = data.notes
+  source.notes, source.files = data.notes, data.files
   return source
 
 
@@ -133,7 +136,7 @@ def _load(config: Config) -> Any:
   if name == "digits":
     return readers.digits()
   if name.startswith(FOLDER):
-    path = name.removeprefix(FOLDER)
+    path = config.dir or name.removeprefix(FOLDER)
     if config.source == "stream":
       return listing.from_folder(path, *options)
     return folder.read(path, *options, exif=config.exif)

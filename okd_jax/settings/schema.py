@@ -85,7 +85,10 @@ class RunConfig:
     seed: sets initial values, order of examples, augmentation and dropout.
     num_seeds: so many runs, of seed, seed + 1 and so on, each in a folder of
       its own.
-    epochs: passes over the training examples.
+    epochs: passes over the training examples, which schedules are stretched
+      over.
+    extra_epochs: passes after those, at the rates that the schedules end with;
+      a finished run goes on when this is raised.
     batch_size: images in one step, over all devices.
     eval_batch_size: images in one step of evaluation, over all devices.
     rampup_epochs: epochs until distillation has its full weight.
@@ -101,7 +104,10 @@ class RunConfig:
     pad_mode: how images are padded before the crop, constant (black) or
       reflect.
     init_from: trained weights to start from: the work directory of a group of
-      the same shape, or an exported leader for every peer.
+      the same shape, or for every peer an exported leader or a PyTorch state
+      dict.
+    init_from_head: whether classifiers are taken over as well; false draws
+      them anew, for other classes.
     log_steps: steps between two records of the loss terms, which are means
       over them.
     eval_epochs: epochs between two evaluations.
@@ -119,6 +125,9 @@ class RunConfig:
     1, 1, _MOST_SEEDS + 1, free_on_resume=True, added=True
   )
   epochs: int = rules.between(300, 1, _MOST, free_on_resume=True)
+  extra_epochs: int = rules.between(
+    0, 0, _MOST, free_on_resume=True, added=True
+  )
   batch_size: int = rules.between(128, 1, _MOST)
   eval_batch_size: int = rules.between(500, 1, _MOST, free_on_resume=True)
   rampup_epochs: int = rules.between(
@@ -133,6 +142,7 @@ class RunConfig:
   image_std: tuple[float, ...] = rules.each((), rules.POSITIVE)
   pad_mode: str = rules.one_of("constant", "constant", "reflect")
   init_from: str = rules.text("", _PATH)
+  init_from_head: bool = rules.flag(True, added=True)
   log_steps: int = rules.between(50, 1, _MOST, free_on_resume=True)
   eval_epochs: int = rules.between(1, 1, _MOST, free_on_resume=True)
   checkpoint_secs: float = rules.positive(60.0, free_on_resume=True)
