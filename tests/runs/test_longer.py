@@ -17,7 +17,7 @@ def tiny(**changes):
   config = okddip_digits.get_config("smoke")
   config.peers.net, config.peers.num_peers = "own_networks:Small", 3
   config.mesh.data = 1
-  config.epochs = 2
+  config.epochs, config.optim.drops = 2, (0.5,)
   config.update_from_flattened_dict(changes)
   return freeze(config)
 
@@ -56,7 +56,7 @@ def test_another_number_of_epochs_is_refused_with_the_remedy(longer):
   assert "config.extra_epochs" in str(refused.value)
   assert "epochs=4 must be 2" in str(refused.value)
   # The ramp-up of a recipe follows from the epochs.
-  with pytest.raises(ConfigError, match="rampup_epochs: 1 in.*extra_epochs"):
+  with pytest.raises(ConfigError, match="(?s)rampup_epochs: 1 in.*extra_epochs"):
     train.train(tiny(epochs=4, rampup_epochs=2), longer[1])
 
 
