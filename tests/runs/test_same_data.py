@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from configs import okddip_digits
+from configs import common as recipes, okddip_digits
 from okd_jax import __main__, train
 from okd_jax.cli import common
 from okd_jax.devices.mesh import make_mesh
@@ -43,7 +43,8 @@ def configured(root, **changes):
   config = okddip_digits.get_config("smoke")
   config.data.name, config.data.image_size = f"folder:{root}", 8
   config.data.train_examples = 0
-  config.peers.net, config.peers.num_peers = "own_networks:Small", 3
+  config.peers.net, config.peers.num_peers = "own_networks:Small", 2
+  config.method = recipes.method("independent")
   config.mesh.data = 1
   config.batch_size = config.eval_batch_size = 6
   config.epochs, config.rampup_epochs = 1, 1

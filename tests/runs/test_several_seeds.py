@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from configs import okddip_digits
+from configs import common, okddip_digits
 from okd_jax import __main__, seeds
 from okd_jax.errors import ConfigError, DataError
 from okd_jax.results import curves
@@ -27,7 +27,8 @@ def command(*args):
 def folder(tmp_path_factory):
   config = okddip_digits.get_config("smoke")
   config.seed, config.num_seeds = SEEDS[0], len(SEEDS)
-  config.peers.net, config.peers.num_peers = "own_networks:Small", 3
+  config.peers.net, config.peers.num_peers = "own_networks:Small", 2
+  config.method = common.method("independent")
   config.mesh.data = 1
   config.epochs, config.rampup_epochs, config.eval_epochs = 2, 1, 1
   workdir = tmp_path_factory.mktemp("several") / "run"
