@@ -35,6 +35,7 @@ def longer(tmp_path_factory):
   return train.train(tiny(extra_epochs=1), workdir)[0], workdir
 
 
+@pytest.mark.checklist("B1")
 def test_a_finished_run_goes_on_as_if_begun_longer(longer, tmp_path, capsys):
   state, _ = train.train(tiny(), tmp_path)
   assert int(state.step) == 10
@@ -50,6 +51,7 @@ def test_a_finished_run_goes_on_as_if_begun_longer(longer, tmp_path, capsys):
   assert rates[11] == rates[15] == rates[10] < rates[1]
 
 
+@pytest.mark.checklist("G2")
 def test_another_number_of_epochs_is_refused_with_the_remedy(longer):
   with pytest.raises(ConfigError) as refused:
     train.train(tiny(epochs=4, rampup_epochs=1), longer[1])

@@ -78,6 +78,7 @@ def test_the_same_pictures_are_the_same(root, run):
   again(root, run)
 
 
+@pytest.mark.checklist("H1")
 @pytest.mark.parametrize(
   ("change", "words"),
   [

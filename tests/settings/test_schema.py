@@ -147,7 +147,7 @@ FREE_THEN = {
   *("data.download", "mesh.data", "mesh.peer", "peers.mapping"),
 }
 # It did not have these.
-ADDED_SINCE = {"data.flip", "data.exif"}
+ADDED_SINCE = {"data.flip", "data.exif", "extra_epochs", "init_from_head"}
 
 
 def digest_then(config):

@@ -47,6 +47,7 @@ def command(*args):
   __main__.main([str(arg) for arg in args])
 
 
+@pytest.mark.checklist("C2")
 @pytest.mark.parametrize("name", ODD)
 def test_a_state_comes_back_from_any_path(tmp_path, name):
   directory = tmp_path / name / "checkpoints"
@@ -59,6 +60,7 @@ def test_a_state_comes_back_from_any_path(tmp_path, name):
   jax.tree.map(np.testing.assert_array_equal, state, STATE)
 
 
+@pytest.mark.checklist("C2")
 def test_what_does_not_read_back_is_not_verified(tmp_path, monkeypatch):
   # As if Orbax looked for its parts by a pattern, as it does.
   monkeypatch.setattr(arrays, "_PLAIN", arrays.re.compile(".*"))

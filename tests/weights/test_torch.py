@@ -350,6 +350,7 @@ class Odd:
     self.rate = 3
 
 
+@pytest.mark.checklist("security")
 def test_what_lies_beside_weights_is_skipped(save):
   weights = {"w": Tensor(np.ones(2, np.float32))}
   beside = {
