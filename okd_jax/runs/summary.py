@@ -65,7 +65,7 @@ def show_plan(config: RunConfig, setup: Setup, source: Source) -> None:
     ),
     (
       "schedule",
-      f"{config.epochs} epochs, {setup.total_steps:,} steps of "
+      f"{config.epochs} epochs{_extra(config)}, {setup.total_steps:,} steps of "
       f"{config.batch_size}, ramp-up over {config.rampup_epochs} epochs",
     ),
   ]
@@ -78,6 +78,10 @@ def show_plan(config: RunConfig, setup: Setup, source: Source) -> None:
   )
   rows += [("note", note) for note in source.notes]
   display.table("Plan", ["what", "value"], rows)
+
+
+def _extra(config: RunConfig) -> str:
+  return f" and {config.extra_epochs} more" if config.extra_epochs else ""
 
 
 def write(
@@ -114,7 +118,7 @@ def write(
     "num_peers": setup.peers.num_peers,
     "data": config.data.name,
     "seed": config.seed,
-    "epochs": config.epochs,
+    "epochs": config.epochs + config.extra_epochs,
     "config_hash": config_lib.digest(config),
     "best_by": judge,
     "last": evaluations[-1],
@@ -156,7 +160,8 @@ def finished(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
   # The folder of a comparison may have been moved.
   saved["teacher"] = config.teacher
   config_lib.require_resumable(config, saved)
-  if saved["epochs"] != config.epochs:
+  now = (config.epochs, config.extra_epochs)
+  if (saved["epochs"], saved.get("extra_epochs", 0)) != now:
     return None
   return json.loads(path.read_text())
 

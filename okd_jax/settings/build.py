@@ -59,12 +59,14 @@ def setup(
   """Puts together everything that stays fixed during a run."""
   method = config_lib.make_method(config)
   info = with_normalization(config, info)
-  if config.epochs * train_size + config.batch_size >= 2**31:
+  epochs = config.epochs + config.extra_epochs
+  if epochs * train_size + config.batch_size >= 2**31:
     raise ConfigError(
-      f"config.epochs={config.epochs} times {train_size} training examples "
-      "must be below 2147483648, as images are counted on the device; lower it."
+      f"config.epochs={config.epochs} and config.extra_epochs="
+      f"{config.extra_epochs} times {train_size} training examples must be "
+      "below 2147483648, as images are counted on the device; lower them."
     )
-  return with_optim(
+  made = with_optim(
     config.optim,
     config.schedule,
     peers=peers(config, info, on, method.needs.mean_trunk_gradient),
@@ -80,6 +82,17 @@ def setup(
     ema_decay=config.ema_decay or None,
     teacher=teacher,
   )
+  # Only now: schedules end before the extra epochs.
+  made = dataclasses.replace(made, epochs=epochs)
+  if config.extra_epochs and made.learning_rate is not None:
+    last = made.learning_rate(jnp.asarray(made.total_steps - 1))
+    if not float(last) > 0:
+      raise ConfigError(
+        f"config.extra_epochs={config.extra_epochs} must be 0: this schedule "
+        "ends with a rate of 0, and nothing would be learned. Start another "
+        "run from this one with config.init_from."
+      )
+  return made
 
 
 def _task(config: RunConfig, info: DataInfo) -> Task:

@@ -91,7 +91,10 @@ class RunConfig:
     seed: sets initial values, order of examples, augmentation and dropout.
     num_seeds: so many runs, of seed, seed + 1 and so on, each in a folder of
       its own.
-    epochs: passes over the training examples.
+    epochs: passes over the training examples, which schedules are stretched
+      over.
+    extra_epochs: passes after those, at the rates that the schedules end with;
+      a finished run goes on when this is raised.
     batch_size: images in one step, over all devices.
     accumulate: parts of a batch, one after another, whose gradients are
       averaged before the update: as many times less memory, and the same
@@ -116,7 +119,10 @@ class RunConfig:
     class_weights: what a training example of each class counts, in all terms
       of the loss; empty for 1.
     init_from: trained weights to start from: the work directory of a group of
-      the same shape, or an exported leader for every peer.
+      the same shape, or for every peer an exported leader or a PyTorch state
+      dict.
+    init_from_head: whether classifiers are taken over as well; false draws
+      them anew, for other classes.
     log_steps: steps between two records of the loss terms, which are means
       over them.
     eval_epochs: epochs between two evaluations.
@@ -143,6 +149,9 @@ class RunConfig:
     1, 1, _MOST_SEEDS + 1, free_on_resume=True, added=True
   )
   epochs: int = rules.between(300, 1, _MOST, free_on_resume=True)
+  extra_epochs: int = rules.between(
+    0, 0, _MOST, free_on_resume=True, added=True
+  )
   batch_size: int = rules.between(128, 1, _MOST)
   accumulate: int = rules.between(1, 1, 2**16, added=True)
   ema_decay: float = rules.between(0.0, 0, 1, added=True)
@@ -161,6 +170,7 @@ class RunConfig:
   label_smoothing: float = rules.between(0.0, 0, 1, added=True)
   class_weights: tuple[float, ...] = rules.each((), _WEIGHT, added=True)
   init_from: str = rules.text("", _PATH)
+  init_from_head: bool = rules.flag(True, added=True)
   log_steps: int = rules.between(50, 1, _MOST, free_on_resume=True)
   eval_epochs: int = rules.between(1, 1, _MOST, free_on_resume=True)
   checkpoint_secs: float = rules.positive(60.0, free_on_resume=True)
