@@ -14,6 +14,7 @@ from typing import Any
 from flax import linen as nn, struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from okd_jax.errors import ConfigError
 from okd_jax.rules import (
@@ -213,6 +214,15 @@ class Method(nn.Module):
   def members(self, num_peers: int) -> tuple[int, ...]:
     """Peers that form the ensemble, the mean of peers and the diversity."""
     return tuple(range(num_peers))
+
+  def check_labels(self, labels: np.ndarray) -> None:
+    """Raises ConfigError if these training examples will not do.
+
+    Called before a run begins if `needs.train_labels` is set.
+
+    Args:
+      labels: as in `Context.train_labels`.
+    """
 
   def turns(self, num_peers: int) -> tuple[int | None, ...]:
     """One update for all peers, (None,), or one after another: (0, 1, ...)."""

@@ -25,7 +25,8 @@ def source(config: RunConfig, on: Mesh | None = None) -> data.Source:
   Raises:
     DataError: if it is missing or damaged.
   """
-  needs = config_lib.make_method(config).needs
+  method = config_lib.make_method(config)
+  needs = method.needs
   made = data.make(
     config.data,
     batch_size=config.batch_size,
@@ -40,6 +41,8 @@ def source(config: RunConfig, on: Mesh | None = None) -> data.Source:
       f"config.batch_size={config.batch_size} must not exceed the "
       f"{made.train_size} training examples; lower it."
     )
+  if needs.train_labels:
+    method.check_labels(made.train_labels(made.info.num_train))
   return made
 
 
