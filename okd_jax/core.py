@@ -132,8 +132,8 @@ class Needs:
       pass the batch through them; None keeps none.
     teacher: outputs of frozen teachers.
     held_out: fraction of the training data kept for `Method.refresh`.
-    mean_trunk_gradient: average the branches' gradients where they enter the
-      shared trunk, instead of summing them.
+    trunk_gradient: which gradient of branches enters the shared trunk: the
+      "sum" of theirs, their "mean", or that of the "first" branch.
     kind: the only kind of group that will do, "replicas" or "branches"; None
       takes both.
     per_example: collections of the method whose arrays have a leading axis of
@@ -142,16 +142,19 @@ class Needs:
       must not be read in evaluation, where positions are those of another
       split.
     train_labels: the labels of all training examples, on every device.
+    raw_maps: the last map of peers and teachers as their last stage gave it,
+      where they normalise it before they pool it.
   """
 
   views: bool = False
   ema_decay: float | None = None
   teacher: bool = False
   held_out: float = 0.0
-  mean_trunk_gradient: bool = False
+  trunk_gradient: str = "sum"
   kind: str | None = None
   per_example: tuple[str, ...] = ()
   train_labels: bool = False
+  raw_maps: bool = False
 
 
 class Method(nn.Module):

@@ -47,7 +47,8 @@ def augment(
     info: of the data set.
     num_views: P, one independent view a peer; None for one view without the
       axis.
-    pad_mode: "constant" (zeros) or "reflect" (Feature Fusion Learning).
+    pad_mode: "constant" (zeros), "reflect" (Feature Fusion Learning), or
+      "symmetric", which repeats the edge (wide residual networks).
     dtype: of the result; computed in float32 at least.
     mesh: with axes "data" and "peer"; None for a single device.
 
@@ -60,9 +61,10 @@ def augment(
     return normalize(images, info, dtype)
   chex.assert_shape(images, (None, *info.image_shape))
   chex.assert_type(images, jnp.uint8)
-  if pad_mode not in ("constant", "reflect"):
+  if pad_mode not in ("constant", "reflect", "symmetric"):
     raise ValueError(
-      f"pad_mode={pad_mode!r} must be 'constant' or 'reflect'; change it."
+      f"pad_mode={pad_mode!r} must be 'constant', 'reflect' or 'symmetric'; "
+      "change it."
     )
   local = functools.partial(_views, info=info, pad_mode=pad_mode, dtype=dtype)
   views = jnp.arange(num_views or 1)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from okd_jax import backbones, data, groups, tasks
 from okd_jax.backbones import nnx_network
+from okd_jax.core import Needs
 from okd_jax.data.info import DataInfo
 from okd_jax.errors import ConfigError
 from okd_jax.settings import config as config_lib
@@ -63,7 +64,7 @@ def setup(
     )
   return with_sgd(
     config.optim,
-    peers=peers(config, info, on, method.needs.mean_trunk_gradient),
+    peers=peers(config, info, on, method.needs),
     method=method,
     task=tasks.load(info.task).of(info, pad_mode=config.pad_mode),
     epochs=config.epochs,
@@ -96,7 +97,7 @@ def with_normalization(config: RunConfig, info: DataInfo) -> DataInfo:
 
 
 def peers(
-  config: RunConfig, info: DataInfo, on: Mesh, mean_trunk_gradient: bool
+  config: RunConfig, info: DataInfo, on: Mesh, needs: Needs
 ) -> groups.Group:
   """Builds the group.
 
@@ -104,38 +105,45 @@ def peers(
     ConfigError: if networks, kind and mesh do not go together.
   """
   names = config.peers.net.split(",")
-  nets = [network(name, config, info) for name in names]
+  nets = [
+    network(name, config, info, raw_maps=needs.raw_maps) for name in names
+  ]
   mapping = config.peers.mapping
   if config.peers.kind == "branches":
     if len(names) > 1:
-      raise ConfigError(
-        f"config.peers.net='{config.peers.net}': branches share a trunk, so "
-        "they are of one network; name one, or set config.peers.kind=replicas."
+      image = jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
+      return groups.different_branches(
+        nets, on, mapping, needs.trunk_gradient, image
       )
     return groups.branches(
-      nets[0], config.peers.num_peers, on, mapping, mean_trunk_gradient
+      nets[0], config.peers.num_peers, on, mapping, needs.trunk_gradient
     )
   if len(names) == 1:
     return groups.replicas(nets[0], config.peers.num_peers, on, mapping)
   return groups.mixed(nets, on, mapping)
 
 
-def network(name: str, config: RunConfig, info: DataInfo) -> nn.Module:
+def network(
+  name: str, config: RunConfig, info: DataInfo, *, raw_maps: bool
+) -> nn.Module:
   """Builds one network: ours by name, or a user's by `module:Class`.
 
-  A class of flax nnx comes back as a linen module.
+  A class of flax nnx comes back as a linen module. `raw_maps` is for networks
+  of `okd_jax.backbones`; others return what maps they like.
 
   Raises:
     ConfigError: if the name is unknown or an option is not the network's.
   """
   options: dict[str, Any] = {}
   if config.peers.split:
-    options["split"] = config.peers.split
+    options["split"] = max(config.peers.split, 0)
   if config.peers.dropout:
     options["dropout"] = config.peers.dropout
   if config.precision != "float32":
     options["dtype"] = jnp.dtype(config.precision)
   if ":" not in name:
+    if raw_maps:
+      options["raw_maps"] = True
     return backbones.make(name, info.num_classes, **options)
   module, _, attribute = name.partition(":")
   try:

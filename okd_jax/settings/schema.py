@@ -50,7 +50,8 @@ class Peers:
     net: a name of okd_jax.backbones, or module:Class for a network of your
       own; one a peer, joined by commas, if they differ.
     num_peers: networks or branches, the leader included.
-    split: stages in the trunk; 0 is the network's own choice.
+    split: stages in the trunk; 0 is the network's own choice, -1 no stage but
+      the stem.
     dropout: rate in the classifier, for networks that have one (vgg16).
     mapping: unroll, vmap, or auto, which measures once which is faster.
   """
@@ -58,7 +59,7 @@ class Peers:
   kind: str = rules.one_of("replicas", *_KINDS)
   net: str = rules.text("resnet32", "names of networks, joined by commas")
   num_peers: int = rules.between(4, 1, _MOST_PEERS + 1)
-  split: int = rules.between(0, 0, _MOST)
+  split: int = rules.between(0, -1, _MOST)
   dropout: float = rules.between(0.0, 0, 1)
   mapping: str = rules.one_of("auto", *MAPPINGS, free_on_resume=True)
 
@@ -98,8 +99,8 @@ class RunConfig:
     teacher_net: the network that a teacher's state dict belongs to.
     image_mean: mean of each channel; empty for the data set's own.
     image_std: deviation of each channel; empty for the data set's own.
-    pad_mode: how images are padded before the crop, constant (black) or
-      reflect.
+    pad_mode: how images are padded before the crop, constant (black), reflect
+      or symmetric, which repeats the edge.
     init_from: trained weights to start from: the work directory of a group of
       the same shape, or an exported leader for every peer.
     log_steps: steps between two records of the loss terms, which are means
@@ -131,7 +132,7 @@ class RunConfig:
   teacher_net: str = rules.text("", "the name of a network, or empty")
   image_mean: tuple[float, ...] = rules.each((), rules.FINITE)
   image_std: tuple[float, ...] = rules.each((), rules.POSITIVE)
-  pad_mode: str = rules.one_of("constant", "constant", "reflect")
+  pad_mode: str = rules.one_of("constant", "constant", "reflect", "symmetric")
   init_from: str = rules.text("", _PATH)
   log_steps: int = rules.between(50, 1, _MOST, free_on_resume=True)
   eval_epochs: int = rules.between(1, 1, _MOST, free_on_resume=True)

@@ -53,7 +53,8 @@ class Task(task.Task):
     info: of a data set whose uint8 images are padded, cropped, flipped and
       normalised here. Without it batches hold floats that networks take as
       they are, [B, H, W, c] or, in training, one view a peer [P, B, H, W, c].
-    pad_mode: how images are padded before the crop, "constant" or "reflect".
+    pad_mode: how images are padded before the crop, as in
+      `okd_jax.data.augment`.
   """
 
   name: ClassVar[str] = "classification"
