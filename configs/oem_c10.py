@@ -1,4 +1,4 @@
-"""OEM on CIFAR-10, five ResNet-32 of shrinking width (Walawalkar et al., 2020).
+"""OEM on CIFAR-10, five ResNet-32 of shrinking width (ECCV 2020).
 
 Published top-1 accuracy in % of the widest student, ResNet-32: 92.95 (Table 2;
 mean of five runs, best epoch on test data). Variants as in configs/oem_c100.py.

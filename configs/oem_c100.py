@@ -1,4 +1,4 @@
-"""OEM on CIFAR-100, five ResNet-32 of shrinking width (Walawalkar et al., 2020).
+"""OEM on CIFAR-100, five ResNet-32 of shrinking width (ECCV 2020).
 
 Published top-1 accuracy in % of the widest student, ResNet-32: 70.97 (Table 3;
 mean of five runs, best epoch on test data). Weight decay and batch size are not
@@ -9,6 +9,7 @@ for example configs/oem_c100.py:resnet110_basic.
 """
 
 from configs import common
+from okd_jax import methods
 
 
 def get_config(words: str = "", data_set: str = "cifar100", epochs: int = 450):
@@ -19,15 +20,9 @@ def get_config(words: str = "", data_set: str = "cifar100", epochs: int = 450):
   return shrinking(common.variant(config, words))
 
 
-def shrinking(config, count: int = 5):
-  """Makes peers of shrinking width, on the stem alone, of one network.
-
-  Of `count` students, number j from 0 keeps (count - j) / count of the widths.
-  """
-  net = config.peers.net
-  narrow = [f"{net}@{count - j}/{count}" for j in range(1, count)]
-  config.peers.net = ",".join([net, *narrow])
-  config.peers.num_peers = count
+def shrinking(config):
+  """Makes peers of shrinking width, on the stem alone, of one network."""
+  made = methods.make("oem").settings_compared(config.peers.net, "")
+  config.update_from_flattened_dict(made)
   config.peers.kind = "branches"
-  config.peers.split = -1
   return config

@@ -204,6 +204,11 @@ class Method(nn.Module):
     """Whose figure papers report: "deployed" or "peers_mean"."""
     return "deployed"
 
+  def settings_compared(self, net: str, teacher_net: str) -> dict[str, Any]:
+    """What comparisons set for it by path, for a network and a larger one."""
+    del net, teacher_net
+    return {}
+
   @property
   def min_peers(self) -> int:
     """The smallest group that the method makes sense for."""

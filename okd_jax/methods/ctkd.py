@@ -46,6 +46,13 @@ class Method(core.Method):
   def deployed_as(self):
     return "student"
 
+  def settings_compared(self, net, teacher_net):
+    return {
+      "peers.net": f"{net},{teacher_net}",
+      "peers.num_peers": 2,
+      "peers.split": -1,
+    }
+
   @property
   def min_peers(self):
     return 2

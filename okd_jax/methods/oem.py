@@ -2,7 +2,11 @@
 
 from flax import linen as nn
 
-from okd_jax import core, layers, losses
+from okd_jax import backbones, core, layers, losses
+from okd_jax.errors import ConfigError
+
+# As in all of the paper's experiments.
+NUM_STUDENTS = 5
 
 
 class Method(core.Method):
@@ -10,8 +14,9 @@ class Method(core.Method):
 
   Walawalkar et al., "Online Ensemble Model Compression using Knowledge
   Distillation", ECCV 2020, as in the authors' code. The first student is the
-  uncompressed network, the pseudo teacher. Every other one also learns its maps,
-  through an adapter of one linear layer a position. Any student can be deployed.
+  uncompressed network, the pseudo teacher. Every other one also learns its
+  maps, through an adapter of one linear layer a position. Any student can be
+  deployed.
 
   Attributes:
     temperature: of the distillation.
@@ -41,6 +46,18 @@ class Method(core.Method):
   @property
   def deployed_as(self):
     return "widest student"
+
+  @nn.nowrap  # builds networks
+  def settings_compared(self, net, teacher_net):
+    try:
+      backbones.students(net, 1, NUM_STUDENTS, split=0)
+    except ConfigError:
+      return {}  # it has no narrower form
+    return {
+      "peers.net": ",".join(backbones.student_names(net, NUM_STUDENTS)),
+      "peers.num_peers": NUM_STUDENTS,
+      "peers.split": -1,
+    }
 
   @property
   def min_peers(self):
