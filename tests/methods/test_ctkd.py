@@ -3,19 +3,18 @@
 import golden
 import jax
 import jax.numpy as jnp
+import layouts
 import numpy as np
 import pytest
 
 from configs import ctkd_digits
-from okd_jax import backbones, core, groups, methods, train
+from okd_jax import backbones, core, groups, methods
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import ConfigError
 from okd_jax.runs import run as run_lib
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.freeze import freeze
-from okd_jax.tasks.figure import of_record
 from okd_jax.weights import teacher
-import layouts
 import runs
 import toys
 
@@ -132,20 +131,3 @@ def test_different_networks_end_alike_on_every_mesh():
     start = jax.device_get(runs.start(setups[1]))
     one, two = (runs.train_from(s, start, 3) for s in setups.values())
   runs.assert_close(two, one, 1e-9)
-
-
-def test_trains_and_deploys_the_student(trained, tmp_path):
-  config = ctkd_digits.get_config("smoke")
-  config.teacher = str(trained)
-  config.mesh.data = 1
-  config.epochs = 1
-  _, summary = train.train(freeze(config), tmp_path / "run")
-  of_whom = {
-    (figure.who, figure.measure): value
-    for figure, value in of_record(summary["last"]).items()
-  }
-  assert of_whom["leader", "accuracy"] == of_whom["peer_0", "accuracy"]
-  assert all(
-    any(name in key for key in summary["terms"])
-    for name in ("hint", "attention", "student_ce", "scratch_ce")
-  )

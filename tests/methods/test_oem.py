@@ -1,6 +1,7 @@
 """OEM: terms of the vectors, students of different width, who trains a stem."""
 
 import dataclasses
+import functools
 
 import golden
 import jax
@@ -9,14 +10,14 @@ import numpy as np
 import pytest
 
 from configs import oem_digits
-from okd_jax import backbones, core, methods, train
+from okd_jax import backbones, core, methods
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import ConfigError
 from okd_jax.groups import different_branches
-from okd_jax.runs import run as run_lib
+from okd_jax.runs import run as run_lib, sizes
+from okd_jax.settings import build
 from okd_jax.settings.freeze import freeze
-from okd_jax.tasks.figure import of_record
-from okd_jax.training import step as steps
+from okd_jax.training import state as state_lib, step as steps
 from okd_jax.weights import export
 import runs
 import toys
@@ -110,40 +111,32 @@ def test_networks_with_another_stem_are_refused():
     different_branches(nets, make_mesh(1), example=IMAGES)
 
 
-def test_every_student_is_measured_and_exported_as_a_whole(tmp_path, capsys):
+def test_every_student_is_measured_and_exported_as_a_whole(tmp_path):
+  names = ("resnet8", "resnet8@2/3", "resnet8@1/3")
   config = oem_digits.get_config("smoke")
-  config.mesh.data = 1
-  config.epochs = 1
-  config.eval_epochs = 1
-  _, summary = train.train(freeze(config), tmp_path)
-  plan = capsys.readouterr().out
-  names = config.peers.net.split(",")
-  measured = {figure.who for figure in of_record(summary["last"])}
-  assert {f"peer_{i}" for i in range(5)} < measured
-  sizes = [summary["sizes"][f"peer_{i}"] for i in range(5)]
+  config.peers.net, config.peers.num_peers = ",".join(names), len(names)
+  setup = build.setup(freeze(config), INFO, 100, make_mesh(1))
+  measured = sizes.of_peers(setup, range(3))
+  state = state_lib.init(setup, jax.random.key(0))
+  run = run_lib.Run(tmp_path, freeze(config), setup, state, 0)
+  images = np.random.default_rng(0).random((2, *INFO.image_shape))
+  images = jnp.asarray(images, jnp.float32)
+  batch = dataclasses.replace(
+    setup.task.blank(2), image=setup.task.normalize_floats(images)
+  )
+  predict = jax.jit(functools.partial(steps.predict_normalized, setup))
+  logits, predictions = predict(state.params, state.memory, batch)
+  assert set(predictions) == {"ensemble"}
+  for i, name in enumerate(names):
+    net, variables = setup.peers.extract(run.peers_variables, i)
+    assert net == backbones.make(name, 5, split=0, raw_maps=True)
+    size = measured[f"peer_{i}"]["parameters"]
+    assert backbones.count_parameters(variables["params"]) == size
+    apply, variables = export.function(run, f"peer_{i}")
+    np.testing.assert_allclose(
+      golden.jit_once(apply)(variables, images), logits[i], rtol=1e-4, atol=1e-5
+    )
   for what in ("parameters", "multiply-adds"):
-    each = [size[what] for size in sizes]
-    assert sorted(each, reverse=True) == each
-    assert all(f"{size:,} {what}" in plan for size in each)
-  run = run_lib.run(tmp_path)
-  images = np.random.default_rng(0).random((2, *run.info.image_shape))
-  images = images.astype(np.float32)
-  predicted = steps.predict_normalized(
-    run.setup,
-    run.state.params,
-    run.state.memory,
-    dataclasses.replace(
-      run.setup.task.blank(2),
-      image=run.setup.task.normalize_floats(jnp.asarray(images)),
-    ),
-  )[0]
-  net, variables = run.setup.peers.extract(run.peers_variables, 3)
-  assert net == backbones.make(names[3], 10, split=0, raw_maps=True)
-  assert (
-    backbones.count_parameters(variables["params"]) == (sizes[3]["parameters"])
-  )
-  apply, variables = export.function(run, "peer_3")
-  np.testing.assert_allclose(
-    apply(variables, images), predicted[3], rtol=1e-4, atol=1e-5
-  )
-  assert export.describe(run, "peer_3")["network"] == "resnet8@2/5"
+    each = [size[what] for size in measured.values()]
+    assert each == sorted(each, reverse=True)
+    assert len(set(each)) == 3
