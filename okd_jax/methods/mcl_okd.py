@@ -28,7 +28,7 @@ class Method(core.Method):
     num_negatives: K. The sum over them grows with K, so `nce_weight` goes with
       it; the paper has 256 for small networks and 16384 for VGG and HCGNet.
     replacement: draw an image more than once for the same image.
-    embedding_width: of the projected features.
+    embedding_size: of the projected features.
     momentum: share of the old embedding in what is remembered.
     nce_temperature: of the contrast.
     temperature: of the distillation.
@@ -39,7 +39,7 @@ class Method(core.Method):
 
   num_negatives: int = core.between(256, 1, 2**24)
   replacement: bool = core.flag(False)
-  embedding_width: int = core.between(128, 1, 2**16)
+  embedding_size: int = core.between(128, 1, 2**16)
   momentum: float = core.between(0.5, 0, 1)
   nce_temperature: float = core.positive(0.1)
   temperature: float = core.positive(3.0)
@@ -83,7 +83,7 @@ class Method(core.Method):
     if not ctx.train:
       return core.MethodOutput({})
     embeddings = self._embed(outputs.features)
-    shape = (ctx.num_examples, len(outputs.logits), self.embedding_width)
+    shape = (ctx.num_examples, len(outputs.logits), self.embedding_size)
     bank = self.variable("bank", "rows", self._first_rows, shape)
     rows = jnp.asarray(bank.value)
     own = rows[batch.index]
@@ -120,7 +120,7 @@ class Method(core.Method):
     projected = jnp.stack(
       [
         nn.Dense(
-          self.embedding_width,
+          self.embedding_size,
           kernel_init=layers.uniform_fan_in,
           bias_init=layers.uniform_bias(own.shape[-1]),
           precision="highest",

@@ -117,7 +117,7 @@ ELSEWHERE = {
   *("ctkd", "spatial_attention", "feature_aggregation", "heatmap_kl"),
   *("heatmap_mse", "okdhp", "mcl", "supervised_nce", "mcl_okd"),
   "mcl_okd_of_scores",
-  *("memory_update", "oem", "switokd", "switokd_gap"),
+  *("memory_update", "oem", "switokd", "switokd_gap", "switokd_group"),
 }
 EVERY_LOSS = pytest.mark.parametrize("name", CASES)
 

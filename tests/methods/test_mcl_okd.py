@@ -71,7 +71,7 @@ def given(index=INDEX, width=8):
   )
   features = jnp.asarray(rng.normal(size=(P, B, D)))
   logits = jnp.asarray(rng.normal(size=(P, B, C)))
-  method = methods.make("mcl_okd", num_negatives=K, embedding_width=width)
+  method = methods.make("mcl_okd", num_negatives=K, embedding_size=width)
   outputs = core.Outputs(logits, features)
   variables = method.init(jax.random.key(0), outputs, batch, ctx)
   variables = jax.tree.map(lambda x: x.astype(features.dtype), variables)
