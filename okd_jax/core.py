@@ -14,7 +14,6 @@ from typing import Any
 from flax import linen as nn, struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from okd_jax.errors import ConfigError
 from okd_jax.rules import (
@@ -146,8 +145,7 @@ class Needs:
       must not be read in evaluation, where positions are those of another
       split.
     train_labels: the labels of all training examples, on every device.
-    raw_maps: the last map of peers and teachers as their last stage gave it,
-      where they normalise it before they pool it.
+    raw_maps: the last map as the last stage gave it, not yet normalised.
   """
 
   views: bool = False
@@ -227,14 +225,8 @@ class Method(nn.Module):
     """Peers that form the ensemble, the mean of peers and the diversity."""
     return tuple(range(num_peers))
 
-  def check_labels(self, labels: np.ndarray) -> None:
-    """Raises ConfigError if these training examples will not do.
-
-    Called before a run begins if `needs.train_labels` is set.
-
-    Args:
-      labels: as in `Context.train_labels`.
-    """
+  def check_labels(self, labels: Any) -> None:
+    """Raises ConfigError if these `Context.train_labels` will not do."""
 
   def turns(self, num_peers: int) -> tuple[int | None, ...]:
     """One update for all peers, (None,), or one after another: (0, 1, ...)."""
