@@ -89,7 +89,7 @@ def _remember(config: Comparison, workdir: Path) -> None:
 def _require_teacher(cell: Cell, failed: dict[str, str]) -> None:
   teacher = "/".join((cell.net, grid.KD_TEACHER, f"seed{cell.seed}"))
   # What it left behind may look like a run.
-  if cell.row == "kd" and teacher in failed:
+  if cell.config.teacher and teacher in failed:
     raise ConfigError(f"its teacher, {teacher}, failed.")
 
 

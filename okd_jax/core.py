@@ -136,8 +136,8 @@ class Needs:
       pass the batch through them; None keeps none.
     teacher: outputs of frozen teachers.
     held_out: fraction of the training data kept for `Method.refresh`.
-    mean_trunk_gradient: average the branches' gradients where they enter the
-      shared trunk, instead of summing them.
+    trunk_gradient: which gradient of branches enters the shared trunk: the
+      "sum" of theirs, their "mean", or that of the "first" branch.
     kind: the only kind of group that will do, "replicas" or "branches"; None
       takes both.
     per_example: collections of the method whose arrays have a leading axis of
@@ -146,16 +146,18 @@ class Needs:
       must not be read in evaluation, where positions are those of another
       split.
     train_labels: the labels of all training examples, on every device.
+    raw_maps: the last map as the last stage gave it, not yet normalised.
   """
 
   views: bool = False
   ema_decay: float | None = None
   teacher: bool = False
   held_out: float = 0.0
-  mean_trunk_gradient: bool = False
+  trunk_gradient: str = "sum"
   kind: str | None = None
   per_example: tuple[str, ...] = ()
   train_labels: bool = False
+  raw_maps: bool = False
 
 
 class Method(nn.Module):
@@ -231,6 +233,9 @@ class Method(nn.Module):
   def members(self, num_peers: int) -> tuple[int, ...]:
     """Peers that form the ensemble, the mean of peers and the diversity."""
     return tuple(range(num_peers))
+
+  def check_labels(self, labels: Any) -> None:
+    """Raises ConfigError if these `Context.train_labels` will not do."""
 
   def turns(self, num_peers: int) -> tuple[int | None, ...]:
     """One update for all peers, (None,), or one after another: (0, 1, ...)."""

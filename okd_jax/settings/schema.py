@@ -56,7 +56,8 @@ class Peers:
     net: a name of okd_jax.backbones, or module:Class for a network of your
       own; one a peer, joined by commas, if they differ.
     num_peers: networks or branches, the leader included.
-    split: stages in the trunk; 0 is the network's own choice.
+    split: stages in the trunk; 0 is the network's own choice, -1 no stage but
+      the stem.
     dropout: rate in the classifier, for networks that have one (vgg16).
     mapping: unroll, vmap, or auto, which measures once which is faster.
   """
@@ -64,7 +65,7 @@ class Peers:
   kind: str = rules.one_of("replicas", *_KINDS)
   net: str = rules.text("resnet32", "names of networks, joined by commas")
   num_peers: int = rules.between(4, 1, _MOST_PEERS + 1)
-  split: int = rules.between(0, 0, _MOST)
+  split: int = rules.between(0, -1, _MOST)
   dropout: float = rules.between(0.0, 0, 1)
   mapping: str = rules.one_of("auto", *MAPPINGS, free_on_resume=True)
 
@@ -112,8 +113,8 @@ class RunConfig:
     teacher_net: the network that a teacher's state dict belongs to.
     image_mean: mean of each channel; empty for the data set's own.
     image_std: deviation of each channel; empty for the data set's own.
-    pad_mode: how images are padded before the crop, constant (black) or
-      reflect.
+    pad_mode: how images are padded before the crop, constant (black), reflect
+      or symmetric, which repeats the edge.
     label_smoothing: share of every training target that is spread evenly over
       all classes.
     class_weights: what a training example of each class counts, in all terms
@@ -166,7 +167,7 @@ class RunConfig:
   teacher_net: str = rules.text("", "the name of a network, or empty")
   image_mean: tuple[float, ...] = rules.each((), rules.FINITE)
   image_std: tuple[float, ...] = rules.each((), rules.POSITIVE)
-  pad_mode: str = rules.one_of("constant", "constant", "reflect")
+  pad_mode: str = rules.one_of("constant", "constant", "reflect", "symmetric")
   label_smoothing: float = rules.between(0.0, 0, 1, added=True)
   class_weights: tuple[float, ...] = rules.each((), _WEIGHT, added=True)
   init_from: str = rules.text("", _PATH)

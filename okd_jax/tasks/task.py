@@ -98,7 +98,8 @@ class Task(abc.ABC):
 
     Args:
       info: what is known about it.
-      pad_mode: how images are padded before a crop, "constant" or "reflect".
+      pad_mode: how images are padded before a crop, as in
+        `okd_jax.data.augment`.
       image_dtype: of the images that networks see.
     """
 

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from okd_jax import backbones, groups
+from okd_jax.backbones.network import Network
 from okd_jax.core import Array, Outputs, Variables
 from okd_jax.data.info import DataInfo
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError, DataError
 from okd_jax.runs import run as run_lib, same_data
-from okd_jax.settings import build
+from okd_jax.settings import build, config as config_lib
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import paths
 from okd_jax.weights import torch as interop, torch_archive
@@ -61,6 +62,8 @@ def load(
   )
   read = _from_run if path.is_dir() else _from_state_dict
   net, variables = read(path, config, info)
+  if config_lib.make_method(config).needs.raw_maps and isinstance(net, Network):
+    net = net.clone(raw_maps=True)
   group = groups.replicas(net, 1, devices, config.peers.mapping)
   stacked = jax.tree.map(lambda leaf: leaf[None], mesh_lib.to_host(variables))
   where = mesh_lib.shardings(devices, group.specs(stacked))
