@@ -163,7 +163,7 @@ def _require_same_rates(
   begun = build.setup(before, source.info, source.train_size, setup.mesh)
   done = jnp.arange(max(steps))
   rates = [
-    np.broadcast_to(made.learning_rate(made.epoch(done)), done.shape)
+    np.broadcast_to(made.learning_rate(done), done.shape)
     for made in (begun, setup)
     if made.learning_rate is not None
   ]

@@ -7,7 +7,7 @@ import pytest
 from configs import common, okddip_digits
 from okd_jax import train
 from okd_jax.errors import ConfigError
-from okd_jax.runs import records
+from okd_jax.runs import records, run as run_lib
 from okd_jax.settings import build
 from okd_jax.settings.freeze import freeze
 
@@ -71,11 +71,15 @@ def test_epochs_that_change_no_schedule_may_be_added(tmp_path):
   assert_equal(state, train.train(tiny(**fixed), tmp_path / "b")[0])
 
 
-def test_extra_epochs_at_a_rate_of_zero_are_refused(longer, monkeypatch):
-  from okd_jax.runs import run as run_lib
-  from okd_jax.training.optim import Sgd
-
+@pytest.mark.parametrize("final", [0.0, 0.5])
+def test_extra_epochs_at_a_rate_of_zero_are_refused(longer, final):
   run = run_lib.run(longer[1])
-  monkeypatch.setattr(Sgd, "rate", lambda self, epoch, epochs: 0.0)
-  with pytest.raises(ConfigError, match="extra_epochs=1 must be 0"):
-    build.setup(run.config, run.info, 100, run.setup.mesh)
+  falling = {"schedule.name": "linear", "schedule.final": final}
+  config = tiny(extra_epochs=1, **falling)
+  if not final:
+    with pytest.raises(ConfigError, match="extra_epochs=1 must be 0"):
+      build.setup(config, run.info, 100, run.setup.mesh)
+    return
+  made = build.setup(config, run.info, 100, run.setup.mesh)
+  rates = made.learning_rate(np.arange(15))
+  np.testing.assert_allclose(rates[10:], final * config.optim.learning_rate)
