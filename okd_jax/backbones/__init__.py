@@ -20,6 +20,7 @@ import pkgutil
 from typing import Any
 
 from okd_jax.backbones.count import (
+  count_activations as count_activations,
   count_multiply_adds as count_multiply_adds,
   count_parameters as count_parameters,
 )

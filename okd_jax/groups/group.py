@@ -66,6 +66,11 @@ class Group:
     """Whether all peers are of one shape."""
     return len(self.stacks) == 1
 
+  @property
+  def shared(self) -> tuple[str, ...]:
+    """Path prefixes of the variables that have no axis of peers."""
+    return () if self.stem is None else ("trunk/",)
+
   def init(self, key: Array, images: Array) -> Variables:
     """Draws independent variables for every peer.
 

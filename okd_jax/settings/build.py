@@ -12,12 +12,15 @@ from jax.sharding import Mesh
 from okd_jax import backbones, data, groups, tasks
 from okd_jax.backbones import nnx_network
 from okd_jax.core import Needs
+from okd_jax.data.augmentation import PLAIN
 from okd_jax.data.info import DataInfo
 from okd_jax.errors import ConfigError
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
+from okd_jax.tasks import classification
+from okd_jax.tasks.task import Task
 from okd_jax.training import state as state_lib
-from okd_jax.training.setup import Setup, with_sgd
+from okd_jax.training.setup import Setup, with_optim
 
 
 def source(config: RunConfig, on: Mesh | None = None) -> data.Source:
@@ -28,13 +31,16 @@ def source(config: RunConfig, on: Mesh | None = None) -> data.Source:
   """
   method = config_lib.make_method(config)
   needs = method.needs
+  has_views = needs.views or (
+    config.augment.mixes and config.augment.mix_per_peer
+  )
   made = data.make(
     config.data,
     batch_size=config.batch_size,
     eval_batch_size=config.eval_batch_size,
     seed=config.seed,
     held_out=needs.held_out,
-    num_views=config.peers.num_peers if needs.views else None,
+    num_views=config.peers.num_peers if has_views else None,
     mesh=on,
   )
   if made.train_size < config.batch_size:
@@ -57,23 +63,67 @@ def setup(
   """Puts together everything that stays fixed during a run."""
   method = config_lib.make_method(config)
   info = with_normalization(config, info)
-  if config.epochs * train_size + config.batch_size >= 2**31:
+  epochs = config.epochs + config.extra_epochs
+  if epochs * train_size + config.batch_size >= 2**31:
     raise ConfigError(
-      f"config.epochs={config.epochs} times {train_size} training examples "
-      "must be below 2147483648, as images are counted on the device; lower it."
+      f"config.epochs={config.epochs} and config.extra_epochs="
+      f"{config.extra_epochs} times {train_size} training examples must be "
+      "below 2147483648, as images are counted on the device; lower them."
     )
-  return with_sgd(
+  made = with_optim(
     config.optim,
+    config.schedule,
     peers=peers(config, info, on, method.needs),
     method=method,
-    task=tasks.load(info.task).of(info, pad_mode=config.pad_mode),
+    task=_task(config, info),
     epochs=config.epochs,
     batch_size=config.batch_size,
     train_size=train_size,
     rampup_epochs=config.rampup_epochs,
     rampup_per_step=config.rampup_per_step,
     num_positions=info.num_train,
+    accumulate=config.accumulate,
+    ema_decay=config.ema_decay or None,
     teacher=teacher,
+  )
+  # Only now: schedules end before the extra epochs.
+  made = dataclasses.replace(made, epochs=epochs)
+  if config.extra_epochs and made.learning_rate is not None:
+    last = made.learning_rate(jnp.asarray(made.total_steps - 1))
+    if not float(last) > 0:
+      raise ConfigError(
+        f"config.extra_epochs={config.extra_epochs} must be 0: this schedule "
+        "ends with a rate of 0, and nothing would be learned. Start another "
+        "run from this one with config.init_from."
+      )
+  return made
+
+
+def _task(config: RunConfig, info: DataInfo) -> Task:
+  """The task, with the changes of pictures and targets that are asked for."""
+  made = tasks.load(info.task).of(info, pad_mode=config.pad_mode)
+  if (config.augment, config.label_smoothing, config.class_weights) == (
+    PLAIN,
+    0.0,
+    (),
+  ):
+    return made
+  if not isinstance(made, classification.Task):
+    raise ConfigError(
+      f"the data are for '{info.task}', and config.augment, "
+      "config.label_smoothing and config.class_weights are for classification; "
+      "leave them at their defaults."
+    )
+  if len(config.class_weights) not in (0, info.num_classes):
+    raise ConfigError(
+      f"config.class_weights has {len(config.class_weights)} numbers, and the "
+      f"data have {info.num_classes} classes; give one for each, or none."
+    )
+  return dataclasses.replace(
+    made,
+    augmentation=config.augment,
+    smoothing=config.label_smoothing,
+    class_weights=config.class_weights,
   )
 
 
@@ -183,7 +233,7 @@ def check_networks(setup: Setup) -> None:
   groups.check(
     setup.peers,
     setup.example_images(),
-    has_views=setup.method.needs.views,
+    has_views=setup.has_views,
   )
   shapes = jax.eval_shape(
     setup.peers.init, jax.random.key(0), setup.example_images()
