@@ -13,5 +13,6 @@ def get_config(words: str = ""):
   config.method = common.method("mcl_okd")
   config.peers.kind = "branches"
   config.peers.split = 1
+  config.schedule.name = "cosine"
   config.optim.learning_rate = 0.05
   return mcl_okd_c100.few_negatives(common.variant(config, words))
