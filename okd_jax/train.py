@@ -1,12 +1,15 @@
 """The training loop: one function, read from top to bottom."""
 
 import contextlib
+import dataclasses
 import logging
 from pathlib import Path
 import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from okd_jax.core import Variables
 from okd_jax.data import Source
@@ -23,6 +26,7 @@ from okd_jax.runs.due import Due
 from okd_jax.runs.recorder import recording
 from okd_jax.settings import build, config as config_lib, layout
 from okd_jax.settings.schema import RunConfig
+from okd_jax.storage import paths
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.training import autotune, finite, state as state_lib
 from okd_jax.training.evaluate import Evaluator
@@ -134,12 +138,45 @@ def _open(
   init_from.check(config, workdir)
   mesh = layout.mesh(config)
   source = build.source(config, mesh)
+  run_lib.require_same_data(workdir, source)
   teacher_group, frozen = teacher.load(config, source.info, mesh)
   setup = build.setup(
     config, source.info, source.train_size, mesh, teacher_group
   )
   build.check_networks(setup)
+  _require_same_rates(config, setup, source, workdir)
   return source, autotune.choose_mapping(setup), frozen
+
+
+def _require_same_rates(
+  config: RunConfig, setup: Setup, source: Source, workdir: Path
+) -> None:
+  """Refuses another number of epochs if what is done would have felt it.
+
+  Otherwise the run is, to the bit, one that began with that number.
+  """
+  saved = run_lib.saved_config(workdir)
+  steps = workdir_lib.checkpoints(config, workdir).steps()
+  if not saved or not steps or saved["epochs"] == config.epochs:
+    return
+  before = dataclasses.replace(config, epochs=saved["epochs"], extra_epochs=0)
+  begun = build.setup(before, source.info, source.train_size, setup.mesh)
+  done = jnp.arange(max(steps))
+  rates = [
+    np.broadcast_to(made.learning_rate(done), done.shape)
+    for made in (begun, setup)
+    if made.learning_rate is not None
+  ]
+  differ = np.flatnonzero(rates[0] != rates[1])
+  if len(differ):
+    step = int(differ[0])
+    then, now = (float(rate[step]) for rate in rates)
+    raise ConfigError(
+      f"config.epochs={config.epochs} must be {saved['epochs']}, as when "
+      f"{workdir} began: otherwise the learning rate of step {step}, which is "
+      f"done, would be {now:g} and not {then:g}. To train it longer, set "
+      "config.extra_epochs."
+    )
 
 
 def _new_or_saved(
@@ -157,7 +194,8 @@ def _new_or_saved(
     return state, step, extra.get("unrecorded", {})
   state = state_lib.init(setup, key)
   if config.init_from:
-    state = init_from.fill(setup, state, Path(config.init_from))
+    path = paths.expand(config.init_from)
+    state = init_from.fill(setup, state, path, head=config.init_from_head)
   return state, 0, {}
 
 
@@ -173,12 +211,16 @@ def _export_and_plot(run: run_lib.Run) -> None:
     export.export(run, run.workdir / "leader")
   except Exception as error:
     _log.warning("The leader was not exported: %s", error)
-  if jax.process_index() != 0:
-    return
+  if jax.process_index() == 0:
+    draw(run.workdir)
+
+
+def draw(workdir: Path) -> None:
+  """Draws the curves of a run, or of several seeds; reports if that fails."""
   try:
     # Takes seconds to import, and is not needed to train.
     from okd_jax.results import plots
 
-    plots.plot(run.workdir)
+    plots.plot(workdir)
   except Exception as error:
     _log.warning("No curves were drawn: %s", error)

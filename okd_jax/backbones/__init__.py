@@ -89,9 +89,15 @@ def students(
     **options: see `make`.
   """
   return tuple(
-    make(name, num_classes, tail_width=Fraction(count - j, count), **options)
-    for j in range(count)
+    make(student, num_classes, **options)
+    for student in student_names(name, count)
   )
+
+
+def student_names(name: str, count: int) -> tuple[str, ...]:
+  """Names of the networks that `students` builds."""
+  narrow = (f"{name}@{count - j}/{count}" for j in range(1, count))
+  return (name, *narrow)
 
 
 def _fraction(name: str, text: str) -> Fraction:

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   command.add_argument("path", metavar="PATH", help="as after 'folder:'")
   command.add_argument(
     "--show",
-    type=Path,
+    type=common.path,
     metavar="FILE.png",
     help="draw some pictures a class, as a network sees them in training",
   )

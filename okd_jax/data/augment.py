@@ -54,7 +54,8 @@ def augment(
     info: of the data set.
     num_views: P, one independent view a peer; None for one view without the
       axis.
-    pad_mode: "constant" (zeros) or "reflect" (Feature Fusion Learning).
+    pad_mode: "constant" (zeros), "reflect" (Feature Fusion Learning), or
+      "symmetric", which repeats the edge (wide residual networks).
     dtype: of the result; computed in float32 at least.
     mesh: with axes "data" and "peer"; None for a single device.
     how: what is changed besides; mixtures are none of its matter.
@@ -66,9 +67,10 @@ def augment(
   leading = (num_views, None) if has_views else (None,)
   chex.assert_shape(images, (*leading, *info.image_shape))
   chex.assert_type(images, jnp.uint8)
-  if pad_mode not in ("constant", "reflect"):
+  if pad_mode not in ("constant", "reflect", "symmetric"):
     raise ValueError(
-      f"pad_mode={pad_mode!r} must be 'constant' or 'reflect'; change it."
+      f"pad_mode={pad_mode!r} must be 'constant', 'reflect' or 'symmetric'; "
+      "change it."
     )
   if info.resized_crop and not _changes(how):
     return normalize(images, info, dtype)

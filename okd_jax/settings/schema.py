@@ -56,7 +56,8 @@ class Peers:
     net: a name of okd_jax.backbones, or module:Class for a network of your
       own; one a peer, joined by commas, if they differ.
     num_peers: networks or branches, the leader included.
-    split: stages in the trunk; 0 is the network's own choice.
+    split: stages in the trunk; 0 is the network's own choice, -1 no stage but
+      the stem.
     dropout: rate in the classifier, for networks that have one (vgg16).
     mapping: unroll, vmap, or auto, which measures once which is faster.
   """
@@ -64,7 +65,7 @@ class Peers:
   kind: str = rules.one_of("replicas", *_KINDS)
   net: str = rules.text("resnet32", "names of networks, joined by commas")
   num_peers: int = rules.between(4, 1, _MOST_PEERS + 1)
-  split: int = rules.between(0, 0, _MOST)
+  split: int = rules.between(0, -1, _MOST)
   dropout: float = rules.between(0.0, 0, 1)
   mapping: str = rules.one_of("auto", *MAPPINGS, free_on_resume=True)
 
@@ -91,7 +92,10 @@ class RunConfig:
     seed: sets initial values, order of examples, augmentation and dropout.
     num_seeds: so many runs, of seed, seed + 1 and so on, each in a folder of
       its own.
-    epochs: passes over the training examples.
+    epochs: passes over the training examples, which schedules are stretched
+      over.
+    extra_epochs: passes after those, at the rates that the schedules end with;
+      a finished run goes on when this is raised.
     batch_size: images in one step, over all devices.
     accumulate: parts of a batch, one after another, whose gradients are
       averaged before the update: as many times less memory, and the same
@@ -109,14 +113,17 @@ class RunConfig:
     teacher_net: the network that a teacher's state dict belongs to.
     image_mean: mean of each channel; empty for the data set's own.
     image_std: deviation of each channel; empty for the data set's own.
-    pad_mode: how images are padded before the crop, constant (black) or
-      reflect.
+    pad_mode: how images are padded before the crop, constant (black), reflect
+      or symmetric, which repeats the edge.
     label_smoothing: share of every training target that is spread evenly over
       all classes.
     class_weights: what a training example of each class counts, in all terms
       of the loss; empty for 1.
     init_from: trained weights to start from: the work directory of a group of
-      the same shape, or an exported leader for every peer.
+      the same shape, or for every peer an exported leader or a PyTorch state
+      dict.
+    init_from_head: whether classifiers are taken over as well; false draws
+      them anew, for other classes.
     log_steps: steps between two records of the loss terms, which are means
       over them.
     eval_epochs: epochs between two evaluations.
@@ -143,6 +150,9 @@ class RunConfig:
     1, 1, _MOST_SEEDS + 1, free_on_resume=True, added=True
   )
   epochs: int = rules.between(300, 1, _MOST, free_on_resume=True)
+  extra_epochs: int = rules.between(
+    0, 0, _MOST, free_on_resume=True, added=True
+  )
   batch_size: int = rules.between(128, 1, _MOST)
   accumulate: int = rules.between(1, 1, 2**16, added=True)
   ema_decay: float = rules.between(0.0, 0, 1, added=True)
@@ -157,10 +167,11 @@ class RunConfig:
   teacher_net: str = rules.text("", "the name of a network, or empty")
   image_mean: tuple[float, ...] = rules.each((), rules.FINITE)
   image_std: tuple[float, ...] = rules.each((), rules.POSITIVE)
-  pad_mode: str = rules.one_of("constant", "constant", "reflect")
+  pad_mode: str = rules.one_of("constant", "constant", "reflect", "symmetric")
   label_smoothing: float = rules.between(0.0, 0, 1, added=True)
   class_weights: tuple[float, ...] = rules.each((), _WEIGHT, added=True)
   init_from: str = rules.text("", _PATH)
+  init_from_head: bool = rules.flag(True, added=True)
   log_steps: int = rules.between(50, 1, _MOST, free_on_resume=True)
   eval_epochs: int = rules.between(1, 1, _MOST, free_on_resume=True)
   checkpoint_secs: float = rules.positive(60.0, free_on_resume=True)

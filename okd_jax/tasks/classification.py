@@ -56,7 +56,8 @@ class Task(task.Task):
     info: of a data set whose uint8 images are padded, cropped, flipped and
       normalised here. Without it batches hold floats that networks take as
       they are, [B, H, W, c] or, in training, one view a peer [P, B, H, W, c].
-    pad_mode: how images are padded before the crop, "constant" or "reflect".
+    pad_mode: how images are padded before the crop, as in
+      `okd_jax.data.augment`.
     augmentation: other random changes of those images, and of targets.
     smoothing: share of every target that is spread over all classes.
     class_weights: what an example of each class counts in the loss; empty for

@@ -96,7 +96,7 @@ def run_toy(case, method, method_variables):
     net,
     num_peers,
     mesh_lib.make_mesh(1, 1),
-    mean_trunk_gradient=method.needs.mean_trunk_gradient,
+    trunk_gradient=method.needs.trunk_gradient,
   )
   batch = batch_of(case["inputs"]["labels"])
   memory = {k: v for k, v in method_variables.items() if k != "params"}

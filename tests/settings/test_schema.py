@@ -159,6 +159,7 @@ ADDED_SINCE |= {"label_smoothing", "class_weights"}
 ADDED_SINCE |= {"accumulate", "ema_decay"}
 ADDED_SINCE |= {"schedule.name", "schedule.final"}
 ADDED_SINCE |= {"schedule.warmup_epochs", "schedule.warmup_steps"}
+ADDED_SINCE |= {"extra_epochs", "init_from_head"}
 
 
 def digest_then(config):

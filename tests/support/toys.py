@@ -95,7 +95,7 @@ def recipe(
   mesh = make_mesh(data, peer)
   if kind == "branches":
     peers = groups.branches(
-      net, num_peers, mesh, mapping, method.needs.mean_trunk_gradient
+      net, num_peers, mesh, mapping, method.needs.trunk_gradient
     )
   else:
     peers = groups.replicas(net, num_peers, mesh, mapping)
