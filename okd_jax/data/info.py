@@ -27,7 +27,7 @@ class DataInfo:
       the resized picture. Otherwise whole pictures are resized, and `augment`
       pads, crops and flips.
     task: what the targets are for, a module of `okd_jax.tasks`.
-    exif: pictures are turned as EXIF says. Runs of earlier releases did not.
+    exif: pictures are turned as EXIF says; runs of earlier releases did not.
   """
 
   name: str
@@ -68,6 +68,7 @@ class HostData:
     test: the test split, which may be empty.
     num_validation: size of the validation split.
     notes: what people may not expect, each a sentence.
+    files: of a folder of pictures, see `formats.finder.Found.describe`.
   """
 
   info: DataInfo
@@ -75,6 +76,7 @@ class HostData:
   test: Split
   num_validation: int = 0
   notes: tuple[str, ...] = ()
+  files: tuple[str, ...] = ()
 
 
 _FASHION = (
@@ -205,9 +207,8 @@ def describe(
     DataError: naming the split and the rule that it breaks.
   """
   num_classes = len(class_names)
-  for split_name, split in (("train", train), ("test", test)):
-    may_be_empty = split_name == "test"
-    _check_split(f"{name}/{split_name}", split, num_classes, may_be_empty)
+  for which, split in (("train", train), ("test", test)):
+    _check_split(f"{name}/{which}", split, num_classes, which == "test")
   check_every_class(name, train.labels, class_names)
   if train.images.shape[1:] != test.images.shape[1:]:
     raise DataError(

@@ -61,7 +61,10 @@ def make(
     )
   data = _load(config)
   info = dataclasses.replace(
-    data.info, flip=data.info.flip and config.flip, exif=config.exif
+    data.info,
+    name=config.name,
+    flip=data.info.flip and config.flip,
+    exif=config.exif,
   )
   data = dataclasses.replace(data, info=info)
   positions = division(config, data, held_out)
@@ -73,7 +76,7 @@ def make(
     per_class=config.per_class,
   )
   source = _source(config, data, positions, num_views, batching)
-  source.notes = data.notes
+  source.notes, source.files = data.notes, data.files
   return source
 
 
@@ -142,7 +145,7 @@ def _load(config: Config) -> Any:
   if name == "digits":
     return readers.digits()
   if name.startswith(FOLDER):
-    path = name.removeprefix(FOLDER)
+    path = config.dir or name.removeprefix(FOLDER)
     if config.source == "stream":
       return listing.from_folder(path, *options)
     return folder.read(path, *options, exif=config.exif)

@@ -11,6 +11,10 @@ class Method(core.Method):
   """
 
   @property
+  def alone(self):
+    return True
+
+  @property
   def compared(self):
     # As Chen et al., AAAI 2020.
     return "peers_mean"
