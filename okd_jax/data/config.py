@@ -32,9 +32,9 @@ class Config:
     validation: fraction of the training split held out, the same in every run.
     test_fraction: fraction held out of a data set without a test split; 0 to
       train on everything and test on nothing.
-    per_class: images of one class that follow each other in a training batch of
-      as many classes as there is room for, drawn anew for every batch; 0 shows
-      every image once an epoch instead.
+    per_class: images of every class in a training batch, which holds as many
+      classes as there is room for and is drawn anew every time; 0 shows every
+      image once an epoch instead.
     image_size: to which images of varying size are resized; with "stream" the
       size of the crops.
     download: whether a missing data set may be downloaded.
