@@ -56,7 +56,10 @@ def make(
     )
   data = _load(config)
   info = dataclasses.replace(
-    data.info, flip=data.info.flip and config.flip, exif=config.exif
+    data.info,
+    flip=data.info.flip and config.flip,
+    # Of some sets it is known whether annotators saw pictures turned.
+    exif=data.info.exif if config.of_keypoints else config.exif,
   )
   data = dataclasses.replace(data, info=info)
   positions = division(config, data, held_out)
@@ -130,6 +133,10 @@ def _load(config: Config) -> Any:
 
   name = config.name
   options = (config.image_size, config.test_fraction)
+  if config.of_keypoints:
+    from okd_jax.data.keypoints import load
+
+    return load.load(config)
   if name == "digits":
     return readers.digits()
   if name.startswith(FOLDER):

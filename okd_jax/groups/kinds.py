@@ -43,8 +43,8 @@ def branches(
     mapping: as in `Group`.
     mean_trunk_gradient: as in `Group`.
   """
-  trunk = _part(net, "trunk")
-  tails = (Stack(_part(net, "tail"), num_peers, net),)
+  trunk = part_of(net, "trunk")
+  tails = (Stack(part_of(net, "tail"), num_peers, net),)
   return Group(tails, mesh, trunk, mapping, mean_trunk_gradient)
 
 
@@ -63,15 +63,22 @@ def different_branches(
     mapping: as in `Group`.
     mean_trunk_gradient: as in `Group`.
   """
-  trunk = _part(nets[0], "trunk")
+  trunk = part_of(nets[0], "trunk")
   tails = tuple(
-    Stack(_part(net, "tail"), 1, net if _part(net, "trunk") == trunk else None)
+    Stack(
+      part_of(net, "tail"), 1, net if part_of(net, "trunk") == trunk else None
+    )
     for net in nets
   )
   return Group(tails, mesh, trunk, mapping, mean_trunk_gradient)
 
 
-def _part(net: nn.Module, part: str) -> nn.Module:
+def part_of(net: nn.Module, part: str) -> nn.Module:
+  """The trunk or the tail of a network.
+
+  Raises:
+    GroupError: if it has none.
+  """
   if "part" not in {field.name for field in dataclasses.fields(net)}:
     raise GroupError(
       f"{type(net).__name__} has no field 'part' and so cannot be split into "

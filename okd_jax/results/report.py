@@ -18,7 +18,7 @@ from okd_jax.results import (
 )
 from okd_jax.results.formats import Table
 from okd_jax.runs import records, run as run_lib
-from okd_jax.settings import config as config_lib, freeze
+from okd_jax.settings import freeze
 from okd_jax.storage import files
 from okd_jax.tasks.figure import DIVERSITY, Figure
 from okd_jax.tasks.task import Measure
@@ -101,8 +101,8 @@ def _evaluation(workdir: Path) -> list[Table]:
   if not evaluations:
     return []
   step, last = evaluations[-1]
-  config = run_lib.about(workdir)[0]
-  task = tasks.load(config_lib.make_method(config).task)
+  info = run_lib.about(workdir)[1]
+  task = tasks.load(info.task)
 
   def cell(of: Figure, measure: Measure) -> str:
     figure = dataclasses.replace(of, measure=measure.name)
@@ -110,13 +110,15 @@ def _evaluation(workdir: Path) -> list[Table]:
       return "-"
     return f"{last[figure]:.2%}" if measure.fraction else f"{last[figure]:.4f}"
 
+  measured = {figure.measure for figure in last}
+  shown = [measure for measure in task.measures if measure.name in measured]
   lines = [
     [
       f"{figure.split}/{figure.prediction}",
-      *(cell(figure, measure) for measure in task.measures),
+      *(cell(figure, measure) for measure in shown),
     ]
     for figure in last
-    if figure.measure == task.headline().name
+    if figure.measure == task.headline(info).name
   ]
   notes = [
     f"{figure.split}{', averaged' if figure.averaged else ''}: the peers' "
@@ -124,7 +126,7 @@ def _evaluation(workdir: Path) -> list[Table]:
     for figure, value in last.items()
     if figure.measure == DIVERSITY
   ]
-  heads = ["split and network", *(measure.title for measure in task.measures)]
+  heads = ["split and network", *(measure.title for measure in shown)]
   return [Table(f"Evaluation after step {step}", heads, lines, notes)]
 
 

@@ -23,6 +23,7 @@ from okd_jax.tasks.figure import (
   GROUP,
   LEADER,
   of_record as figures_of,
+  parse,
 )
 from okd_jax.tasks.task import Measure
 from okd_jax.training.runner import Runner
@@ -61,7 +62,7 @@ def show_plan(config: RunConfig, setup: Setup, source: Source) -> None:
       f"train, {len(source.positions['validation']):,} to validate, "
       f"{len(source.positions['test']) or 'none'} to test, "
       f"{'x'.join(map(str, source.info.image_shape))}, "
-      f"{source.info.num_classes} classes",
+      f"{source.info.num_classes} {setup.task.classes_are}",
     ),
     (
       "schedule",
@@ -94,7 +95,7 @@ def write(
   records = records_lib.read_metrics(workdir)
   evaluations = [r for r in records if r["kind"] == "eval"]
   trained = [r for r in records if r["kind"] == "train"]
-  headline = setup.task.headline()
+  headline = setup.task.headline(setup.task.info)
   judge = next(
     (
       figure.name
@@ -168,7 +169,7 @@ def show_results(config: RunConfig, results: Sequence[dict[str, Any]]) -> None:
     config: of the runs.
     results: the summary of each.
   """
-  headline = tasks.load(config_lib.make_method(config).task).headline()
+  headline = _headline(config, results[0])
   for result in results:
     _show_result(result, headline)
   if len(results) < 2:
@@ -191,6 +192,15 @@ def show_results(config: RunConfig, results: Sequence[dict[str, Any]]) -> None:
     ["who", headline.words],
     rows,
   )
+
+
+def _headline(config: RunConfig, result: dict[str, Any]) -> Measure:
+  """The figure by which the best evaluation was chosen, or would have been."""
+  if result["best_by"] is None:
+    return tasks.load(config_lib.make_method(config).task).headline()
+  name = parse(result["best_by"]).measure
+  known = (m for task in tasks.names() for m in tasks.load(task).measures)
+  return next(measure for measure in known if measure.name == name)
 
 
 def _show_result(result: dict[str, Any], headline: Measure) -> None:

@@ -13,6 +13,7 @@ from okd_jax import backbones, data, groups, tasks
 from okd_jax.backbones import nnx_network
 from okd_jax.data.info import DataInfo
 from okd_jax.errors import ConfigError
+from okd_jax.groups import kinds
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
 from okd_jax.training import state as state_lib
@@ -105,16 +106,43 @@ def peers(
   mapping = config.peers.mapping
   if config.peers.kind == "branches":
     if len(names) > 1:
-      raise ConfigError(
-        f"config.peers.net='{config.peers.net}': branches share a trunk, so "
-        "they are of one network; name one, or set config.peers.kind=replicas."
-      )
+      _check_trunks(config, nets, info)
+      return groups.different_branches(nets, on, mapping, mean_trunk_gradient)
     return groups.branches(
       nets[0], config.peers.num_peers, on, mapping, mean_trunk_gradient
     )
   if len(names) == 1:
     return groups.replicas(nets[0], config.peers.num_peers, on, mapping)
   return groups.mixed(nets, on, mapping)
+
+
+def _check_trunks(
+  config: RunConfig, nets: list[nn.Module], info: DataInfo
+) -> None:
+  """Refuses networks whose tails do not fit on one trunk.
+
+  Raises:
+    ConfigError: if a network has no trunk, or one that gives something else.
+  """
+  image = jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
+
+  def given(net):
+    trunk = kinds.part_of(net, "trunk")
+    shape = jax.eval_shape(
+      lambda key, x: trunk.init_with_output(key, x, train=False)[0],
+      jax.random.key(0),
+      image,
+    )
+    return jax.tree.map(lambda leaf: leaf.shape, shape)
+
+  found = [given(net) for net in nets]
+  if any(shape != found[0] for shape in found):
+    raise ConfigError(
+      f"config.peers.net='{config.peers.net}': branches share the first one's "
+      f"trunk, and the trunks give {', '.join(map(str, found))}; name networks "
+      "whose trunks are alike, change config.peers.split, or set "
+      "config.peers.kind=replicas."
+    )
 
 
 def network(name: str, config: RunConfig, info: DataInfo) -> nn.Module:

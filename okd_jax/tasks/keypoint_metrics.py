@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Head boxes are larger than heads.
-HEAD_SHARE = 0.6
+from okd_jax.data.keypoints.figures import HEAD_SHARE
+
 # Joints of MPII by the columns of its tables.
 MPII_GROUPS = {
   "Head": (9,),
@@ -91,11 +91,15 @@ def pckh(
   diagonal = np.linalg.norm(head_boxes[:, 1] - head_boxes[:, 0], axis=-1)
   lengths = HEAD_SHARE * diagonal
   result = pck(points, truth, labelled, lengths, threshold, MPII_LEFT_OUT)
-  groups = {
-    name: float(np.mean(result.per_joint[list(joints)]))
+  return result, mpii_groups(result.per_joint)
+
+
+def mpii_groups(per_joint: np.ndarray) -> dict[str, float]:
+  """Figures of the 16 joints of MPII, by the columns of its tables."""
+  return {
+    name: float(np.mean(per_joint[list(joints)]))
     for name, joints in MPII_GROUPS.items()
   }
-  return result, groups
 
 
 def torso_lengths(

@@ -1,0 +1,46 @@
+"""What methods share on heat maps: every stack of a network has an output."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from okd_jax import core, losses
+from okd_jax.core import Array
+
+TASK = "keypoints"
+
+
+def of_peers(name: str, outputs: core.Outputs) -> list[Sequence[Array]]:
+  """The heat maps of every peer, one a stack, those of the trunk first.
+
+  Raises:
+    ConfigError: if the networks return no heat maps.
+  """
+  stages = core.require_maps(name, outputs, at_least=2)
+  # The first is the map that all stacks start from.
+  return [
+    [stage[peer] for stage in stages if stage[peer] is not None][1:]
+    for peer in range(len(outputs.logits))
+  ]
+
+
+def supervised(
+  name: str, outputs: core.Outputs, batch: core.Batch
+) -> dict[str, Array]:
+  """The distance of every output from the target, summed over a peer's stacks.
+
+  Returns:
+    "peer_mse", [P, B], of stacks of one peer; "shared_mse", [B], of those of a
+    trunk, if there are any.
+  """
+  target, weight = batch.target["maps"], batch.target["weight"]
+  peers = of_peers(name, outputs)
+  num_shared = max(outputs.num_shared - 1, 0)
+
+  def summed(maps):
+    return jnp.sum(losses.heatmap_mse(jnp.stack(maps), target, weight), 0)
+
+  terms = {"peer_mse": jnp.stack([summed(maps[num_shared:]) for maps in peers])}
+  if num_shared:
+    terms["shared_mse"] = summed(peers[0][:num_shared])
+  return terms
