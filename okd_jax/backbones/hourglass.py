@@ -211,7 +211,7 @@ hourglass4 = functools.partial(Hourglass, stacks=4, split=2)
 hourglass6 = functools.partial(Hourglass, stacks=6, split=2)
 hourglass8 = functools.partial(Hourglass, stacks=8, split=4)
 # Small enough for a demonstration on CPU, on images of 64 x 64.
-_small = {"width": 32, "depth": 3}
-hourglass1_small = functools.partial(Hourglass, stacks=1, split=0, **_small)
-hourglass2_small = functools.partial(Hourglass, stacks=2, split=1, **_small)
-hourglass3_small = functools.partial(Hourglass, stacks=3, split=1, **_small)
+_Small = functools.partial(Hourglass, width=32, depth=3)
+hourglass1_small = functools.partial(_Small, stacks=1, split=0)
+hourglass2_small = functools.partial(_Small, stacks=2, split=1)
+hourglass3_small = functools.partial(_Small, stacks=3, split=1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 
 from okd_jax import core, losses
@@ -44,3 +45,35 @@ def supervised(
   if num_shared:
     terms["shared_mse"] = summed(peers[0][:num_shared])
   return terms
+
+
+def mutual(
+  maps: Array,
+  weight: Array,
+  *,
+  temperature: float,
+  pairwise: bool,
+  stop_gradient: bool,
+) -> Array:
+  """Divergence of every peer's maps from the others', [P, B].
+
+  Args:
+    maps: of P peers, [P, B, h, w, J].
+    weight: of every joint, [B, J].
+    temperature: of the distillation.
+    pairwise: from each of the others, or from the mean of their maps.
+    stop_gradient: treat the others as constants.
+  """
+  taught = jax.lax.stop_gradient(maps) if stop_gradient else maps
+  num_others = len(maps) - 1
+
+  def of_peer(i):
+    others = jnp.concatenate([taught[:i], taught[i + 1 :]])
+    teachers = others if pairwise else jnp.mean(others, 0, keepdims=True)
+    each = [
+      losses.heatmap_kl(maps[i], teacher, weight, temperature=temperature)
+      for teacher in teachers
+    ]
+    return sum(each[1:], each[0]) / (num_others if pairwise else 1)
+
+  return jnp.stack([of_peer(i) for i in range(len(maps))])

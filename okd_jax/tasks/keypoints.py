@@ -120,7 +120,8 @@ class Task(task.Task):
   def merge_views(self, logits):
     if len(logits) == 1:
       return logits[0]
-    return maps_lib.merge_mirrored(*logits, self._known.pairs)
+    maps, mirrored = logits
+    return maps_lib.merge_mirrored(maps, mirrored, self._known.pairs)
 
   def references(self, batch):
     """The mean pose of training, and the targets themselves."""

@@ -80,7 +80,9 @@ def read(path: str, aspect: float, test_fraction: float) -> Set:
       "order; they must be the same in all."
     )
   names = next(iter(lists))
-  splits = {split: file.figures for split, file in files.items()}
+  splits: dict[str, Sequence[Figure]] = {
+    split: file.figures for split, file in files.items()
+  }
   notes = [note for file in files.values() for note in file.notes]
   if "test" not in splits:
     splits |= _divided(splits["train"], test_fraction)
