@@ -11,7 +11,7 @@ from okd_jax.errors import closest, ConfigError
 FOLDER = "folder:"
 KEYPOINTS = "keypoints:"
 # Data sets of keypoints by name.
-OF_KEYPOINTS = ("stickfolk/easy", "stickfolk/normal")
+OF_KEYPOINTS = ("stickfolk/easy", "stickfolk/normal", "mpii", "coco_keypoints")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Config:
   Attributes:
     name: digits, fashion_mnist, cifar10, cifar100, any image-classification
       name of TensorFlow Datasets (`name` or `name/config`), or "folder:PATH";
-      of keypoints stickfolk/easy, stickfolk/normal or "keypoints:PATH".
+      of keypoints stickfolk/easy, stickfolk/normal, mpii, coco_keypoints or
+      "keypoints:PATH".
     source: "memory", on the device; "tfds", through `tf.data` from host memory;
       or "stream", decoded and cropped as it is read, for large images.
     dir: where prepared copies or the publisher's files are; "" is the folder
@@ -115,10 +116,10 @@ def check(config_data: Config | Mapping[str, Any]) -> Config:
 
 
 def _check_keypoints(config: Config) -> None:
-  if config.source != "memory":
+  if config.source == "tfds":
     raise ConfigError(
-      f"config.data.source={config.source!r} must be 'memory' for keypoints; "
-      "change it."
+      f"config.data.source={config.source!r} must be 'memory' or 'stream' for "
+      "keypoints; change it."
     )
   for key, value in (
     ("image_size", config.image_size),

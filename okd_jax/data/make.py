@@ -112,8 +112,11 @@ def _source(
 ) -> Source:
   # Pillow, which readers need, is no part of the base install.
   from okd_jax.data.formats import listing
+  from okd_jax.data.keypoints import pictures, stream as keypoint_stream
   from okd_jax.data.sources import memory, stream, tfdata as tfds
 
+  if isinstance(data, pictures.Listing):
+    return keypoint_stream.KeypointStream(data, positions, **batching)
   if isinstance(data, listing.Listing):
     return stream.StreamSource(data, positions, num_views=num_views, **batching)
   kind = memory.MemorySource if config.source == "memory" else tfds.TfdsSource

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from okd_jax.data.keypoints import coco
 from okd_jax.data.keypoints.figures import HEAD_SHARE
 
 # Joints of MPII by the columns of its tables.
@@ -19,10 +20,7 @@ MPII_GROUPS = {
 }
 # Pelvis and thorax, which the mean leaves out.
 MPII_LEFT_OUT = (6, 7)
-COCO_SIGMAS = np.array(
-  [0.026, *[0.025] * 2, *[0.035] * 2, *[0.079] * 2, *[0.072] * 2]
-  + [*[0.062] * 2, *[0.107] * 2, *[0.087] * 2, *[0.089] * 2]
-)
+COCO_SIGMAS = np.array(coco.SIGMAS)
 TINY = np.spacing(1.0)
 
 

@@ -16,6 +16,11 @@ from okd_jax.errors import DataError
 # Of the area of a box, where the outline of a figure is not known; as
 # xtcocotools has it.
 AREA_SHARE = 0.53
+# Of the joints of COCO, for OKS.
+SIGMAS = (
+  *(0.026, *(0.025,) * 2, *(0.035,) * 2, *(0.079,) * 2, *(0.072,) * 2),
+  *(*(0.062,) * 2, *(0.107,) * 2, *(0.087,) * 2, *(0.089,) * 2),
+)
 # Of a tight box's longer side, on every side of it.
 PADDING = 0.1
 

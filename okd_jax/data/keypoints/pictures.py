@@ -6,10 +6,8 @@ pixel what the published code makes of the whole picture; in training it is
 turned, zoomed and mirrored from there.
 """
 
-from collections.abc import Sequence
 import dataclasses
 
-import jax
 import numpy as np
 from PIL import Image
 
@@ -25,6 +23,32 @@ from okd_jax.errors import DataError
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+@dataclasses.dataclass(frozen=True)
+class Files:
+  """The figures of a split, their pictures not yet read.
+
+  Attributes:
+    figures: N of them.
+    labels: int32 [N], zeros: what examples are divided by.
+    targets: of N figures.
+  """
+
+  figures: tuple[Figure, ...]
+  labels: np.ndarray
+  targets: Joints
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+  """A data set on disk, as `okd_jax.data.info.HostData` is one in memory."""
+
+  info: DataInfo
+  train: Files
+  test: Files
+  num_validation: int = 0
+  notes: tuple[str, ...] = ()
+
+
 def describe(
   name: str,
   found: Set,
@@ -33,8 +57,8 @@ def describe(
   scale: float,
   rotation: float,
   sigma: float,
-) -> DataInfo:
-  """What is known of a data set for crops of (width, height).
+) -> Listing:
+  """A data set for crops of (width, height).
 
   Args:
     name: as in the configuration.
@@ -44,20 +68,24 @@ def describe(
     rotation: likewise.
     sigma: of the heat maps, likewise.
   """
-  train = to_arrays(
-    found.splits["train"], len(found.names), size, found.info.torso
-  )
+  width, height = size
+
+  def files(*splits: str) -> Files:
+    figures = [f for split in splits for f in found.splits.get(split, ())]
+    targets = to_arrays(figures, len(found.names), size, found.info.torso)
+    labels = np.zeros(len(figures), np.int32)
+    return Files(tuple(figures), labels, targets)
+
+  train, test = files("train", "validation"), files("test")
   keypoints = dataclasses.replace(
     found.info,
-    mean_pose=_mean_pose(train),
+    mean_pose=_mean_pose(files("train").targets),
     margin=info_lib.margin(size, scale, rotation),
     scale=scale,
     rotation=rotation,
     sigma=sigma,
   )
-  width, height = size
-  counts = {split: len(figures) for split, figures in found.splits.items()}
-  return DataInfo(
+  info = DataInfo(
     name=name,
     num_classes=len(found.names),
     image_shape=(height, width, 3),
@@ -65,36 +93,31 @@ def describe(
     std=_STD,
     pad=0,
     flip=found.flip,
-    num_train=counts["train"] + counts.get("validation", 0),
-    num_test=counts.get("test", 0),
+    num_train=len(train.labels),
+    num_test=len(test.labels),
     class_names=found.names,
     task="keypoints",
     exif=found.exif,
     keypoints=keypoints,
   )
+  num_validation = len(found.splits.get("validation", ()))
+  return Listing(info, train, test, num_validation, found.notes)
 
 
-def read(found: Set, info: DataInfo) -> HostData:
+def read(listing: Listing) -> HostData:
   """Reads the pictures of a data set into memory.
 
   Raises:
     DataError: naming a picture that cannot be read or has another size than the
       annotations say.
   """
-  splits = {split: _split(f, info) for split, f in found.splits.items()}
-  train, notes = splits["train"], found.notes
-  test = splits.get("test", _split((), info))
-  if "validation" not in splits:
-    return HostData(info, train, test, notes=notes)
-  validation = splits["validation"]
-  joined = Split(
-    np.concatenate([train.images, validation.images]),
-    np.concatenate([train.labels, validation.labels]),
-    jax.tree.map(
-      lambda *parts: np.concatenate(parts), train.targets, validation.targets
-    ),
+  train, test = (
+    Split(_windows(files, listing.info), files.labels, files.targets)
+    for files in (listing.train, listing.test)
   )
-  return HostData(info, joined, test, len(validation.labels), notes)
+  return HostData(
+    listing.info, train, test, listing.num_validation, listing.notes
+  )
 
 
 def window(picture: np.ndarray, figure: Figure, info: DataInfo) -> np.ndarray:
@@ -151,18 +174,15 @@ def _mean_pose(joints: Joints) -> tuple[tuple[float, float], ...]:
   return tuple((float(x), float(y)) for x, y in mean)
 
 
-def _split(figures: Sequence[Figure], info: DataInfo) -> Split:
+def _windows(files: Files, info: DataInfo) -> np.ndarray:
   height, width = info.image_shape[:2]
   across, down = info.of_keypoints.margin
-  shape = (len(figures), height + 2 * down, width + 2 * across, 3)
+  shape = (len(files.figures), height + 2 * down, width + 2 * across, 3)
   pixels = prepared.allocate(info.name, shape)
   last, picture = None, np.zeros((1, 1, 3), np.uint8)
-  for row, figure in zip(pixels, figures, strict=True):
+  for row, figure in zip(pixels, files.figures, strict=True):
     # Figures of one picture follow each other.
     if figure.picture != last:
       last, picture = figure.picture, decode(figure, exif=info.exif)
     row[...] = window(picture, figure, info)
-  targets = to_arrays(
-    figures, info.num_classes, (width, height), info.of_keypoints.torso
-  )
-  return Split(pixels, np.zeros(len(figures), np.int32), targets)
+  return pixels
