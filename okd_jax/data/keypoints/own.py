@@ -188,7 +188,7 @@ def mirrored(names: Sequence[str]) -> Pairs:
 def _description(path: pathlib.Path) -> dict[str, Any]:
   if not path.exists():
     return {}
-  # Installed with ml_collections, which recipes need.
+  # Needed by those alone who write such a file.
   import yaml
 
   try:

@@ -65,13 +65,14 @@ class KeypointStream(Source):
         reading = [pool.submit(crop, row) for row in rows]
         waiting.append((rows, mask, reading))
         if len(waiting) > _AHEAD:
-          yield self._placed(files, *waiting.pop(0), size)
+          yield self._placed(files, size, *waiting.pop(0))
       for batch in waiting:
-        yield self._placed(files, *batch, size)
+        yield self._placed(files, size, *batch)
 
-  def _placed(self, files, rows, mask, reading, size) -> core.Batch:
+  def _placed(self, files, size, rows, mask, reading) -> core.Batch:
+    image: Any = np.stack([future.result() for future in reading])
     batch = core.Batch(
-      image=np.stack([future.result() for future in reading]),
+      image=image,
       target=jax.tree.map(lambda leaf: leaf[rows], files.targets),
       index=rows,
       mask=mask,
