@@ -37,24 +37,6 @@ def cifar(config: ConfigDict, name: str) -> ConfigDict:
   return config
 
 
-def stickfolk(config: ConfigDict) -> ConfigDict:
-  """Drawn figures of 96x96 with the joints of MPII: for demonstrations."""
-  config.data.name = "stickfolk/easy"
-  config.data.image_size = 64
-  config.data.keypoints.scale = 0.15
-  config.data.keypoints.rotation = 15.0
-  config.data.keypoints.sigma = 1.0
-  config.epochs = 60
-  config.batch_size = 16
-  config.eval_batch_size = 100
-  config.eval_epochs = 3
-  config.optim.name = "adam"
-  config.optim.learning_rate = 3e-3
-  config.optim.weight_decay = 0.0
-  config.schedule.name = "cosine"
-  return config
-
-
 def variant(config: ConfigDict, words: str | None) -> ConfigDict:
   """Applies the words behind the colon of --config=FILE:word,word.
 
