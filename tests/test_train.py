@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def tiny(**changes):
   """A run of 12 steps on a hundred digits."""
   config = okddip_digits.get_config("smoke")
+  config.peers.net = "toys:Toy"
   config.peers.num_peers = 3
   config.mesh.data = 1
   config.epochs = 2
@@ -66,7 +67,9 @@ def test_workdir_has_what_a_user_looks_for(whole):
   )
 
 
-@pytest.mark.parametrize("stop_after", [1, 5, 7])
+@pytest.mark.parametrize(
+  "stop_after", [pytest.param(1, marks=pytest.mark.slow), 7]
+)
 @pytest.mark.checklist("B1")
 def test_resumed_run_is_the_same_to_the_last_bit(
   whole, tmp_path, stop_after, monkeypatch
@@ -172,9 +175,9 @@ def test_not_finite_peer_is_named():
 @pytest.mark.checklist("E1")
 def test_not_finite_state_is_named(whole):
   state = jax.tree.map(jnp.asarray, whole[1])
-  leaf = state.memory["peers"]["batch_stats"]["stem_bn"]
+  leaf = state.memory["peers"]["batch_stats"]["stage1_norm"]
   leaf["var"] = leaf["var"].at[1, 0].set(jnp.inf)
-  with pytest.raises(NotFiniteError, match=r"stem_bn.*var.*index 1"):
+  with pytest.raises(NotFiniteError, match=r"stage1_norm.*var.*index 1"):
     finite.check_state(3, state)
 
 

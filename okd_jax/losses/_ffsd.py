@@ -91,8 +91,9 @@ def ffsd(
 
   >>> logits, x = jnp.zeros((3, 2, 5)), jnp.ones((2, 4, 4, 3))
   >>> shallow = [[x], [x]]
-  >>> terms = ffsd(logits, logits[0], jnp.array([0, 1]), [x, x, x], x,
-  ...              jnp.ones((2, 4, 4, 6)), shallow, shallow, shallow)
+  >>> terms = jax.jit(ffsd)(
+  ...   logits, logits[0], jnp.array([0, 1]), [x, x, x], x,
+  ...   jnp.ones((2, 4, 4, 6)), shallow, shallow, shallow)
   >>> terms["decoder"].shape, terms["peer_diversity"].shape
   ((2, 2), (1, 2))
   """

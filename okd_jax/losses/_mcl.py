@@ -127,7 +127,7 @@ def mcl(
     published code.
 
   >>> logits, embeddings = jnp.zeros((2, 4, 5)), jnp.ones((2, 4, 1))
-  >>> terms = mcl(logits, embeddings, jnp.array([0, 0, 1, 1]))
+  >>> terms = jax.jit(mcl)(logits, embeddings, jnp.array([0, 0, 1, 1]))
   >>> sorted(terms)
   ['icl', 'peer_ce', 'soft_icl', 'soft_vcl', 'vcl']
   """

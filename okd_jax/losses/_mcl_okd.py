@@ -91,7 +91,8 @@ def mcl_okd(
 
   >>> logits, rows = jnp.zeros((3, 2, 5)), jnp.ones((3, 2, 4)) / 2
   >>> noise, labels = jnp.zeros((3, 2, 7, 4)), jnp.array([0, 1])
-  >>> terms = mcl_okd(logits, rows, rows, noise, labels, num_examples=50)
+  >>> objective = jax.jit(mcl_okd, static_argnames="num_examples")
+  >>> terms = objective(logits, rows, rows, noise, labels, num_examples=50)
   >>> {name: term.shape for name, term in sorted(terms.items())}
   {'leader_kd': (2,), 'peer_ce': (3, 2), 'peer_nce': (3, 2)}
   """

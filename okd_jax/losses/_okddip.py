@@ -91,7 +91,7 @@ def okddip(
 
   >>> peers, leader = jnp.zeros((3, 2, 5)), jnp.zeros((2, 5))
   >>> features, labels = jnp.ones((3, 2, 4)), jnp.array([0, 1])
-  >>> terms = okddip(peers, leader, features, features, labels)
+  >>> terms = jax.jit(okddip)(peers, leader, features, features, labels)
   >>> {name: term.shape for name, term in sorted(terms.items())}
   {'leader_ce': (2,), 'leader_kd': (2,), 'peer_ce': (3, 2), 'peer_kd': (3, 2)}
   """

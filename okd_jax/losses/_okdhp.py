@@ -149,7 +149,7 @@ def okdhp(
     <https://arxiv.org/abs/2108.02092>`_, ICCV 2021, as in the published code.
 
   >>> maps = jnp.ones((2, 4, 4, 3))
-  >>> terms = okdhp([maps] * 5, maps, maps, jnp.ones((2, 3)))
+  >>> terms = jax.jit(okdhp)([maps] * 5, maps, maps, jnp.ones((2, 3)))
   >>> {name: term.shape for name, term in sorted(terms.items())}
   {'ensemble_mse': (2,), 'output_kd': (5, 2), 'output_mse': (5, 2)}
   """

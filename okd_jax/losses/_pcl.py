@@ -58,7 +58,7 @@ def pcl(
 
   >>> import jax.numpy as jnp
   >>> peers, ensemble = jnp.zeros((3, 2, 5)), jnp.zeros((2, 5))
-  >>> terms = pcl(peers, ensemble, peers, jnp.array([0, 1]))
+  >>> terms = jax.jit(pcl)(peers, ensemble, peers, jnp.array([0, 1]))
   >>> sorted(terms)
   ['ensemble_ce', 'ensemble_kd', 'mean_teacher_kd', 'peer_ce']
   """

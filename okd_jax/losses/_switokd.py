@@ -38,7 +38,7 @@ def switokd_gap(
     <https://arxiv.org/abs/2209.04996>`_, ECCV 2022, as in the published code.
 
   >>> z = jnp.zeros((2, 4))
-  >>> gap = switokd_gap(z, z, jnp.array([0, 1]))
+  >>> gap = jax.jit(switokd_gap)(z, z, jnp.array([0, 1]))
   >>> {name: round(float(value), 2) for name, value in sorted(gap.items())}
   {'d_s': 1.5, 'd_t': 1.5, 'gap': 0.0, 'threshold': 0.59}
   """
@@ -96,7 +96,7 @@ def switokd(
     <https://arxiv.org/abs/2209.04996>`_, ECCV 2022, as in the published code.
 
   >>> z = jnp.zeros((2, 4))
-  >>> terms = switokd(z, z, jnp.array([0, 1]))
+  >>> terms = jax.jit(switokd)(z, z, jnp.array([0, 1]))
   >>> bool(terms.pop("expert_mode")), sorted(terms)
   (False, ['student_ce', 'student_kd', 'teacher_ce', 'teacher_kd'])
   """

@@ -14,13 +14,21 @@ from okd_jax.devices import distributed
 from okd_jax.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = (
+FOREIGN = (
   "--config=configs/okddip_digits.py:smoke",
   "--config.peers.net=examples.own_network:Large",
   "--config.peers.num_peers=2",
-  "--config.epochs=1",
-  "--config.log_steps=1",
 )
+# Held-out logits, and peers whose evaluation spans the processes.
+GENERAL = (
+  "--config=configs/kdcl_digits.py:smoke",
+  "--config.method.rule=general",
+  "--config.peers.net=toys:Toy",
+  "--config.peers.num_peers=4",
+  "--config.mesh.data=1",
+  "--config.mesh.peer=4",
+)
+ALWAYS = ("--config.epochs=1", "--config.log_steps=1")
 
 
 def start(workdir, num_devices, *settings, **environment):
@@ -29,11 +37,12 @@ def start(workdir, num_devices, *settings, **environment):
     **os.environ,
     "JAX_PLATFORMS": "cpu",
     "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+    "PYTHONPATH": str(ROOT / "tests" / "support"),
     "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
     **environment,
   }
   return subprocess.Popen(
-    [sys.executable, "main.py", *SETTINGS, *settings, f"--workdir={workdir}"],
+    [sys.executable, "main.py", *settings, *ALWAYS, f"--workdir={workdir}"],
     cwd=ROOT,
     env=environment,
     stdout=subprocess.PIPE,
@@ -61,17 +70,24 @@ def metrics(workdir):
   return [json.loads(line) for line in lines]
 
 
-@pytest.mark.parametrize("peer", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_two_processes_train_as_one(tmp_path, peer):
-  mesh = f"--config.mesh.peer={peer}"
-  finish(start(tmp_path / "one", 4, mesh))
+@pytest.mark.parametrize(
+  "settings",
+  [
+    GENERAL,
+    pytest.param((*FOREIGN, "--config.mesh.peer=1"), marks=pytest.mark.slow),
+    pytest.param((*FOREIGN, "--config.mesh.peer=2"), marks=pytest.mark.slow),
+  ],
+  ids=["general", "1", "2"],
+)
+def test_two_processes_train_as_one(tmp_path, settings):
+  finish(start(tmp_path / "one", 4, *settings))
   address = f"localhost:{free_port()}"
   first, second = finish(
     *(
       start(
         tmp_path / "two",
         2,
-        mesh,
+        *settings,
         JAX_COORDINATOR_ADDRESS=address,
         JAX_NUM_PROCESSES="2",
         JAX_PROCESS_ID=str(i),

@@ -183,14 +183,6 @@ def test_a_save_that_fails_in_one_process_ends_both(tmp_path, broken):
   assert Checkpoints(tmp_path / "checkpoints").latest_verified() == 2
 
 
-def test_held_out_logits_and_shared_peers(tmp_path):
-  """The general rule of KDCL, and evaluation with peers on both processes."""
-  both = [job(tmp_path / n / "kdcl", "kdcl", "1x4") for n in ("one", "two")]
-  alone(both[:1])
-  in_pair(both[1:])
-  assert_close_runs(tmp_path / "two" / "kdcl", tmp_path / "one" / "kdcl")
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("mesh", MESHES)

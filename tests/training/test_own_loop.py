@@ -1,5 +1,6 @@
 """The loops of the documentation's page run on the base install."""
 
+import os
 from pathlib import Path
 import re
 import subprocess
@@ -33,7 +34,13 @@ def run(program):
   return subprocess.run(
     [sys.executable, "-c", BLOCK + program],
     cwd=ROOT,
-    env={"PATH": "", "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+    env={
+      "PATH": "",
+      "PYTHONPATH": str(ROOT),
+      "JAX_PLATFORMS": "cpu",
+      "JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"],
+      "XLA_FLAGS": "--xla_llvm_disable_expensive_passes=true",
+    },
     capture_output=True,
     text=True,
     timeout=250,

@@ -211,7 +211,7 @@ def teach(config, taught):
   return config
 
 
-REPRESENTATIVE = ("kd_c100", "kdcl_digits", "okddip_c10", "pcl_fashion_mnist")
+REPRESENTATIVE = ("kd_c100", "pcl_fashion_mnist")
 
 
 @pytest.mark.checklist("K2")
