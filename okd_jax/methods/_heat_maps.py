@@ -47,6 +47,21 @@ def supervised(
   return terms
 
 
+def taught(
+  maps: Array, teacher: Array, weight: Array, *, temperature: float
+) -> Array:
+  """Divergence of every peer's maps from a teacher's, [P, B].
+
+  Args:
+    maps: of P peers, [P, B, h, w, J].
+    teacher: a constant, [B, h, w, J].
+    weight: of every joint, [B, J].
+    temperature: of the distillation.
+  """
+  fixed = jax.lax.stop_gradient(teacher)
+  return losses.heatmap_kl(maps, fixed, weight, temperature=temperature)
+
+
 def mutual(
   maps: Array,
   weight: Array,

@@ -1,7 +1,5 @@
 """Distillation from a teacher that was trained before."""
 
-import jax
-
 from okd_jax import core, losses
 from okd_jax.methods import _heat_maps
 
@@ -36,9 +34,9 @@ class Method(core.Method):
   def __call__(self, outputs, batch, ctx):
     if isinstance(batch.target, dict):
       terms = _heat_maps.supervised("kd", outputs, batch)
-      terms["peer_kd"] = self.kd_weight * losses.heatmap_kl(
+      terms["peer_kd"] = self.kd_weight * _heat_maps.taught(
         outputs.logits,
-        jax.lax.stop_gradient(outputs.teacher.logits[0]),
+        outputs.teacher.logits[0],
         batch.target["weight"],
         temperature=self.temperature,
       )

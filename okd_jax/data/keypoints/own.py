@@ -140,15 +140,9 @@ def describe(
       "No joints are named left_* and right_*, so nothing is mirrored; "
       f"'flip_pairs' in {path.name} names them, or [] if there are none."
     )
-  sigmas = said.get("sigmas")
-  if sigmas is None:
+  if "sigmas" not in said:
     notes.append(f"OKS takes {SIGMA} for all joints: it is not that of COCO.")
-    sigmas = {}
-  if not isinstance(sigmas, dict) or not all(
-    isinstance(value, int | float) and value > 0 for value in sigmas.values()
-  ):
-    raise DataError(f"{path}: 'sigmas' must be numbers above 0 by joint.")
-  by_joint = {joint(name): float(value) for name, value in sigmas.items()}
+  by_joint = {joint(name): value for name, value in _sigmas(path, said).items()}
   torso: tuple[int, ...] = next(
     (
       tuple(names.index(name) for name in ends)
@@ -170,6 +164,15 @@ def describe(
     sigmas=tuple(by_joint.get(i, SIGMA) for i in range(len(names))),
     torso=torso,
   ), notes
+
+
+def _sigmas(path: pathlib.Path, said: Mapping[str, Any]) -> dict[str, float]:
+  sigmas = said.get("sigmas") or {}
+  if not isinstance(sigmas, dict) or not all(
+    isinstance(value, int | float) and value > 0 for value in sigmas.values()
+  ):
+    raise DataError(f"{path}: 'sigmas' must be numbers above 0 by joint.")
+  return {name: float(value) for name, value in sigmas.items()}
 
 
 def mirrored(names: Sequence[str]) -> Pairs:
