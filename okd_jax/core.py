@@ -120,11 +120,15 @@ class MethodOutput:
       gated ensemble.
     summaries: small arrays worth a look, averaged over examples, for example
       how much the peers attend to each other [P, P].
+    paused: bool [P], peers that this step leaves as they are, whatever the
+      terms say: no gradient, decay or momentum moves them. What all peers
+      share is trained. None trains everybody.
   """
 
   terms: dict[str, Array]
   predictions: dict[str, Array] = struct.field(default_factory=dict)
   summaries: dict[str, Array] = struct.field(default_factory=dict)
+  paused: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +215,11 @@ class Method(nn.Module):
     """Whose figure papers report: "deployed" or "peers_mean"."""
     return "deployed"
 
+  def settings_compared(self, net: str, teacher_net: str) -> dict[str, Any]:
+    """What comparisons set for it by path, for a network and a larger one."""
+    del net, teacher_net
+    return {}
+
   @property
   def min_peers(self) -> int:
     """The smallest group that the method makes sense for."""
@@ -229,6 +238,11 @@ class Method(nn.Module):
     """One update for all peers, (None,), or one after another: (0, 1, ...)."""
     del num_peers
     return (None,)
+
+  @property
+  def pauses_memory(self) -> bool:
+    """Whether a paused peer's batch statistics stay as they are, too."""
+    return False
 
   def refresh(self, logits: Array, labels: Array) -> Variables:
     """Returns new state from held-out logits [P, N, C] and labels [N].

@@ -46,7 +46,8 @@ def _table(method: str) -> str:
     if error is None:
       error = 100 - row["accuracy"]
     spread = f" ± {row['std']:.2f}" if "std" in row else ""
-    network = f"{row['net']} {row.get('kind', '')}".strip()
+    group = f"{row.get('num_peers', '')} {row.get('kind', '')}".strip()
+    network = f"{row.get('nets', row['net'])} {group}".strip()
     lines.append(
       f"| {_DATA[row['data']]} | {network} | {error:.2f}{spread} | "
       f"{sources.index(row['source']) + 1} |"

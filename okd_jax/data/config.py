@@ -13,6 +13,10 @@ KEYPOINTS = "keypoints:"
 # Data sets of keypoints by name.
 OF_KEYPOINTS = ("stickfolk/easy", "stickfolk/normal", "mpii", "coco_keypoints")
 
+_PER_CLASS = rules.Rule(
+  lambda v: v == 0 or 2 <= v < 2**31, "0 or at least 2", (-1, 1, 2**31)
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Keypoints:
@@ -49,6 +53,9 @@ class Config:
     validation: fraction of the training split held out, the same in every run.
     test_fraction: fraction held out of a data set without a test split; 0 to
       train on everything and test on nothing.
+    per_class: images of one class that follow each other in a training batch of
+      as many classes as there is room for, drawn anew for every batch; 0 shows
+      every image once an epoch instead.
     image_size: to which images of varying size are resized; with "stream" the
       size of the crops.
     download: whether a missing data set may be downloaded.
@@ -68,6 +75,7 @@ class Config:
   image_size: int = rules.between(32, 1, 2**31)
   download: bool = rules.flag(True, free_on_resume=True)
   flip: bool = rules.flag(True, added=True)
+  per_class: int = rules.field(0, _PER_CLASS, added=True)
   exif: bool = rules.flag(True, free_on_resume=True)
   keypoints: Keypoints = Keypoints()
 

@@ -54,6 +54,11 @@ def make(
       f"seed={seed} must not be negative and held_out={held_out} must lie in "
       "[0, 1); change them."
     )
+  if config.per_class and batch_size % config.per_class:
+    raise ConfigError(
+      f"batch_size={batch_size} must be a multiple of "
+      f"config.data.per_class={config.per_class}; change one of them."
+    )
   data = _load(config)
   info = dataclasses.replace(
     data.info,
@@ -64,7 +69,11 @@ def make(
   data = dataclasses.replace(data, info=info)
   positions = division(config, data, held_out)
   batching = Batching(
-    batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed, mesh=mesh
+    batch_size=batch_size,
+    eval_batch_size=eval_batch_size,
+    seed=seed,
+    mesh=mesh,
+    per_class=config.per_class,
   )
   source = _source(config, data, positions, num_views, batching)
   source.notes = data.notes

@@ -1,12 +1,17 @@
 """The order of training examples: a function of seed, step and batch size.
 
 Batches are consecutive slices of the concatenated permutations of the epochs,
-so every example is seen once an epoch and every batch is full.
+so every example is seen once an epoch and every batch is full. Or each batch is
+drawn anew, with as many examples of every class that it holds.
 """
 
+from collections.abc import Sequence
 import functools
 
 import numpy as np
+
+# Keys of the balanced batches, apart from those of the epochs.
+_BALANCED = 1 << 62
 
 
 def _shuffled(count: int, key: tuple[int, int]) -> np.ndarray:
@@ -50,6 +55,52 @@ def indices(
     parts.append(part)
     start += len(part)
   return np.concatenate(parts)
+
+
+def balanced(
+  seed: int,
+  step: int,
+  batch_size: int,
+  members: Sequence[np.ndarray],
+  per_class: int,
+) -> np.ndarray:
+  """Returns the examples of one class-balanced training batch.
+
+  Classes are drawn at random, none twice before all were drawn, and with each
+  draw `per_class` examples that are new to the batch. A class of which the
+  batch needs more examples than it has begins anew. Batches do not depend on
+  each other, so an epoch does not visit each example once.
+
+  Args:
+    seed: of the run, not negative.
+    step: global step, 0-based.
+    batch_size: B, a multiple of `per_class`.
+    members: of every class the examples, int32, at least `per_class`.
+    per_class: examples a class.
+
+  Returns:
+    int32 [B]; the examples of a draw follow each other.
+  """
+  key = np.asarray((seed, _BALANCED + step), np.uint64)
+  raw = np.random.Philox(key=key).random_raw
+  num_draws = batch_size // per_class
+  chosen = np.argsort(raw(len(members)), kind="stable")[:num_draws]
+  rounds = -(-num_draws // len(chosen))
+  ends = np.cumsum([len(members[c]) for c in chosen])
+  draws = np.split(raw(int(ends[-1])), ends[:-1])
+  taken = [
+    members[c][_smallest(own, rounds * per_class)]
+    for c, own in zip(chosen, draws, strict=True)
+  ]
+  in_rounds = np.stack(taken).reshape(len(chosen), rounds, per_class)
+  return in_rounds.swapaxes(0, 1).reshape(-1)[:batch_size]
+
+
+def _smallest(draws: np.ndarray, count: int) -> np.ndarray:
+  """Positions of the smallest draws, rising, and again if there are too few."""
+  known = min(count, len(draws))
+  some = np.argpartition(draws, known - 1)[:known]
+  return np.resize(some[np.argsort(draws[some])], count)
 
 
 def stratified(

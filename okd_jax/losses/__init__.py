@@ -89,6 +89,7 @@ from okd_jax.losses._peers import (
 from okd_jax.losses._switokd import (
   switokd as switokd,
   switokd_gap as switokd_gap,
+  switokd_group as switokd_group,
 )
 from okd_jax.losses._teacher import kd as kd
 
@@ -132,4 +133,5 @@ __all__ = (
   "supervised_nce",
   "switokd",
   "switokd_gap",
+  "switokd_group",
 )

@@ -1,4 +1,4 @@
-"""The objective of switchable online distillation."""
+"""The objectives of switchable online distillation."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,8 @@ from okd_jax.losses._inputs import (
   as_floats,
   as_labels,
   as_probabilities,
+  describe,
+  refuse,
 )
 
 
@@ -103,8 +105,7 @@ def switokd(
   teacher_logits, student_logits, labels = _checked(
     "switokd", teacher_logits, student_logits, labels
   )
-  gap = _gap(teacher_logits, student_logits, labels)
-  expert_mode = (gap["gap"] > gap["threshold"]) & (gap["d_t"] < gap["d_s"])
+  expert_mode = _is_expert(teacher_logits, student_logits, labels)
 
   def towards(logits, target):
     return kl(logits, jax.lax.stop_gradient(target), 1.0)
@@ -119,6 +120,70 @@ def switokd(
     "teacher_kd": unless_paused(towards(teacher_logits, student_logits)),
     "expert_mode": expert_mode,
   }
+
+
+def switokd_group(
+  logits: Array, labels: Array, *, num_teachers: int = 1
+) -> dict[str, Array]:
+  r"""Loss terms of SwitOKD among any number of networks, teachers first.
+
+  Everybody learns from all others, :math:`\sum_{j \ne i} \mathrm{KL}(p_j \|
+  p_i)` at temperature 1, the first argument constant. Every pair of a teacher
+  and a student has its own switch, that of `switokd`: in expert mode the
+  teacher does not learn from this student. A teacher whose pairs are all in
+  expert mode learns nothing: its terms are zero, and it is to be paused. The
+  loss is the sum over terms and networks of the mean over examples.
+
+  Args:
+    logits: of the teachers, then of the students, float [P, B, C].
+    labels: class indices, integer [B], or probabilities, float [B, C].
+    num_teachers: T, at least one and below P.
+
+  Returns:
+    Weighted terms "peer_ce", "peer_kd", [P, B] each; and beside them
+    "expert_mode", bool [T, P - T], which is no term, so take it out first.
+
+  Raises:
+    ValueError: if the shapes do not match or a dtype is wrong, and without a
+      teacher or a student.
+
+  References:
+    Qian et al., `Switchable Online Knowledge Distillation
+    <https://arxiv.org/abs/2209.04996>`_, ECCV 2022: two networks, two teachers
+    with a student, and a teacher with two students; each pair with a threshold
+    of its own, as in the paper.
+
+  >>> terms = switokd_group(jnp.zeros((3, 2, 4)), jnp.array([0, 1]))
+  >>> terms["expert_mode"].shape, terms["peer_kd"].shape
+  ((1, 2), (3, 2))
+  """
+  (logits,) = as_floats("switokd_group", logits=(logits, "P B C"))
+  labels = as_labels("switokd_group", labels, logits)
+  num_peers = logits.shape[0]
+  if not isinstance(num_teachers, int) or not 0 < num_teachers < num_peers:
+    expected = f"at least 1 and below the {num_peers} networks of the logits"
+    refuse("switokd_group", "num_teachers", expected, describe(num_teachers))
+  teachers, students = logits[:num_teachers], logits[num_teachers:]
+  one_teacher = jax.vmap(_is_expert, (None, 0, None))
+  expert_mode = jax.vmap(one_teacher, (0, None, None))(
+    teachers, students, labels
+  )
+  learns = jnp.any(~expert_mode, axis=1)
+  by_labels = jnp.concatenate([learns, jnp.ones(len(students), bool)])
+  others = ~jnp.eye(num_peers, dtype=bool) & by_labels[:, None]
+  of_students = others[:num_teachers, num_teachers:] & ~expert_mode
+  others = others.at[:num_teachers, num_teachers:].set(of_students)
+  pairs = kl(logits[:, None], jax.lax.stop_gradient(logits)[None], 1.0)
+  return {
+    "peer_ce": jnp.where(by_labels[:, None], nll(logits, labels), 0),
+    "peer_kd": jnp.sum(jnp.where(others[..., None], pairs, 0), axis=1),
+    "expert_mode": expert_mode,
+  }
+
+
+def _is_expert(teacher_logits, student_logits, labels):
+  gap = _gap(teacher_logits, student_logits, labels)
+  return (gap["gap"] > gap["threshold"]) & (gap["d_t"] < gap["d_s"])
 
 
 def _checked(function, teacher_logits, student_logits, labels):

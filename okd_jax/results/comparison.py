@@ -58,7 +58,7 @@ def _last(title: str, rows: Sequence[Row]) -> Table:
   lines = [
     [
       row.name,
-      "1" if row.num_peers == 1 else f"{row.num_peers} {row.kind}",
+      _group(row),
       f"{row.finished} of {row.planned}",
       *(_text(row.headlines.get((who, "last"))) for who in WHO),
       *(_text(ratio, "{:.2f}") for ratio in times(row, rows)),
@@ -124,7 +124,7 @@ def _beside(title: str, rows: Sequence[Row], known: Mapping[str, Any]) -> Table:
 
 
 def matching(row: Row, known: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """Published figures of a row; their kind of group counts where it is known.
+  """Published figures of a row; their group counts where it is known.
 
   Args:
     row: of the comparison.
@@ -135,8 +135,19 @@ def matching(row: Row, known: Mapping[str, Any]) -> list[dict[str, Any]]:
     for figure in known["figures"]
     if (figure["data"], figure["net"], figure["method"])
     == (row.data, row.net, row.name)
-    and ("kind" not in figure or figure["kind"] == row.kind)
+    and all(
+      figure[fact] == getattr(row, fact)
+      for fact in ("kind", "num_peers", "nets")
+      if fact in figure
+    )
   ]
+
+
+def _group(row: Row) -> str:
+  if row.num_peers == 1:
+    return "1"
+  different = f" ({row.nets})" if "," in row.nets else ""
+  return f"{row.num_peers} {row.kind}{different}"
 
 
 def _flat(rows: Sequence[Row], known: Mapping[str, Any]) -> Table:

@@ -115,6 +115,10 @@ def _cell(
   }
   if alone:
     changes["peers.num_peers"] = 1
+  else:
+    chosen = methods.make(name)
+    changes |= chosen.settings_compared(net, config.teacher_net)
+  if alone or "," in changes["peers.net"]:
     changes["mesh.peer"] = min(config.base.mesh.peer, 1)
   if row == "kd":
     changes["teacher"] = str(place(KD_TEACHER))

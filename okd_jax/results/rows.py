@@ -65,6 +65,7 @@ class Row:
     data: name of the data set.
     kind: replicas or branches.
     num_peers: P.
+    nets: the networks that it trains, as `config.peers.net` names them.
     epochs: of each run.
     finished: number of finished runs.
     planned: number of runs.
@@ -84,6 +85,7 @@ class Row:
   data: str
   kind: str
   num_peers: int
+  nets: str
   epochs: int
   finished: int
   planned: int
@@ -167,6 +169,7 @@ def _row(cells: Sequence[Cell]) -> Row:
     data=config.data.name,
     kind=config.peers.kind,
     num_peers=config.peers.num_peers,
+    nets=config.peers.net,
     epochs=config.epochs,
     finished=finished,
     planned=len(cells),

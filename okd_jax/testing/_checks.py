@@ -54,6 +54,13 @@ def terms_are_named_and_shaped(method: core.Method) -> None:
       f"returned prediction '{name}' of shape {value.shape}; return logits "
       f"[B, C], or what else the task has, here {shape}",
     )
+  if result.paused is not None:
+    require(
+      (result.paused.shape, result.paused.dtype) == ((P,), jnp.bool_),
+      method,
+      f"returned 'paused' as {result.paused.dtype} {result.paused.shape}; "
+      f"return bool [P], a value a peer, here P = {P}",
+    )
   for name, value in result.summaries.items():
     require(
       value.size <= _MOST_CURVES,

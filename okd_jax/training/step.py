@@ -89,10 +89,7 @@ def train_step(
     grads, aux = jax.grad(loss, has_aux=True)(params, memory)
     updates, opt_state = optimizer.update(grads, opt_state, params, **rate)
     after = (optax.apply_updates(params, updates), aux.memory, opt_state)
-    if turn is not None:
-      is_last = turn == turns[-1]
-      after = turns_lib.only_peer(setup, turn, before, after, is_last=is_last)
-    before = after
+    before = turns_lib.take(setup, before, after, turn, aux.result.paused)
   params, memory, opt_state = before
 
   new_state = TrainState(

@@ -1,4 +1,4 @@
-"""Peers that are updated one after another."""
+"""Whose update counts: peers that have their turn and are not paused."""
 
 from typing import Any
 
@@ -6,41 +6,54 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from okd_jax.core import Array
 from okd_jax.training import state as state_lib
 from okd_jax.training.setup import Setup
 
 
-def only_peer(
-  setup: Setup, peer: int, before: Any, after: Any, *, is_last: bool
+def take(
+  setup: Setup, before: Any, after: Any, turn: int | None, paused: Array | None
 ) -> Any:
-  """Takes what belongs to one peer from `after` and the rest from `before`.
+  """Takes what belongs to some peers from `after`, the others' from `before`.
 
   What belongs to no peer is taken from `after`, too, except for counts of the
-  optimiser: all turns are one step.
+  optimiser in all turns but the last: all turns are one step.
 
   Args:
     setup: what stays fixed.
-    peer: whose turn it is.
     before: parameters, memory and state of the optimiser.
     after: the same after an update of all peers.
-    is_last: whether it is the last turn of the step.
+    turn: the only peer whose turn it is; None if it is everybody's.
+    paused: bool [P], peers that are not trained; None if all are.
   """
+  if turn is None and paused is None:
+    return after
+  peers = jnp.arange(setup.peers.num_peers)
+  trained = remembers = peers >= 0 if turn is None else peers == turn
+  if paused is not None:
+    trained = trained & ~paused
+    remembers = trained if setup.method.pauses_memory else remembers
   params, memory, opt_state = before
   by_params, by_memory = state_lib.owners(setup, params, memory)
   by_state = state_lib.like_params(
     setup, opt_state, by_params, otherwise=range(0)
   )
 
-  def select(peers, old, new):
-    if not peers:
-      return new
-    is_peer = jnp.asarray(peers) == peer
-    return jnp.where(is_peer.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+  def select(chosen, owners, before, after):
+    def select_leaf(peers, old, new):
+      if not peers:
+        return new
+      taken = chosen[peers.start : peers.stop]
+      return jnp.where(taken.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
-  params, memory, opt_state = jax.tree.map(
-    select, (by_params, by_memory, by_state), before, after
+    return jax.tree.map(select_leaf, owners, before, after)
+
+  params, opt_state = select(
+    trained, (by_params, by_state), (params, opt_state), (after[0], after[2])
   )
-  if not is_last:
+  memory = select(remembers, by_memory, memory, after[1])
+  turns = setup.method.turns(setup.peers.num_peers)
+  if turn != turns[-1]:
     opt_state = _with_counts(setup, opt_state, before[2])
   return params, memory, opt_state
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from okd_jax import losses
+from okd_jax import core, losses
 
 PAIRS = (
   "pair_expert",
@@ -88,6 +88,63 @@ def test_every_pair_of_three_networks(name):
     assert losses.switokd(*pair)["expert_mode"] == expected["expert_mode"]
 
 
+GROUPS = {
+  "three_nets_2T1S": (2, [[False], [True]]),
+  "three_nets_1T2S": (1, [[True, False]]),
+}
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("name", GROUPS)
+def test_group(name, soft):
+  case, (num_teachers, expert_mode) = golden.case("switokd", name), GROUPS[name]
+  labels = np.array(case["inputs"]["labels"])
+  labels = np.eye(5)[labels] if soft else labels
+
+  @jax.jit
+  def loss(logits):
+    terms = losses.switokd_group(logits, labels, num_teachers=num_teachers)
+    modes = terms.pop("expert_mode")
+    return core.objective(terms), (sum(terms.values()), modes)
+
+  (total, (rows, modes)), grads = jax.value_and_grad(loss, has_aux=True)(
+    jnp.array(case["inputs"]["logits"])
+  )
+  expected = case["expected"]
+  np.testing.assert_array_equal(modes, expert_mode)
+  golden.assert_value(total, expected["total_of_updated"])
+  updated = np.array(expected["updated"])
+  golden.assert_value(rows.mean(-1), np.where(updated, expected["losses"], 0))
+  golden.assert_grad(grads, case["grads_of_total"])
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_group_of_two_is_a_pair(name):
+  inputs = golden.case("switokd", name)["inputs"]
+  teacher, student = (
+    np.array(inputs[f"{role}_logits"]) for role in ("teacher", "student")
+  )
+  labels = np.array(inputs["labels"])
+  pair = losses.switokd(teacher, student, labels)
+  group = losses.switokd_group(np.stack([teacher, student]), labels)
+  assert group["expert_mode"] == pair["expert_mode"]
+  for term in ("ce", "kd"):
+    for row, role in enumerate(("teacher", "student")):
+      golden.assert_value(group[f"peer_{term}"][row], pair[f"{role}_{term}"])
+
+
+def test_a_teacher_pauses_when_all_its_students_are_behind():
+  inputs = golden.case("switokd", "pair_expert")["inputs"]
+  names = ("teacher_logits", "student_logits", "student_logits")
+  logits = np.array([inputs[name] for name in names])
+  # The students are not the same.
+  logits[2] += 0.1 * np.eye(5)[:4]
+  terms = losses.switokd_group(logits, np.array(inputs["labels"]))
+  assert terms["expert_mode"].all()
+  assert not terms["peer_ce"][0].any() and not terms["peer_kd"][0].any()
+  assert terms["peer_kd"][1:].all()
+
+
 def test_both_right_and_sure_is_no_gap():
   logits = 1e4 * np.eye(4)
   gap = losses.switokd_gap(logits, logits, np.arange(4))
@@ -100,6 +157,14 @@ def test_switch_has_no_gradient():
   for key in ("d_t", "d_s", "gap", "threshold"):
     grads = jax.grad(lambda z, k=key: losses.switokd_gap(*z, labels)[k])(logits)
     assert not grads.any()
+
+
+@pytest.mark.parametrize("num_teachers", [0, 3, 1.0])
+def test_a_group_without_teacher_or_student_is_refused(num_teachers):
+  with pytest.raises(ValueError, match="num_teachers must be at least 1 and b"):
+    losses.switokd_group(
+      np.zeros((3, 4, 5)), np.arange(4), num_teachers=num_teachers
+    )
 
 
 @pytest.mark.parametrize("function", [losses.switokd, losses.switokd_gap])

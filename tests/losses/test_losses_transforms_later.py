@@ -95,6 +95,7 @@ def call_all(x):
     ),
     "mcl": losses.mcl(logits, x["embeddings"], x["labels"], logit_kd="all"),
     "switokd": losses.switokd(logits[0], logits[1], x["soft_labels"]),
+    "switokd_group": losses.switokd_group(logits, x["soft_labels"]),
     "okdhp": losses.okdhp(list(heat_maps), ensemble, maps[0], x["weight"]),
   }
 

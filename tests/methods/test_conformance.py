@@ -10,7 +10,11 @@ import runs
 import toys
 
 CONSTANT = "targets_are_constant_unless_joint"
-JOINT = [name for name in methods.names() if methods.make(name).joint]
+JOINT = [
+  name
+  for name in methods.names()
+  if methods.make(name).joint and "stop_gradient" in methods.options(name)
+]
 ALL = [
   (name, kind)
   for name in methods.names()

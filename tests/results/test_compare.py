@@ -118,6 +118,7 @@ def test_every_cell_is_one_recipe(tmp_path):
     flat = freeze.flatten(cell.config)
     changed = {key for key in base if flat[key] != base[key]}
     own = {"seed", "teacher", "peers.net", "peers.kind", "peers.num_peers"}
+    own |= {"data.per_class"}
     assert changed <= own
     assert flat["seed"] == cell.seed
     defaults = methods.options(flat["method.name"])
@@ -129,6 +130,8 @@ def test_every_cell_is_one_recipe(tmp_path):
   assert list(named).index(teacher) < list(named).index(student)
   assert named[student].teacher == str(tmp_path / teacher)
   assert named[teacher].peers.net == "resnet20"
+  paired = named["resnet8/switokd/seed0"].peers
+  assert (paired.net, paired.num_peers) == ("resnet20,resnet8", 2)
   for alone in ("baseline", "kd_teacher"):
     assert named[f"resnet8/{alone}/seed0"].peers.num_peers == 1
     assert named[f"resnet8/{alone}/seed0"].method.name == "independent"
@@ -407,10 +410,16 @@ def test_published_figures_are_whole():
     assert 0 < figure[form] < 100
     assert set(figure) <= {
       *("data", "net", "method", "kind", "std", "source"),
+      *("num_peers", "nets"),
       form,
     }
+    if "nets" in figure:
+      assert set(figure["nets"].split(",")) <= set(backbones.names())
   keys = [
-    tuple(figure[k] for k in ("data", "net", "method", "source"))
+    tuple(
+      figure.get(k)
+      for k in ("data", "net", "method", "num_peers", "nets", "source")
+    )
     for figure in PUBLISHED["figures"]
   ]
   assert len(set(keys)) == len(keys)

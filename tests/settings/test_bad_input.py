@@ -59,6 +59,7 @@ MORE = {
   "batch_size": case("101"),
   "data.dir": case("/nowhere", also=MISSING, says="cifar-100-binary"),
   "data.name": case("", "zzz", "cifar11"),
+  "data.per_class": case("7", says="config.data.per_class="),
   "data.train_examples": case("5"),
   "epochs": case("50000000"),
   "image_mean": case("(1, 2)"),
@@ -164,6 +165,12 @@ def test_a_key_without_a_value_is_refused(key):
   assert f"config.{key}=None" in str(error.value)
 
 
+ONE_OF_SWITOKD = (
+  "--config=configs/switokd_digits.py:smoke",
+  "--config.peers.net=resnet8",
+)
+
+
 @pytest.mark.checklist("G1")
 @pytest.mark.parametrize(
   ("flags", "says"),
@@ -198,6 +205,9 @@ def test_a_key_without_a_value_is_refused(key):
     (["--config.mesh.peer=3"], "num_peers=4"),
     (["--config.teacher=configs"], "has no teacher"),
     (["--config.data.validation=0.99"], "train_examples=100"),
+    ([*ONE_OF_SWITOKD, "--config.peers.num_peers=1"], "needs at least 2 peers"),
+    ([*ONE_OF_SWITOKD, "--config.method.num_teachers=2"], "needs at least 3"),
+    ([*ONE_OF_SWITOKD, "--config.peers.kind=branches"], "needs replicas"),
   ],
 )
 def test_mistakes_beyond_one_value_are_refused(flags, says, tmp_path):
@@ -333,6 +343,13 @@ def test_bad_data_are_refused(write, name, says, tmp_path):
   named = str(folder) if says != NAMED_BY_SET else "cifar10"
   with refused(workdir, DataError, named, says):
     train.train(config, workdir)
+
+
+def test_too_few_images_of_a_class_are_refused(tmp_path):
+  flags = ("--config.data.per_class=2", "--config.data.train_examples=15")
+  says = "fewer than config.data.per_class=2; add images"
+  with refused(tmp_path / "run", DataError, "1 image(s) of class", says):
+    train.train(read(recipe_of("okddip"), ONE_DEVICE, *flags), tmp_path / "run")
 
 
 def train_in(workdir):

@@ -147,12 +147,18 @@ FREE_THEN = {
   *("data.download", "mesh.data", "mesh.peer", "peers.mapping"),
 }
 # It did not have these.
-ADDED_SINCE = {"data.flip", "data.exif"}
+ADDED_SINCE = {"data.flip", "data.exif", "data.per_class"}
 
 
 def digest_then(config):
   flat = flatten(config)
-  kept = {key: flat[key] for key in flat if key not in FREE_THEN | ADDED_SINCE}
+  defaults = flatten(RunConfig())
+  kept = {
+    key: value
+    for key, value in flat.items()
+    if key not in FREE_THEN
+    and not (key in ADDED_SINCE and value == defaults[key])
+  }
   text = json.dumps(kept, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -133,7 +133,7 @@ def test_twenty_steps_equal_the_reference(method, kind, net):
       batch = toys.batch(i, BATCH)
       image = rng.integers(0, 256, (BATCH, *INFO.image_shape), dtype=np.uint8)
       batch = dataclasses.replace(batch, image=image)
-      seen = ours.augment(jnp.asarray(image), None)
+      seen = ours.augment(batch, None).image
       state, measured = step_fn(state, batch, jax.random.key(0), None)
       # Ours is computed in float32, which the networks would amplify.
       rampup = float(measured["rampup"])

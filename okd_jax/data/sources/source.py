@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Iterator
-from typing import TypedDict, Unpack
+from typing import NotRequired, TypedDict, Unpack
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -72,12 +72,14 @@ class Batching(TypedDict):
     eval_batch_size: of evaluation, over all devices.
     seed: of the order of training examples.
     mesh: with axes "data" and "peer"; None for the default device.
+    per_class: as in the configuration; 0 by default.
   """
 
   batch_size: int
   eval_batch_size: int
   seed: int
   mesh: Mesh | None
+  per_class: NotRequired[int]
 
 
 class Source(abc.ABC):
@@ -122,6 +124,8 @@ class Source(abc.ABC):
     self.eval_batch_size = batching["eval_batch_size"]
     self._seed = batching["seed"]
     self._mesh = batching["mesh"]
+    self._per_class = batching.get("per_class", 0)
+    self._members = self._classes() if self._per_class else []
 
   @property
   def train_size(self) -> int:
@@ -137,8 +141,28 @@ class Source(abc.ABC):
 
   def order(self, step: int) -> np.ndarray:
     """Returns `index` of the batch of a global step, int32 [B]."""
+    if self._per_class:
+      return order.balanced(
+        self._seed, step, self.batch_size, self._members, self._per_class
+      )
     chosen = order.indices(self._seed, step, self.batch_size, self.train_size)
     return self.positions["train"][chosen]
+
+  def _classes(self) -> list[np.ndarray]:
+    """Positions of the training examples of each class."""
+    rows = self.positions["train"]
+    sizes = np.bincount(self._labels[rows], minlength=self.info.num_classes)
+    lacking = np.flatnonzero(sizes < self._per_class)
+    if len(lacking):
+      few = lacking[0]
+      raise DataError(
+        f"{self.info.name}/train has {sizes[few]} image(s) of class "
+        f"'{self.info.class_names[few]}' to train on, and {len(lacking)} "
+        f"class(es) have fewer than config.data.per_class={self._per_class}; "
+        "add images or train on more of them, or set config.data.per_class=0."
+      )
+    by_class = rows[np.argsort(self._labels[rows], kind="stable")]
+    return np.split(by_class, np.cumsum(sizes)[:-1])
 
   @abc.abstractmethod
   def batches(self, first_step: int) -> Iterator[core.Batch]:

@@ -1,0 +1,104 @@
+"""MCL: mutual contrastive learning."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from okd_jax import core, layers, losses
+
+
+class Method(core.Method):
+  """Peers contrast the classes of a batch, and learn each other's contrasts.
+
+  Yang et al., "Mutual Contrastive Learning for Visual Representation Learning",
+  AAAI 2022. Every peer has a head of two linear layers that makes unit vectors
+  of its features; heads are not deployed. Images of the same class in the batch
+  are each other's positives, so batches have to hold several of each class:
+  `config.data.per_class=2`; an image without another of its class is left out
+  of the contrast. No ramp-up. The weights are those of the authors' code for
+  every network.
+
+  Attributes:
+    embedding_size: of the unit vectors.
+    nce_temperature: of the similarities of two images.
+    temperature: of the distillation between peers.
+    vcl_weight: of the contrast within a peer.
+    soft_vcl_weight: of learning that of the others.
+    icl_weight: of the contrast between two peers.
+    soft_icl_weight: of learning that from the other side.
+    logit_kd: who learns from the mean of the logits, too: "off" nobody, "last"
+      the last peer, which is then deployed, "all" everybody.
+  """
+
+  embedding_size: int = core.between(128, 1, 2**16)
+  nce_temperature: float = core.positive(0.1)
+  temperature: float = core.positive(3.0)
+  vcl_weight: float = core.at_least(0.1, 0)
+  soft_vcl_weight: float = core.at_least(1.0, 0)
+  icl_weight: float = core.at_least(0.1, 0)
+  soft_icl_weight: float = core.at_least(1.0, 0)
+  logit_kd: str = core.one_of("off", "off", "last", "all")
+
+  @property
+  def compared(self):
+    return "deployed" if self.logit_kd == "last" else "peers_mean"
+
+  @property
+  def leader(self):
+    return -1 if self.logit_kd == "last" else 0
+
+  @property
+  def joint(self):
+    # The contrast between two peers trains both.
+    return True
+
+  @property
+  def min_peers(self):
+    return 2
+
+  def settings_compared(self, net, teacher_net):
+    return {"data.per_class": 2}
+
+  @nn.compact
+  def __call__(self, outputs, batch, ctx):
+    core.require_peers("mcl", outputs, self.min_peers)
+    soft = batch.target.ndim == 2
+    labels = jnp.argmax(batch.target, -1) if soft else batch.target
+    terms = losses.mcl(
+      outputs.logits,
+      self._embed(outputs.features),
+      labels,
+      nce_temperature=self.nce_temperature,
+      temperature=self.temperature,
+      vcl_weight=self.vcl_weight,
+      soft_vcl_weight=self.soft_vcl_weight,
+      icl_weight=self.icl_weight,
+      soft_icl_weight=self.soft_icl_weight,
+      logit_kd=self.logit_kd,
+    )
+    if soft:
+      # Only the contrast needs classes.
+      terms["peer_ce"] = losses.cross_entropy(outputs.logits, batch.target)
+    return core.MethodOutput(terms)
+
+  def _embed(self, features):
+    """Unit vectors [P, B, d], by a head of its own for every peer."""
+
+    def dense(x, name):
+      return nn.Dense(
+        self.embedding_size,
+        kernel_init=layers.uniform_fan_in,
+        bias_init=layers.uniform_bias(x.shape[-1]),
+        precision="highest",
+        name=name,
+      )(x)
+
+    raw = jnp.stack(
+      [
+        dense(nn.relu(dense(own, f"hidden_{i}")), f"head_{i}")
+        for i, own in enumerate(features)
+      ]
+    )
+    raw = layers.at_least_float32(raw)
+    square = jnp.sum(jnp.square(raw), -1, keepdims=True)
+    return raw * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
