@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +24,10 @@ def outputs(group, seed=0):
   image = np.random.default_rng(seed).random((B, 16, 16, 3))
   image = jnp.asarray(image, jnp.float32)
   variables = group.init(jax.random.key(0), image[:1])
-  return group.apply(variables, image, jax.random.key(1), train=True)[0]
+  apply = golden.jit_once(
+    lambda v, x: group.apply(v, x, jax.random.key(1), train=True)[0]
+  )
+  return apply(variables, image)
 
 
 def hourglass(stacks, split=1):
@@ -63,11 +67,15 @@ def context(rampup=0.5, train=True):
 
 
 def run(made, seen):
-  variables = made.init(jax.random.key(2), seen, batch(), context())
-  result, _ = made.apply(
-    variables, seen, batch(), context(), mutable=["batch_stats"]
-  )
-  return variables, result
+  @golden.jit_once
+  def both(seen):
+    variables = made.init(jax.random.key(2), seen, batch(), context())
+    result, _ = made.apply(
+      variables, seen, batch(), context(), mutable=["batch_stats"]
+    )
+    return variables, result
+
+  return both(seen)
 
 
 def test_networks_of_unequal_length_keep_all_their_maps(uneven):
@@ -83,7 +91,7 @@ def test_networks_of_unequal_length_keep_all_their_maps(uneven):
 def test_every_output_learns_once(kind, request):
   seen = request.getfixturevalue(kind)
   made = methods.make("okdhp", kd_weight=2.0)
-  variables, result = run(made, seen)
+  _, result = run(made, seen)
   peers = [[s[i] for s in seen.maps if s[i] is not None][1:] for i in range(3)]
   every = [peers[0][0], *(m for maps in peers for m in maps[1:])]
   assert len(every) == 1 + {"even": 6, "uneven": 6}[kind]
@@ -98,12 +106,10 @@ def test_every_output_learns_once(kind, request):
   np.testing.assert_allclose(
     result.terms["ensemble_mse"], expected["ensemble_mse"], rtol=1e-5
   )
-  del variables
 
 
 def test_attention_is_that_of_the_loss(even):
-  _, result = run(made := methods.make("okdhp"), even)
-  variables = made.init(jax.random.key(2), even, batch(), context())
+  variables, result = run(methods.make("okdhp"), even)
   own = variables["params"]["aggregation"]
   convs = [f"conv{size}" for size in (3, 5, 7)]
   heads = [own[f"branch{i}"] for i in range(3)]

@@ -1,8 +1,10 @@
 """The task of keypoints: targets from joints, figures from heat maps."""
 
 import dataclasses
+import functools
 import json
 
+import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,7 +102,7 @@ def test_joints_move_with_their_picture(flip):
   """Peaks of heat maps are where the augmented picture has its blots."""
   given = batch(16)
   mesh = make_mesh(2, 1)
-  made = jax.jit(
+  made = golden.jit_once(
     lambda b, key: task(flip=flip).augment(b, key, num_views=None, mesh=mesh)
   )(given, jax.random.key(3))
   assert made.image.shape == (16, HEIGHT, WIDTH, 3)
@@ -126,15 +128,15 @@ def test_joints_move_with_their_picture(flip):
 def test_augmentation_depends_on_key_and_place_alone():
   given, once = batch(), task()
   key = jax.random.key(0)
-  one, two = (
-    once.augment(given, key, num_views=None, mesh=make_mesh(n, 1)).image
-    for n in (1, 4)
-  )
+
+  @functools.partial(golden.jit_once, static_argnums=1)
+  def augmented(key, devices):
+    mesh = make_mesh(devices, 1)
+    return once.augment(given, key, num_views=None, mesh=mesh).image
+
+  one, two = augmented(key, 1), augmented(key, 4)
   np.testing.assert_allclose(one, two, atol=1e-6)
-  other = once.augment(
-    given, jax.random.key(1), num_views=None, mesh=make_mesh(1, 1)
-  )
-  assert np.abs(one - other.image).max() > 0.1
+  assert np.abs(one - augmented(jax.random.key(1), 1)).max() > 0.1
   with pytest.raises(ConfigError, match="not for keypoints"):
     once.augment(given, key, num_views=2, mesh=make_mesh(1, 1))
 
@@ -151,11 +153,17 @@ def test_evaluation_sees_the_middle():
 
 def test_exact_targets_are_found_and_the_mean_pose_is_not():
   made, parts = task(), []
+
+  @golden.jit_once
+  def both(given):
+    known = made.references(given)
+    return known, {name: made.measure(m, given) for name, m in known.items()}
+
   for seed in (0, 1):
     given = batch(seed=seed)
     given = dataclasses.replace(given, mask=jnp.arange(8) < 8 - seed)
-    known = made.references(given)
-    parts.append({name: made.measure(m, given) for name, m in known.items()})
+    known, measured = both(given)
+    parts.append(measured)
   sums = total(parts)
   # Fifteen examples that are not padding.
   assert sums["exact_targets"].values["mask"].sum() == 15
