@@ -15,8 +15,8 @@ from okd_jax.data.info import DataInfo, KNOWN
 from okd_jax.devices import mesh
 from okd_jax.tasks import classification
 from okd_jax.training import state as state_lib, step as steps
-from okd_jax.training.optim import Sgd
-from okd_jax.training.setup import random_keys, Setup, with_sgd
+from okd_jax.training.optim import Optim
+from okd_jax.training.setup import random_keys, Setup, with_optim
 from okd_jax.training.state import TrainState
 from okd_jax.weights import teacher
 
@@ -45,8 +45,8 @@ def recipe(
   made = methods.make(method)
   network = backbones.make(net, info.num_classes, **options)
   on = mesh.make_mesh(data, peer, devices)
-  return with_sgd(
-    Sgd(),
+  return with_optim(
+    Optim(),
     peers=constructor(network, peers, on, mapping),
     teacher=groups.replicas(network, 1, teacher.without_peer_axis(on))
     if made.needs.teacher

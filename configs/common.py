@@ -77,4 +77,5 @@ def smoke(config: ConfigDict) -> None:
   config.image_mean, config.image_std = (), ()
   config.batch_size = 20
   config.epochs = 2
+  config.schedule.warmup_epochs = min(1.0, config.schedule.warmup_epochs)
   config.log_steps = 1

@@ -19,6 +19,7 @@ COMMANDS = (
   "compare",
   "report",
   "data",
+  "nets",
   "new-method",
   "doctor",
 )

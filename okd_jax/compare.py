@@ -16,7 +16,7 @@ from okd_jax.results.grid import Cell
 from okd_jax.runs import summary
 from okd_jax.settings import freeze
 from okd_jax.settings.schema import Comparison
-from okd_jax.storage import files
+from okd_jax.storage import files, paths
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def _remember(config: Comparison, workdir: Path) -> None:
   path = workdir / results.CONFIG
   files.write(path, json.dumps(freeze.as_dict(config), indent=2) + "\n")
   try:
-    shutil.copyfile(config.published, workdir / results.PUBLISHED)
+    shutil.copyfile(paths.expand(config.published), workdir / results.PUBLISHED)
   except OSError as error:
     raise ConfigError(
       f"config.published='{config.published}' must be a file like "
@@ -89,7 +89,7 @@ def _remember(config: Comparison, workdir: Path) -> None:
 def _require_teacher(cell: Cell, failed: dict[str, str]) -> None:
   teacher = "/".join((cell.net, grid.KD_TEACHER, f"seed{cell.seed}"))
   # What it left behind may look like a run.
-  if cell.row == "kd" and teacher in failed:
+  if cell.config.teacher and teacher in failed:
     raise ConfigError(f"its teacher, {teacher}, failed.")
 
 

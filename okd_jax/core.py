@@ -2,9 +2,9 @@
 
     images --peers--> Outputs --method--> terms --objective--> scalar
 
-This is the only file that the author of a method has to read. Shape letters
-mean the same thing everywhere: P peers, B examples, C classes, D feature
-width, E width of the shared trunk, H and W height and width.
+This and `okd_jax.batch` are all that the author of a method has to read. Shape
+letters mean the same thing everywhere: P peers, B examples, C classes, D
+feature width, E width of the shared trunk, H and W height and width.
 """
 
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ import dataclasses
 from typing import Any
 
 from flax import linen as nn, struct
-import jax
 import jax.numpy as jnp
 
+from okd_jax.batch import Array as Array, Batch as Batch, Context as Context
 from okd_jax.errors import ConfigError
 from okd_jax.rules import (
   at_least as at_least,
@@ -24,57 +24,9 @@ from okd_jax.rules import (
   positive as positive,
 )
 
-Array = jax.Array
 # One array with a leading peer axis, or one array a peer where shapes differ.
 PerPeer = Array | tuple[Array, ...]
 Variables = dict[str, Any]  # linen: {collection: nested dict of arrays}
-
-
-@struct.dataclass
-class Batch:
-  """A batch of examples.
-
-  Attributes:
-    image: uint8 [B, H, W, c] from a data source; float, augmented and
-      normalised, [B, H, W, c] or with one view a peer [P, B, H, W, c], where a
-      network sees it.
-    target: what to predict, a tree of [B, ...]. Classification: labels int32
-      [B], or probabilities float [B, C]. Keypoints: {"maps": [B, h, w, J],
-      "weight": [B, J]}, heat maps and which of them count.
-    index: int32 [B], position of the example in its split.
-    mask: bool [B], False on padding. Only evaluation pads.
-  """
-
-  image: Array
-  target: Any
-  index: Array
-  mask: Array
-
-
-@struct.dataclass
-class Context:
-  """What a method may know about the moment it is called.
-
-  Attributes:
-    epoch: float32 scalar, 0-based; whole unless the ramp-up is per step.
-    step: int32 scalar, 0-based.
-    rampup: float32 scalar in [0, 1], weight of ramped distillation terms.
-    key: random key, folded with the step already.
-    num_examples: N, the number of training examples or a little more, such
-      that they divide among devices. `Batch.index` lies in [0, N) in training.
-    train: whether this is a training step.
-    train_labels: int32 [N], the labels of all training examples by their
-      index, -1 where there is none that is trained on; None in evaluation and
-      for methods that do not need them.
-  """
-
-  epoch: Array
-  step: Array
-  rampup: Array
-  key: Array
-  num_examples: int = struct.field(pytree_node=False)
-  train: bool = struct.field(pytree_node=False)
-  train_labels: Array | None = None
 
 
 @struct.dataclass
@@ -141,8 +93,8 @@ class Needs:
       pass the batch through them; None keeps none.
     teacher: outputs of frozen teachers.
     held_out: fraction of the training data kept for `Method.refresh`.
-    mean_trunk_gradient: average the branches' gradients where they enter the
-      shared trunk, instead of summing them.
+    trunk_gradient: which gradient of branches enters the shared trunk: the
+      "sum" of theirs, their "mean", or that of the "first" branch.
     kind: the only kind of group that will do, "replicas" or "branches"; None
       takes both.
     per_example: collections of the method whose arrays have a leading axis of
@@ -151,16 +103,18 @@ class Needs:
       must not be read in evaluation, where positions are those of another
       split.
     train_labels: the labels of all training examples, on every device.
+    raw_maps: the last map as the last stage gave it, not yet normalised.
   """
 
   views: bool = False
   ema_decay: float | None = None
   teacher: bool = False
   held_out: float = 0.0
-  mean_trunk_gradient: bool = False
+  trunk_gradient: str = "sum"
   kind: str | None = None
   per_example: tuple[str, ...] = ()
   train_labels: bool = False
+  raw_maps: bool = False
 
 
 class Method(nn.Module):
@@ -201,6 +155,14 @@ class Method(nn.Module):
     return False
 
   @property
+  def alone(self) -> bool:
+    """Whether no peer learns from another, or from a teacher.
+
+    Then every peer may be shown other mixed pictures.
+    """
+    return False
+
+  @property
   def published_kind(self) -> str | None:
     """The kind of group that the paper trains, for comparisons; None: any."""
     return self.needs.kind
@@ -234,6 +196,9 @@ class Method(nn.Module):
     """Peers that form the ensemble, the mean of peers and the diversity."""
     return tuple(range(num_peers))
 
+  def check_labels(self, labels: Any) -> None:
+    """Raises ConfigError if these `Context.train_labels` will not do."""
+
   def turns(self, num_peers: int) -> tuple[int | None, ...]:
     """One update for all peers, (None,), or one after another: (0, 1, ...)."""
     del num_peers
@@ -258,10 +223,15 @@ class Method(nn.Module):
     raise NotImplementedError
 
 
-def objective(terms: dict[str, Array]) -> Array:
-  """Sums, over terms and peers, the mean over examples."""
+def objective(terms: dict[str, Array], weights: Array | float = 1.0) -> Array:
+  """Sums, over terms and peers, the mean over examples.
+
+  Args:
+    terms: of the method.
+    weights: of the examples, [B] or [P, B].
+  """
   return jnp.sum(
-    jnp.stack([jnp.sum(jnp.mean(t, axis=-1)) for t in terms.values()])
+    jnp.stack([jnp.sum(jnp.mean(t * weights, -1)) for t in terms.values()])
   )
 
 

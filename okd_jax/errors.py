@@ -44,6 +44,12 @@ class LeaderError(OkdError, ValueError):
   exit_code = 5
 
 
+class WeightsError(OkdError, ValueError):
+  """Trained weights that are damaged, or of another network."""
+
+  exit_code = 5
+
+
 class RunLockError(OkdError, RuntimeError):
   """A work directory that another run uses, or that cannot be locked."""
 

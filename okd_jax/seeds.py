@@ -6,10 +6,12 @@ from pathlib import Path
 import time
 from typing import Any
 
+import jax
+
 from okd_jax import train as train_lib
 from okd_jax.devices import signals
 from okd_jax.errors import Interrupted, NotFiniteError
-from okd_jax.runs import summary
+from okd_jax.runs import spread, summary, workdir as workdir_lib
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
 
@@ -24,6 +26,8 @@ def train(
   One seed trains in `workdir` itself. Several train in `workdir/seed<k>`, each
   as if it were trained alone there, and every one of them can be continued,
   evaluated and exported by itself. Seeds that are finished are left alone.
+  When all are, `workdir` gets their mean and deviation, as summary.json and
+  plots.
 
   Args:
     config: see `okd_jax.settings.freeze.freeze`.
@@ -42,7 +46,7 @@ def train(
   if config.num_seeds == 1:
     return [train_lib.train(config, workdir, began)[1]]
   runs = {
-    workdir / f"seed{seed}": _of_seed(config, seed)
+    workdir_lib.of_seed(workdir, seed): _of_seed(config, seed)
     for seed in range(config.seed, config.seed + config.num_seeds)
   }
   left = [
@@ -68,7 +72,11 @@ def train(
   if diverged:
     raise diverged[0]
   finished = [summary.finished(of_seed, path) for path, of_seed in runs.items()]
-  return [result for result in finished if result is not None]
+  results = [result for result in finished if result is not None]
+  if jax.process_index() == 0 and len(results) == len(runs):
+    spread.write(workdir, results)
+    train_lib.draw(workdir)
+  return results
 
 
 def _of_seed(config: RunConfig, seed: int) -> RunConfig:

@@ -1,22 +1,32 @@
 """The training loop: one function, read from top to bottom."""
 
 import contextlib
+import dataclasses
 import logging
 from pathlib import Path
 import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from okd_jax.core import Variables
 from okd_jax.data import Source
 from okd_jax.devices import signals
 from okd_jax.errors import ConfigError, Interrupted
-from okd_jax.runs import run as run_lib, summary, workdir as workdir_lib
+from okd_jax.runs import (
+  records,
+  run as run_lib,
+  summary,
+  workdir as workdir_lib,
+)
+from okd_jax.runs.best import Best
 from okd_jax.runs.due import Due
 from okd_jax.runs.recorder import recording
 from okd_jax.settings import build, config as config_lib, layout
 from okd_jax.settings.schema import RunConfig
+from okd_jax.storage import paths
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.training import autotune, finite, state as state_lib
 from okd_jax.training.evaluate import Evaluator
@@ -69,8 +79,9 @@ def train(
     evaluator = Evaluator(setup, source, stop.progress)
     due = Due(setup, config)
     first, total = step, setup.total_steps
+    best = Best(config, setup.task, records.until(workdir, step))
     with recording(config, setup, workdir, step) as recorder:
-      while step < total:
+      while step < total and not best.exhausted:
         compiling = stop.busy("compiling") if step == first else None
         with compiling or contextlib.nullcontext():
           if due.refresh(step):
@@ -84,18 +95,22 @@ def train(
         if due.record(step):
           recorder.trained(step, runner)
         if due.evaluation(step):
-          recorder.evaluated(step, evaluator.figures(state))
+          best.evaluated(recorder.evaluated(step, evaluator.figures(state)))
+          if best.exhausted and not due.record(step):
+            recorder.trained(step, runner)
+        ended = step == total or best.exhausted
 
         # Saved last, so that what is saved was recorded.
         checkpoints.check()
         stopping = stop.agreed()
-        if stopping or due.save(step):
+        score = best.score_at(step)
+        if stopping or ended or score is not None or due.save(step):
           finite.check_state(step, state)
           extra = {"unrecorded": runner.unrecorded}
-          wait = stopping or step == total
-          checkpoints.save(step, state, wait=wait, extra=extra)
+          wait = stopping or ended
+          checkpoints.save(step, state, wait=wait, extra=extra, score=score)
           due.saved()
-        if stopping and step < total:
+        if stopping and not ended:
           raise Interrupted(
             f"Stopped after step {step} of {total}; the same command goes on."
           )
@@ -123,12 +138,45 @@ def _open(
   init_from.check(config, workdir)
   mesh = layout.mesh(config)
   source = build.source(config, mesh)
+  run_lib.require_same_data(workdir, source)
   teacher_group, frozen = teacher.load(config, source.info, mesh)
   setup = build.setup(
     config, source.info, source.train_size, mesh, teacher_group
   )
   build.check_networks(setup)
+  _require_same_rates(config, setup, source, workdir)
   return source, autotune.choose_mapping(setup), frozen
+
+
+def _require_same_rates(
+  config: RunConfig, setup: Setup, source: Source, workdir: Path
+) -> None:
+  """Refuses another number of epochs if what is done would have felt it.
+
+  Otherwise the run is, to the bit, one that began with that number.
+  """
+  saved = run_lib.saved_config(workdir)
+  steps = workdir_lib.checkpoints(config, workdir).steps()
+  if not saved or not steps or saved["epochs"] == config.epochs:
+    return
+  before = dataclasses.replace(config, epochs=saved["epochs"], extra_epochs=0)
+  begun = build.setup(before, source.info, source.train_size, setup.mesh)
+  done = jnp.arange(max(steps))
+  rates = [
+    np.broadcast_to(made.learning_rate(made.epoch(done)), done.shape)
+    for made in (begun, setup)
+    if made.learning_rate is not None
+  ]
+  differ = np.flatnonzero(rates[0] != rates[1])
+  if len(differ):
+    step = int(differ[0])
+    then, now = (float(rate[step]) for rate in rates)
+    raise ConfigError(
+      f"config.epochs={config.epochs} must be {saved['epochs']}, as when "
+      f"{workdir} began: otherwise the learning rate of step {step}, which is "
+      f"done, would be {now:g} and not {then:g}. To train it longer, set "
+      "config.extra_epochs."
+    )
 
 
 def _new_or_saved(
@@ -146,7 +194,8 @@ def _new_or_saved(
     return state, step, extra.get("unrecorded", {})
   state = state_lib.init(setup, key)
   if config.init_from:
-    state = init_from.fill(setup, state, Path(config.init_from))
+    path = paths.expand(config.init_from)
+    state = init_from.fill(setup, state, path, head=config.init_from_head)
   return state, 0, {}
 
 
@@ -157,15 +206,21 @@ def _export_and_plot(run: run_lib.Run) -> None:
   `python -m okd_jax export` and `plot` try again.
   """
   try:
+    if run.config.deploy == "best":
+      run = run_lib.run(run.workdir, run.setup.mesh)
     export.export(run, run.workdir / "leader")
   except Exception as error:
     _log.warning("The leader was not exported: %s", error)
-  if jax.process_index() != 0:
-    return
+  if jax.process_index() == 0:
+    draw(run.workdir)
+
+
+def draw(workdir: Path) -> None:
+  """Draws the curves of a run, or of several seeds; reports if that fails."""
   try:
     # Takes seconds to import, and is not needed to train.
     from okd_jax.results import plots
 
-    plots.plot(run.workdir)
+    plots.plot(workdir)
   except Exception as error:
     _log.warning("No curves were drawn: %s", error)

@@ -11,7 +11,6 @@ of its own, in which the network is rebuilt from its safetensors weights:
 
 import argparse
 import importlib
-from pathlib import Path
 import sys
 
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ import onnxruntime
 from okd_jax import backbones
 from okd_jax.errors import LeaderError
 from okd_jax.groups import as_outputs
+from okd_jax.storage import paths
 from okd_jax.weights import exported
 
 TOLERANCE = 1e-5
@@ -30,8 +30,10 @@ TOLERANCE = 1e-5
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("leader", type=Path, help="folder of an exported network")
-  parser.add_argument("--to", type=Path, help="file; LEADER/model.onnx")
+  parser.add_argument(
+    "leader", type=paths.expand, help="folder of an exported network"
+  )
+  parser.add_argument("--to", type=paths.expand, help="file; LEADER/model.onnx")
   args = parser.parse_args()
   try:
     card = exported.read_card(args.leader)

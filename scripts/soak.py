@@ -28,6 +28,7 @@ import numpy as np
 from okd_jax import train
 from okd_jax.cli import common as cli
 from okd_jax.runs import records as records_lib, run as run_lib
+from okd_jax.storage import paths
 from okd_jax.storage.checkpoint import Checkpoints
 
 # Forked from a process that has imported everything and touched no device.
@@ -171,7 +172,7 @@ def main() -> int:
   parser.add_argument("--kills", type=int, default=50)
   parser.add_argument("--hours", type=float, default=0.0)
   parser.add_argument("--short", action="store_true")
-  parser.add_argument("--workdir", type=Path)
+  parser.add_argument("--workdir", type=paths.expand)
   options, arguments = parser.parse_known_args()
   kills = 3 if options.short else options.kills
   arguments = tuple(arguments) or SHORT

@@ -9,7 +9,8 @@ import matplotlib
 import pytest
 
 from configs import common, compare_digits
-from okd_jax import __main__, methods
+from okd_jax import __main__, methods, train
+from okd_jax.cli import common as cli
 from okd_jax.settings.freeze import flatten
 
 ROOT = Path(__file__).parents[1]
@@ -51,12 +52,35 @@ def test_what_a_page_names_exists(page, capsys):
     for option in methods.options(name)
   }
   sections = {key.split(".")[0] for key in keys}
-  for key in re.findall(r"(?<!jax\.)config\.([a-z_]+(?:\.[a-z_]+)?)", text):
+  for key in re.findall(r"(?<!jax\.)config\.([a-z_]+(?:\.[a-z_0-9]+)?)", text):
     assert key in keys | sections | {"method.name"}, key
   for command in set(re.findall(r"python -m okd_jax ([\w-]+)", text)):
     with pytest.raises(SystemExit) as left:
       __main__.main([command, "--help"])
     assert left.value.code == 0, command
+  capsys.readouterr()
+
+
+def test_commands_of_recipes_train(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(ROOT)
+  for page in (ROOT / "README.md", ROOT / "docs" / "training.md"):
+    found = re.findall(
+      r"python (main\.py(?:.*\\\n)*.*adamw(?:.*\\\n)*.*)", page.read_text()
+    )
+    assert len(found) == 1, page
+    words = found[0].replace("\\\n", " ").split()
+    config, _ = cli.read_recipe(
+      words[:1]
+      + [
+        *(word.replace("_digits.py", "_digits.py:smoke") for word in words[1:]),
+        "--config.peers.net=toys:Quick",
+        "--config.mesh.data=1",
+        "--config.schedule.warmup_epochs=1",
+        f"--workdir={tmp_path / page.stem}",
+      ]
+    )
+    _, summary = train.train(config, tmp_path / page.stem)
+    assert summary["last"]["step"] == 10
   capsys.readouterr()
 
 

@@ -14,6 +14,7 @@ PACKAGES = (
   "schedules",
   "losses",
   "layers",
+  "batch",
   "core",
   "devices",
   "storage",

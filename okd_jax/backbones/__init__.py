@@ -20,6 +20,7 @@ import pkgutil
 from typing import Any
 
 from okd_jax.backbones.count import (
+  count_activations as count_activations,
   count_multiply_adds as count_multiply_adds,
   count_parameters as count_parameters,
 )
@@ -88,9 +89,15 @@ def students(
     **options: see `make`.
   """
   return tuple(
-    make(name, num_classes, tail_width=Fraction(count - j, count), **options)
-    for j in range(count)
+    make(student, num_classes, **options)
+    for student in student_names(name, count)
   )
+
+
+def student_names(name: str, count: int) -> tuple[str, ...]:
+  """Names of the networks that `students` builds."""
+  narrow = (f"{name}@{count - j}/{count}" for j in range(1, count))
+  return (name, *narrow)
 
 
 def _fraction(name: str, text: str) -> Fraction:

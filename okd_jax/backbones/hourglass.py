@@ -118,6 +118,8 @@ class Hourglass(Network, kw_only=True):
     depth: number of times that an hourglass halves height and width.
   """
 
+  image_shape = (256, 256, 3)
+
   stacks: int
   width: int = 256
   depth: int = 4

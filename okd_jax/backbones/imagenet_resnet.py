@@ -19,6 +19,8 @@ Array = jax.Array
 class ImageNetResNet(resnet.ResNet):
   """Residual network whose stem shrinks height and width by four."""
 
+  image_shape = (224, 224, 3)
+
   split: int = 3
 
   def stem(self, x: Array, train: bool) -> Array:

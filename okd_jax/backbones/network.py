@@ -1,6 +1,6 @@
 """The base of networks that can be split into a trunk and a tail."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import chex
 from flax import linen as nn
@@ -32,6 +32,9 @@ class Network(nn.Module):
     raw_maps: return the last map as the last stage gave it, where the head
       normalises it before it is pooled.
   """
+
+  # Of the images that the family is for, where nothing else is said.
+  image_shape: ClassVar[tuple[int, int, int]] = (32, 32, 3)
 
   num_classes: int
   split: int = 1

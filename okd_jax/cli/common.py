@@ -16,17 +16,57 @@ import jax
 
 from okd_jax.devices import distributed, processes
 from okd_jax.errors import CheckpointError, ConfigError, OkdError
+from okd_jax.runs import workdir as workdir_lib
 from okd_jax.settings import config as config_lib, flags, freeze, layout
 from okd_jax.settings.schema import Comparison, RunConfig
+from okd_jax.storage import paths
 
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
+def path(text: str) -> Path:
+  """The type of all arguments that are paths; see `okd_jax.storage.paths`."""
+  try:
+    return paths.expand(text)
+  except ConfigError as error:
+    raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def add_workdir(command: argparse.ArgumentParser) -> None:
-  """Adds the folder of one run."""
+  """Adds the folder of a run, or of the runs of several seeds."""
   command.add_argument(
-    "workdir", type=Path, metavar="WORKDIR", help="of the run"
+    "workdir", type=path, metavar="WORKDIR", help="of a run, or of its seeds"
   )
+  add_seed(command)
+
+
+def add_seed(command: argparse.ArgumentParser) -> None:
+  """Adds the choice of one of several seeds."""
+  command.add_argument(
+    "--seed",
+    type=int,
+    metavar="K",
+    help="of the runs of several seeds this one alone",
+  )
+
+
+def runs(workdir: Path, seed: int | None) -> list[Path]:
+  """The work directories that a command is asked for.
+
+  Args:
+    workdir: of a run, or of the runs of several seeds.
+    seed: which of these; None for all.
+
+  Raises:
+    ConfigError: if there is no run of that seed.
+  """
+  found = workdir_lib.runs(workdir)
+  if seed is None:
+    return list(found.values())
+  if seed not in found:
+    there = ", ".join(map(str, found)) if None not in found else "a single run"
+    raise ConfigError(f"--seed={seed}: {workdir} holds {there}; change it.")
+  return [found[seed]]
 
 
 def add_json(command: argparse.ArgumentParser) -> None:
@@ -117,7 +157,7 @@ def read_recipe(argv: Sequence[str]) -> tuple[RunConfig, Path]:
   if "base" in recipe:
     raise _of_another_command(named)
   config = freeze.freeze(recipe)
-  return config, Path(workdir or default_workdir(config, named))
+  return config, _workdir(workdir, config, named)
 
 
 def read_comparison(argv: Sequence[str]) -> tuple[Comparison, Path]:
@@ -126,7 +166,11 @@ def read_comparison(argv: Sequence[str]) -> tuple[Comparison, Path]:
   if "base" not in recipe:
     raise _of_another_command(named)
   config = freeze.freeze_comparison(recipe)
-  return config, Path(workdir or default_workdir(config.base, named))
+  return config, _workdir(workdir, config.base, named)
+
+
+def _workdir(given: str | None, config: RunConfig, named: str) -> Path:
+  return paths.expand(given) if given else default_workdir(config, named)
 
 
 def _of_another_command(named: str) -> ConfigError:

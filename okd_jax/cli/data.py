@@ -2,13 +2,13 @@
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from okd_jax import data
+from okd_jax import data, rules
 from okd_jax.cli import common
+from okd_jax.data.augmentation import Augment
 from okd_jax.errors import DataError
 from okd_jax.runs import display
 
@@ -30,20 +30,19 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   command.add_argument("path", metavar="PATH", help="as after 'folder:'")
   command.add_argument(
     "--show",
-    type=Path,
+    type=common.path,
     metavar="FILE.png",
     help="draw some pictures a class, as a network sees them in training",
   )
-  for field in dataclasses.fields(data.Config):
-    if field.name in _KEYS:
-      assert field.default is not dataclasses.MISSING
-      kind = type(field.default)
-      command.add_argument(
-        f"--config.data.{field.name}",
-        dest=field.name,
-        type=_flag if kind is bool else kind,
-        help="as of main.py",
-      )
+  for section, kind in (("data", data.Config), ("augment", Augment)):
+    for field in dataclasses.fields(kind):
+      if section == "augment" or field.name in _KEYS:
+        command.add_argument(
+          f"--config.{section}.{field.name}",
+          dest=f"{section}.{field.name}",
+          type=_READ.get(type(field.default), type(field.default)),
+          help="as of main.py",
+        )
   common.add_json(command)
 
 
@@ -57,9 +56,9 @@ def run(args: argparse.Namespace) -> None:
   from okd_jax.data.formats import folder
 
   path = args.path.removeprefix("folder:")
-  given = {key: getattr(args, key) for key in _KEYS}
-  given = {key: value for key, value in given.items() if value is not None}
-  config = data.check({"name": f"folder:{path}", **given})
+  config = data.check({"name": f"folder:{path}", **_given(args, "data")})
+  how = Augment(**_given(args, "augment"))
+  rules.check(how, "config.augment")
   used = _division(config, path)
   report = folder.check_folder(path, exif=config.exif)
   if args.json:
@@ -72,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
       "them."
     )
   if args.show:
-    sheet.write(config, args.show)
+    sheet.write(config, args.show, how)
     if not args.json:
       print(f"What a network sees is in {args.show}.")
 
@@ -91,10 +90,27 @@ def _division(config: data.Config, path: str) -> dict[str, int]:
   }
 
 
+def _given(args: argparse.Namespace, section: str) -> dict[str, Any]:
+  """What the command line says of a section."""
+  return {
+    key.removeprefix(f"{section}."): value
+    for key, value in vars(args).items()
+    if key.startswith(f"{section}.") and value is not None
+  }
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+  return tuple(float(word) for word in text.strip("()").split(",") if word)
+
+
 def _flag(text: str) -> bool:
   if text.lower() not in ("true", "false"):
     raise argparse.ArgumentTypeError(f"{text!r} must be true or false")
   return text.lower() == "true"
+
+
+# How values are read that are not numbers or texts.
+_READ: dict[type, Any] = {bool: _flag, tuple: _numbers}
 
 
 def _as_json(report: Any, used: dict[str, int]) -> dict[str, Any]:

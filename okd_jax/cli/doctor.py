@@ -24,8 +24,8 @@ from okd_jax.errors import DataError
 from okd_jax.runs import display
 from okd_jax.tasks import classification
 from okd_jax.training import state as state_lib, step as steps
-from okd_jax.training.optim import Sgd
-from okd_jax.training.setup import with_sgd
+from okd_jax.training.optim import Optim
+from okd_jax.training.setup import with_optim
 
 _PACKAGES = (
   "jax",
@@ -159,8 +159,8 @@ def _step() -> Finding:
 def _first_loss() -> float:
   info = KNOWN["digits"]
   mesh = make_mesh()
-  setup = with_sgd(
-    Sgd(),
+  setup = with_optim(
+    Optim(),
     peers=groups.replicas(backbones.make("resnet8", info.num_classes), 2, mesh),
     method=methods.make("okddip"),
     task=classification.Task.of(info),

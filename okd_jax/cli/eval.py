@@ -1,8 +1,9 @@
 """Evaluate a run: all figures of its task."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,8 +11,8 @@ import jax
 from okd_jax.cli import common
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import DataError
-from okd_jax.runs import display, run as run_lib
-from okd_jax.settings import build
+from okd_jax.runs import display, run as run_lib, spread
+from okd_jax.settings import build, freeze
 from okd_jax.tasks.figure import (
   DIVERSITY,
   Figure,
@@ -33,7 +34,34 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   command.add_argument(
     "--all-peers", action="store_true", help="every peer, not the leader alone"
   )
+  command.add_argument(
+    "--data",
+    type=common.path,
+    metavar="PATH",
+    help="where the data of the run are now, if they have moved",
+  )
   common.add_json(command)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evaluated:
+  """What was found of one run.
+
+  Attributes:
+    workdir: of the run.
+    step: of its state.
+    task: of the run.
+    count: number of examples.
+    distances: how far the peers are apart, by name.
+    values: the measures of every prediction.
+  """
+
+  workdir: Path
+  step: int
+  task: Task
+  count: int
+  distances: dict[str, float]
+  values: dict[str, dict[str, Any]]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -42,33 +70,79 @@ def run(args: argparse.Namespace) -> None:
   Raises:
     DataError: if the split is empty.
   """
-  config = run_lib.about(args.workdir)[0]
+  workdirs = common.runs(args.workdir, args.seed)
+  found = [_evaluate(workdir, args) for workdir in workdirs]
+  if len(found) > 1:
+    _report_several(args, found)
+    return
+  (only,) = found
+  if args.json:
+    about = {"step": only.step, "split": args.split, "count": only.count}
+    common.print_json(about | only.distances | {"figures": only.values})
+    return
+  title = f"{only.workdir}, step {only.step}, {args.split} split"
+  _show(title, only.values, only.task, only.count)
+
+
+def _evaluate(workdir: Path, args: argparse.Namespace) -> _Evaluated:
+  config = run_lib.about(workdir)[0]
   devices = len(jax.devices())
-  spread = devices if config.eval_batch_size % devices == 0 else 1
-  mesh = mesh_lib.make_mesh(spread, 1)
-  opened = run_lib.run(args.workdir, mesh)
-  task = opened.setup.task
+  parts = devices if config.eval_batch_size % devices == 0 else 1
+  mesh = mesh_lib.make_mesh(parts, 1)
+  opened = run_lib.run(workdir, mesh)
   # Any size that the devices divide; nothing is trained.
-  config = dataclasses.replace(config, batch_size=spread)
+  config = dataclasses.replace(config, batch_size=parts)
+  if args.data:
+    config = freeze.replace(config, {"data.dir": str(args.data)})
   source = build.source(config, mesh)
-  evaluator = Evaluator(opened.setup, source)
-  figures = evaluator.figures(opened.state, (args.split,))
+  run_lib.require_same_data(workdir, source)
+  figures = Evaluator(opened.setup, source).figures(opened.state, (args.split,))
   if not figures:
     raise DataError(
-      f"--split={args.split} of {args.workdir} is empty; choose another."
+      f"--split={args.split} of {workdir} is empty; choose another."
     )
-  count = len(source.positions[args.split])
+  task, count = opened.setup.task, len(source.positions[args.split])
+  distances = {
+    prediction(figure.measure, figure.averaged): value
+    for figure, value in figures.items()
+    if figure.measure == DIVERSITY
+  }
   values = _by_prediction(figures, task, count, args.all_peers)
+  return _Evaluated(workdir, opened.step, task, count, distances, values)
+
+
+def _report_several(
+  args: argparse.Namespace, found: Sequence[_Evaluated]
+) -> None:
+  """Reports the runs of several seeds, and their mean and deviation."""
+  first = found[0]
+  spreads = {
+    who: spread.over([each.values[who] for each in found])
+    for who in first.values
+  }
   if args.json:
-    about = {"step": opened.step, "split": args.split, "count": count} | {
-      prediction(figure.measure, figure.averaged): value
-      for figure, value in figures.items()
-      if figure.measure == DIVERSITY
+    runs = {
+      each.workdir.name: {"step": each.step}
+      | each.distances
+      | {"figures": each.values}
+      for each in found
     }
-    common.print_json(about | {"figures": values})
+    about = {"split": args.split, "count": first.count, "figures": spreads}
+    common.print_json(about | {"runs": runs})
     return
-  title = f"{args.workdir}, step {opened.step}, {args.split} split"
-  _show(title, values, task, count)
+  measures = first.task.measures
+  display.table(
+    f"{args.workdir}, {args.split} split, mean ± sample standard deviation "
+    f"over {len(found)} seeds",
+    ["who", *(measure.title for measure in measures)],
+    [
+      (
+        who,
+        *(measure.spread(**spreads[who][measure.name]) for measure in measures),
+      )
+      for who in spreads
+    ],
+  )
 
 
 def _by_prediction(

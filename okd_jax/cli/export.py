@@ -1,7 +1,6 @@
 """Take the leader, or another network, away."""
 
 import argparse
-from pathlib import Path
 
 from okd_jax.cli import common
 from okd_jax.runs import run as run_lib
@@ -18,7 +17,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     "prediction of the method, by its name in an evaluation",
   )
   command.add_argument(
-    "--to", type=Path, help="folder; named after --what in WORKDIR by default"
+    "--to",
+    type=common.path,
+    help="folder, with one a seed in it if there are several; named after "
+    "--what in WORKDIR by default",
   )
   command.add_argument(
     "--format",
@@ -31,10 +33,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
-  opened = run_lib.run(args.workdir)
   name = args.what.replace("/", "_")
-  to = args.to or args.workdir / (
-    name if args.format == "stablehlo" else f"{name}_{args.format}"
-  )
-  export.export(opened, to, args.what, args.format)
-  print(f"{args.what} of step {opened.step} is in {to}.")
+  folder = name if args.format == "stablehlo" else f"{name}_{args.format}"
+  workdirs = common.runs(args.workdir, args.seed)
+  for workdir in workdirs:
+    to = args.to or workdir / folder
+    if args.to and len(workdirs) > 1:
+      to = args.to / workdir.name
+    opened = run_lib.run(workdir)
+    export.export(opened, to, args.what, args.format)
+    print(f"{args.what} of step {opened.step} is in {to}.")

@@ -11,6 +11,7 @@ from string import Template
 from typing import Any
 
 from okd_jax import methods
+from okd_jax.cli import common
 from okd_jax.errors import ConfigError
 
 _METHOD = '''"""$title: peers learn from the mean of all of them."""
@@ -151,7 +152,10 @@ def add_arguments(command: Any) -> None:
   """Defines the arguments of the command."""
   command.add_argument("name", metavar="NAME", help="lower_case, as a module's")
   command.add_argument(
-    "--to", type=Path, metavar="DIR", help="write outside the package, there"
+    "--to",
+    type=common.path,
+    metavar="DIR",
+    help="write outside the package, there",
   )
 
 

@@ -1,16 +1,19 @@
 """Write one HTML page about runs and comparisons."""
 
 import argparse
-from pathlib import Path
 
 from okd_jax.cli import common
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
   """Adds what the command takes."""
-  command.add_argument("workdirs", type=Path, nargs="+", metavar="WORKDIR")
   command.add_argument(
-    "--to", type=Path, help="file; report.html in the first WORKDIR by default"
+    "workdirs", type=common.path, nargs="+", metavar="WORKDIR"
+  )
+  command.add_argument(
+    "--to",
+    type=common.path,
+    help="file; report.html in the first WORKDIR by default",
   )
 
 

@@ -8,13 +8,18 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from okd_jax.data import erasing, policies
+from okd_jax.data.augmentation import Augment, PLAIN
 from okd_jax.data.info import DataInfo
 
 Array = jax.Array
 
+_APART = 2**30
+
 
 @functools.partial(
-  jax.jit, static_argnames=("info", "num_views", "pad_mode", "dtype", "mesh")
+  jax.jit,
+  static_argnames=("info", "num_views", "pad_mode", "dtype", "mesh", "how"),
 )
 def augment(
   images: Array,
@@ -25,20 +30,22 @@ def augment(
   pad_mode: str = "constant",
   dtype: Any = jnp.float32,
   mesh: Mesh | None = None,
+  how: Augment = PLAIN,
 ) -> Array:
   """Pads, crops and flips at random, and normalises.
 
   In this order: pad `info.pad` on each side of the uint8 image, random crop of
   the original size, horizontal flip with probability 1/2 if `info.flip`, scale
   to [0, 1], normalise. Zero padding is black, so it becomes -mean/std (Chen et
-  al., AAAI 2020, published code).
+  al., AAAI 2020, published code). What else `how` asks of single pictures
+  comes between the flip and the scale, but for what is erased after all.
 
   What happens to an example depends on the key, its place in the whole batch
   and the view, never on the device that it is on. View 0 is what is returned
   without views.
 
-  Images that the source has cropped and flipped (`info.resized_crop`) are only
-  normalised.
+  Images that the source has cropped and flipped (`info.resized_crop`) are not
+  padded, cropped or flipped.
 
   Args:
     images: uint8 [B, H, W, c]; with `info.resized_crop` and views
@@ -47,38 +54,48 @@ def augment(
     info: of the data set.
     num_views: P, one independent view a peer; None for one view without the
       axis.
-    pad_mode: "constant" (zeros) or "reflect" (Feature Fusion Learning).
+    pad_mode: "constant" (zeros), "reflect" (Feature Fusion Learning), or
+      "symmetric", which repeats the edge (wide residual networks).
     dtype: of the result; computed in float32 at least.
     mesh: with axes "data" and "peer"; None for a single device.
+    how: what is changed besides; mixtures are none of its matter.
 
   Returns:
     [B, H, W, c], or [P, B, H, W, c] with views.
   """
-  if info.resized_crop:
-    leading = (num_views, None) if num_views else (None,)
-    chex.assert_shape(images, (*leading, *info.image_shape))
-    return normalize(images, info, dtype)
-  chex.assert_shape(images, (None, *info.image_shape))
+  has_views = info.resized_crop and num_views
+  leading = (num_views, None) if has_views else (None,)
+  chex.assert_shape(images, (*leading, *info.image_shape))
   chex.assert_type(images, jnp.uint8)
-  if pad_mode not in ("constant", "reflect"):
+  if pad_mode not in ("constant", "reflect", "symmetric"):
     raise ValueError(
-      f"pad_mode={pad_mode!r} must be 'constant' or 'reflect'; change it."
+      f"pad_mode={pad_mode!r} must be 'constant', 'reflect' or 'symmetric'; "
+      "change it."
     )
-  local = functools.partial(_views, info=info, pad_mode=pad_mode, dtype=dtype)
-  views = jnp.arange(num_views or 1)
+  if info.resized_crop and not _changes(how):
+    return normalize(images, info, dtype)
+  local = functools.partial(
+    _views, info=info, pad_mode=pad_mode, dtype=dtype, how=how
+  )
+  views, slots = jnp.arange(num_views or 1), jnp.arange(images.shape[-4])
   if mesh is None:
-    augmented = local(images, key, views, jnp.arange(len(images)))
+    augmented = local(images, key, views, slots)
     return augmented if num_views else augmented[0]
   axis = "peer" if num_views else None
   _check_divides("num_views", num_views or 1, mesh, axis)
-  _check_divides("batch size", len(images), mesh, "data")
+  _check_divides("batch size", len(slots), mesh, "data")
   spec = PartitionSpec("data")
   augmented = jax.shard_map(
     local,
     mesh=mesh,
-    in_specs=(spec, PartitionSpec(), PartitionSpec(axis), spec),
+    in_specs=(
+      PartitionSpec("peer", "data") if has_views else spec,
+      PartitionSpec(),
+      PartitionSpec(axis),
+      spec,
+    ),
     out_specs=PartitionSpec(axis, "data"),
-  )(images, key, views, jnp.arange(len(images)))
+  )(images, key, views, slots)
   return augmented if num_views else augmented[0]
 
 
@@ -98,8 +115,52 @@ def _check_divides(what, size, mesh, axis):
     )
 
 
-def _views(images, key, views, slots, *, info, pad_mode, dtype):
-  pad = info.pad
+def _views(images, key, views, slots, *, info, pad_mode, dtype, how):
+  has_views = images.ndim == 5
+  if not info.resized_crop:
+    images = _crops(images, key, views, slots, info, pad_mode, crops=how.crop)
+    has_views = True
+  if not _changes(how):
+    return normalize(images, info, dtype)
+
+  def one(image, view, slot):
+    # Far from the draws of crop and flip, which count from the same key.
+    example_key = jax.random.fold_in(_key_of(key, view, slot), _APART)
+    policy_key, jitter_key, erase_key, cut_key = jax.random.split(
+      example_key, 4
+    )
+    if how.policy == "rand_augment":
+      image = policies.rand_augment(
+        image, policy_key, count=how.operations, level=how.level
+      )
+    elif how.policy == "trivial_augment":
+      image = policies.trivial_augment(image, policy_key)
+    if how.jitter:
+      image = policies.jitter(image, jitter_key, how.jitter)
+    image = normalize(image, info, dtype)
+    if how.erase:
+      image = erasing.erase(image, erase_key, how.erase)
+    if how.cutout:
+      image = erasing.cut_out(image, cut_key, how.cutout)
+    return image
+
+  examples = jax.vmap(one, in_axes=(0, None, 0))
+  return jax.vmap(examples, in_axes=(0 if has_views else None, 0, None))(
+    images, views, slots
+  )
+
+
+def _changes(how):
+  """Whether single pictures are changed besides crop and flip."""
+  return how.policy != "none" or how.jitter or how.erase or how.cutout
+
+
+def _key_of(key, view, slot):
+  return jax.random.fold_in(jax.random.fold_in(key, view), slot)
+
+
+def _crops(images, key, views, slots, info, pad_mode, *, crops):
+  pad = info.pad if crops else 0
   padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), pad_mode)
   # Offsets of the crop in [0, 2 pad], and whether to flip.
   # A remainder of 32 bits is uniform to one part in 10^8; jax.random.randint
@@ -107,8 +168,7 @@ def _views(images, key, views, slots, *, info, pad_mode, dtype):
   limits = jnp.array([2 * pad + 1, 2 * pad + 1, 2], jnp.uint32)
 
   def one(image, view, slot):
-    example_key = jax.random.fold_in(jax.random.fold_in(key, view), slot)
-    bits = jax.random.bits(example_key, (3,), jnp.uint32)
+    bits = jax.random.bits(_key_of(key, view, slot), (3,), jnp.uint32)
     row, column, flip = (bits % limits).astype(jnp.int32)
     crop = jax.lax.dynamic_slice(
       image, (row, column, jnp.zeros_like(row)), info.image_shape
@@ -118,5 +178,4 @@ def _views(images, key, views, slots, *, info, pad_mode, dtype):
     return jnp.where(flip, crop[:, ::-1], crop)
 
   examples = jax.vmap(one, in_axes=(0, None, 0))
-  cropped = jax.vmap(examples, in_axes=(None, 0, None))(padded, views, slots)
-  return normalize(cropped, info, dtype)
+  return jax.vmap(examples, in_axes=(None, 0, None))(padded, views, slots)

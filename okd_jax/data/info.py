@@ -35,9 +35,8 @@ class DataInfo:
       the resized picture. Otherwise whole pictures are resized, and `augment`
       pads, crops and flips.
     task: what the targets are for, a module of `okd_jax.tasks`.
-    exif: pictures are turned as EXIF says. Runs of earlier releases did not.
-    keypoints: what is known of joints, for that task; there they are the
-      classes.
+    exif: pictures are turned as EXIF says; runs of earlier releases did not.
+    keypoints: what is known of joints, for that task; they are the classes.
   """
 
   name: str
@@ -102,6 +101,7 @@ class HostData:
     test: the test split, which may be empty.
     num_validation: size of the validation split.
     notes: what people may not expect, each a sentence.
+    files: of a folder of pictures, see `formats.finder.Found.describe`.
   """
 
   info: DataInfo
@@ -109,6 +109,7 @@ class HostData:
   test: Split
   num_validation: int = 0
   notes: tuple[str, ...] = ()
+  files: tuple[str, ...] = ()
 
 
 _FASHION = (
@@ -239,15 +240,9 @@ def describe(
     DataError: naming the split and the rule that it breaks.
   """
   num_classes = len(class_names)
-  for split_name, split in (("train", train), ("test", test)):
-    may_be_empty = split_name == "test"
-    check_split(
-      f"{name}/{split_name}",
-      split.images,
-      split.labels,
-      num_classes,
-      may_be_empty,
-    )
+  for which, split in (("train", train), ("test", test)):
+    where, may_be_empty = f"{name}/{which}", which == "test"
+    check_split(where, split.images, split.labels, num_classes, may_be_empty)
   check_every_class(name, train.labels, class_names)
   if train.images.shape[1:] != test.images.shape[1:]:
     raise DataError(

@@ -62,6 +62,7 @@ def make(
   data = _load(config)
   info = dataclasses.replace(
     data.info,
+    name=config.name,
     flip=data.info.flip and config.flip,
     # Of some sets it is known whether annotators saw pictures turned.
     exif=data.info.exif if config.of_keypoints else config.exif,
@@ -76,7 +77,7 @@ def make(
     per_class=config.per_class,
   )
   source = _source(config, data, positions, num_views, batching)
-  source.notes = data.notes
+  source.notes, source.files = data.notes, data.files
   return source
 
 
@@ -152,7 +153,7 @@ def _load(config: Config) -> Any:
   if name == "digits":
     return readers.digits()
   if name.startswith(FOLDER):
-    path = name.removeprefix(FOLDER)
+    path = config.dir or name.removeprefix(FOLDER)
     if config.source == "stream":
       return listing.from_folder(path, *options)
     return folder.read(path, *options, exif=config.exif)

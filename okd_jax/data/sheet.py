@@ -1,5 +1,6 @@
 """A sheet of pictures as a network sees them in training."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -7,6 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from okd_jax import data
+from okd_jax.data import mixing
+from okd_jax.data.augmentation import Augment, PLAIN
 from okd_jax.errors import ConfigError
 
 _A_CLASS = 8
@@ -16,14 +19,18 @@ _SIDE = 64
 _GAP, _TEXT = 4, 14
 
 
-def write(config: data.Config, path: pathlib.Path) -> None:
+def write(
+  config: data.Config, path: pathlib.Path, how: Augment = PLAIN
+) -> None:
   """Draws some training pictures of each class, one row a class.
 
-  They are decoded, resized or cropped, and augmented by what training uses.
+  They are decoded, resized or cropped, and augmented by what training uses. A
+  mixed picture is in the row of the one that it is mixed into.
 
   Args:
     config: of the data.
     path: of the PNG.
+    how: what else changes pictures.
 
   Raises:
     ConfigError: if `path` is no PNG.
@@ -40,7 +47,12 @@ def write(config: data.Config, path: pathlib.Path) -> None:
   source.positions["train"] = np.concatenate(rows).astype(np.int32)
   source.batch_size = source.train_size
   batch = next(source.batches(0))
-  seen = data.augment(batch.image, jax.random.key(0), info=info)
+  key = jax.random.key(0)
+  seen = data.augment(batch.image, key, info=info, how=how)
+  if how.mixes:
+    alike = dataclasses.replace(how, mix_per_peer=False)
+    targets = jax.nn.one_hot(batch.target, info.num_classes)
+    seen, _ = mixing.mix(seen, targets, key, how=alike)
   levels = np.asarray(seen) * np.array(info.std) + np.array(info.mean)
   pixels = np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8)
   by_class: list[list[np.ndarray]] = [[] for _ in classes]

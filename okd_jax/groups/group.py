@@ -35,15 +35,15 @@ class Group:
     stem: the trunk that all peers share: a linen module whose result enters
       every network; None for separate networks.
     mapping: how equal networks run, see `okd_jax.groups.map_peers`.
-    mean_trunk_gradient: average the peers' gradients where they enter the
-      stem, instead of summing them.
+    trunk_gradient: which gradient of peers enters the stem: the "sum" of
+      theirs, their "mean", or that of the "first" peer.
   """
 
   stacks: tuple[Stack, ...]
   mesh: Mesh
   stem: nn.Module | None = None
   mapping: str = "auto"
-  mean_trunk_gradient: bool = False
+  trunk_gradient: str = "sum"
 
   def __post_init__(self):
     check_sizes(self.stacks, self.mesh, self.mapping)
@@ -65,6 +65,11 @@ class Group:
   def equal(self) -> bool:
     """Whether all peers are of one shape."""
     return len(self.stacks) == 1
+
+  @property
+  def shared(self) -> tuple[str, ...]:
+    """Path prefixes of the variables that have no axis of peers."""
+    return () if self.stem is None else ("trunk/",)
 
   def init(self, key: Array, images: Array) -> Variables:
     """Draws independent variables for every peer.
@@ -195,7 +200,7 @@ class Group:
         key,
         num_peers=self.num_peers,
         mapping=self.mapping,
-        mean_gradient=self.mean_trunk_gradient,
+        mean_gradient=self.trunk_gradient == "mean",
         train=train,
       )
     results, after = local.through_stacks(
@@ -205,6 +210,7 @@ class Group:
       key,
       mapping=self.mapping,
       has_views=has_views,
+      only_first=self.trunk_gradient == "first",
       train=train,
     )
     return results, pooled, stem_after, after

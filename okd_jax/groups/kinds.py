@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 from flax import linen as nn
+import jax
 from jax.sharding import Mesh
 
 from okd_jax.groups.errors import GroupError
@@ -31,7 +33,7 @@ def branches(
   num_peers: int,
   mesh: Mesh,
   mapping: str = "auto",
-  mean_trunk_gradient: bool = False,
+  trunk_gradient: str = "sum",
 ) -> Group:
   """Branch-based group: one shared trunk, a tail of its own for every peer.
 
@@ -41,18 +43,19 @@ def branches(
     num_peers: P.
     mesh: its peer axis must divide P.
     mapping: as in `Group`.
-    mean_trunk_gradient: as in `Group`.
+    trunk_gradient: as in `Group`.
   """
-  trunk = part_of(net, "trunk")
-  tails = (Stack(part_of(net, "tail"), num_peers, net),)
-  return Group(tails, mesh, trunk, mapping, mean_trunk_gradient)
+  trunk = _part(net, "trunk")
+  tails = (Stack(_part(net, "tail"), num_peers, net),)
+  return Group(tails, mesh, trunk, mapping, trunk_gradient)
 
 
 def different_branches(
   nets: Sequence[nn.Module],
   mesh: Mesh,
   mapping: str = "auto",
-  mean_trunk_gradient: bool = False,
+  trunk_gradient: str = "sum",
+  example: Any = None,
 ) -> Group:
   """Branches of different width or depth on one trunk.
 
@@ -61,24 +64,59 @@ def different_branches(
       result enters the tails of all.
     mesh: its peer axis must be 1.
     mapping: as in `Group`.
-    mean_trunk_gradient: as in `Group`.
-  """
-  trunk = part_of(nets[0], "trunk")
-  tails = tuple(
-    Stack(
-      part_of(net, "tail"), 1, net if part_of(net, "trunk") == trunk else None
-    )
-    for net in nets
-  )
-  return Group(tails, mesh, trunk, mapping, mean_trunk_gradient)
-
-
-def part_of(net: nn.Module, part: str) -> nn.Module:
-  """The trunk or the tail of a network.
+    trunk_gradient: as in `Group`.
+    example: images or their shape. With it trunks have to be alike, and then a
+      trunk and its tail are one whole network.
 
   Raises:
-    GroupError: if it has none.
+    GroupError: if a trunk is of another shape than the first one's.
   """
+  trunks = [_part(net, "trunk") for net in nets]
+  if example is not None:
+    _check_alike(nets, trunks, example)
+  tails = tuple(
+    Stack(
+      _part(net, "tail"),
+      1,
+      net if example is not None or trunk == trunks[0] else None,
+    )
+    for net, trunk in zip(nets, trunks, strict=True)
+  )
+  return Group(tails, mesh, trunks[0], mapping, trunk_gradient)
+
+
+def _check_alike(
+  nets: Sequence[nn.Module], trunks: Sequence[nn.Module], example: Any
+) -> None:
+  def shapes(trunk):
+    hidden, variables = jax.eval_shape(
+      lambda key, x: trunk.init_with_output(key, x, train=False),
+      jax.random.key(0),
+      example,
+    )
+    leaves = jax.tree_util.tree_leaves_with_path(
+      {"output": hidden, **variables}
+    )
+    return {
+      jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+      for path, leaf in leaves
+    }
+
+  first = shapes(trunks[0])
+  for number, trunk in enumerate(trunks):
+    found = shapes(trunk)
+    names = first.keys() | found.keys()
+    for name in sorted(n for n in names if first.get(n) != found.get(n)):
+      raise GroupError(
+        f"config.peers.net: the trunk of peer {number}, a "
+        f"{type(nets[number]).__name__}, has '{name}' of shape "
+        f"{found.get(name)}, and that of peer 0, which is to be shared, "
+        f"{first.get(name)}; name networks with the same trunk, or share less "
+        "of them with config.peers.split."
+      )
+
+
+def _part(net: nn.Module, part: str) -> nn.Module:
   if "part" not in {field.name for field in dataclasses.fields(net)}:
     raise GroupError(
       f"{type(net).__name__} has no field 'part' and so cannot be split into "

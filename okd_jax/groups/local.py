@@ -1,6 +1,6 @@
 """What one device computes of a group, inside `shard_map`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flax import linen as nn
@@ -15,6 +15,7 @@ from okd_jax.groups import views
 from okd_jax.groups.forward import (
   apply_network,
   over_peers,
+  Pass,
   peer_keys,
   with_outputs,
 )
@@ -30,9 +31,12 @@ def through_stacks(
   *,
   mapping: str,
   has_views: bool,
+  only_first: bool,
   train: bool,
 ) -> tuple[list[Outputs], list[Variables]]:
   """Passes a batch, or a view a peer, through the peers on this device.
+
+  With `only_first`, the first peer alone sends gradient into what they see.
 
   Returns:
     For every stack the outputs with a leading peer axis, and the state after.
@@ -45,16 +49,28 @@ def through_stacks(
       stack_key = jax.random.fold_in(key, i)
       if has_views:
         seen = jax.tree.map(lambda x, i=first, n=count: x[i : i + n], images)
-    through = map_peers(
-      with_outputs(apply_network(stack.net, train)),
-      mapping,
-      (0, 0 if has_views else None, 0),
-    )
-    result, state = through(own, seen, peer_keys(stack_key, count))
+    through = with_outputs(apply_network(stack.net, train))
+    axes: tuple[int | None, ...] = (0, 0 if has_views else None, 0)
+    args: tuple[Any, ...] = (own, seen, peer_keys(stack_key, count))
+    if only_first:
+      place = first + lax.axis_index(PEER) * count + jnp.arange(count)
+      shares = (place == 0).astype(jnp.float32)
+      through, axes, args = _sharing(through), (*axes, 0), (*args, shares)
+    result, state = map_peers(through, mapping, axes)(*args)
     results.append(result)
     after.append(state)
     first += count
   return results, after
+
+
+def _sharing(through: Pass) -> Callable[..., tuple[Outputs, Variables]]:
+  """The same with the share of its gradient that enters what it sees."""
+
+  def wrapped(variables, images, key, share):
+    seen = jax.tree.map(lambda x: losses.scale_gradient(x, share), images)
+    return through(variables, seen, key)
+
+  return wrapped
 
 
 def through_stem(

@@ -63,6 +63,7 @@ from okd_jax.losses._mcl import (
 )
 from okd_jax.losses._mcl_okd import (
   mcl_okd as mcl_okd,
+  mcl_okd_of_scores as mcl_okd_of_scores,
   memory_update as memory_update,
 )
 from okd_jax.losses._mutual import (
@@ -117,6 +118,7 @@ __all__ = (
   "map_distance",
   "mcl",
   "mcl_okd",
+  "mcl_okd_of_scores",
   "memory_update",
   "mix_peers",
   "oem",

@@ -96,14 +96,7 @@ def mcl_okd(
   >>> {name: term.shape for name, term in sorted(terms.items())}
   {'leader_kd': (2,), 'peer_ce': (3, 2), 'peer_nce': (3, 2)}
   """
-  check_temperature("mcl_okd", temperature)
   check_temperature("mcl_okd", nce_temperature, "nce_temperature")
-  check_weights(
-    "mcl_okd",
-    ce_weight=ce_weight,
-    kd_weight=kd_weight,
-    nce_weight=nce_weight,
-  )
   logits, embeddings, positives, negatives = as_floats(
     "mcl_okd",
     logits=(logits, "P B C"),
@@ -111,25 +104,93 @@ def mcl_okd(
     positives=(positives, "P B d"),
     negatives=(negatives, "P B K d"),
   )
+  positive, negative = _scores(
+    embeddings, positives, negatives, nce_temperature
+  )
+  return mcl_okd_of_scores(
+    logits,
+    positive,
+    negative,
+    labels,
+    num_examples=num_examples,
+    temperature=temperature,
+    ce_weight=ce_weight,
+    kd_weight=kd_weight,
+    nce_weight=nce_weight,
+    normalizer=normalizer,
+  )
+
+
+def mcl_okd_of_scores(
+  logits: Array,
+  positive: Array,
+  negative: Array,
+  labels: Array,
+  *,
+  num_examples: Scalar,
+  temperature: Scalar = 3.0,
+  ce_weight: Scalar = 1.0,
+  kd_weight: Scalar = 1.0,
+  nce_weight: Scalar = 0.025,
+  normalizer: Scalar | None = None,
+) -> dict[str, Array]:
+  """The terms of `mcl_okd` from scores, where the rows do not fit in memory.
+
+  Scores are products of embeddings and rows, over the temperature of the
+  contrast. Axes of pairs have the peer of the embedding first.
+
+  Args:
+    logits: as in `mcl_okd`.
+    positive: scores of the examples' own rows, float [P, P, B].
+    negative: scores of K rows of other classes, float [P, P, B, K].
+    labels: as in `mcl_okd`.
+    num_examples: likewise.
+    temperature: likewise.
+    ce_weight: likewise.
+    kd_weight: likewise.
+    nce_weight: likewise.
+    normalizer: likewise, with the peer of the bank first.
+
+  Returns:
+    As `mcl_okd`.
+
+  Raises:
+    ValueError: if the shapes do not match or a dtype is wrong, and for fewer
+      than two peers, no negatives, or an invalid temperature, number of
+      examples or normalizer.
+
+  >>> logits, scores = jnp.zeros((3, 2, 5)), jnp.zeros((3, 3, 2, 7))
+  >>> terms = mcl_okd_of_scores(
+  ...   logits, scores[..., 0], scores, jnp.array([0, 1]), num_examples=50
+  ... )
+  >>> {name: term.shape for name, term in sorted(terms.items())}
+  {'leader_kd': (2,), 'peer_ce': (3, 2), 'peer_nce': (3, 2)}
+  """
+  check_temperature("mcl_okd", temperature)
+  check_weights(
+    "mcl_okd",
+    ce_weight=ce_weight,
+    kd_weight=kd_weight,
+    nce_weight=nce_weight,
+  )
+  logits, positive, negative = as_floats(
+    "mcl_okd",
+    logits=(logits, "P B C"),
+    positive=(positive, "P P B"),
+    negative=(negative, "P P B K"),
+  )
   check_peers("mcl_okd", "logits", logits, at_least=2)
   labels = as_labels("mcl_okd", labels, logits)
-  if not negatives.shape[2]:
+  if not negative.shape[3]:
     expected = "at least one row an example, float [P, B, K, d]"
-    refuse("mcl_okd", "negatives", expected, describe(negatives))
+    refuse("mcl_okd", "negatives", expected, describe(negative))
   for name, value in (
     ("num_examples", num_examples),
     ("normalizer", normalizer),
   ):
     _check_positive(name, value)
   teacher = jax.lax.stop_gradient(jnp.mean(logits, axis=0))
-  pairs = _noise_contrast(
-    embeddings,
-    positives,
-    negatives,
-    num_examples,
-    nce_temperature,
-    normalizer,
-  )
+  pairs = _noise_contrast(positive, negative, num_examples, normalizer)
   sums = (logits.shape[0] - 1) * mean_over_others(pairs)
   return {
     "peer_ce": weighted(ce_weight, nll(logits, labels)),
@@ -138,11 +199,8 @@ def mcl_okd(
   }
 
 
-def _noise_contrast(
-  embeddings, positives, negatives, num_examples, temperature, normalizer
-):
-  """[P, P, B]: peer of the embedding first, peer of the bank second."""
-  num_negatives = negatives.shape[2]
+def _scores(embeddings, positives, negatives, temperature):
+  """[P, P, B] and [P, P, B, K], the peer of the embedding first."""
   dtype = jnp.result_type(embeddings, positives, negatives)
   embeddings = embeddings / jnp.asarray(temperature, dtype)
   positive, negative = jax.lax.stop_gradient((positives, negatives))
@@ -153,6 +211,12 @@ def _noise_contrast(
   negative = jnp.einsum(
     "abkd,aebd->eabk", negative, repeated, precision=HIGHEST
   )
+  return positive, negative
+
+
+def _noise_contrast(positive, negative, num_examples, normalizer):
+  """[P, P, B]: peer of the embedding first, peer of the bank second."""
+  num_negatives, dtype = negative.shape[3], negative.dtype
   log_num = jnp.log(jnp.asarray(num_examples, dtype))
   if normalizer is None:
     log_normalizer = log_num + _log_mean(positive, negative)

@@ -30,7 +30,7 @@ class Method(core.Method):
 
   @property
   def needs(self):
-    return core.Needs(kind="branches", mean_trunk_gradient=True)
+    return core.Needs(kind="branches", trunk_gradient="mean")
 
   @property
   def joint(self):

@@ -17,6 +17,10 @@ class Method(core.Method):
     return (self.task, _heat_maps.TASK)
 
   @property
+  def alone(self):
+    return True
+
+  @property
   def compared(self):
     # As Chen et al., AAAI 2020.
     return "peers_mean"

@@ -10,7 +10,7 @@ from okd_jax.errors import ConfigError
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.settings.schema import Comparison, RunConfig
 
-# Rows besides the methods: one network alone, and what teaches kd.
+# Rows besides the methods: one network alone, and what teaches others.
 BASELINE = "baseline"
 KD_TEACHER = "kd_teacher"
 
@@ -60,8 +60,9 @@ def cells(config: Comparison, workdir: Path) -> list[Cell]:
 def rows(config: Comparison) -> Iterator[str]:
   """Rows for every network: the baseline, and the methods as listed."""
   yield BASELINE
+  taught = [m for m in config.methods if methods.make(m).needs.teacher]
   for method in config.methods:
-    if method == "kd":
+    if method in taught[:1]:
       yield KD_TEACHER
     yield method
 
@@ -120,7 +121,7 @@ def _cell(
     changes |= chosen.settings_compared(net, config.teacher_net)
   if alone or "," in changes["peers.net"]:
     changes["mesh.peer"] = min(config.base.mesh.peer, 1)
-  if row == "kd":
+  if row != KD_TEACHER and methods.make(name).needs.teacher:
     changes["teacher"] = str(place(KD_TEACHER))
   made = freeze.replace(config.base, changes)
   return Cell(net, row, seed, place(row), made)

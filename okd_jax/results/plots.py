@@ -1,6 +1,6 @@
 """Pictures of a run, in colours that colour-blind people can tell apart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,13 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from okd_jax import tasks
-from okd_jax.runs import records as records_lib, run as run_lib
+from okd_jax.results import curves as curves_lib
+from okd_jax.results.curves import Curve, draw
+from okd_jax.runs import (
+  records as records_lib,
+  run as run_lib,
+  workdir as workdir_lib,
+)
 from okd_jax.settings import config as config_lib
 from okd_jax.tasks.figure import (
   DIVERSITY,
@@ -51,15 +57,15 @@ STYLE: Any = {
   "svg.hashsalt": "okd_jax",  # equal runs give equal files
 }
 
-# Where the values were measured, in epochs, and the values.
-Curve = tuple[np.ndarray, np.ndarray]
-
 
 def plot(workdir: Path, to: Path | None = None) -> list[Path]:
   """Draws the curves of a run, finished or not.
 
+  Of several seeds the curves are means, with bands of the sample standard
+  deviation, as far as all seeds have come.
+
   Args:
-    workdir: of the run.
+    workdir: of the run, or of the runs of several seeds.
     to: folder for the pictures; `plots` in the work directory by default.
 
   Returns:
@@ -71,21 +77,18 @@ def plot(workdir: Path, to: Path | None = None) -> list[Path]:
   Raises:
     ConfigError: if there is no run.
   """
-  config, info, train_size = run_lib.about(workdir)
+  runs = list(workdir_lib.runs(workdir).values())
+  config, info, train_size = run_lib.about(runs[0])
   epochs_a_step = config.batch_size / train_size
-  trained = _curves(
-    [
-      (record.pop("step"), record)
-      for record in records_lib.read_metrics(workdir)
-      if record.pop("kind") == "train"
-    ],
-    epochs_a_step,
-  )
-  evaluated = _curves(records_lib.read_evaluations(workdir), epochs_a_step)
+  trained = curves_lib.of_runs(list(map(_terms, runs)), epochs_a_step)
+  evaluations = list(map(records_lib.read_evaluations, runs))
+  evaluated = curves_lib.of_runs(evaluations, epochs_a_step)
   title = (
     f"{config.method.name}, {config.peers.num_peers} {config.peers.kind} of "
     f"{config.peers.net} on {info.name}"
   )
+  if len(runs) > 1:
+    title += f": mean and deviation over {len(runs)} seeds"
   method = config_lib.make_method(config)
   leader = range(config.peers.num_peers)[method.leader]
   task = tasks.load(info.task)
@@ -123,16 +126,13 @@ def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
   return written
 
 
-def _curves(
-  records: Sequence[tuple[int, Mapping[Any, float]]], epochs_a_step: float
-) -> dict[Any, Curve]:
-  """The curve of every key in the records, which are steps and values."""
-  curves = {}
-  for key in dict.fromkeys(key for _, values in records for key in values):
-    points = [(step, values[key]) for step, values in records if key in values]
-    steps, measured = np.array(points, float).T
-    curves[key] = (steps * epochs_a_step, measured)
-  return curves
+def _terms(workdir: Path) -> curves_lib.Records:
+  """What a run has recorded of training."""
+  return [
+    (record.pop("step"), record)
+    for record in records_lib.read_metrics(workdir)
+    if record.pop("kind") == "train"
+  ]
 
 
 def _panels(title: str, count: int, label: str) -> tuple[Figure, list[Axes]]:
@@ -168,13 +168,13 @@ def line_look(i: int) -> dict[str, Any]:
 def _loss(curves: Mapping[str, Curve], in_step: Measure, title: str) -> Figure:
   figure, (panel,) = _panels(title, 1, "loss term, summed over peers")
   if "loss" in curves:
-    panel.plot(*curves["loss"], color=_BLACK, linewidth=2.4, label="sum")
+    draw(panel, curves["loss"], color=_BLACK, linewidth=2.4, label="sum")
   others = (*_NO_TERMS, in_step.name)
   terms = [n for n in curves if n not in others and not parse_element(n)[1]]
   for i, name in enumerate(terms):
     look = line_look(i) | {"marker": MARKERS[i % len(MARKERS)], "markersize": 4}
-    every = max(1, len(curves[name][0]) // 10)
-    panel.plot(*curves[name], **look, markevery=every, label=name)
+    every = max(1, len(curves[name].epochs) // 10)
+    draw(panel, curves[name], **look, markevery=every, label=name)
   # Terms differ by orders of magnitude.
   panel.set_yscale("log", nonpositive="mask")
   _legend(figure, panel)
@@ -194,8 +194,8 @@ def _headlines(
   for split, panel in zip(splits, panels, strict=True):
     panel.set_title(split)
     shown = {
-      f: (x, headline.scaled(y))
-      for f, (x, y) in curves.items()
+      f: curve.scaled(headline.scaled(1.0))
+      for f, curve in curves.items()
       if (f.split, f.measure) == (split, headline.name)
     }
     if shown:
@@ -213,8 +213,9 @@ def _draw_everybody(
   deployed = f"peer {leader}, averaged" if averaged else f"peer {leader}"
   for figure, curve in curves.items():
     if figure.who == LEADER:
-      panel.plot(
-        *curve,
+      draw(
+        panel,
+        curve,
         color=_BLACK,
         linewidth=2.4,
         label=f"leader ({deployed})",
@@ -226,8 +227,9 @@ def _draw_everybody(
     if f.who not in (LEADER, PEERS_MEAN) and peer_index(f.who) is None
   ]
   for i, figure in enumerate(groups):
-    panel.plot(
-      *curves[figure],
+    draw(
+      panel,
+      curves[figure],
       color="#D55E00",
       linestyle=_STYLES[1 + i % (len(_STYLES) - 1)],
       linewidth=2.2,
@@ -238,14 +240,15 @@ def _draw_everybody(
     # The leader is drawn already, unless it is an average.
     if peer is None or figure.averaged or (peer == leader and not averaged):
       continue
-    panel.plot(*curve, **line_look(peer), label=f"peer {peer}")
+    draw(panel, curve, **line_look(peer), label=f"peer {peer}")
 
 
 def _set_range(
   curves: Mapping[Measured, Curve], headline: Measure, panel: Axes
 ) -> None:
   # The first epochs would squeeze the rest into a line.
-  later = np.concatenate([y[len(y) // 5 :] for _, y in curves.values()])
+  values = [curve.values for curve in curves.values()]
+  later = np.concatenate([y[len(y) // 5 :] for y in values])
   later = later[np.isfinite(later)]
   if not len(later):
     return
@@ -260,8 +263,8 @@ def _diversity(curves: Mapping[Measured, Curve], title: str) -> Figure:
   shown = [f for f in curves if f.measure == DIVERSITY]
   for i, measured in enumerate(shown):
     averaged = ", averaged" if measured.averaged else ""
-    panel.plot(
-      *curves[measured], **line_look(i), label=measured.split + averaged
+    draw(
+      panel, curves[measured], **line_look(i), label=measured.split + averaged
     )
   if len(shown) == 1:
     panel.set_title(shown[0].split)
@@ -290,6 +293,6 @@ def _summary(curves: Mapping[str, Curve], name: str, title: str) -> Figure:
     for last, curve in lines.items():
       # Weights add up to one, so lines often lie on each other.
       look = line_look(last) | {"linestyle": _STYLES[last % len(_STYLES)]}
-      panel.plot(*curve, **look, label=f"peer {last}")
+      draw(panel, curve, **look, label=f"peer {last}")
   _legend(figure, axes[0])
   return figure

@@ -17,7 +17,12 @@ from okd_jax.results import (
   rows as results,
 )
 from okd_jax.results.formats import Table
-from okd_jax.runs import records, run as run_lib
+from okd_jax.runs import (
+  records,
+  run as run_lib,
+  spread,
+  workdir as workdir_lib,
+)
 from okd_jax.settings import freeze
 from okd_jax.storage import files
 from okd_jax.tasks.figure import DIVERSITY, Figure
@@ -80,35 +85,43 @@ def _comparison(workdir: Path, prefix: str) -> str:
 
 
 def _run(workdir: Path, prefix: str) -> str:
-  config, info, _ = run_lib.about(workdir)
+  runs = workdir_lib.runs(workdir)
+  paths = list(runs.values())
+  config, info, _ = run_lib.about(paths[0])
+  seeds = f"seed {config.seed}"
+  if len(runs) > 1:
+    seeds = f"seeds {', '.join(map(str, runs))}"
   with tempfile.TemporaryDirectory() as folder:
     pictures = _pictures(plots.plot(workdir, Path(folder)), prefix)
   about = (
     f"{config.method.name}, {config.peers.num_peers} {config.peers.kind} of "
-    f"{config.peers.net} on {info.name}, seed {config.seed}, "
-    f"{config.epochs} epochs."
+    f"{config.peers.net} on {info.name}, {seeds}, {config.epochs} epochs."
   )
-  if not (workdir / "summary.json").exists():
+  if not all((path / "summary.json").exists() for path in paths):
     about += " Not finished."
   return _section(
-    workdir, about, _evaluation(workdir), pictures, freeze.as_dict(config)
+    workdir, about, _evaluation(paths), pictures, freeze.as_dict(config)
   )
 
 
-def _evaluation(workdir: Path) -> list[Table]:
+def _evaluation(runs: Sequence[Path]) -> list[Table]:
   """The figures of the last evaluation, of every split."""
-  evaluations = records.read_evaluations(workdir)
-  if not evaluations:
+  evaluations = [records.read_evaluations(path) for path in runs]
+  if not all(evaluations):
     return []
-  step, last = evaluations[-1]
-  info = run_lib.about(workdir)[1]
+  step = evaluations[0][-1][0]
+  last = spread.over([found[-1][1] for found in evaluations])
+  info = run_lib.about(runs[0])[1]
   task = tasks.load(info.task)
 
   def cell(of: Figure, measure: Measure) -> str:
     figure = dataclasses.replace(of, measure=measure.name)
     if figure not in last:
       return "-"
-    return f"{last[figure]:.2%}" if measure.fraction else f"{last[figure]:.4f}"
+    if len(runs) > 1:
+      return measure.spread(**last[figure])
+    value = last[figure]["mean"]
+    return f"{value:.2%}" if measure.fraction else f"{value:.4f}"
 
   measured = {figure.measure for figure in last}
   shown = [measure for measure in task.measures if measure.name in measured]
@@ -122,12 +135,15 @@ def _evaluation(workdir: Path) -> list[Table]:
   ]
   notes = [
     f"{figure.split}{', averaged' if figure.averaged else ''}: the peers' "
-    f"diversity is {value:.4f}."
+    f"diversity is {value['mean']:.4f}."
     for figure, value in last.items()
     if figure.measure == DIVERSITY
   ]
   heads = ["split and network", *(measure.title for measure in shown)]
-  return [Table(f"Evaluation after step {step}", heads, lines, notes)]
+  title = f"Evaluation after step {step}"
+  if len(runs) > 1:
+    title += f", mean ± sample standard deviation over {len(runs)} seeds"
+  return [Table(title, heads, lines, notes)]
 
 
 def _section(

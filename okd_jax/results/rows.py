@@ -162,7 +162,8 @@ def _row(cells: Sequence[Cell]) -> Row:
         headlines.setdefault(key, []).append(value)
       tested = any(figure.split == "test" for figure in evaluations[-1][1])
       if tested and config.peers.num_peers > 1:
-        diversity.append(_diversity(evaluations, config.epochs))
+        epochs = config.epochs + config.extra_epochs
+        diversity.append(_diversity(evaluations, epochs))
   return Row(
     net=cells[0].net,
     name=cells[0].row,

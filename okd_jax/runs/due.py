@@ -18,6 +18,7 @@ class Due:
       config: how often to record, evaluate and save.
     """
     self._setup = setup
+    self._epoch = setup.clock.epoch  # of a step that begins: epochs done
     self._log_steps = config.log_steps
     self._eval_epochs = config.eval_epochs
     self._checkpoint_secs = config.checkpoint_secs
@@ -26,13 +27,13 @@ class Due:
   def next_stop(self, step: int, most_steps: int) -> int:
     """The last step to run before something else has to be done."""
     setup = self._setup
-    epoch_end = setup.first_step(self._epochs_done(step) + 1)
+    epoch_end = setup.first_step(self._epoch(step) + 1)
     record = (step // self._log_steps + 1) * self._log_steps
     return min(epoch_end, record, step + most_steps, setup.total_steps)
 
   def refresh(self, step: int) -> bool:
     """Whether the method is to look at the held-out data before a step."""
-    epoch = self._epochs_done(step)
+    epoch = self._epoch(step)
     if not self._setup.method.needs.held_out or epoch == 0:
       return False
     return step == self._setup.first_step(epoch)
@@ -45,8 +46,8 @@ class Due:
     """Whether the group is to be evaluated after a step."""
     if step == self._setup.total_steps:
       return True
-    done = self._epochs_done(step)
-    return done > self._epochs_done(step - 1) and done % self._eval_epochs == 0
+    done = self._epoch(step)
+    return done > self._epoch(step - 1) and done % self._eval_epochs == 0
 
   def save(self, step: int) -> bool:
     """Whether to save after a step; all processes get the same answer."""
@@ -56,6 +57,3 @@ class Due:
   def saved(self) -> None:
     """Starts the clock of the saves anew."""
     self._saved_at = time.monotonic()
-
-  def _epochs_done(self, step: int) -> int:
-    return step * self._setup.batch_size // self._setup.train_size

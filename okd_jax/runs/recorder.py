@@ -46,11 +46,14 @@ class Recorder:
     line = {n: value for n, value in record.items() if not parse_element(n)[1]}
     self._display.update(step, line, runner.images_per_second)
 
-  def evaluated(self, step: int, figures: Mapping[Figure, float]) -> None:
-    """Records an evaluation."""
+  def evaluated(
+    self, step: int, figures: Mapping[Figure, float]
+  ) -> dict[str, Any]:
+    """Records an evaluation; returns its figures by name, and the step."""
     named = {figure.name: value for figure, value in figures.items()}
     self._writer.write(step, named, kind="eval")
     self._display.evaluated(step, figures)
+    return named | {"step": step}
 
 
 @contextlib.contextmanager

@@ -174,6 +174,11 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
   ]
 
 
+def until(workdir: str | os.PathLike[str], step: int) -> list[dict[str, Any]]:
+  """Reads the metrics up to a step, and that of the step itself."""
+  return [r for r in read_metrics(workdir) if r["step"] <= step]
+
+
 def read_evaluations(
   workdir: str | os.PathLike[str],
 ) -> list[tuple[int, dict[Figure, float]]]:

@@ -13,6 +13,7 @@ from okd_jax.data import Source
 from okd_jax.data.info import DataInfo
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError
+from okd_jax.runs import same_data
 from okd_jax.settings import build, config as config_lib, freeze
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import files
@@ -36,7 +37,8 @@ class Run:
     workdir: where it lies.
     config: of the run.
     setup: its group, method and task, without frozen teachers.
-    state: of the newest verified checkpoint.
+    state: of the newest verified checkpoint, or of the best one where the
+      configuration deploys that.
     step: number of training steps behind it.
   """
 
@@ -88,6 +90,22 @@ def remember(
       contents[_TEACHER] = targets.to_json(outputs)
     for name, content in contents.items():
       files.write(workdir / name, json.dumps(content, indent=2) + "\n")
+    same_data.remember(workdir, source)
+
+
+def require_same_data(workdir: Path, source: Source) -> None:
+  """Refuses data that are not those of the run in a folder, if there is one.
+
+  Raises:
+    DataError: saying what has changed.
+  """
+  if (workdir / _DATA).exists():
+    same_data.require(workdir, about(workdir)[1], source)
+
+
+def exists(workdir: Path) -> bool:
+  """Whether a run has begun in a folder."""
+  return (workdir / _CONFIG).exists()
 
 
 def saved_config(workdir: Path) -> dict[str, Any] | None:
@@ -134,7 +152,8 @@ def run(workdir: Path, on: Mesh | None = None) -> Run:
     workdir / "checkpoints", config_hash=config_lib.digest(config)
   )
   key = setup_lib.random_keys(config.seed)[0]
-  state, step, _ = checkpoints.restore(state_lib.abstract(setup, key))
+  chosen = checkpoints.best_verified() if config.deploy == "best" else None
+  state, step, _ = checkpoints.restore(state_lib.abstract(setup, key), chosen)
   return Run(workdir, config, setup, state, step)
 
 
@@ -161,9 +180,15 @@ def about(workdir: Path) -> tuple[RunConfig, DataInfo, int]:
     saved = json.loads((workdir / _CONFIG).read_text())
     data = json.loads((workdir / _DATA).read_text())
   except OSError as error:
+    seeds = sorted(
+      path.parent.name for path in workdir.glob(f"seed*/{_CONFIG}")
+    )
+    remedy = "give the --workdir of main.py."
+    if seeds:
+      remedy = f"name that of one seed in it: {', '.join(seeds)}."
     raise ConfigError(
       f"{workdir} is not the work directory of a run ({error.strerror}: "
-      f"{error.filename}); give the --workdir of main.py."
+      f"{error.filename}); {remedy}"
     ) from error
   except ValueError as error:
     raise ConfigError(

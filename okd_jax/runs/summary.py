@@ -9,19 +9,22 @@ from typing import Any
 import jax
 
 from okd_jax import tasks
-from okd_jax.backbones import count_multiply_adds, count_parameters
-from okd_jax.core import Variables
 from okd_jax.data import Source
 from okd_jax.devices import mesh as mesh_lib
-from okd_jax.runs import display, records as records_lib
+from okd_jax.runs import (
+  best as best_lib,
+  display,
+  records as records_lib,
+  sizes as sizes_lib,
+)
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import files
+from okd_jax.tasks import figure as figure_lib
 from okd_jax.tasks.figure import (
   DIVERSITY,
   Figure,
   GROUP,
-  LEADER,
   of_record as figures_of,
   parse,
 )
@@ -34,13 +37,9 @@ _TIMES = ("images_per_second", "compile_seconds")
 
 def show_plan(config: RunConfig, setup: Setup, source: Source) -> None:
   """Prints what is about to be trained."""
-  shapes = jax.eval_shape(
-    setup.peers.init, jax.random.key(0), setup.example_images()
-  )
-  leader = range(setup.peers.num_peers)[setup.method.leader]
-  net, deployed = _shapes_of_peer(setup, shapes, leader)
-  one = count_parameters(deployed["params"])
-  adds = count_multiply_adds(net, setup.example_images().shape[1:])
+  peers = range(setup.peers.num_peers)
+  leader = peers[setup.method.leader]
+  sizes = sizes_lib.of_peers(setup, [leader] if setup.peers.equal else peers)
   devices = setup.mesh.devices.flat
   rows = [
     ("method", f"{config.method.name} ({_hyperparameters(config)})"),
@@ -48,8 +47,14 @@ def show_plan(config: RunConfig, setup: Setup, source: Source) -> None:
       "peers",
       f"{setup.peers.num_peers} {config.peers.kind} of {config.peers.net}",
     ),
-    ("parameters of all peers", f"{count_parameters(shapes['params']):,}"),
-    ("deployed", f"peer {leader}: {one:,} parameters, {adds:,} multiply-adds"),
+    (
+      "parameters of all peers",
+      f"{sizes_lib.parameters(setup):,}",
+    ),
+    (
+      "deployed",
+      f"peer {leader}: {sizes_lib.text(sizes[figure_lib.peer(leader)])}",
+    ),
     (
       "devices",
       f"{len(setup.mesh.devices.flat)} {devices[0].device_kind}, data x peer "
@@ -66,12 +71,29 @@ def show_plan(config: RunConfig, setup: Setup, source: Source) -> None:
     ),
     (
       "schedule",
-      f"{config.epochs} epochs, {setup.total_steps:,} steps of "
+      f"{config.epochs} epochs{_extra(config)}, {setup.total_steps:,} steps of "
       f"{config.batch_size}, ramp-up over {config.rampup_epochs} epochs",
     ),
   ]
+  if not setup.peers.equal:
+    nets = config.peers.net.split(",")
+    rows[4:4] = [
+      (peer, f"{net}: {sizes_lib.text(size)}")
+      for net, (peer, size) in zip(nets, sizes.items(), strict=True)
+    ]
+  rows.append(
+    (
+      "optimiser",
+      f"{config.optim.name}, learning rate {config.optim.learning_rate:g}, "
+      f"{config.schedule.name}",
+    )
+  )
   rows += [("note", note) for note in source.notes]
   display.table("Plan", ["what", "value"], rows)
+
+
+def _extra(config: RunConfig) -> str:
+  return f" and {config.extra_epochs} more" if config.extra_epochs else ""
 
 
 def write(
@@ -86,28 +108,21 @@ def write(
     runner: knows the time taken.
 
   Returns:
-    The content of summary.json: the `last` and the `best` evaluation, by the
-    leader's headline on validation data if there are any and on test data
-    otherwise, and the loss terms of the last record. The last one counts; the
-    best was chosen by looking. Without either, `best_by` is None and both are
-    the end of training.
+    The content of summary.json: the `last` and the `best` evaluation, see
+    `okd_jax.runs.best.judge`, and the loss terms of the last record. The last
+    one counts; the best was chosen by looking. Without data to choose by,
+    `best_by` is None and both are the end of training.
   """
   records = records_lib.read_metrics(workdir)
   evaluations = [r for r in records if r["kind"] == "eval"]
   trained = [r for r in records if r["kind"] == "train"]
-  headline = setup.task.headline(setup.task.info)
-  judge = next(
-    (
-      figure.name
-      for split in ("validation", "test")
-      if (figure := Figure(split, LEADER, False, headline.name)).name
-      in evaluations[-1]
-    ),
-    None,
-  )
+  task = setup.task
+  judge = best_lib.judge(config, task, evaluations[-1])
   best = evaluations[-1]
   if judge is not None:
-    best = max(evaluations, key=lambda r: (headline.merit(r[judge]), r["step"]))
+    best = max(
+      evaluations, key=lambda r: (best_lib.merit(task, r, judge), r["step"])
+    )
   result = {
     "method": config.method.name,
     "net": config.peers.net,
@@ -115,13 +130,15 @@ def write(
     "num_peers": setup.peers.num_peers,
     "data": config.data.name,
     "seed": config.seed,
-    "epochs": config.epochs,
+    "epochs": config.epochs + config.extra_epochs,
     "config_hash": config_lib.digest(config),
     "best_by": judge,
     "last": evaluations[-1],
     "best": best,
     "terms": trained[-1],
   }
+  if not setup.peers.equal:
+    result["sizes"] = sizes_lib.of_peers(setup, range(setup.peers.num_peers))
   path = workdir / "summary.json"
   if runner.images_per_second:
     result["images_per_second"] = runner.images_per_second
@@ -157,7 +174,8 @@ def finished(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
   # The folder of a comparison may have been moved.
   saved["teacher"] = config.teacher
   config_lib.require_resumable(config, saved)
-  if saved["epochs"] != config.epochs:
+  now = (config.epochs, config.extra_epochs)
+  if (saved["epochs"], saved.get("extra_epochs", 0)) != now:
     return None
   return json.loads(path.read_text())
 
@@ -175,9 +193,10 @@ def show_results(config: RunConfig, results: Sequence[dict[str, Any]]) -> None:
   if len(results) < 2:
     return
   values: dict[str, list[float]] = {}
-  split = _shown_split(results[0])
-  if not split:
+  splits = _shown_splits(results[0])
+  if not splits:
     return
+  split = splits[0]
   for result in results:
     for figure, value in _on(split, result["last"], headline).items():
       shown = values.setdefault(figure.prediction, [])
@@ -206,32 +225,53 @@ def _headline(config: RunConfig, result: dict[str, Any]) -> Measure:
 def _show_result(result: dict[str, Any], headline: Measure) -> None:
   """Prints the summary of a finished run."""
   last, best = (figures_of(result[when]) for when in ("last", "best"))
-  split = _shown_split(result)
-  if split != "test":
+  splits = _shown_splits(result)
+  if "test" not in splits:
     print("There are no test data, so nothing is known about new examples.")
-  if not split:
+  if not splits:
     return
-  rows: list[tuple[str, ...]] = [
-    (figure.prediction, headline.text(value), headline.text(best[figure]))
-    for figure, value in _on(split, result["last"], headline).items()
-  ]
-  diversity = Figure(split, GROUP, False, DIVERSITY)
-  rows.append((DIVERSITY, *(f"{r[diversity]:.4f}" for r in (last, best))))
+  sizes = result.get("sizes", {})
+  what = tuple(next(iter(sizes.values()), ()))
+  rows: list[tuple[str, ...]] = []
+  for split in splits:
+    # With one split its name is in the title alone.
+    where = f"{split}: " if len(splits) > 1 else ""
+    rows += [
+      (
+        f"{where}{figure.prediction}",
+        headline.text(value),
+        headline.text(best[figure]),
+        *(_cell(sizes.get(figure.prediction, {}), name) for name in what),
+      )
+      for figure, value in _on(split, result["last"], headline).items()
+    ]
+    diversity = Figure(split, GROUP, False, DIVERSITY)
+    values = (f"{r[diversity]:.4f}" for r in (last, best))
+    rows.append((f"{where}{DIVERSITY}", *values, *("" for _ in what)))
   title = (
     f"{result['method']}, {result['num_peers']} {result['kind']} of "
     f"{result['net']} on {result['data']}, seed {result['seed']}: "
-    f"{headline.words} on {split}"
+    f"{headline.words} on {' and '.join(splits)}"
   )
   columns = [
     f"{when} (step {result[when]['step']})" for when in ("last", "best")
   ]
-  display.table(title, ["who", *columns], rows)
+  display.table(title, ["who", *columns, *what], rows)
+  by = result["best_by"]
+  print(f"The best step is that of the best {by}.", end=" ")
+  if parse(by).split == "test":
+    print(
+      "It was chosen by looking at the test data, so its figures on them are "
+      "too good; config.data.validation holds data out to choose by."
+    )
+  else:
+    print("The test data had no part in choosing it.")
 
 
-def _shown_split(result: dict[str, Any]) -> str:
-  """Of a finished run: test, or else validation, "" if it was not evaluated."""
+def _shown_splits(result: dict[str, Any]) -> list[str]:
+  """Of a finished run, test first; empty if it was not evaluated."""
   there = {figure.split for figure in figures_of(result["last"])}
-  return next((s for s in ("test", "validation") if s in there), "")
+  return [split for split in ("test", "validation") if split in there]
 
 
 def _on(
@@ -253,15 +293,5 @@ def _hyperparameters(config: RunConfig) -> str:
   )
 
 
-def _shapes_of_peer(
-  setup: Setup, shapes: Variables, peer: int
-) -> tuple[Any, Variables]:
-  nets = []
-
-  def extract(variables):
-    net, taken = setup.peers.extract(variables, peer)
-    nets.append(net)
-    return taken
-
-  taken = jax.eval_shape(extract, shapes)
-  return nets[0], taken
+def _cell(size: dict[str, int], what: str) -> str:
+  return f"{size[what]:,}" if what in size else ""

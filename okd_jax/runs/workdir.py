@@ -2,6 +2,7 @@
 
 import contextlib
 from pathlib import Path
+import re
 from typing import Any
 
 import jax
@@ -11,6 +12,30 @@ from okd_jax.settings import config as config_lib, freeze
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.storage.lock import RunLock
+
+_SEED = re.compile(r"seed(\d+)")
+
+
+def of_seed(workdir: Path, seed: int) -> Path:
+  """The folder of one of several seeds."""
+  return workdir / f"seed{seed}"
+
+
+def runs(workdir: Path) -> dict[int | None, Path]:
+  """The runs in a folder.
+
+  Returns:
+    The folders of its seeds, by seed, if it is that of several seeds; the
+    folder itself by None otherwise, whatever it holds.
+  """
+  seeds = {
+    int(found[1]): path
+    for path in (workdir.iterdir() if workdir.is_dir() else ())
+    if (found := _SEED.fullmatch(path.name)) and run_lib.exists(path)
+  }
+  if run_lib.exists(workdir) or not seeds:
+    return {None: workdir}
+  return dict(sorted(seeds.items()))
 
 
 def checkpoints(config: RunConfig, workdir: Path) -> Checkpoints:

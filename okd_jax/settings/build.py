@@ -11,13 +11,16 @@ from jax.sharding import Mesh
 
 from okd_jax import backbones, data, groups, tasks
 from okd_jax.backbones import nnx_network
+from okd_jax.core import Needs
+from okd_jax.data.augmentation import PLAIN
 from okd_jax.data.info import DataInfo
 from okd_jax.errors import ConfigError
-from okd_jax.groups import kinds
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
+from okd_jax.tasks import classification
+from okd_jax.tasks.task import Task
 from okd_jax.training import state as state_lib
-from okd_jax.training.setup import Setup, with_sgd
+from okd_jax.training.setup import Setup, with_optim
 
 
 def source(config: RunConfig, on: Mesh | None = None) -> data.Source:
@@ -26,14 +29,18 @@ def source(config: RunConfig, on: Mesh | None = None) -> data.Source:
   Raises:
     DataError: if it is missing or damaged.
   """
-  needs = config_lib.make_method(config).needs
+  method = config_lib.make_method(config)
+  needs = method.needs
+  has_views = needs.views or (
+    config.augment.mixes and config.augment.mix_per_peer
+  )
   made = data.make(
     config.data,
     batch_size=config.batch_size,
     eval_batch_size=config.eval_batch_size,
     seed=config.seed,
     held_out=needs.held_out,
-    num_views=config.peers.num_peers if needs.views else None,
+    num_views=config.peers.num_peers if has_views else None,
     mesh=on,
   )
   if made.train_size < config.batch_size:
@@ -41,6 +48,8 @@ def source(config: RunConfig, on: Mesh | None = None) -> data.Source:
       f"config.batch_size={config.batch_size} must not exceed the "
       f"{made.train_size} training examples; lower it."
     )
+  if needs.train_labels:
+    method.check_labels(made.train_labels(made.info.num_train))
   return made
 
 
@@ -54,23 +63,67 @@ def setup(
   """Puts together everything that stays fixed during a run."""
   method = config_lib.make_method(config)
   info = with_normalization(config, info)
-  if config.epochs * train_size + config.batch_size >= 2**31:
+  epochs = config.epochs + config.extra_epochs
+  if epochs * train_size + config.batch_size >= 2**31:
     raise ConfigError(
-      f"config.epochs={config.epochs} times {train_size} training examples "
-      "must be below 2147483648, as images are counted on the device; lower it."
+      f"config.epochs={config.epochs} and config.extra_epochs="
+      f"{config.extra_epochs} times {train_size} training examples must be "
+      "below 2147483648, as images are counted on the device; lower them."
     )
-  return with_sgd(
+  made = with_optim(
     config.optim,
-    peers=peers(config, info, on, method.needs.mean_trunk_gradient),
+    config.schedule,
+    peers=peers(config, info, on, method.needs),
     method=method,
-    task=tasks.load(info.task).of(info, pad_mode=config.pad_mode),
+    task=_task(config, info),
     epochs=config.epochs,
     batch_size=config.batch_size,
     train_size=train_size,
     rampup_epochs=config.rampup_epochs,
     rampup_per_step=config.rampup_per_step,
     num_positions=info.num_train,
+    accumulate=config.accumulate,
+    ema_decay=config.ema_decay or None,
     teacher=teacher,
+  )
+  # Only now: schedules end before the extra epochs.
+  made = dataclasses.replace(made, epochs=epochs)
+  if config.extra_epochs and made.learning_rate is not None:
+    last = made.learning_rate(jnp.asarray(made.total_steps - 1))
+    if not float(last) > 0:
+      raise ConfigError(
+        f"config.extra_epochs={config.extra_epochs} must be 0: this schedule "
+        "ends with a rate of 0, and nothing would be learned. Start another "
+        "run from this one with config.init_from."
+      )
+  return made
+
+
+def _task(config: RunConfig, info: DataInfo) -> Task:
+  """The task, with the changes of pictures and targets that are asked for."""
+  made = tasks.load(info.task).of(info, pad_mode=config.pad_mode)
+  if (config.augment, config.label_smoothing, config.class_weights) == (
+    PLAIN,
+    0.0,
+    (),
+  ):
+    return made
+  if not isinstance(made, classification.Task):
+    raise ConfigError(
+      f"the data are for '{info.task}', and config.augment, "
+      "config.label_smoothing and config.class_weights are for classification; "
+      "leave them at their defaults."
+    )
+  if len(config.class_weights) not in (0, info.num_classes):
+    raise ConfigError(
+      f"config.class_weights has {len(config.class_weights)} numbers, and the "
+      f"data have {info.num_classes} classes; give one for each, or none."
+    )
+  return dataclasses.replace(
+    made,
+    augmentation=config.augment,
+    smoothing=config.label_smoothing,
+    class_weights=config.class_weights,
   )
 
 
@@ -94,7 +147,7 @@ def with_normalization(config: RunConfig, info: DataInfo) -> DataInfo:
 
 
 def peers(
-  config: RunConfig, info: DataInfo, on: Mesh, mean_trunk_gradient: bool
+  config: RunConfig, info: DataInfo, on: Mesh, needs: Needs
 ) -> groups.Group:
   """Builds the group.
 
@@ -102,65 +155,45 @@ def peers(
     ConfigError: if networks, kind and mesh do not go together.
   """
   names = config.peers.net.split(",")
-  nets = [network(name, config, info) for name in names]
+  nets = [
+    network(name, config, info, raw_maps=needs.raw_maps) for name in names
+  ]
   mapping = config.peers.mapping
   if config.peers.kind == "branches":
     if len(names) > 1:
-      _check_trunks(config, nets, info)
-      return groups.different_branches(nets, on, mapping, mean_trunk_gradient)
+      image = jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
+      return groups.different_branches(
+        nets, on, mapping, needs.trunk_gradient, image
+      )
     return groups.branches(
-      nets[0], config.peers.num_peers, on, mapping, mean_trunk_gradient
+      nets[0], config.peers.num_peers, on, mapping, needs.trunk_gradient
     )
   if len(names) == 1:
     return groups.replicas(nets[0], config.peers.num_peers, on, mapping)
   return groups.mixed(nets, on, mapping)
 
 
-def _check_trunks(
-  config: RunConfig, nets: list[nn.Module], info: DataInfo
-) -> None:
-  """Refuses networks whose tails do not fit on one trunk.
-
-  Raises:
-    ConfigError: if a network has no trunk, or one that gives something else.
-  """
-  image = jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
-
-  def given(net):
-    trunk = kinds.part_of(net, "trunk")
-    shape = jax.eval_shape(
-      lambda key, x: trunk.init_with_output(key, x, train=False)[0],
-      jax.random.key(0),
-      image,
-    )
-    return jax.tree.map(lambda leaf: leaf.shape, shape)
-
-  found = [given(net) for net in nets]
-  if any(shape != found[0] for shape in found):
-    raise ConfigError(
-      f"config.peers.net='{config.peers.net}': branches share the first one's "
-      f"trunk, and the trunks give {', '.join(map(str, found))}; name networks "
-      "whose trunks are alike, change config.peers.split, or set "
-      "config.peers.kind=replicas."
-    )
-
-
-def network(name: str, config: RunConfig, info: DataInfo) -> nn.Module:
+def network(
+  name: str, config: RunConfig, info: DataInfo, *, raw_maps: bool
+) -> nn.Module:
   """Builds one network: ours by name, or a user's by `module:Class`.
 
-  A class of flax nnx comes back as a linen module.
+  A class of flax nnx comes back as a linen module. `raw_maps` is for networks
+  of `okd_jax.backbones`; others return what maps they like.
 
   Raises:
     ConfigError: if the name is unknown or an option is not the network's.
   """
   options: dict[str, Any] = {}
   if config.peers.split:
-    options["split"] = config.peers.split
+    options["split"] = max(config.peers.split, 0)
   if config.peers.dropout:
     options["dropout"] = config.peers.dropout
   if config.precision != "float32":
     options["dtype"] = jnp.dtype(config.precision)
   if ":" not in name:
+    if raw_maps:
+      options["raw_maps"] = True
     return backbones.make(name, info.num_classes, **options)
   module, _, attribute = name.partition(":")
   try:
@@ -200,7 +233,7 @@ def check_networks(setup: Setup) -> None:
   groups.check(
     setup.peers,
     setup.example_images(),
-    has_views=setup.method.needs.views,
+    has_views=setup.has_views,
   )
   shapes = jax.eval_shape(
     setup.peers.init, jax.random.key(0), setup.example_images()

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 import dataclasses
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 from okd_jax import backbones, data, methods, rules
@@ -12,6 +11,8 @@ from okd_jax.core import Method
 from okd_jax.errors import ConfigError
 from okd_jax.settings.freeze import flatten
 from okd_jax.settings.schema import RunConfig
+from okd_jax.storage import paths
+from okd_jax.tasks import figure
 
 # Settings of earlier releases that are gone.
 _REMOVED = ("seeds_mapping",)
@@ -49,7 +50,33 @@ def check(config: RunConfig) -> None:
       f"'{config.method.name}' with these settings needs {kind}; set "
       f"config.peers.kind={kind}."
     )
+  if config.batch_size % config.accumulate:
+    raise ConfigError(
+      f"config.batch_size={config.batch_size} must be a multiple of "
+      f"config.accumulate={config.accumulate}; change one of them."
+    )
+  if config.ema_decay and method.needs.ema_decay is not None:
+    raise ConfigError(
+      f"config.ema_decay={config.ema_decay}: method '{config.method.name}' "
+      f"keeps averages of its own, with a decay of {method.needs.ema_decay}; "
+      "leave it out."
+    )
+  _check_best_by(config.best_by)
   _check_teacher(config, method.needs.teacher)
+
+
+def _check_best_by(name: str) -> None:
+  if not name:
+    return
+  try:
+    split = figure.parse(name).split
+  except ValueError:
+    split = ""
+  if split not in ("validation", "test"):
+    raise ConfigError(
+      f"config.best_by='{name}' must be the name of a figure on validation or "
+      "test data, such as validation/ensemble/accuracy."
+    )
 
 
 def _check_nets(config: RunConfig) -> None:
@@ -80,22 +107,16 @@ def _check_teacher(config: RunConfig, needed: bool) -> None:
       "teacher; set it to the work directory of a run, or to a .safetensors "
       "or .pth file and config.teacher_net to its network."
     )
-  path = Path(config.teacher)
+  path = paths.expand(config.teacher)
   if not path.exists():
     raise ConfigError(
       f"config.teacher={config.teacher!r} must be an existing path."
     )
-  if path.is_file():
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
-      raise ConfigError(
-        f"config.teacher={config.teacher!r} must be a work directory or a file "
-        "that ends in .safetensors, .pth or .pt."
-      )
-    if not config.teacher_net:
-      raise ConfigError(
-        "config.teacher_net='' must be the network that the file belongs to, "
-        "a name of okd_jax.backbones."
-      )
+  if path.is_file() and not config.teacher_net:
+    raise ConfigError(
+      "config.teacher_net='' must be the network that the file belongs to, a "
+      "name of okd_jax.backbones."
+    )
 
 
 def make_method(config: RunConfig) -> Method:
@@ -162,10 +183,16 @@ def require_resumable(config: RunConfig, saved: Mapping[str, Any]) -> None:
     if ours.get(path) != theirs.get(path) and path not in free
   ]
   if changed:
+    longer = ""
+    if ours.get("epochs") != theirs.get("epochs"):
+      longer = (
+        f" To train this run longer, leave config.epochs={theirs['epochs']} "
+        "and what follows from it, and set config.extra_epochs."
+      )
     raise ConfigError(
       "the work directory holds a run of another configuration:\n"
       + "\n".join(changed)
-      + "\nChoose another --workdir, or take the changes back."
+      + f"\nChoose another --workdir, or take the changes back.{longer}"
     )
 
 

@@ -20,7 +20,7 @@ _OVERRIDE = re.compile(r"--?config\.([\w.]+)")
 
 
 def read(argv: Sequence[str]) -> tuple[ConfigDict, str, str | None]:
-  """Reads the flags --config, --config.KEY and --workdir.
+  """Reads the flags --config, --config.KEY, --data and --workdir.
 
   Args:
     argv: the program's name and its arguments.
@@ -60,6 +60,9 @@ def read(argv: Sequence[str]) -> tuple[ConfigDict, str, str | None]:
       "--config is missing; name a recipe, for example "
       "--config=configs/okddip_digits.py."
     )
+  if known["data"].value:
+    section = recipe.value.get("base", recipe.value)
+    section.data.dir = known["data"].value
   named = config_flags.get_config_filename(known["config"])
   return recipe.value, named, known["workdir"].value
 
@@ -96,6 +99,9 @@ def _define(argv: Sequence[str]) -> tuple[flags.FlagValues, Any]:
     sys_argv=list(argv),
   )
   flags.DEFINE_string("workdir", None, "Where results go.", flag_values=known)
+  flags.DEFINE_string(
+    "data", None, "The same as --config.data.dir.", flag_values=known
+  )
   return known, recipe
 
 

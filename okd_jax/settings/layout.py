@@ -43,11 +43,10 @@ def mesh(config: RunConfig) -> Mesh:
   """
   made = mesh_lib.make_mesh(*_axes(config))
   shards = made.shape[mesh_lib.DATA]
-  for name in ("batch_size", "eval_batch_size"):
-    size = getattr(config, name)
+  for name, size in _batches(config).items():
     if size % shards:
       raise ConfigError(
-        f"config.{name}={size} must be a multiple of the data axis of the mesh "
+        f"{name}={size} must be a multiple of the data axis of the mesh "
         f"({shards}); change one of them."
       )
   return made
@@ -72,10 +71,21 @@ def _axes(config: RunConfig) -> tuple[int, int]:
 
 def _parts(config: RunConfig, most: int) -> int:
   """The largest number up to `most` that divides every batch."""
-  sizes = (config.batch_size, config.eval_batch_size)
+  sizes = _batches(config).values()
   return max(
     n for n in range(1, most + 1) if all(size % n == 0 for size in sizes)
   )
+
+
+def _batches(config: RunConfig) -> dict[str, int]:
+  """What is spread over devices at once, by its name."""
+  name = "config.batch_size"
+  if config.accumulate > 1:
+    name += " / config.accumulate"
+  return {
+    name: config.batch_size // max(config.accumulate, 1),
+    "config.eval_batch_size": config.eval_batch_size,
+  }
 
 
 def _alike(config: RunConfig) -> bool:

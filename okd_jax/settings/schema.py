@@ -7,13 +7,16 @@ those of the data, the optimiser and the methods.
 
 from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Any
 
 from okd_jax import rules
 from okd_jax.data import Config
+from okd_jax.data.augmentation import Augment
 from okd_jax.groups.map_peers import MAPPINGS
 from okd_jax.rules import Rule
-from okd_jax.training.optim import Sgd
+from okd_jax.training.optim import Optim
+from okd_jax.training.schedule import Schedule
 
 # Above it the device's integers end.
 _MOST = 2**31
@@ -38,6 +41,9 @@ _SOME_SEEDS = Rule(
   lambda v: 0 < len(v) == len(set(v)) and all(0 <= w < _MOST for w in v),
   f"whole numbers from 0 and below {_MOST}, at least one, and none twice",
 )
+_WEIGHT = Rule(
+  lambda v: 0 <= v <= rules.LARGEST, "at least 0", (-1.0, math.inf, math.nan)
+)
 _KINDS = ("replicas", "branches")
 
 
@@ -50,7 +56,8 @@ class Peers:
     net: a name of okd_jax.backbones, or module:Class for a network of your
       own; one a peer, joined by commas, if they differ.
     num_peers: networks or branches, the leader included.
-    split: stages in the trunk; 0 is the network's own choice.
+    split: stages in the trunk; 0 is the network's own choice, -1 no stage but
+      the stem.
     dropout: rate in the classifier, for networks that have one (vgg16).
     mapping: unroll, vmap, or auto, which measures once which is faster.
   """
@@ -58,7 +65,7 @@ class Peers:
   kind: str = rules.one_of("replicas", *_KINDS)
   net: str = rules.text("resnet32", "names of networks, joined by commas")
   num_peers: int = rules.between(4, 1, _MOST_PEERS + 1)
-  split: int = rules.between(0, 0, _MOST)
+  split: int = rules.between(0, -1, _MOST)
   dropout: float = rules.between(0.0, 0, 1)
   mapping: str = rules.one_of("auto", *MAPPINGS, free_on_resume=True)
 
@@ -85,8 +92,16 @@ class RunConfig:
     seed: sets initial values, order of examples, augmentation and dropout.
     num_seeds: so many runs, of seed, seed + 1 and so on, each in a folder of
       its own.
-    epochs: passes over the training examples.
+    epochs: passes over the training examples, which schedules are stretched
+      over.
+    extra_epochs: passes after those, at the rates that the schedules end with;
+      a finished run goes on when this is raised.
     batch_size: images in one step, over all devices.
+    accumulate: parts of a batch, one after another, whose gradients are
+      averaged before the update: as many times less memory, and the same
+      numbers where nothing depends on the other examples of a batch.
+    ema_decay: weights averaged with this decay are evaluated and deployed; 0
+      for none. Methods with averages of their own have a key for it.
     eval_batch_size: images in one step of evaluation, over all devices.
     rampup_epochs: epochs until distillation has its full weight.
     rampup_per_step: whether the ramp-up moves every step; every epoch
@@ -98,18 +113,34 @@ class RunConfig:
     teacher_net: the network that a teacher's state dict belongs to.
     image_mean: mean of each channel; empty for the data set's own.
     image_std: deviation of each channel; empty for the data set's own.
-    pad_mode: how images are padded before the crop, constant (black) or
-      reflect.
+    pad_mode: how images are padded before the crop, constant (black), reflect
+      or symmetric, which repeats the edge.
+    label_smoothing: share of every training target that is spread evenly over
+      all classes.
+    class_weights: what a training example of each class counts, in all terms
+      of the loss; empty for 1.
     init_from: trained weights to start from: the work directory of a group of
-      the same shape, or an exported leader for every peer.
+      the same shape, or for every peer an exported leader or a PyTorch state
+      dict.
+    init_from_head: whether classifiers are taken over as well; false draws
+      them anew, for other classes.
     log_steps: steps between two records of the loss terms, which are means
       over them.
     eval_epochs: epochs between two evaluations.
     checkpoint_secs: seconds between two checkpoints.
+    best_by: the figure by which a step is the best, such as
+      validation/ensemble/accuracy; empty for the leader's headline, on
+      validation data if there are any and on test data otherwise.
+    deploy: last or best, the step that is exported and evaluated. The best one
+      is kept only where it is asked for.
+    patience: evaluations without a better one after which the run ends; 0 for
+      none.
     trackers: experiment trackers to log to as well.
     data: what to train on.
+    augment: random changes of pictures and targets.
     peers: the group.
     optim: the optimiser.
+    schedule: of the learning rate.
     mesh: the devices.
     method: the name of a method and its hyperparameters.
   """
@@ -119,7 +150,12 @@ class RunConfig:
     1, 1, _MOST_SEEDS + 1, free_on_resume=True, added=True
   )
   epochs: int = rules.between(300, 1, _MOST, free_on_resume=True)
+  extra_epochs: int = rules.between(
+    0, 0, _MOST, free_on_resume=True, added=True
+  )
   batch_size: int = rules.between(128, 1, _MOST)
+  accumulate: int = rules.between(1, 1, 2**16, added=True)
+  ema_decay: float = rules.between(0.0, 0, 1, added=True)
   eval_batch_size: int = rules.between(500, 1, _MOST, free_on_resume=True)
   rampup_epochs: int = rules.between(
     80, 0, _MOST, follows=("epochs", lambda epochs: (epochs * 160 + 300) // 600)
@@ -131,15 +167,23 @@ class RunConfig:
   teacher_net: str = rules.text("", "the name of a network, or empty")
   image_mean: tuple[float, ...] = rules.each((), rules.FINITE)
   image_std: tuple[float, ...] = rules.each((), rules.POSITIVE)
-  pad_mode: str = rules.one_of("constant", "constant", "reflect")
+  pad_mode: str = rules.one_of("constant", "constant", "reflect", "symmetric")
+  label_smoothing: float = rules.between(0.0, 0, 1, added=True)
+  class_weights: tuple[float, ...] = rules.each((), _WEIGHT, added=True)
   init_from: str = rules.text("", _PATH)
+  init_from_head: bool = rules.flag(True, added=True)
   log_steps: int = rules.between(50, 1, _MOST, free_on_resume=True)
   eval_epochs: int = rules.between(1, 1, _MOST, free_on_resume=True)
   checkpoint_secs: float = rules.positive(60.0, free_on_resume=True)
+  best_by: str = rules.text("", "the name of a figure, or empty", added=True)
+  deploy: str = rules.one_of("last", "last", "best", added=True)
+  patience: int = rules.between(0, 0, _MOST, free_on_resume=True, added=True)
   trackers: tuple[str, ...] = rules.field((), _TRACKERS, free_on_resume=True)
   data: Config = Config(name="cifar100")
+  augment: Augment = Augment()
   peers: Peers = Peers()
-  optim: Sgd = Sgd()
+  optim: Optim = Optim()
+  schedule: Schedule = Schedule()
   mesh: Mesh = Mesh()
   # Of a class made for the method, see `okd_jax.settings.freeze`; None where a
   # comparison puts one method after another.

@@ -4,7 +4,7 @@ A step is an Orbax directory `<step>/` and, written last, a manifest. A step
 without a manifest, or with a file that does not match it, is never used.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 import dataclasses
 import json
@@ -134,14 +134,10 @@ class Checkpoints:
       self.finish()
 
   def preflight(self, state: Any) -> None:
-    """Checks that the state can be saved here.
+    """Raises CheckpointError unless a state could be saved here.
 
-    Args:
-      state: pytree of arrays, or of `jax.ShapeDtypeStruct`.
-
-    Raises:
-      CheckpointError: if the directory cannot be written or has less free
-        space than twice the size of the state.
+    The directory has to be writable and to have twice its size free. A state
+    holds arrays or `jax.ShapeDtypeStruct`.
     """
     size = sum(
       math.prod(shape) * jnp.dtype(dtype).itemsize
@@ -154,13 +150,12 @@ class Checkpoints:
     return self._steps.with_manifest()
 
   def latest_verified(self) -> int | None:
-    """The newest step whose files all match; None if there is none.
+    """The newest step whose files all match; reports those passed over."""
+    return self._chosen(self._steps.newest_verified)
 
-    Steps that are passed over are reported with the file that is bad.
-    """
-    self._wait()
-    newest = self._steps.newest_verified
-    return json.loads(Meeting().told(lambda: json.dumps(newest())))
+  def best_verified(self) -> int | None:
+    """The step of the highest score whose files all match, if any has one."""
+    return self._chosen(self._steps.best_verified)
 
   def restore(
     self, abstract_state: Any, step: int | None = None
@@ -196,6 +191,11 @@ class Checkpoints:
       jax.tree.structure(abstract_state), packing.unpack(tree, wanted)
     )
     return state, step, dict(content.extra)
+
+  def _chosen(self, choose: Callable[[], int | None]) -> int | None:
+    """What process 0 chooses, in all."""
+    self._wait()
+    return json.loads(Meeting().told(lambda: json.dumps(choose())))
 
   def _wait(self) -> None:
     """Waits for the save under way; its error is left for `finish`."""

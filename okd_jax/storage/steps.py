@@ -101,6 +101,19 @@ class Steps:
         return step
     return None
 
+  def best_verified(self) -> int | None:
+    """The step of the highest score whose files all match."""
+    scores = {}
+    for step in self._all():
+      try:
+        score = self.verify(step).score
+      except ManifestError as error:
+        _log.warning("Checkpoint of step %d is not used: %s", step, error)
+        continue
+      if score is not None:
+        scores[step] = score
+    return max(scores, key=lambda s: (scores[s], s), default=None)
+
   def retain(self, just_saved: int, keep: int) -> None:
     """Deletes the steps that are neither among the newest nor the best.
 

@@ -10,12 +10,15 @@ import numpy as np
 
 from okd_jax import losses
 from okd_jax.core import Array, Batch
+from okd_jax.data import mixing
 from okd_jax.data.augment import augment, normalize
+from okd_jax.data.augmentation import Augment, PLAIN
 from okd_jax.data.info import DataInfo
 from okd_jax.tasks import task
 from okd_jax.tasks.task import Measure
 
 NUM_BINS = 15
+_APART = 2**30
 
 
 @struct.dataclass
@@ -53,7 +56,12 @@ class Task(task.Task):
     info: of a data set whose uint8 images are padded, cropped, flipped and
       normalised here. Without it batches hold floats that networks take as
       they are, [B, H, W, c] or, in training, one view a peer [P, B, H, W, c].
-    pad_mode: how images are padded before the crop, "constant" or "reflect".
+    pad_mode: how images are padded before the crop, as in
+      `okd_jax.data.augment`.
+    augmentation: other random changes of those images, and of targets.
+    smoothing: share of every target that is spread over all classes.
+    class_weights: what an example of each class counts in the loss; empty for
+      1. One of several classes counts the mean by its probabilities.
   """
 
   name: ClassVar[str] = "classification"
@@ -76,6 +84,9 @@ class Task(task.Task):
   image_dtype: Any = jnp.float32
   info: DataInfo | None = None
   pad_mode: str = "constant"
+  augmentation: Augment = PLAIN
+  smoothing: float = 0.0
+  class_weights: tuple[float, ...] = ()
 
   @classmethod
   def of(cls, info, *, pad_mode="constant", image_dtype=jnp.float32):
@@ -103,8 +114,35 @@ class Task(task.Task):
       pad_mode=self.pad_mode,
       dtype=self.image_dtype,
       mesh=mesh,
+      how=self.augmentation,
     )
-    return dataclasses.replace(batch, image=image)
+    target = self._soft(batch.target)
+    if self.augmentation.mixes:
+      # Far from the draws for single pictures, which count from the same key.
+      mix_key = jax.random.fold_in(key, _APART)
+      image, target = mixing.mix(image, target, mix_key, how=self.augmentation)
+    return dataclasses.replace(batch, image=image, target=target)
+
+  def _soft(self, target):
+    """Probabilities, where labels are smoothed or mixed."""
+    if not (self.smoothing or self.augmentation.mixes):
+      return target
+    if target.ndim == 1:
+      wide = jnp.promote_types(self.image_dtype, jnp.float32)
+      target = jax.nn.one_hot(target, self.num_classes, dtype=wide)
+    return (1 - self.smoothing) * target + self.smoothing / self.num_classes
+
+  @property
+  def per_peer(self):
+    return self.augmentation.mixes and self.augmentation.mix_per_peer
+
+  def weights(self, batch):
+    if not self.class_weights:
+      return 1.0
+    table = jnp.asarray(self.class_weights, jnp.float32)
+    if jnp.issubdtype(batch.target.dtype, jnp.integer):
+      return table[batch.target]
+    return batch.target @ table
 
   def normalize(self, batch):
     if self.info is None:
@@ -201,6 +239,6 @@ class Task(task.Task):
 
 
 def _labels(batch: Batch) -> Array:
-  """Labels [B]; of probabilities [B, C] the most probable classes."""
+  """Labels [B]; of probabilities [..., B, C] the most probable classes."""
   target: Array = batch.target
-  return jnp.argmax(target, -1) if target.ndim == 2 else target
+  return jnp.argmax(target, -1) if target.ndim > 1 else target

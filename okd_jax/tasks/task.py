@@ -53,6 +53,12 @@ class Measure:
     """The same with its unit: 0.4512 is "45.12 %"."""
     return f"{100 * float(value):.2f} %" if self.fraction else f"{value:.4f}"
 
+  def spread(self, mean: float, deviation: float) -> str:
+    """Mean and deviation as people read them: "45.12 ± 0.30 %"."""
+    if self.fraction:
+      return f"{100 * mean:.2f} ± {100 * deviation:.2f} %"
+    return f"{mean:.4f} ± {deviation:.4f}"
+
   def merit(self, value: float) -> float:
     """A number that is the greater, the better the value."""
     return value if self.higher_is_better else -value
@@ -104,7 +110,8 @@ class Task(abc.ABC):
 
     Args:
       info: what is known about it.
-      pad_mode: how images are padded before a crop, "constant" or "reflect".
+      pad_mode: how images are padded before a crop, as in
+        `okd_jax.data.augment`.
       image_dtype: of the images that networks see.
     """
 
@@ -128,6 +135,16 @@ class Task(abc.ABC):
       num_views: P, one independent view a peer; None for one for all.
       mesh: the devices.
     """
+
+  @property
+  def per_peer(self) -> bool:
+    """Whether every peer is shown other targets, [P, B, ...]."""
+    return False
+
+  def weights(self, batch: Batch) -> Array | float:
+    """What an example counts in the loss, [B] or [P, B]; 1 on average."""
+    del batch
+    return 1.0
 
   @abc.abstractmethod
   def normalize(self, batch: Batch) -> Batch:

@@ -184,7 +184,7 @@ def _setup(
   mesh = mesh_lib.make_mesh(data, peer)
   if method.needs.kind == "branches":
     peers = groups.branches(
-      net, NUM_PEERS, mesh, "vmap", method.needs.mean_trunk_gradient
+      net, NUM_PEERS, mesh, "vmap", method.needs.trunk_gradient
     )
   else:
     peers = groups.replicas(net, NUM_PEERS, mesh, "vmap")

@@ -5,7 +5,7 @@
 configuration and no files.
 """
 
-from okd_jax.training.setup import Setup as Setup, with_sgd as with_sgd
+from okd_jax.training.setup import Setup as Setup, with_optim as with_optim
 from okd_jax.training.state import (
   init as init,
   shardings as shardings,

@@ -84,7 +84,7 @@ def _kept(setup: Setup, group: Group, cache: Path) -> dict[str, float]:
   device = jax.local_devices()[0]
   shape = setup.mesh.shape
   alone = group.on_one_device(device)
-  size = setup.batch_size // shape[mesh_lib.DATA]
+  size = setup.batch_size // setup.accumulate // shape[mesh_lib.DATA]
   images = setup.task.blank(size).image
   about = (
     repr(alone.stem),

@@ -1,16 +1,30 @@
-"""The optimiser: SGD with coupled weight decay, settings by path prefix."""
+"""The optimisers: those of optax, with settings by path prefix."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import importlib
 from typing import Any
 
 import jax
 import optax
+from optax import contrib
 
-from okd_jax import rules, schedules
+from okd_jax import rules
+from okd_jax.errors import ConfigError
 
-Array = jax.Array
+NAMES = ("sgd", "adam", "adamw", "lamb", "lion", "muon")
+# What beta2 and epsilon are where the settings leave them at 0.
+_BETA2 = {"lion": 0.99}
+_EPSILON = {"lamb": 1e-6}
+# With it Muon's steps are as long as Adam's, so that one rate suits both (Liu
+# et al., https://arxiv.org/abs/2502.16982, section 2.2).
+_MUON_LENGTH = 0.2
 
+_NAME = rules.Rule(
+  lambda v: v in NAMES or (0 < v.find(":") < len(v) - 1),
+  f"one of {', '.join(NAMES)}, or module:function of one of optax",
+  ("", "zzz", ":adam", "optax:"),
+)
 _DROPS = rules.Rule(
   lambda v: all(0 < drop <= 1 for drop in v) and sorted(v) == list(v),
   "rising fractions of the epochs, above 0 and at most 1",
@@ -19,19 +33,39 @@ _DROPS = rules.Rule(
 
 
 @dataclasses.dataclass(frozen=True)
-class Sgd:
-  """SGD with momentum, as in PyTorch, and a multi-step schedule by epoch.
+class Optim:
+  """The optimiser.
 
-  One update is `d = g + wd p; v = m v + d; p = p - lr (d + m v)` with Nesterov
-  momentum and `p = p - lr v` without.
+  With g the gradient, d the direction of Adam, LAMB, Lion or Muon, and wd the
+  weight decay, an update of p is
+
+  - sgd: `u = g + wd p; v = momentum v + u; p = p - lr (u + momentum v)` with
+    Nesterov momentum and `p = p - lr v` without, as in PyTorch;
+  - adam: `p = p - lr d(g + wd p)`;
+  - adamw, lion, muon: `p = p - lr (d(g) + wd p)`;
+  - lamb: `p = p - lr r (d(g) + wd p)`, with the ratio of norms r for every
+    array of every peer.
 
   Attributes:
-    learning_rate: at the start.
-    momentum: m in the update above.
-    nesterov: look ahead by one step.
-    weight_decay: wd in the update above, coupled L2 on all parameters.
-    drops: where the rate drops, as fractions of the epochs.
+    learning_rate: the full rate, from which config.schedule starts. Those of
+      sgd are some hundred times too high for the others.
+    momentum: of sgd and muon.
+    nesterov: look ahead by one step, sgd and muon.
+    weight_decay: coupled with the gradient for sgd and adam, apart from it for
+      adamw, lamb, lion and muon.
+    drops: where config.schedule.name=multistep lowers the rate, as fractions
+      of the epochs.
     factor: what it is multiplied with at every drop.
+    name: the optimiser, or module:function, which is called with
+      learning_rate=1.0, returns a transformation of optax with its other
+      settings inside, and has its updates multiplied by the rate.
+    beta1: decay of the first moment, all but sgd.
+    beta2: decay of the second moment; 0 is 0.99 for lion and 0.999 for others.
+    epsilon: below the fraction of adam, adamw, lamb and muon; 0 is 1e-6 for
+      lamb and 1e-8 for others.
+    decay_norms: whether weights decay in biases and normalisations too.
+    clip_norm: gradients of the whole group are scaled down to this norm where
+      it is longer; 0 leaves them.
   """
 
   learning_rate: float = rules.positive(0.1)
@@ -40,19 +74,18 @@ class Sgd:
   weight_decay: float = rules.at_least(5e-4, 0)
   drops: tuple[float, ...] = rules.field((0.5, 0.75), _DROPS)
   factor: float = rules.positive(0.1)
-
-  def rate(self, epoch: Array, epochs: int) -> float | Array:
-    """The learning rate in a 0-based epoch of a run of `epochs`."""
-    return schedules.multistep(
-      epoch,
-      base=self.learning_rate,
-      drops=tuple(round(fraction * epochs) for fraction in self.drops),
-      factor=self.factor,
-    )
+  name: str = rules.field("sgd", _NAME, added=True)
+  beta1: float = rules.between(0.9, 0, 1, added=True)
+  beta2: float = rules.between(0.0, 0, 1, added=True)
+  epsilon: float = rules.at_least(0.0, 0, added=True)
+  decay_norms: bool = rules.flag(True, added=True)
+  clip_norm: float = rules.at_least(0.0, 0, added=True)
 
 
 def make(
-  settings: Sgd, overrides: Mapping[str, Mapping[str, Any]] | None = None
+  settings: Optim,
+  overrides: Mapping[str, Mapping[str, Any]] | None = None,
+  shared: Sequence[str] = ("",),
 ) -> optax.GradientTransformationExtraArgs:
   """Builds the optimiser.
 
@@ -60,43 +93,82 @@ def make(
     settings: for all parameters.
     overrides: settings to replace by path prefix, for example
       `{"method/fusion": {"weight_decay": 1e-5}}`. The first prefix that fits a
-      parameter counts. `adam_rate` takes Adam with that constant rate instead
-      of SGD, weight decay coupled too.
+      parameter counts. `adam_rate` takes Adam with that constant rate instead,
+      weight decay coupled too.
+    shared: prefixes of the parameters without a first axis of peers. Where an
+      optimiser looks at a whole array, it looks at that of one peer.
 
   Returns:
     A transformation whose update takes the learning rate as the keyword
-    argument `learning_rate`, so that it keeps no step count of its own.
+    argument `learning_rate`, so that the schedule has no count of its own.
+
+  Raises:
+    ConfigError: if there is no optimiser of that name.
   """
-  if not overrides:
-    return _sgd(settings)
-  groups = {"": _sgd(settings)}
-  for prefix, changes in overrides.items():
-    changes = dict(changes)
-    rate = changes.pop("adam_rate", None)
-    own = dataclasses.replace(settings, **changes)
-    groups[prefix] = _sgd(own) if rate is None else _adam(own, rate)
-  return optax.with_extra_args_support(
-    optax.multi_transform(groups, _labels(tuple(overrides)))
+  if overrides:
+    groups = {"": _one(settings, shared)}
+    for prefix, changes in overrides.items():
+      changes = dict(changes)
+      rate = changes.pop("adam_rate", None)
+      own = dataclasses.replace(settings, **changes)
+      groups[prefix] = _one(own, shared) if rate is None else _adam(own, rate)
+    made = optax.multi_transform(groups, _labels(tuple(overrides)))
+  else:
+    made = _one(settings, shared)
+  if settings.clip_norm:
+    made = optax.chain(optax.clip_by_global_norm(settings.clip_norm), made)
+  return optax.with_extra_args_support(made)
+
+
+def _one(
+  settings: Optim, shared: Sequence[str]
+) -> optax.GradientTransformationExtraArgs:
+  """The optimiser of parameters that have the same settings."""
+  coupled, apart = (
+    optax.add_decayed_weights(
+      sign * settings.weight_decay,
+      None if settings.decay_norms else _no_norms,
+    )
+    for sign in (1, -1)
   )
+  moments = {
+    "b1": settings.beta1,
+    "b2": settings.beta2 or _BETA2.get(settings.name, 0.999),
+  }
+  epsilon = settings.epsilon or _EPSILON.get(settings.name, 1e-8)
+  if settings.name == "sgd":
+    trace = optax.trace(settings.momentum, nesterov=settings.nesterov)
+    return optax.chain(coupled, trace, _times_rate(-1))
+  # Those below are made with a rate of 1, which contains the sign.
+  if settings.name == "lion":
+    return optax.chain(
+      optax.lion(1.0, **moments, weight_decay=0.0), apart, _times_rate()
+    )
+  if settings.name == "muon":
+    muon = contrib.muon(
+      1.0,
+      beta=settings.momentum,
+      nesterov=settings.nesterov,
+      eps=epsilon,
+      adam_b1=settings.beta1,
+      adam_b2=moments["b2"],
+      consistent_rms=_MUON_LENGTH,
+      muon_weight_dimension_numbers=_matrices(shared),
+    )
+    return optax.chain(muon, apart, _times_rate())
+  if ":" in settings.name:
+    return optax.chain(_outside(settings.name), _times_rate())
+  adam = optax.adam(1.0, **moments, eps=epsilon)
+  if settings.name == "adam":
+    return optax.chain(coupled, adam, _times_rate())
+  if settings.name == "adamw":
+    return optax.chain(adam, apart, _times_rate())
+  return optax.chain(adam, apart, _trust_ratio(shared), _times_rate())
 
 
-def _labels(prefixes: tuple[str, ...]) -> Callable[[Any], Any]:
-  def label(path, _):
-    name = "/".join(str(entry.key) for entry in path)
-    return next((p for p in prefixes if name.startswith(p)), "")
-
-  return lambda params: jax.tree_util.tree_map_with_path(label, params)
-
-
-def _sgd(settings: Sgd) -> optax.GradientTransformationExtraArgs:
-  return optax.chain(
-    optax.add_decayed_weights(settings.weight_decay),
-    optax.trace(settings.momentum, nesterov=settings.nesterov),
-    _scale_by_rate(),
-  )
-
-
-def _adam(settings: Sgd, rate: float) -> optax.GradientTransformationExtraArgs:
+def _adam(
+  settings: Optim, rate: float
+) -> optax.GradientTransformationExtraArgs:
   return optax.with_extra_args_support(
     optax.chain(
       optax.add_decayed_weights(settings.weight_decay), optax.adam(rate)
@@ -104,11 +176,82 @@ def _adam(settings: Sgd, rate: float) -> optax.GradientTransformationExtraArgs:
   )
 
 
-def _scale_by_rate() -> optax.GradientTransformationExtraArgs:
+def _outside(name: str) -> Any:
+  module, _, attribute = name.partition(":")
+  try:
+    made = getattr(importlib.import_module(module), attribute)(
+      learning_rate=1.0
+    )
+  except (ImportError, AttributeError, TypeError, ValueError) as error:
+    raise ConfigError(
+      f"config.optim.name='{name}' must name an importable module and a "
+      f"function in it that takes learning_rate ({error}); check the spelling, "
+      "or write such a function."
+    ) from error
+  if not isinstance(made, optax.GradientTransformation):
+    raise ConfigError(
+      f"config.optim.name='{name}' made a {type(made).__name__}; let the "
+      "function return an optax.GradientTransformation."
+    )
+  return made
+
+
+def _times_rate(sign: int = 1) -> optax.GradientTransformationExtraArgs:
   def update(updates, state, params=None, *, learning_rate, **extra):
     del params, extra
-    return jax.tree.map(lambda u: -learning_rate * u, updates), state
+    rate = sign * learning_rate
+    return jax.tree.map(lambda u: rate * u, updates), state
 
   return optax.GradientTransformationExtraArgs(
     lambda params: optax.EmptyState(), update
   )
+
+
+def _trust_ratio(shared: Sequence[str]) -> optax.GradientTransformation:
+  """That of LAMB, for every peer of an array of its own."""
+  whole = optax.scale_by_trust_ratio()
+
+  def update(updates, state, params=None):
+    def scale(update, param):
+      return whole.update(update, state, param)[0]
+
+    def one(path, update, param):
+      alone = _name(path).startswith(tuple(shared))
+      return (scale if alone else jax.vmap(scale))(update, param)
+
+    return jax.tree_util.tree_map_with_path(one, updates, params), state
+
+  return optax.GradientTransformation(whole.init, update)
+
+
+def _matrices(shared: Sequence[str]) -> Callable[[Any], Any]:
+  """Which axes of a kernel Muon takes as rows and columns of a matrix."""
+
+  def one(path, leaf):
+    name = _name(path)
+    first = 0 if name.startswith(tuple(shared)) else 1
+    if not name.endswith("kernel") or leaf.ndim - first < 2:
+      return None
+    last = leaf.ndim - 1
+    return contrib.MuonDimensionNumbers(tuple(range(first, last)), last)
+
+  return lambda params: jax.tree_util.tree_map_with_path(one, params)
+
+
+def _no_norms(params: Any) -> Any:
+  """False for biases and what normalisations learn."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: _name(path).rpartition("/")[2] not in ("bias", "scale"),
+    params,
+  )
+
+
+def _labels(prefixes: tuple[str, ...]) -> Callable[[Any], Any]:
+  def label(path, _):
+    return next((p for p in prefixes if _name(path).startswith(p)), "")
+
+  return lambda params: jax.tree_util.tree_map_with_path(label, params)
+
+
+def _name(path: Any) -> str:
+  return "/".join(str(entry.key) for entry in path)

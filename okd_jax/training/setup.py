@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -17,7 +16,9 @@ from okd_jax.devices.mesh import DATA
 from okd_jax.errors import ConfigError
 from okd_jax.groups import Group
 from okd_jax.tasks.task import Task
-from okd_jax.training import optim
+from okd_jax.training import optim, schedule as schedule_lib
+from okd_jax.training.clock import Clock
+from okd_jax.training.schedule import MULTISTEP, Schedule
 
 # Memory of examples has a multiple of this many rows, so that it has the same
 # shape on most meshes and divides among their devices.
@@ -37,18 +38,23 @@ class Setup:
     batch_size: B, over all devices.
     train_size: examples seen in one epoch.
     epochs: length of the run; a loop of one's own may be of any length.
-    learning_rate: function of the 0-based epoch, reported and given to the
-      optimiser; None where the optimiser has its own.
+    learning_rate: function of the 0-based step, as the schedules of optax are;
+      reported and given to the optimiser; None where it has its own.
     rampup_epochs: epochs until ramped terms have their full weight.
     rampup_per_step: move the ramp-up every step, not every epoch.
     num_positions: `Batch.index` lies below it in training; `train_size` by
       default. Only methods that remember something of each example need it.
+    accumulate: parts of a batch, one after another, whose gradients are
+      averaged before the update; it divides a device's share of the batch.
+    ema_decay: keep averaged peers and method variables with this decay, to
+      evaluate and to deploy them; None keeps none, unless the method asks.
     teacher: frozen networks for methods that need them.
     teacher_example: shapes of what they say about one example, where they are
       not at hand; see `okd_jax.training.targets`.
 
   Raises:
-    ConfigError: if the method is for another task.
+    ConfigError: if the method is for another task, or compares peers that are
+      shown different mixtures.
   """
 
   peers: Group
@@ -62,6 +68,8 @@ class Setup:
   rampup_epochs: float = 0.0
   rampup_per_step: bool = False
   num_positions: int | None = None
+  accumulate: int = 1
+  ema_decay: float | None = None
   teacher: Group | None = None
   teacher_example: Outputs | None = None
 
@@ -72,6 +80,12 @@ class Setup:
         f"method '{name}' is for the task '{' or '.join(self.method.tasks)}', "
         f"and the data are for '{self.task.name}'; choose another method or "
         "other data."
+      )
+    if self.task.per_peer and not self.method.alone:
+      raise ConfigError(
+        "config.augment.mix_per_peer=True: this method compares what peers or "
+        "teachers say of one picture, so all must see the same mixture; set it "
+        "to False."
       )
 
   @property
@@ -85,28 +99,44 @@ class Setup:
     return self.task.blank(1).image.dtype
 
   @property
+  def average_decay(self) -> float | None:
+    """Of the averages that are kept; None if there are none."""
+    asked = self.method.needs.ema_decay
+    return self.ema_decay if asked is None else asked
+
+  @property
+  def has_views(self) -> bool:
+    """Whether each peer has a view of its own."""
+    return self.method.needs.views or self.task.per_peer
+
+  @property
   def num_examples(self) -> int:
     """Rows of memory for each example: `num_positions`, rounded up."""
     rows = math.lcm(_ROWS, self.mesh.shape[DATA])
     return -(-(self.num_positions or self.train_size) // rows) * rows
 
   @property
+  def clock(self) -> Clock:
+    """How steps count as epochs."""
+    return Clock(self.batch_size, self.train_size, self.epochs)
+
+  @property
   def steps_per_epoch(self) -> int:
     """Steps that begin in an epoch, rounded up."""
-    return -(-self.train_size // self.batch_size)
+    return self.clock.steps_per_epoch
 
   @property
   def total_steps(self) -> int:
     """Steps until every example was seen `epochs` times, rounded up."""
-    return self.first_step(self.epochs)
+    return self.clock.total_steps
 
   def first_step(self, epoch: int) -> int:
     """The first step that begins in a 0-based epoch."""
-    return -(-epoch * self.train_size // self.batch_size)
+    return self.clock.first_step(epoch)
 
   def epoch(self, step: Array) -> Array:
     """The 0-based epoch that a step begins in: examples seen // N."""
-    return step * self.batch_size // self.train_size
+    return self.clock.epoch(step)
 
   def context(
     self,
@@ -117,11 +147,10 @@ class Setup:
     train_labels: Array | None = None,
   ) -> Context:
     """What the method may know at a step."""
-    epoch = self.epoch(step).astype(jnp.float32)
     if self.rampup_per_step:
-      # Integer arithmetic first: float32 cannot hold the count of examples.
-      part = step * self.batch_size % self.train_size
-      epoch += part.astype(jnp.float32) / self.train_size
+      epoch = self.clock.time(step)
+    else:
+      epoch = self.epoch(step).astype(jnp.float32)
     return Context(
       epoch=epoch,
       step=step,
@@ -134,7 +163,7 @@ class Setup:
 
   def augment(self, batch: Batch, key: Array) -> Batch:
     """Augments a batch, with one view a peer if the method needs views."""
-    num_views = self.peers.num_peers if self.method.needs.views else None
+    num_views = self.peers.num_peers if self.has_views else None
     return self.task.augment(batch, key, num_views=num_views, mesh=self.mesh)
 
   def example_images(self) -> Array:
@@ -142,22 +171,50 @@ class Setup:
     return self.task.blank(1).image
 
 
-def with_sgd(
-  sgd: optim.Sgd, *, method: Method, epochs: int, **others: Any
+def with_optim(
+  settings: optim.Optim,
+  schedule: Schedule = MULTISTEP,
+  *,
+  peers: Group,
+  method: Method,
+  batch_size: int,
+  train_size: int,
+  epochs: int,
+  **others: Any,
 ) -> Setup:
-  """A setup with the papers' optimiser and its schedule.
+  """A setup with one of our optimisers; by default with the papers'.
 
   Args:
-    sgd: its settings; the method may override some.
+    settings: of the optimiser; the method may override some.
+    schedule: of its learning rate.
+    peers: of the setup.
     method: of the setup.
+    batch_size: of the setup.
+    train_size: of the setup.
     epochs: of the setup, which the schedule depends on.
     **others: fields of the setup.
+
+  Raises:
+    ConfigError: if optimiser or schedule cannot be made.
   """
   return Setup(
+    peers=peers,
     method=method,
+    batch_size=batch_size,
+    train_size=train_size,
     epochs=epochs,
-    optimizer=optim.make(sgd, method.optimizer_overrides),
-    learning_rate=functools.partial(sgd.rate, epochs=epochs),
+    optimizer=optim.make(
+      settings,
+      method.optimizer_overrides,
+      ("method/", *(f"peers/{prefix}" for prefix in peers.shared)),
+    ),
+    learning_rate=schedule_lib.make(
+      schedule,
+      Clock(batch_size, train_size, epochs),
+      base=settings.learning_rate,
+      drops=settings.drops,
+      factor=settings.factor,
+    ),
     **others,
   )
 

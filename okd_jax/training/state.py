@@ -35,7 +35,7 @@ class TrainState:
       statistics, refreshed weights, and what a method remembers of each
       example, which averages do not have.
     opt_state: of the optimiser.
-    average: averaged variables, for methods that need them.
+    average: averaged variables, if the method or the setup asks for them.
   """
 
   step: Array
@@ -80,7 +80,7 @@ def _initial_values(setup: Setup, key: Array) -> TrainState:
     part: {name: v for name, v in tree.items() if name != "params"}
     for part, tree in parts.items()
   }
-  averaged = setup.method.needs.ema_decay is not None
+  averaged = setup.average_decay is not None
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -167,7 +167,7 @@ def like_params(
 def outputs_like(setup: Setup, peers_variables: Variables) -> Outputs:
   """Shapes of the outputs that the method sees for one batch."""
   images = setup.task.blank(setup.mesh.shape[mesh_lib.DATA]).image
-  if setup.method.needs.views:
+  if setup.has_views:
     images = jnp.stack([images] * setup.peers.num_peers)
 
   def forward(peers_variables):

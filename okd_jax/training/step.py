@@ -9,33 +9,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from okd_jax import core, schedules
-from okd_jax.core import Array, Batch, Context, MethodOutput, Outputs, Variables
+from okd_jax import core
+from okd_jax.core import Array, Batch, Context, MethodOutput, Variables
 from okd_jax.tasks import figure as figure_lib
-from okd_jax.training import targets, turns as turns_lib
+from okd_jax.training import (
+  average as average_lib,
+  parts,
+  targets,
+  turns as turns_lib,
+)
+from okd_jax.training.inputs import Inputs, prepare
 from okd_jax.training.setup import Setup
-from okd_jax.training.state import Average, TrainState, variables
-
-
-@struct.dataclass
-class _Inputs:
-  """What a step has before it differentiates.
-
-  Attributes:
-    batch: augmented.
-    ctx: for the method.
-    key: of the peers' dropout.
-    averaged: outputs of the averaged peers.
-    averaged_memory: of them, after that pass.
-    taught: outputs of the frozen teachers.
-  """
-
-  batch: Batch
-  ctx: Context
-  key: Array
-  averaged: Outputs | None
-  averaged_memory: Any
-  taught: Outputs | None
+from okd_jax.training.state import TrainState, variables
 
 
 @struct.dataclass
@@ -77,19 +62,22 @@ def train_step(
     batch [P], `learning_rate` if it is known, `rampup`, `gradient_norm`, and
     the method's `summaries`.
   """
-  inputs = _prepare(setup, state, batch, key, teacher, train_labels)
+  inputs, ctx, averaged_memory = prepare(
+    setup, state, batch, key, teacher, train_labels
+  )
   rate = _rate(setup, state.step)
   optimizer = optax.with_extra_args_support(setup.optimizer)
-  loss = functools.partial(_loss, setup, inputs=inputs)
 
   turns = setup.method.turns(setup.peers.num_peers)
   before = (state.params, state.memory, state.opt_state)
   for turn in turns:
     params, memory, opt_state = before
-    grads, aux = jax.grad(loss, has_aux=True)(params, memory)
+    grads, new_memory, measured, paused = _gradients(
+      setup, params, memory, inputs, ctx
+    )
     updates, opt_state = optimizer.update(grads, opt_state, params, **rate)
-    after = (optax.apply_updates(params, updates), aux.memory, opt_state)
-    before = turns_lib.take(setup, before, after, turn, aux.result.paused)
+    after = (optax.apply_updates(params, updates), new_memory, opt_state)
+    before = turns_lib.take(setup, before, after, turn, paused)
   params, memory, opt_state = before
 
   new_state = TrainState(
@@ -97,18 +85,13 @@ def train_step(
     params=params,
     memory=memory,
     opt_state=opt_state,
-    average=_update_average(setup, state, params, inputs.averaged_memory),
+    average=average_lib.updated(setup, state, params, memory, averaged_memory),
   )
-  headline = setup.task.headline_in_step(aux.logits, inputs.batch)
-  measured = {
-    "terms": {n: jnp.mean(t, -1) for n, t in aux.result.terms.items()},
-    "figures": {setup.task.in_step(setup.task.info).name: headline},
+  return new_state, measured | {
     **rate,
-    "rampup": inputs.ctx.rampup,
+    "rampup": ctx.rampup,
     "gradient_norm": optax.tree.norm(grads),
-    "summaries": aux.result.summaries,
   }
-  return new_state, measured
 
 
 def loss_fn(
@@ -134,8 +117,9 @@ def loss_fn(
   Returns:
     A scalar and what else the pass gives.
   """
-  inputs = _prepare(setup, state, batch, key, teacher, train_labels)
-  return _loss(setup, params, state.memory, inputs)
+  whole = dataclasses.replace(setup, accumulate=1)
+  inputs, ctx, _ = prepare(whole, state, batch, key, teacher, train_labels)
+  return _loss(setup, params, state.memory, inputs, ctx)
 
 
 def eval_step(
@@ -202,33 +186,45 @@ def predict_normalized(
   return outputs.logits, {"ensemble": ensemble, **result.predictions}
 
 
-def _prepare(
-  setup: Setup,
-  state: TrainState,
-  batch: Batch,
-  key: Array,
-  teacher: Variables | None,
-  train_labels: Array | None,
-) -> _Inputs:
-  """Draws at random, and passes the batch through averages and teachers."""
-  if setup.method.needs.train_labels:
-    assert train_labels is not None, "the method needs labels of all examples"
-  augment_key, peers_key, method_key = jax.random.split(
-    jax.random.fold_in(key, state.step), 3
+def _gradients(
+  setup: Setup, params: Any, memory: Any, inputs: Inputs, ctx: Context
+) -> tuple[Any, Any, dict[str, Any], Array | None]:
+  """The gradient, the memory after it, measures, and who is paused."""
+
+  def one(memory, inputs, ctx):
+    loss = functools.partial(_loss, setup, inputs=inputs, ctx=ctx)
+    grads, aux = jax.grad(loss, has_aux=True)(params, memory)
+    headline = setup.task.headline_in_step(aux.logits, inputs.batch)
+    measured = {
+      "terms": {n: jnp.mean(t, -1) for n, t in aux.result.terms.items()},
+      "figures": {setup.task.in_step(setup.task.info).name: headline},
+      "summaries": aux.result.summaries,
+    }
+    return grads, aux.memory, measured, aux.result.paused
+
+  if setup.accumulate == 1:
+    return one(memory, inputs, ctx)
+
+  def add(carry, part):
+    (total, memory), (number, inputs) = carry, part
+    grads, memory, *rest = one(memory, inputs, parts.context(ctx, number))
+    return (jax.tree.map(jnp.add, total, grads), memory), rest
+
+  (grads, memory), (measured, paused) = parts.scan(
+    setup,
+    add,
+    (jax.tree.map(jnp.zeros_like, params), memory),
+    (jnp.arange(setup.accumulate), inputs),
   )
-  ctx = setup.context(
-    state.step, method_key, train=True, train_labels=train_labels
-  )
-  batch = setup.augment(batch, augment_key)
-  averaged, averaged_memory = _averaged_pass(
-    setup, state, batch.image, peers_key
-  )
-  taught = _teacher_pass(setup, teacher, batch.image, peers_key)
-  return _Inputs(batch, ctx, peers_key, averaged, averaged_memory, taught)
+  grads = jax.tree.map(lambda leaf: leaf / setup.accumulate, grads)
+  measured = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), measured)
+  # Who is paused in every part.
+  paused = None if paused is None else jnp.all(paused, 0)
+  return grads, memory, measured, paused
 
 
 def _loss(
-  setup: Setup, params: Any, memory: Any, inputs: _Inputs
+  setup: Setup, params: Any, memory: Any, inputs: Inputs, ctx: Context
 ) -> tuple[Array, Aux]:
   outputs, peers_memory = setup.peers.apply(
     variables(params, memory, "peers"),
@@ -243,55 +239,17 @@ def _loss(
     variables(params, memory, "method"),
     outputs,
     inputs.batch,
-    inputs.ctx,
+    ctx,
     mutable=list(memory["method"]),
   )
   new_memory = {"peers": peers_memory, "method": dict(method_memory)}
-  return core.objective(result.terms), Aux(result, outputs.logits, new_memory)
+  weights = setup.task.weights(inputs.batch)
+  loss = core.objective(result.terms, weights)
+  return loss, Aux(result, outputs.logits, new_memory)
 
 
 def _rate(setup: Setup, step: Array) -> dict[str, Any]:
   """The learning rate of a step by name, if it is known."""
   if setup.learning_rate is None:
     return {}
-  return {"learning_rate": setup.learning_rate(setup.epoch(step))}
-
-
-def _averaged_pass(
-  setup: Setup, state: TrainState, images: Array, key: Array
-) -> tuple[Outputs | None, Any]:
-  if state.average is None:
-    return None, None
-  params, memory = state.average.params, state.average.memory
-  outputs, peers_memory = setup.peers.apply(
-    variables(params, memory, "peers"), images, key, train=True
-  )
-  return jax.lax.stop_gradient(outputs), {**memory, "peers": peers_memory}
-
-
-def _teacher_pass(
-  setup: Setup, teacher: Variables | None, images: Array, key: Array
-) -> Outputs | None:
-  if setup.teacher is None:
-    return None
-  assert teacher is not None, "the setup has a teacher, so the step needs it"
-  first_view = images[0] if images.ndim == 5 else images
-  outputs, _ = setup.teacher.apply(teacher, first_view, key, train=False)
-  return jax.lax.stop_gradient(outputs)
-
-
-def _update_average(
-  setup: Setup, state: TrainState, params: Any, memory: Any
-) -> Average | None:
-  decay = setup.method.needs.ema_decay
-  if state.average is None or decay is None:
-    return None
-  phi = schedules.ema_decay(state.step + 1, decay)
-  return Average(
-    params=jax.tree.map(
-      lambda mean, new: phi * mean + (1 - phi) * new,
-      state.average.params,
-      params,
-    ),
-    memory=memory,
-  )
+  return {"learning_rate": setup.learning_rate(step)}

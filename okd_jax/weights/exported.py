@@ -1,4 +1,4 @@
-"""Loads an exported network; needs JAX and safetensors, nothing else.
+"""Loads an exported network; needs JAX, safetensors and flatbuffers alone.
 
 The folder holds `weights.safetensors`, `model.stablehlo` (a program of
 `jax.export` for CPU, CUDA and TPU and any batch size) and `card.json`. Without

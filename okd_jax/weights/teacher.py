@@ -1,20 +1,28 @@
 """The frozen teacher of a run: from an earlier run, or from PyTorch."""
 
+import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
+from flax import linen as nn
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from okd_jax import backbones, groups
-from okd_jax.core import Variables
+from okd_jax.backbones.network import Network
+from okd_jax.core import Array, Outputs, Variables
 from okd_jax.data.info import DataInfo
 from okd_jax.devices import mesh as mesh_lib
-from okd_jax.errors import ConfigError
-from okd_jax.runs import run as run_lib
-from okd_jax.settings import build
+from okd_jax.errors import ConfigError, DataError
+from okd_jax.runs import run as run_lib, same_data
+from okd_jax.settings import build, config as config_lib
 from okd_jax.settings.schema import RunConfig
-from okd_jax.weights import torch as interop
+from okd_jax.storage import paths
+from okd_jax.weights import torch as interop, torch_archive
+
+_log = logging.getLogger(__name__)
 
 
 def load(
@@ -22,7 +30,8 @@ def load(
 ) -> tuple[groups.Group | None, Variables | None]:
   """Loads the teacher that a configuration names.
 
-  From a work directory it is the network that the run would deploy.
+  From a work directory it is the network that the run would deploy. If that
+  has learned the same classes in another order, its logits are reordered.
 
   Args:
     config: of the student's run.
@@ -36,6 +45,7 @@ def load(
 
   Raises:
     ConfigError: if the teacher cannot be read or does not fit the data.
+    DataError: if it knows other classes.
     CheckpointError: if its run has no verified checkpoint.
   """
   if not config.teacher:
@@ -46,9 +56,14 @@ def load(
       f"config.batch_size={config.batch_size} must be a multiple of the "
       f"{devices.size} devices, which share the teacher's work; change it."
     )
-  path, info = Path(config.teacher), build.with_normalization(config, info)
+  path, info = (
+    paths.expand(config.teacher),
+    build.with_normalization(config, info),
+  )
   read = _from_run if path.is_dir() else _from_state_dict
   net, variables = read(path, config, info)
+  if config_lib.make_method(config).needs.raw_maps and isinstance(net, Network):
+    net = net.clone(raw_maps=True)
   group = groups.replicas(net, 1, devices, config.peers.mapping)
   stacked = jax.tree.map(lambda leaf: leaf[None], mesh_lib.to_host(variables))
   where = mesh_lib.shardings(devices, group.specs(stacked))
@@ -73,7 +88,43 @@ def _from_run(path: Path, config: RunConfig, info: DataInfo) -> Any:
         f"{getattr(theirs, field)} and this run has {ours}; name a teacher "
         "that was trained on the same data."
       )
-  return run.setup.peers.extract(run.peers_variables, run.leader)
+  net, variables = run.setup.peers.extract(run.peers_variables, run.leader)
+  difference = same_data.classes(theirs.class_names, info.class_names)
+  if not difference:
+    return net, variables
+  if sorted(theirs.class_names) != sorted(info.class_names):
+    raise DataError(
+      f"config.teacher='{path}' was trained on other classes: {difference}. "
+      "Name a teacher of the same classes."
+    )
+  _log.warning(
+    "The classes of config.teacher='%s' are in another order than here; its "
+    "logits are put into ours by the names of the classes.",
+    path,
+  )
+  order = tuple(map(theirs.class_names.index, info.class_names))
+  return Reordered(net, order), {
+    name: {"net": tree} for name, tree in variables.items()
+  }
+
+
+class Reordered(nn.Module):
+  """A network whose classes are put into another order.
+
+  Attributes:
+    net: the network.
+    order: for each class the place that it has in the network's logits.
+  """
+
+  net: nn.Module
+  order: tuple[int, ...]
+
+  @nn.compact
+  def __call__(self, images: Array, *, train: bool) -> Outputs:
+    """Returns the network's outputs, with their logits reordered."""
+    outputs = groups.as_outputs(self.net(images, train=train))
+    logits = outputs.logits[..., jnp.asarray(self.order)]
+    return dataclasses.replace(outputs, logits=logits)
 
 
 def _from_state_dict(path: Path, config: RunConfig, info: DataInfo) -> Any:
@@ -83,7 +134,7 @@ def _from_state_dict(path: Path, config: RunConfig, info: DataInfo) -> Any:
     lambda key, x: net.init(key, x, train=False), jax.random.key(0), image
   )
   try:
-    return net, interop.load_torch(shapes, interop.read_state_dict(path))
+    return net, interop.load_torch(shapes, torch_archive.read_state_dict(path))
   except ValueError as error:
     raise ConfigError(
       f"config.teacher='{path}' does not hold a {config.teacher_net} for "

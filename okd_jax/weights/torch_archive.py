@@ -11,22 +11,94 @@ import zipfile
 import jax.numpy as jnp
 import numpy as np
 
+from okd_jax.errors import WeightsError
+
+# Where people keep the state dict in a larger file, most likely first.
+_PLACES = (
+  "state_dict",
+  "model_state_dict",
+  "model",
+  "net",
+  "network",
+  "module",
+  "student",
+  "ema",
+)
+
+
+def read_state_dict(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads a state dict from a file without running code from it.
+
+  Args:
+    path: a file of safetensors, or one of any name as `torch.save` writes it
+      since PyTorch 1.6. In a checkpoint the state dict may lie under
+      "state_dict", "model_state_dict", "model", "net", "network", "module",
+      "student" or "ema", also one in another; the first of these counts.
+      Whatever lies beside it is skipped.
+
+  Returns:
+    NumPy arrays by name, in the order of the file.
+
+  Raises:
+    WeightsError: if the file is of another format, or holds no state dict.
+  """
+  path = pathlib.Path(path)
+  if not zipfile.is_zipfile(path) and path.suffix.lower() == ".safetensors":
+    # Not among the base dependencies.
+    import safetensors.numpy
+
+    try:
+      return dict(safetensors.numpy.load_file(path))
+    except (OSError, safetensors.SafetensorError) as error:
+      raise WeightsError(f"{path} cannot be read: {error}") from error
+  found = _descend(read(path))
+  if not isinstance(found, dict):
+    raise WeightsError(
+      f"{path} holds {_kind(found)}, not a dict; save the state dict of the "
+      "network."
+    )
+  for name, value in found.items():
+    if not isinstance(name, str) or not isinstance(value, np.ndarray):
+      raise WeightsError(
+        f"entry {name!r} of {path} is {_kind(value)}, not a tensor; save the "
+        "state dict alone. Nothing in the file was run."
+      )
+  return dict(found)
+
+
+def _descend(loaded: Any) -> Any:
+  """The state dict in a checkpoint, or what there is instead."""
+  while isinstance(loaded, dict):
+    inner = next((loaded[place] for place in _PLACES if place in loaded), None)
+    if not isinstance(inner, dict):
+      break
+    loaded = inner
+  return loaded
+
+
+def _kind(value: Any) -> str:
+  """What a thing is, with an article."""
+  kind = type(value)
+  if isinstance(value, Skipped):
+    return f"a {kind.__module__}.{kind.__name__}"
+  return f"a {kind.__name__}"
+
 
 def read(path: pathlib.Path) -> Any:
   """Reads what `torch.save` wrote since PyTorch 1.6.
 
   Args:
-    path: a .pth or .pt file.
+    path: a file of any name.
 
   Returns:
-    The saved containers with NumPy arrays in place of tensors.
+    The saved containers with NumPy arrays in place of tensors, and `Skipped`
+    in the place of whatever else is not plain Python.
 
   Raises:
-    ValueError: if the file is of another format, damaged, or holds objects
-      other than tensors and plain containers.
+    WeightsError: if the file is of another format or damaged.
   """
   if not zipfile.is_zipfile(path):
-    raise ValueError(
+    raise WeightsError(
       f"{path} is neither .safetensors nor a PyTorch zip archive; load it in "
       f"PyTorch and save its state dict again."
     )
@@ -37,19 +109,51 @@ def read(path: pathlib.Path) -> Any:
 def _read_archive(path, archive) -> Any:
   pickles = [n for n in archive.namelist() if n.endswith("/data.pkl")]
   if len(pickles) != 1:
-    raise ValueError(f"{path} is a zip archive, but not one of torch.save.")
+    raise WeightsError(f"{path} is a zip archive, but not one of torch.save.")
   root = pickles[0].removesuffix("data.pkl")
   order = f"{root}byteorder"
   if order in archive.namelist() and archive.read(order) != b"little":
-    raise ValueError(f"{path} is big-endian; save it on a common machine.")
+    raise WeightsError(f"{path} is big-endian; save it on a common machine.")
   try:
     return _Unpickler(archive, root).load()
   except _DAMAGE as error:
-    raise ValueError(f"{path} cannot be read: {error}") from error
+    raise WeightsError(f"{path} cannot be read: {error}") from error
+
+
+class Skipped:
+  """Stands for an object of a class that is not looked up, let alone run.
+
+  Whatever a file says to do with such an object is forgotten.
+  """
+
+  def __new__(cls, *args: Any, **kwargs: Any) -> "Skipped":
+    del args, kwargs
+    return super().__new__(cls)
+
+  def __init__(self, *args: Any, **kwargs: Any):
+    del args, kwargs
+
+  def __setstate__(self, state: Any) -> None:
+    del state
+
+  def __setitem__(self, key: Any, value: Any) -> None:
+    del key, value
+
+  def __call__(self, *args: Any, **kwargs: Any) -> "Skipped":
+    del args, kwargs
+    return self
+
+  def append(self, value: Any) -> None:
+    """Forgets an entry of a list."""
+    del value
+
+  def add(self, value: Any) -> None:
+    """Forgets an entry of a set."""
+    del value
 
 
 class _Unpickler(pickle.Unpickler):
-  """Rebuilds tensors as NumPy arrays and refuses every other object."""
+  """Rebuilds tensors as NumPy arrays and skips every other object."""
 
   def __init__(self, archive, root):
     super().__init__(io.BytesIO(archive.read(f"{root}data.pkl")))
@@ -61,20 +165,22 @@ class _Unpickler(pickle.Unpickler):
       return _ALLOWED[module, name]
     if module == "torch" and name in _STORAGES:
       return np.dtype(_STORAGES[name])
-    raise ValueError(
-      f"the file refers to {module}.{name}, which a state dict of tensors does "
-      f"not need; it is not run. Save the state dict alone."
-    )
+    # A class, since some objects are made by their class.
+    return type(name, (Skipped,), {"__module__": module})
 
-  def persistent_load(self, pid: Any) -> np.ndarray:
+  def persistent_load(self, pid: Any) -> Any:
     kind, dtype, key, _, size = pid
-    if kind != "storage" or not isinstance(dtype, np.dtype):
+    if kind != "storage":
       raise pickle.UnpicklingError(f"unknown storage {kind!r}")
+    if not isinstance(dtype, np.dtype):
+      return Skipped()
     data = self._archive.read(f"{self._root}data/{key}")
     return np.frombuffer(data, dtype, count=size)
 
 
 def _rebuild_tensor(storage, offset, size, stride, *_):
+  if not isinstance(storage, np.ndarray):
+    return storage
   # The file states the strides: outside the storage is other memory.
   last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
   if min((offset, *size, *stride)) < 0 or (
@@ -97,11 +203,14 @@ _DAMAGE = (
   EOFError,
   LookupError,
   TypeError,
+  ValueError,
+  OverflowError,
 )
 _ALLOWED: dict[tuple[str, str], Any] = {
   ("collections", "OrderedDict"): collections.OrderedDict,
   ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
   ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+  ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
 }
 _STORAGES: dict[str, Any] = {
   "DoubleStorage": np.float64,

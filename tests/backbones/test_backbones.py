@@ -486,6 +486,7 @@ def test_vgg_dropout_acts_in_training_only():
 
 def test_names_are_exact():
   assert backbones.names() == (
+    "convnext_tiny",
     "densenet40_12",
     "densenetbc100_12",
     "hcgnet_a1",
@@ -516,6 +517,10 @@ def test_names_are_exact():
     "vgg16",
     "vgg16_linear",
     "vgg8",
+    "vit_small",
+    "vit_small_p16",
+    "vit_tiny",
+    "vit_tiny_p16",
     "wrn16_1",
     "wrn16_10",
     "wrn16_2",

@@ -111,9 +111,29 @@ def test_data_tells_what_training_uses(pictures, tmp_path, capsys):
     for column in range(8):
       top, left = row * 82 + 14, column * 68
       assert drawn[top : top + 64, left : left + 64].std() > 30
-  with pytest.raises(SystemExit) as left:
-    command("data", tmp_path / "set", "--config.data.train_examples=1000")
-  assert left.value.code == ConfigError.exit_code
+  for wrong in ("data.train_examples=1000", "augment.erase=2"):
+    with pytest.raises(SystemExit) as left:
+      command("data", tmp_path / "set", f"--config.{wrong}")
+    assert left.value.code == ConfigError.exit_code
+
+
+def test_data_draws_what_the_network_sees(pictures, tmp_path):
+  def drawn(*flags):
+    sheet = tmp_path / "sheet.png"
+    command(
+      *("data", pictures, "--config.data.image_size=16", f"--show={sheet}"),
+      *(f"--config.augment.{flag}" for flag in flags),
+    )
+    return np.asarray(Image.open(sheet)).astype(int)
+
+  plain = drawn()
+  for flags in (
+    ("policy=trivial_augment", "jitter=(0.4,0.4,0.4,0.1)"),
+    ("mixup=1.0", "crop=false"),
+  ):
+    changed = np.any(drawn(*flags) != plain, -1)
+    # In most of the pictures, and never in the words beside them.
+    assert changed.mean() > 0.1 and not changed[:14].any()
 
 
 def test_bad_files_do_not_stop_the_others(run, pictures, tmp_path, capsys):

@@ -100,30 +100,41 @@ def test_views_pass_the_trunk_one_after_another(shape):
   assert outputs.trunk.shape == (4, 8, 4)
 
 
+def gradient_of(trunk_gradient, mapping="unroll", mesh=(1, 1), peers=4):
+  """Of a loss of the first branches, by what enters the trunk."""
+  group = groups.branches(NET, 4, make_mesh(*mesh), mapping, trunk_gradient)
+  variables = both()["branches"].init(jax.random.key(0), IMAGES[:1])
+
+  def loss(params):
+    outputs, _ = group.apply(
+      {**variables, "params": params}, IMAGES, jax.random.key(1), train=False
+    )
+    return jnp.sum(jnp.sin(outputs.logits[:peers]))
+
+  return jax.jit(jax.grad(loss))(variables["params"])
+
+
+def assert_close(actual, desired):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    actual,
+    desired,
+  )
+
+
 def test_mean_trunk_gradient_divides_what_enters_the_trunk():
-  def gradient(mean):
-    peers = groups.branches(NET, 4, make_mesh(1), "unroll", mean)
-    variables = both()["branches"].init(jax.random.key(0), IMAGES[:1])
+  summed, mean = gradient_of("sum"), gradient_of("mean")
+  assert_close(jax.tree.map(lambda x: x / 4, summed["trunk"]), mean["trunk"])
+  assert_close(summed["tails"], mean["tails"])
 
-    def loss(params):
-      outputs, _ = peers.apply(
-        {**variables, "params": params}, IMAGES, jax.random.key(1), train=False
-      )
-      return jnp.sum(jnp.sin(outputs.logits))
 
-    return jax.jit(jax.grad(loss))(variables["params"])
-
-  summed, mean = gradient(False), gradient(True)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a / 4, b, rtol=1e-5, atol=1e-6),
-    summed["trunk"],
-    mean["trunk"],
-  )
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
-    summed["tails"],
-    mean["tails"],
-  )
+@pytest.mark.parametrize(
+  ("mapping", "mesh"), [("unroll", (1, 1)), ("vmap", (2, 2))]
+)
+def test_the_first_branch_alone_may_train_the_trunk(mapping, mesh):
+  first = gradient_of("first", mapping, mesh)
+  assert_close(first["trunk"], gradient_of("sum", peers=1)["trunk"])
+  assert_close(first["tails"], gradient_of("sum")["tails"])
 
 
 def test_mixture_joins_logits_and_keeps_features_apart():

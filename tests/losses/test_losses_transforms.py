@@ -116,6 +116,7 @@ OVER_EXAMPLES = {"kdcl_general_weights"}
 ELSEWHERE = {
   *("ctkd", "spatial_attention", "feature_aggregation", "heatmap_kl"),
   *("heatmap_mse", "okdhp", "mcl", "supervised_nce", "mcl_okd"),
+  "mcl_okd_of_scores",
   *("memory_update", "oem", "switokd", "switokd_gap", "switokd_group"),
 }
 EVERY_LOSS = pytest.mark.parametrize("name", CASES)

@@ -15,7 +15,7 @@ from okd_jax import core, groups, layers, methods, schedules
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.methods._fusion import Fusion
 from okd_jax.training import state as state_lib, step as steps
-from okd_jax.training.optim import Sgd
+from okd_jax.training.optim import Optim
 from okd_jax.training.setup import Setup
 import runs
 import toys
@@ -96,7 +96,7 @@ def run_toy(case, method, method_variables):
     net,
     num_peers,
     mesh_lib.make_mesh(1, 1),
-    mean_trunk_gradient=method.needs.mean_trunk_gradient,
+    trunk_gradient=method.needs.trunk_gradient,
   )
   batch = batch_of(case["inputs"]["labels"])
   memory = {k: v for k, v in method_variables.items() if k != "params"}
@@ -475,7 +475,7 @@ def test_alternating_updates_see_the_updates_before_them():
   recipe = toys.recipe(
     method,
     peers=groups.replicas(Flat(), num_peers, mesh, "vmap"),
-    sgd=Sgd(0.1, momentum=0.0, nesterov=False, weight_decay=0.0, drops=()),
+    sgd=Optim(0.1, momentum=0.0, nesterov=False, weight_decay=0.0, drops=()),
     dtype=jnp.float64,
   )
   recipe = as_given(recipe)
@@ -590,7 +590,7 @@ def test_pcl_training_step_by_step(case):
         ema_decay=given["ema_beta"],
       ),
       peers=peers,
-      sgd=Sgd(
+      sgd=Optim(
         given["learning_rate"],
         momentum=given["momentum"],
         nesterov=given["nesterov"],

@@ -330,7 +330,7 @@ def test_every_term_trains_its_own_part_alone(setting):
 
 
 def test_decoders_train_with_adam():
-  settings = optim.Sgd(weight_decay=0.5, momentum=0.0, nesterov=False)
+  settings = optim.Optim(weight_decay=0.5, momentum=0.0, nesterov=False)
   optimizer = optim.make(settings, methods.make("ffsd").optimizer_overrides)
   params = {"method": {"decoder_1": jnp.ones(2), "fusion": jnp.ones(2)}}
   gradients = jax.tree.map(lambda p: 3 * p, params)

@@ -118,17 +118,20 @@ def test_every_cell_is_one_recipe(tmp_path):
     flat = freeze.flatten(cell.config)
     changed = {key for key in base if flat[key] != base[key]}
     own = {"seed", "teacher", "peers.net", "peers.kind", "peers.num_peers"}
-    own |= {"data.per_class"}
+    own |= {"data.per_class", "peers.split"}
     assert changed <= own
     assert flat["seed"] == cell.seed
     defaults = methods.options(flat["method.name"])
     assert {k: flat[f"method.{k}"] for k in defaults} == defaults
   named = {cell.name: cell.config for cell in cells}
   kinds = {cell.row for cell in cells if cell.config.peers.kind == "branches"}
-  assert kinds == {"cl_ilr", "one", "pcl"}
-  student, teacher = "resnet8/kd/seed1", "resnet8/kd_teacher/seed1"
-  assert list(named).index(teacher) < list(named).index(student)
-  assert named[student].teacher == str(tmp_path / teacher)
+  assert kinds == {"cl_ilr", "ctkd", "mcl_okd", "oem", "one", "pcl"}
+  teacher = "resnet8/kd_teacher/seed1"
+  for student in ("resnet8/kd/seed1", "resnet8/ctkd/seed1"):
+    assert list(named).index(teacher) < list(named).index(student)
+    assert named[student].teacher == str(tmp_path / teacher)
+  students = named["resnet8/oem/seed0"].peers
+  assert students.net.split(",")[4] == "resnet8@1/5" and students.split == -1
   assert named[teacher].peers.net == "resnet20"
   paired = named["resnet8/switokd/seed0"].peers
   assert (paired.net, paired.num_peers) == ("resnet20,resnet8", 2)

@@ -67,6 +67,7 @@ MORE = {
   "init_from": case("/nowhere", str(ROOT), __file__),
   "mesh.data": case("9"),
   "mesh.peer": case("9", "8"),
+  "method.num_negatives": case("95"),
   "method.name": case("", "OKDDip", "okdip"),
   "peers.net": case("", "resnet9", "json:Net", ":", says="net"),
   "peers.num_peers": case("1"),
@@ -74,6 +75,8 @@ MORE = {
   "teacher": case("/nowhere"),
   "teacher_net": case("resnet8"),
 }
+# Branches whose trunks have another width.
+UNLIKE = "resnet8,resnet8x4,resnet8,resnet8"
 # Of the wrong type; absl parses every other text to the right one.
 WRONG_TYPE = {
   bool: ("maybe", "2"),
@@ -200,6 +203,10 @@ ONE_OF_SWITOKD = (
     (["--config.data.source=tfds"], "digits"),
     (["--config.peers.net=resnet8,resnet20"], "names 2 networks"),
     (["--config.peers.net=vgg16"], "too small"),
+    (
+      ["--config.peers.kind=branches", f"--config.peers.net={UNLIKE}"],
+      "the trunk of peer 1",
+    ),
     (["--config.peers.dropout=0.5"], "dropout"),
     (["--config.mesh.data=8"], "batch_size=20"),
     (["--config.mesh.peer=3"], "num_peers=4"),

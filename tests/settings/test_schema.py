@@ -12,6 +12,7 @@ import pytest
 
 from configs import common, okddip_digits
 from okd_jax import core, methods, rules
+from okd_jax.data.augmentation import Augment
 from okd_jax.errors import ConfigError
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.freeze import as_dict, base, flatten, freeze, replace
@@ -148,6 +149,17 @@ FREE_THEN = {
 }
 # It did not have these.
 ADDED_SINCE = {"data.flip", "data.exif", "data.per_class"}
+ADDED_SINCE |= {f"optim.{key}" for key in ("name", "beta1", "beta2")}
+ADDED_SINCE |= {"optim.epsilon", "optim.decay_norms", "optim.clip_norm"}
+ADDED_SINCE |= {
+  f"augment.{field.name}" for field in dataclasses.fields(Augment)
+}
+ADDED_SINCE |= {"best_by", "deploy", "patience"}
+ADDED_SINCE |= {"label_smoothing", "class_weights"}
+ADDED_SINCE |= {"accumulate", "ema_decay"}
+ADDED_SINCE |= {"schedule.name", "schedule.final"}
+ADDED_SINCE |= {"schedule.warmup_epochs", "schedule.warmup_steps"}
+ADDED_SINCE |= {"extra_epochs", "init_from_head"}
 
 
 def digest_then(config):

@@ -12,8 +12,9 @@ from okd_jax.backbones.network import Network
 from okd_jax.data.info import DataInfo
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.tasks import classification
-from okd_jax.training.optim import Sgd
-from okd_jax.training.setup import Setup, with_sgd
+from okd_jax.training.optim import Optim
+from okd_jax.training.schedule import MULTISTEP, Schedule
+from okd_jax.training.setup import Setup, with_optim
 from okd_jax.weights import teacher as teacher_lib
 
 INFO = DataInfo(
@@ -63,11 +64,13 @@ class Toy(Network):
 class Quick(nn.Module):
   """Two linear layers, which compile at once."""
 
+  num_classes: int = INFO.num_classes
+
   @nn.compact
   def __call__(self, x, *, train):
     del train
     features = nn.tanh(nn.Dense(8, name="hidden")(x.reshape(len(x), -1)))
-    return nn.Dense(INFO.num_classes, name="head")(features), features
+    return nn.Dense(self.num_classes, name="head")(features), features
 
 
 def recipe(
@@ -81,7 +84,8 @@ def recipe(
   mapping: str = "unroll",
   dtype: Any = jnp.float32,
   info: DataInfo = INFO,
-  sgd: Sgd | None = None,
+  sgd: Optim | None = None,
+  schedule: Schedule = MULTISTEP,
   **changes: Any,
 ) -> Setup:
   """A setup for the toy network on `data` x `peer` devices."""
@@ -91,7 +95,7 @@ def recipe(
   mesh = make_mesh(data, peer)
   if kind == "branches":
     peers = groups.branches(
-      net, num_peers, mesh, mapping, method.needs.mean_trunk_gradient
+      net, num_peers, mesh, mapping, method.needs.trunk_gradient
     )
   else:
     peers = groups.replicas(net, num_peers, mesh, mapping)
@@ -109,7 +113,8 @@ def recipe(
     "rampup_epochs": 1,
     "num_positions": INFO.num_train,
   }
-  return with_sgd(sgd or Sgd(learning_rate=0.1), **fields | changes)
+  settings = sgd or Optim(learning_rate=0.1)
+  return with_optim(settings, schedule, **fields | changes)
 
 
 def batch(seed: int, size: int = 16) -> core.Batch:

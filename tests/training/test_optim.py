@@ -28,7 +28,7 @@ VECTORS = json.loads(
 def test_trajectory(case):
   with jax.enable_x64(True):
     optimizer = optim.make(
-      optim.Sgd(
+      optim.Optim(
         momentum=case["hyper"]["momentum"],
         weight_decay=case["hyper"]["weight_decay"],
       )
@@ -48,17 +48,9 @@ def test_trajectory(case):
       np.testing.assert_allclose(params["p"], expected, rtol=0, atol=1e-12)
 
 
-def test_rate_drops_at_the_published_epochs():
-  sgd = optim.Sgd()
-  rates = [float(sgd.rate(jnp.int32(e), 300)) for e in (0, 149, 150, 224, 225)]
-  np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001], rtol=1e-6)
-  # Shorter runs drop at the same fractions.
-  np.testing.assert_allclose(float(sgd.rate(jnp.int32(5), 10)), 0.01, rtol=1e-6)
-
-
 def test_overrides_hold_below_their_prefix_alone():
   optimizer = optim.make(
-    optim.Sgd(weight_decay=0.5, momentum=0.0, nesterov=False),
+    optim.Optim(weight_decay=0.5, momentum=0.0, nesterov=False),
     {"method/fusion": {"weight_decay": 0.0}},
   )
   params = {

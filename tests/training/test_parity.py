@@ -14,7 +14,7 @@ import pytest
 from okd_jax import backbones
 from okd_jax.devices import mesh
 from okd_jax.training import state as state_lib
-from okd_jax.training.optim import Sgd
+from okd_jax.training.optim import Optim
 from okd_jax.training.setup import random_keys, Setup
 from okd_jax.weights import torch as interop
 import runs
@@ -48,7 +48,7 @@ def recipe(method, kind, net):
     num_peers=PEERS,
     net=backbones.make(net, INFO.num_classes),
     info=INFO,
-    sgd=Sgd(),
+    sgd=Optim(),
     epochs=300,
     batch_size=BATCH,
     train_size=5 * BATCH,

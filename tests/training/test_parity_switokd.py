@@ -15,7 +15,7 @@ import test_parity as parity
 from okd_jax import backbones, groups, methods
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.training import state as state_lib
-from okd_jax.training.optim import Sgd
+from okd_jax.training.optim import Optim
 from okd_jax.training.setup import random_keys
 import runs
 import toys
@@ -34,7 +34,7 @@ def recipe(names, num_teachers, pause_statistics):
     method,
     peers=groups.mixed(nets, mesh_lib.make_mesh(1, 1)),
     info=INFO,
-    sgd=Sgd(nesterov=False),
+    sgd=Optim(nesterov=False),
     epochs=300,
     batch_size=parity.BATCH,
     train_size=5 * parity.BATCH,

@@ -115,7 +115,7 @@ def test_a_run_of_an_earlier_release_goes_on(tmp_path):
   workdir = Path(shutil.copytree(FIXTURE, tmp_path / "run"))
   config = run_lib.about(workdir)[0]
   total = config.epochs * 5
-  config = dataclasses.replace(config, epochs=config.epochs + 1)
+  config = dataclasses.replace(config, extra_epochs=1)
   state, _ = train.train(config, workdir)
   assert int(state.step) == total + 5
 
@@ -199,7 +199,7 @@ def trains_and_goes_on(config, workdir):
   }
   config = freeze.replace(config, changes)
   assert int(train.train(config, workdir)[0].step) == 2
-  config = dataclasses.replace(config, epochs=2)
+  config = dataclasses.replace(config, extra_epochs=1)
   state, summary = train.train(config, workdir)
   assert int(state.step) == 4
   assert summary["last"]["test/leader/accuracy"] >= 0

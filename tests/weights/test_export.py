@@ -3,7 +3,10 @@
 import dataclasses
 import functools
 import json
+import os
 from pathlib import Path
+import re
+import shutil
 import subprocess
 import sys
 
@@ -99,6 +102,39 @@ def test_a_fresh_process_gives_the_same_logits(
       np.testing.assert_allclose(
         found[f"{how}_{size}"], expected["peer_2"][:size], rtol=0, atol=1e-5
       )
+
+
+@pytest.mark.slow  # installs packages
+@pytest.mark.checklist("K1")
+def test_the_readmes_program_needs_what_the_readme_names(
+  expected, images, trained, tmp_path
+):
+  readme = (Path(__file__).parents[2] / "README.md").read_text()
+  (packages,) = re.findall(r"`pip install (jax safetensors [^`]*)`", readme)
+  (program,) = re.findall(
+    r"```python\n(import pathlib\nimport jax.export.*?)```", readme, re.DOTALL
+  )
+  python = tmp_path / "env" / "bin" / "python"
+  subprocess.run(
+    [sys.executable, "-m", "venv", str(tmp_path / "env")], check=True
+  )
+  subprocess.run(
+    [str(python), "-m", "pip", "install", "-q", *packages.split()], check=True
+  )
+  np.save(tmp_path / "images.npy", images.astype(np.float32) / 255)
+  shutil.copytree(trained / "leader", tmp_path / "leader")
+  whole = (
+    "import numpy\nimages = numpy.load('images.npy')\n"
+    f"{program}\nnumpy.save('logits.npy', logits)\n"
+  )
+  # Nothing of this environment: no path, and another folder.
+  clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+  subprocess.run(
+    [str(python), "-c", whole], check=True, cwd=tmp_path, env=clean
+  )
+  np.testing.assert_allclose(
+    np.load(tmp_path / "logits.npy"), expected["peer_2"], rtol=0, atol=1e-5
+  )
 
 
 def test_the_card_tells_what_the_leader_is(trained):

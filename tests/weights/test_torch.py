@@ -1,10 +1,13 @@
 """PyTorch weights in and out. Parity of logits is in test_backbones.py."""
 
+import argparse
 import collections
+import datetime
+import functools
+import os
+import pathlib
 import pickle
 import random
-import sys
-import types
 import zipfile
 
 import fingerprints
@@ -14,9 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors
+import torch_files
+from torch_files import Tensor
 
 from okd_jax import backbones, layers
-from okd_jax.weights import torch as interop
+from okd_jax.errors import WeightsError
+from okd_jax.weights import torch as interop, torch_archive, torch_layers
 
 
 def shapes_of(net, image=(32, 32, 3)):
@@ -60,7 +66,7 @@ def test_names_sort_in_the_order_of_the_layers(name):
   with nn.intercept_methods(record):
     shapes_of(backbones.make(name, 10))
   assert (
-    sorted(random.sample(called, len(called)), key=interop.forward_order)
+    sorted(random.sample(called, len(called)), key=torch_layers.forward_order)
     == called
   )
 
@@ -76,7 +82,7 @@ def test_names_sort_in_the_order_of_the_layers(name):
 )
 def test_forward_order(names, reason):
   names = names.split()
-  assert sorted(sorted(names), key=interop.forward_order) == names, reason
+  assert sorted(sorted(names), key=torch_layers.forward_order) == names, reason
 
 
 def test_loads_restored_and_alphabetical_trees_alike():
@@ -205,7 +211,7 @@ def test_what_does_not_fit_is_refused(edit, message):
     lambda: interop.load_torch(shapes, edit(state)),
     lambda: interop.to_torch(interop.load_torch(shapes, state), edit(state)),
   ):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(WeightsError, match=message):
       refused()
 
 
@@ -214,7 +220,7 @@ def test_a_group_of_peers_is_refused():
   stacked = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct((4, *leaf.shape), leaf.dtype), shapes
   )
-  with pytest.raises(ValueError, match="take one peer out of a group"):
+  with pytest.raises(WeightsError, match="take one peer out of a group"):
     interop.load_torch(stacked, state)
 
 
@@ -245,88 +251,17 @@ def test_reads_safetensors(tmp_path):
   safetensors.save_file(
     {k: np.ascontiguousarray(v) for k, v in state.items()}, path
   )
-  read = interop.read_state_dict(path)
+  read = torch_archive.read_state_dict(path)
   assert read.keys() == state.keys()
   assert_same(
     interop.load_torch(shapes, read), interop.load_torch(shapes, state)
   )
 
 
-class Storage:
-  """Stands for a PyTorch storage while a file is written."""
-
-  def __init__(self, array):
-    self.array = array
-
-
-class Tensor:
-  """Pickles as PyTorch's tensors do."""
-
-  def __init__(self, array, offset=0, stride=None, size=None):
-    array = np.asarray(array)
-    self.storage = Storage(np.ravel(array))
-    self.offset = offset
-    steps = [n // array.itemsize for n in np.ones_like(array).strides]
-    self.stride = tuple(steps) if stride is None else stride
-    self.size = array.shape if size is None else size
-
-  def __reduce__(self):
-    rebuild = sys.modules["torch._utils"]._rebuild_tensor_v2
-    hooks = collections.OrderedDict()
-    return rebuild, (
-      self.storage,
-      self.offset,
-      self.size,
-      self.stride,
-      False,
-      hooks,
-    )
-
-
 @pytest.fixture
 def save(monkeypatch, tmp_path):
   """Writes a file in the format of `torch.save`."""
-  torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
-  storages = {
-    np.dtype(np.float32): "FloatStorage",
-    np.dtype(np.int64): "LongStorage",
-    np.dtype(np.float64): "DoubleStorage",
-    np.dtype(jnp.bfloat16): "BFloat16Storage",
-  }
-  for name in storages.values():
-    setattr(torch, name, type(name, (), {"__module__": "torch"}))
-
-  def _rebuild_tensor_v2():
-    raise AssertionError("stands for a name only")
-
-  _rebuild_tensor_v2.__module__ = "torch._utils"
-  _rebuild_tensor_v2.__qualname__ = "_rebuild_tensor_v2"
-  utils._rebuild_tensor_v2 = _rebuild_tensor_v2
-  monkeypatch.setitem(sys.modules, "torch", torch)
-  monkeypatch.setitem(sys.modules, "torch._utils", utils)
-
-  def save(value, name="net.pth"):
-    path = tmp_path / name
-    written = {}
-
-    class Pickler(pickle.Pickler):
-      def persistent_id(self, obj):
-        if not isinstance(obj, Storage):
-          return None
-        key = str(len(written))
-        written[key] = obj.array.tobytes()
-        kind = getattr(torch, storages[obj.array.dtype])
-        return "storage", kind, key, "cpu", obj.array.size
-
-    with zipfile.ZipFile(path, "w") as archive:
-      with archive.open("net/data.pkl", "w") as file:
-        Pickler(file, protocol=2).dump(value)
-      archive.writestr("net/byteorder", "little")
-      for key, data in written.items():
-        archive.writestr(f"net/data/{key}", data)
-    return path
-
-  return save
+  return torch_files.saver(monkeypatch, tmp_path)
 
 
 def test_reads_pytorch_files(save):
@@ -339,7 +274,7 @@ def test_reads_pytorch_files(save):
   state = collections.OrderedDict((k, Tensor(v)) for k, v in arrays.items())
   state._metadata = collections.OrderedDict(version=1)
   for value in (state, {"epoch": 3, "state_dict": state}):
-    read = interop.read_state_dict(save(value))
+    read = torch_archive.read_state_dict(save(value))
     assert list(read) == list(arrays)
     for name, array in arrays.items():
       assert read[name].dtype == array.dtype
@@ -349,7 +284,7 @@ def test_reads_pytorch_files(save):
 def test_reads_views_of_a_storage(save):
   values = np.arange(12, dtype=np.float32)
   view = Tensor(values, offset=1, stride=(1, 4), size=(3, 2))
-  read = interop.read_state_dict(save({"w": view}))
+  read = torch_archive.read_state_dict(save({"w": view}))
   np.testing.assert_array_equal(read["w"], [[1, 5], [2, 6], [3, 7]])
 
 
@@ -364,8 +299,8 @@ def test_reads_views_of_a_storage(save):
 )
 def test_tensors_beyond_their_storage_are_refused(save, field):
   tensor = Tensor(np.zeros(4, np.float32), **field)
-  with pytest.raises(ValueError, match="beyond its storage"):
-    interop.read_state_dict(save({"w": tensor}))
+  with pytest.raises(WeightsError, match="beyond its storage"):
+    torch_archive.read_state_dict(save({"w": tensor}))
 
 
 class Malicious:
@@ -378,33 +313,186 @@ class Malicious:
 @pytest.mark.checklist("security")
 def test_code_in_a_file_is_refused_and_not_run(save):
   path = save({"w": Malicious()})
-  with pytest.raises(ValueError, match="builtin.*setattr.*not run"):
-    interop.read_state_dict(path)
+  with pytest.raises(WeightsError, match="builtin.*setattr.*was run"):
+    torch_archive.read_state_dict(path)
+  # Beside weights it is skipped, and not run either.
+  weights = {"w": Tensor(np.ones(2, np.float32))}
+  path = save({"state_dict": weights, "more": [Malicious()]})
+  assert list(torch_archive.read_state_dict(path)) == ["w"]
   assert not Malicious.ran
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["a.pth.tar", "a.bin", "a.CKPT", "a.PTH", "a.pt", "a", "a.safetensors"],
+)
+@pytest.mark.parametrize(
+  "place",
+  ["", "state_dict", "model", "net", "model_state_dict", "student", "ema"]
+  + ["model/state_dict", "network/module"],
+)
+def test_files_as_people_save_them(save, name, place):
+  weights = collections.OrderedDict(
+    (key, Tensor(np.full(3, i, np.float32))) for i, key in enumerate("ba")
+  )
+  content = weights
+  for part in reversed(list(filter(None, place.split("/")))):
+    content = {"epoch": 3, part: content, "best": 0.5}
+  read = torch_archive.read_state_dict(save(content, name))
+  assert list(read) == ["b", "a"]
+  np.testing.assert_array_equal(read["a"], np.ones(3))
+
+
+class Odd:
+  """An object of a class that only the file's author has."""
+
+  def __init__(self):
+    self.rate = 3
+
+
+@pytest.mark.checklist("security")
+def test_what_lies_beside_weights_is_skipped(save):
+  weights = {"w": Tensor(np.ones(2, np.float32))}
+  beside = {
+    "optimizer": {
+      "state": collections.defaultdict(
+        dict,
+        {0: {"momentum_buffer": Tensor(np.zeros(2, np.float32))}},
+      ),
+      "param_groups": [{"lr": np.float64(0.1), "params": {0, 1}}],
+    },
+    "args": argparse.Namespace(lr=0.1, out=pathlib.Path("x"), mode=np.int64(3)),
+    "scheduler": Odd(),
+    "when": datetime.datetime(2020, 1, 1),
+    "dtype": np.dtype("float32"),
+    "history": np.arange(3),
+    "function": os.path.join,
+    "part": functools.partial(max, 3),
+    "list": collections.deque([1, Odd()]),
+    "text": "x",
+  }
+  read = torch_archive.read_state_dict(save(beside | {"net": weights}))
+  np.testing.assert_array_equal(read["w"], [1, 1])
+  # A whole network was saved, by its class.
+  with pytest.raises(
+    WeightsError, match="holds a .*test_torch.Odd, not a dict"
+  ):
+    torch_archive.read_state_dict(save(Odd()))
+  with pytest.raises(WeightsError, match="'net' .* is a .*Odd, not a tensor"):
+    torch_archive.read_state_dict(save({"net": Odd()}))
+
+
+class Block(nn.Module):
+  """A residual block and a classifier, named as they run."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    def norm(name):
+      return nn.BatchNorm(use_running_average=not train, name=name)
+
+    def conv(name, size):
+      return nn.Conv(4, (size, size), use_bias=False, name=name)
+
+    y = nn.relu(norm("bn1")(conv("conv1", 3)(x)))
+    y = norm("bn2")(conv("conv2", 3)(y))
+    y = nn.relu(y + norm("shortcut_bn")(conv("shortcut_conv", 1)(x)))
+    return nn.Dense(2, name="head")(y.mean((1, 2)))
+
+
+# As PyTorch's layers are called, in the order in which they run.
+RUN = ("conv1", "bn1", "conv2", "bn2", "downsample.0", "downsample.1", "fc")
+
+
+def block(declared):
+  """The block, its variables, and its state dict in an order of layers."""
+  variables = Block().init(
+    jax.random.key(0), jnp.zeros((1, 6, 6, 4)), train=False
+  )
+  rng = np.random.default_rng(0)
+  variables = jax.tree.map(
+    lambda leaf: rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32), variables
+  )
+  ours = (
+    "conv1",
+    "bn1",
+    "conv2",
+    "bn2",
+    "shortcut_conv",
+    "shortcut_bn",
+    "head",
+  )
+  names = dict(zip(RUN, ours, strict=True))
+  written = interop.to_torch(variables)
+  state = {}
+  for layer in declared:
+    for key, value in written.items():
+      if key.rpartition(".")[0] == names[layer]:
+        state[f"layer1.0.{layer}.{key.rpartition('.')[2]}"] = value
+  assert len(state) == len(written)
+  return variables, state
+
+
+@pytest.mark.parametrize("moved", [5, 4])
+def test_layers_declared_in_another_order_are_found_by_name(moved, caplog):
+  # The shortcut's layers stand before bn2, as some authors write it.
+  declared = [*RUN[:3], *RUN[4:6], RUN[3], RUN[6]]
+  variables, state = block(declared if moved == 5 else RUN)
+  shapes = shapes_of(Block(), (6, 6, 4))
+  loaded = interop.load_torch(shapes, state)
+  assert_same(loaded, variables)
+  said = "downsample.1' stands where 'layer1.0.bn2'" in caplog.text
+  assert said == (moved == 5)
+
+
+def test_an_order_that_names_do_not_tell_is_said(caplog):
+  variables, state = block(RUN)
+  names = ["a", "z", "b", "y", "d", "c", "fc"]
+  renamed = {}
+  for key, value in state.items():
+    layer, _, entry = key.removeprefix("layer1.0.").rpartition(".")
+    renamed[f"{names[RUN.index(layer)]}.{entry}"] = value
+  loaded = interop.load_torch(shapes_of(Block(), (6, 6, 4)), renamed)
+  assert_same(loaded, variables)  # as declared
+  assert "They are taken as declared" in caplog.text
+
+
+def test_logits_of_pytorch_can_be_compared():
+  variables, _ = block(RUN)
+  images = np.random.default_rng(1).normal(size=(2, 6, 6, 4)).astype(np.float32)
+  logits = np.asarray(Block().apply(variables, images, train=False))
+  interop.check_logits(Block(), variables, images, logits)
+  params = dict(variables["params"])
+  params["bn2"], params["shortcut_bn"] = params["shortcut_bn"], params["bn2"]
+  with pytest.raises(WeightsError, match="logits differ.*another order"):
+    interop.check_logits(
+      Block(), variables | {"params": params}, images, logits
+    )
+  with pytest.raises(WeightsError, match=r"shape \(2, 2\).*\(1, 2\)"):
+    interop.check_logits(Block(), variables, images, logits[:1])
 
 
 def test_other_files_are_refused(save, tmp_path):
   legacy = tmp_path / "old.pth"
   legacy.write_bytes(pickle.dumps({"w": 1}))
-  with pytest.raises(ValueError, match="neither .safetensors nor"):
-    interop.read_state_dict(legacy)
-  with pytest.raises(ValueError, match="'epoch'.* is a int, not a tensor"):
-    interop.read_state_dict(save({"epoch": 3}))
-  with pytest.raises(ValueError, match="holds a list"):
-    interop.read_state_dict(save([1, 2]))
+  with pytest.raises(WeightsError, match="neither .safetensors nor"):
+    torch_archive.read_state_dict(legacy)
+  with pytest.raises(WeightsError, match="'epoch'.* is a int, not a tensor"):
+    torch_archive.read_state_dict(save({"epoch": 3}))
+  with pytest.raises(WeightsError, match="holds a list"):
+    torch_archive.read_state_dict(save([1, 2]))
   damaged = tmp_path / "damaged.safetensors"
   damaged.write_bytes(b"not a header at all")
-  with pytest.raises(ValueError, match="damaged.safetensors cannot be read"):
-    interop.read_state_dict(damaged)
+  with pytest.raises(WeightsError, match="damaged.safetensors cannot be read"):
+    torch_archive.read_state_dict(damaged)
   plain = tmp_path / "plain.pt"
   with zipfile.ZipFile(plain, "w") as archive:
     archive.writestr("readme.txt", "nothing")
-  with pytest.raises(ValueError, match="not one of torch.save"):
-    interop.read_state_dict(plain)
+  with pytest.raises(WeightsError, match="not one of torch.save"):
+    torch_archive.read_state_dict(plain)
   cut = save({"w": Tensor(np.zeros(4, np.float32))})
   data = bytearray(cut.read_bytes())
   start = data.index(b"\x80\x02")
   data[start + 10 : start + 14] = b"\xff\xff\xff\xff"
   cut.write_bytes(bytes(data))
-  with pytest.raises(ValueError, match="cannot be read"):
-    interop.read_state_dict(cut)
+  with pytest.raises(WeightsError, match="cannot be read"):
+    torch_archive.read_state_dict(cut)

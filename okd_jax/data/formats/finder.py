@@ -1,13 +1,15 @@
 """Which pictures of a folder belong to which split and class."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
+import json
 import os
 import pathlib
 import re
 
 from okd_jax.data import images
 from okd_jax.errors import DataError
+from okd_jax.storage import paths
 
 # Splits; the pictures of a folder without splits are all of `ALL`.
 TRAIN, VALIDATION, TEST, ALL = "train", "validation", "test", "all"
@@ -36,12 +38,14 @@ class Found:
   """The pictures of a folder, in alphabetical order.
 
   Attributes:
+    root: the folder.
     splits: files by split and class: `ALL` alone, or `TRAIN` first.
     folders: the name of the folder of each split, "" for `ALL`.
     left_out: files and folders that are not used, by reason.
     notes: what people may not expect, each a sentence.
   """
 
+  root: pathlib.Path
   splits: dict[str, Classes]
   folders: dict[str, str]
   left_out: dict[str, tuple[pathlib.Path, ...]]
@@ -51,6 +55,24 @@ class Found:
   def class_names(self) -> tuple[str, ...]:
     """Names of the classes, in the order of their labels."""
     return tuple(next(iter(self.splits.values())))
+
+  def describe(
+    self, sums: Mapping[pathlib.Path, int] | None = None
+  ) -> tuple[str, ...]:
+    """A line for every picture: its path, its size, and a sum if there is one.
+
+    Args:
+      sums: of the contents of the files.
+    """
+    sums = sums or {}
+    return tuple(
+      json.dumps(
+        [str(file.relative_to(self.root)), _size(file), sums.get(file)]
+      )
+      for classes in self.splits.values()
+      for files in classes.values()
+      for file in files
+    )
 
 
 def find(path: str) -> Found:
@@ -62,7 +84,7 @@ def find(path: str) -> Found:
   Raises:
     DataError: if the folder has another structure.
   """
-  root = pathlib.Path(path).expanduser()
+  root = paths.expand(path)
   if not root.is_dir():
     raise DataError(
       f"{root} is not a folder; one with train/CLASS/* and test/CLASS/*, or "
@@ -93,7 +115,7 @@ def find(path: str) -> Found:
   left_out[STRAY] = [file for file in pictures if file not in kept]
   reasons = {why: tuple(files) for why, files in left_out.items() if files}
   notes += _explain_left_out(root, reasons)
-  return Found(used, folders, reasons, tuple(notes))
+  return Found(root, used, folders, reasons, tuple(notes))
 
 
 def below(
@@ -134,6 +156,13 @@ def _walk(
       yield entry.path, None
     else:
       yield entry.path, None if images.is_picture(entry.path) else FOREIGN
+
+
+def _size(file: pathlib.Path) -> int:
+  try:
+    return file.stat().st_size
+  except OSError as error:
+    raise DataError(f"{file} cannot be read ({error}).") from error
 
 
 def _by_folder(

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import pathlib
+import zlib
 
 import numpy as np
 
@@ -60,8 +61,9 @@ def read(
     DataError: naming the folder or the damaged file.
   """
   found = finder.find(path)
+  sums: dict[pathlib.Path, int] = {}
   decoded = {
-    name: _decode(classes, image_size, exif)
+    name: _decode(classes, image_size, exif, sums)
     for name, classes in found.splits.items()
   }
   # Only training pictures and what is held out of them are left after that.
@@ -72,7 +74,9 @@ def read(
   else:
     train, test = prepared.hold_out(train, test_fraction)
   described = describe(f"folder:{path}", train, test, found.class_names)
-  described = dataclasses.replace(described, notes=found.notes)
+  described = dataclasses.replace(
+    described, notes=found.notes, files=found.describe(sums)
+  )
   if validation is None:
     return described
   joined = Split(
@@ -125,7 +129,13 @@ def check_folder(path: str, *, exif: bool = True) -> FolderReport:
   )
 
 
-def _decode(classes: finder.Classes, image_size: int, exif: bool) -> Split:
+def _decode(
+  classes: finder.Classes,
+  image_size: int,
+  exif: bool,
+  sums: dict[pathlib.Path, int],
+) -> Split:
+  """Decodes all pictures; `sums` gets the CRC-32 of their files."""
   files = [file for group in classes.values() for file in group]
   labels = np.repeat(
     np.arange(len(classes), dtype=np.int32),
@@ -137,7 +147,9 @@ def _decode(classes: finder.Classes, image_size: int, exif: bool) -> Split:
   )
   for image, file in zip(pixels, files, strict=True):
     try:
-      image[...] = images.whole(file.read_bytes(), "RGB", size, exif=exif)
+      content = file.read_bytes()
+      image[...] = images.whole(content, "RGB", size, exif=exif)
+      sums[file] = zlib.crc32(content)
     except (OSError, images.Undecodable) as error:
       raise DataError(
         f"{file} cannot be decoded ({error}); replace or remove the file."

@@ -80,6 +80,7 @@ class Listing:
   test: Files
   num_validation: int = 0
   notes: tuple[str, ...] = ()
+  files: tuple[str, ...] = ()
 
 
 def from_folder(path: str, image_size: int, test_fraction: float) -> Listing:
@@ -93,7 +94,9 @@ def from_folder(path: str, image_size: int, test_fraction: float) -> Listing:
   listing = _list(
     f"folder:{path}", train, rest, found.class_names, image_size, test_fraction
   )
-  listing = dataclasses.replace(listing, notes=found.notes)
+  listing = dataclasses.replace(
+    listing, notes=found.notes, files=found.describe()
+  )
   if validation is None:
     return listing
   return dataclasses.replace(

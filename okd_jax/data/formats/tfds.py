@@ -17,6 +17,7 @@ from okd_jax.data import images as pictures, order
 from okd_jax.data.formats import tfrecord as records
 from okd_jax.data.info import describe, HostData, Split
 from okd_jax.errors import DataError
+from okd_jax.storage import paths
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _TEST = 0x7E58  # fixed: the test split of sets that have none
@@ -26,7 +27,7 @@ MAX_BYTES = 2**31  # of decoded images, a split
 def data_dir(configured: str) -> pathlib.Path:
   """Returns the configured folder, or that of TensorFlow Datasets if ""."""
   default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-  return pathlib.Path(configured or default).expanduser()
+  return paths.expand(configured or default)
 
 
 @dataclasses.dataclass(frozen=True)

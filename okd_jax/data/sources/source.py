@@ -99,6 +99,7 @@ class Source(abc.ABC):
     batch_size: B of training.
     eval_batch_size: B of evaluation.
     notes: what people may not expect of the data, each a sentence.
+    files: of a folder of pictures, see `formats.finder.Found.describe`.
   """
 
   def __init__(
@@ -119,6 +120,7 @@ class Source(abc.ABC):
     self.info = info
     self.positions = positions
     self.notes: tuple[str, ...] = ()
+    self.files: tuple[str, ...] = ()
     self._labels = labels
     self.batch_size = batching["batch_size"]
     self.eval_batch_size = batching["eval_batch_size"]

@@ -1,0 +1,33 @@
+"""MCL-OKD on CIFAR-100, four ResNet-32 branches (Yang et al., ICASSP 2021).
+
+Published top-1 error in %, ResNet-32: 24.52 (read-me of the authors' code;
+number of runs and choice of epoch unknown). Batches of 64 and a rate of 0.05 as
+there. Variants: any network of okd_jax.backbones; VGG and HCGNet share their
+trunk and draw as many negatives as there.
+
+    python main.py --config=configs/mcl_okd_c100.py
+"""
+
+from configs import common
+
+
+def get_config(words: str = "", data_set: str = "cifar100"):
+  config = common.cifar(common.base(), data_set)
+  config.method = common.method("mcl_okd")
+  config.peers.kind = "branches"
+  config.peers.split = 1
+  config.batch_size = 64
+  config.optim.learning_rate = 0.05
+  config = common.variant(config, words)
+  if config.peers.net.startswith("vgg"):
+    config.peers.split = 3
+  if config.peers.net.startswith(("vgg", "hcgnet")):
+    config.method.num_negatives = 16384
+  return few_negatives(config)
+
+
+def few_negatives(config):
+  """Draws no more negatives than a run as short as a test's has."""
+  if config.data.train_examples:
+    config.method.num_negatives = config.data.train_examples // 2
+  return config

@@ -1,0 +1,125 @@
+"""Vision transformers.
+
+Dosovitskiy et al., `An Image is Worth 16x16 Words
+<https://arxiv.org/abs/2010.11929>`_, 2021, in the sizes Ti and S of Touvron et
+al., `Training data-efficient image transformers
+<https://arxiv.org/abs/2012.12877>`_, 2021. As Beyer et al., `Better plain ViT
+baselines <https://arxiv.org/abs/2205.01580>`_, 2022, have it, the features are
+the mean over positions and there is no class token, so that a stage returns a
+map as in other networks. Those in `_p16` are for images of 224 pixels, the
+others for 32.
+"""
+
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from okd_jax.backbones.network import Network
+from okd_jax.backbones.parts import classifier
+from okd_jax.errors import ConfigError
+
+Array = jax.Array
+
+_small = nn.initializers.truncated_normal(0.02)
+
+
+class Block(nn.Module):
+  """Attention and a hidden layer of four times the width, each added.
+
+  Attributes:
+    heads: of the attention, which divide the width.
+    dtype: as in `Network`.
+  """
+
+  heads: int
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    batch, count, width = x.shape
+    y = self._norm(x, "norm1")
+    qkv = self._dense(y, 3 * width, "dense1_qkv")
+    parts = qkv.reshape(batch, count, 3, self.heads, width // self.heads)
+    y = jax.nn.dot_product_attention(*jnp.moveaxis(parts, 2, 0))
+    x += self._dense(y.reshape(batch, count, width), width, "dense2_proj")
+    y = self._dense(self._norm(x, "norm2"), 4 * width, "dense3_hidden")
+    return x + self._dense(nn.gelu(y, approximate=False), width, "dense4_out")
+
+  def _norm(self, x: Array, name: str) -> Array:
+    return nn.LayerNorm(1e-6, dtype=self.dtype, name=name)(x)
+
+  def _dense(self, x: Array, width: int, name: str) -> Array:
+    return nn.Dense(width, kernel_init=_small, dtype=self.dtype, name=name)(x)
+
+
+class ViT(Network, kw_only=True):
+  """Patches with learned positions, and four stages of equal blocks.
+
+  Images of another size than in the first call do not fit the positions.
+
+  Attributes:
+    width: D.
+    heads: of the attention.
+    patch: height and width of a patch, which divide those of the image.
+    depth: number of blocks, three a stage with 12.
+  """
+
+  width: int
+  heads: int
+  patch: int
+  depth: int = 12
+  split: int = 2
+
+  @property
+  def num_stages(self) -> int:
+    return 4
+
+  def stem(self, x: Array, train: bool) -> Array:
+    size = x.shape[1:3]
+    if any(side % self.patch for side in size):
+      raise ConfigError(
+        f"an input of height and width {size} has no whole patches of "
+        f"{self.patch}; use a multiple of it."
+      )
+    x = nn.Conv(
+      self.width,
+      (self.patch, self.patch),
+      (self.patch, self.patch),
+      "VALID",
+      kernel_init=_small,
+      dtype=self.dtype,
+      name="stem_patches",
+    )(x)
+    places = self.param("stem_places", _small, (1, *x.shape[1:]))
+    return x + places.astype(x.dtype)
+
+  def stage(self, number: int, x: Array, train: bool) -> Array:
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height * width, channels)
+    first, last = ((self.depth * n) // 4 for n in (number - 1, number))
+    for i in range(last - first):
+      name = f"stage{number}_block{i}"
+      x = Block(self.heads, dtype=self.dtype, name=name)(x)
+    return x.reshape(batch, height, width, channels)
+
+  def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
+    x = nn.LayerNorm(1e-6, dtype=self.dtype, name="head_norm")(x)
+    features = jnp.mean(x, (1, 2))
+    logits = classifier(
+      features, self.num_classes, kernel_init=_small, dtype=self.dtype
+    )
+    return x, features, logits
+
+
+class LargeViT(ViT, kw_only=True):
+  """The same for images of 224 pixels."""
+
+  image_shape = (224, 224, 3)
+
+
+vit_tiny = functools.partial(ViT, width=192, heads=3, patch=4)
+vit_small = functools.partial(ViT, width=384, heads=6, patch=4)
+vit_tiny_p16 = functools.partial(LargeViT, width=192, heads=3, patch=16)
+vit_small_p16 = functools.partial(LargeViT, width=384, heads=6, patch=16)

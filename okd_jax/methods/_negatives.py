@@ -1,0 +1,44 @@
+"""Which examples of other classes an example is told from."""
+
+import jax
+import jax.numpy as jnp
+
+from okd_jax.core import Array
+
+
+def draw(
+  key: Array, labels: Array, index: Array, count: int, *, replacement: bool
+) -> Array:
+  """Draws examples of other classes for every example of a batch.
+
+  Every set of `count` candidates is equally likely, or with replacement every
+  candidate each time. Without, the examples of a batch read one permutation of
+  all examples from places of their own, which costs one sort a batch. Takes
+  memory for B x N integers.
+
+  Args:
+    key: random key.
+    labels: int32 [N], of all examples, -1 where there is none to draw.
+    index: int32 [B], positions of the batch in `labels`.
+    count: K; without replacement at most the number of candidates.
+    replacement: whether an example may be drawn twice.
+
+  Returns:
+    Positions, int32 [B, K].
+  """
+  order_key, rank_key = jax.random.split(key)
+  order = jax.random.permutation(
+    order_key, jnp.arange(len(labels), dtype=jnp.int32)
+  )
+  shuffled, own = labels[order], labels[index][:, None]
+  is_candidate = (shuffled >= 0) & (shuffled != own)
+  # Number of candidates up to a place.
+  found = jnp.cumsum(is_candidate, axis=1, dtype=jnp.int32)
+  # Labels of an initialisation are all alike.
+  total = jnp.maximum(found[:, -1:], 1)
+  shape = (len(index), count if replacement else 1)
+  ranks = jax.random.randint(rank_key, shape, 0, total, jnp.int32)
+  if not replacement:
+    ranks = (ranks + jnp.arange(count, dtype=jnp.int32)) % total
+  places = jax.vmap(jnp.searchsorted)(found, ranks + 1)
+  return order[places]

@@ -1,0 +1,168 @@
+"""MCL-OKD: multi-view contrastive learning for online distillation."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from okd_jax import core, layers, losses
+from okd_jax.core import Array
+from okd_jax.errors import ConfigError
+from okd_jax.methods import _negatives
+
+# Rows of the banks that an example has in memory at a time.
+_CHUNK = 256
+
+
+class Method(core.Method):
+  """Peers tell an image from others in each other's memory of them.
+
+  Yang et al., "Multi-view Contrastive Learning for Online Knowledge
+  Distillation", ICASSP 2021, as in the authors' code. Every peer remembers an
+  embedding of every training image. The embedding of each peer is told from K
+  images of other classes in the memory of each other peer, by which it finds
+  the image itself. The last peer also learns from the mean of all logits, and
+  is deployed.
+
+  Attributes:
+    num_negatives: K. The sum over them grows with K, so `nce_weight` goes with
+      it; the paper has 256 for small networks and 16384 for VGG and HCGNet.
+    replacement: draw an image more than once for the same image.
+    embedding_size: of the projected features.
+    momentum: share of the old embedding in what is remembered.
+    nce_temperature: of the contrast.
+    temperature: of the distillation.
+    ce_weight: of the cross-entropy.
+    kd_weight: of the distillation.
+    nce_weight: of the contrast, a sum over negatives and ordered pairs.
+  """
+
+  num_negatives: int = core.between(256, 1, 2**24)
+  replacement: bool = core.flag(False)
+  embedding_size: int = core.between(128, 1, 2**16)
+  momentum: float = core.between(0.5, 0, 1)
+  nce_temperature: float = core.positive(0.1)
+  temperature: float = core.positive(3.0)
+  ce_weight: float = core.at_least(1.0, 0)
+  kd_weight: float = core.at_least(1.0, 0)
+  nce_weight: float = core.at_least(0.025, 0)
+
+  @property
+  def needs(self):
+    return core.Needs(per_example=("bank",), train_labels=True)
+
+  @property
+  def leader(self):
+    return -1
+
+  @property
+  def published_kind(self):
+    return "branches"
+
+  @property
+  def deployed_as(self):
+    return "last peer"
+
+  @property
+  def min_peers(self):
+    return 2
+
+  def check_labels(self, labels):
+    counts = np.bincount(labels[labels >= 0])
+    fewest = int(counts.sum() - counts.max())
+    if fewest < (1 if self.replacement else self.num_negatives):
+      raise ConfigError(
+        f"config.method.num_negatives={self.num_negatives} must be at most "
+        f"{fewest}, the number of training images that are not of the most "
+        "frequent class; lower it, or set config.method.replacement=True."
+      )
+
+  @nn.compact
+  def __call__(self, outputs, batch, ctx):
+    core.require_peers("mcl_okd", outputs, self.min_peers)
+    if not ctx.train:
+      return core.MethodOutput({})
+    embeddings = self._embed(outputs.features)
+    shape = (ctx.num_examples, len(outputs.logits), self.embedding_size)
+    bank = self.variable("bank", "rows", self._first_rows, shape)
+    rows = jnp.asarray(bank.value)
+    own = rows[batch.index]
+    negatives = _negatives.draw(
+      ctx.key,
+      ctx.train_labels,
+      batch.index,
+      self.num_negatives,
+      replacement=self.replacement,
+    )
+    scaled = embeddings / self.nce_temperature
+    terms = losses.mcl_okd_of_scores(
+      outputs.logits,
+      _scores(scaled, own),
+      _scores_of_negatives(scaled, rows, negatives),
+      batch.target,
+      num_examples=jnp.sum(ctx.train_labels >= 0),
+      temperature=self.temperature,
+      ce_weight=self.ce_weight,
+      kd_weight=self.kd_weight,
+      nce_weight=self.nce_weight,
+    )
+    if not self.is_initializing():
+      renewed = losses.memory_update(
+        own, jnp.swapaxes(embeddings, 0, 1), momentum=self.momentum
+      )
+      bank.value = rows.at[_last_of_each(batch.index)].set(
+        renewed.astype(rows.dtype), mode="drop"
+      )
+    return core.MethodOutput(terms)
+
+  def _embed(self, features: core.PerPeer) -> Array:
+    """Projections of length 1, [P, B, d]."""
+    projected = jnp.stack(
+      [
+        nn.Dense(
+          self.embedding_size,
+          kernel_init=layers.uniform_fan_in,
+          bias_init=layers.uniform_bias(own.shape[-1]),
+          precision="highest",
+          name=f"projection_{i}",
+        )(layers.at_least_float32(own))
+        for i, own in enumerate(features)
+      ]
+    )
+    square = jnp.sum(jnp.square(projected), axis=-1, keepdims=True)
+    return projected / jnp.sqrt(jnp.maximum(square, 1e-24))
+
+  def _first_rows(self, shape: tuple[int, ...]) -> Array:
+    """Uniform, of expected squared length 1."""
+    bound = (3 / shape[-1]) ** 0.5
+    key = self.make_rng("params")
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+
+def _scores(embeddings: Array, rows: Array) -> Array:
+  """[P, P, B], the peer of the embedding first, from rows [B, P, d]."""
+  return jnp.einsum(
+    "ebd,bad->eab", embeddings, jax.lax.stop_gradient(rows), precision="highest"
+  )
+
+
+def _scores_of_negatives(
+  embeddings: Array, bank: Array, negatives: Array
+) -> Array:
+  """[P, P, B, K], gathering again in the gradient what does not fit."""
+
+  @jax.checkpoint
+  def of_one(index):
+    return _scores(embeddings, bank[index])
+
+  scores = jax.lax.map(of_one, negatives.T, batch_size=_CHUNK)
+  return jnp.moveaxis(scores, 0, -1)
+
+
+def _last_of_each(index: Array) -> Array:
+  """Positions with all but the last of equal ones out of range.
+
+  A batch over the end of an epoch may hold an example twice.
+  """
+  again = jnp.triu(index[:, None] == index, 1)
+  return jnp.where(jnp.any(again, axis=1), jnp.iinfo(jnp.int32).max, index)

@@ -1,0 +1,102 @@
+"""OEM: online ensemble model compression."""
+
+from flax import linen as nn
+
+from okd_jax import backbones, core, layers, losses
+from okd_jax.errors import ConfigError
+
+# As in all of the paper's experiments.
+NUM_STUDENTS = 5
+
+
+class Method(core.Method):
+  """Students of shrinking width on one stem learn from their mean.
+
+  Walawalkar et al., "Online Ensemble Model Compression using Knowledge
+  Distillation", ECCV 2020, as in the authors' code. The first student is the
+  uncompressed network, the pseudo teacher. Every other one also learns its
+  maps, through an adapter of one linear layer a position. Any student can be
+  deployed.
+
+  Attributes:
+    temperature: of the distillation.
+    ce_weight: of the cross-entropy.
+    feature_weight: of the distance between maps.
+    kd_weight: of the distillation.
+    feature_reduction: the distance is a mean over positions and channels, as in
+      the code, or a sum, as in the paper.
+    base_grad: all students train the stem, or pseudo_teacher, the first alone.
+  """
+
+  temperature: float = core.positive(2.0)
+  ce_weight: float = core.at_least(0.7, 0)
+  feature_weight: float = core.at_least(0.15, 0)
+  kd_weight: float = core.at_least(0.15, 0)
+  feature_reduction: str = core.one_of("mean", "mean", "sum")
+  base_grad: str = core.one_of("all", "all", "pseudo_teacher")
+
+  @property
+  def needs(self):
+    return core.Needs(
+      kind="branches",
+      raw_maps=True,
+      trunk_gradient="sum" if self.base_grad == "all" else "first",
+    )
+
+  @property
+  def deployed_as(self):
+    return "widest student"
+
+  @nn.nowrap  # builds networks
+  def settings_compared(self, net, teacher_net):
+    try:
+      backbones.students(net, 1, NUM_STUDENTS, split=0)
+    except ConfigError:
+      return {}  # it has no narrower form
+    return {
+      "peers.net": ",".join(backbones.student_names(net, NUM_STUDENTS)),
+      "peers.num_peers": NUM_STUDENTS,
+      "peers.split": -1,
+    }
+
+  @property
+  def min_peers(self):
+    return 2
+
+  @nn.compact
+  def __call__(self, outputs, batch, ctx):
+    core.require_peers("oem", outputs, self.min_peers)
+    blocks = [
+      [layers.at_least_float32(each) for each in stage]
+      for stage in core.require_maps("oem", outputs)
+    ]
+    adapted = [
+      [
+        self._adapter(maps, blocks[block][0].shape[-1], f"{block}_{student}")
+        for student, maps in enumerate(stage[1:], 1)
+      ]
+      for block, stage in enumerate(blocks)
+    ]
+    return core.MethodOutput(
+      losses.oem(
+        outputs.logits,
+        batch.target,
+        adapted,
+        [stage[0] for stage in blocks],
+        temperature=self.temperature,
+        ce_weight=self.ce_weight,
+        feature_weight=self.feature_weight,
+        kd_weight=self.kd_weight,
+        feature_reduction=self.feature_reduction,
+      )
+    )
+
+  def _adapter(self, maps: core.Array, width: int, name: str) -> core.Array:
+    adapted: core.Array = nn.Dense(
+      width,
+      kernel_init=layers.uniform_fan_in,
+      bias_init=layers.uniform_bias(maps.shape[-1]),
+      precision="highest",
+      name=f"adapter_{name}",
+    )(maps)
+    return adapted

@@ -1,0 +1,78 @@
+"""Curves of records: of one run, or the mean and deviation over several."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from matplotlib.axes import Axes
+import numpy as np
+
+# What a run has recorded: steps, and the values that were measured there.
+Records = Sequence[tuple[int, Mapping[Any, float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+  """What was measured in the course of training.
+
+  Attributes:
+    epochs: where.
+    values: what, or its mean over runs.
+    deviation: the sample standard deviation over runs; None of one run.
+  """
+
+  epochs: np.ndarray
+  values: np.ndarray
+  deviation: np.ndarray | None = None
+
+  def scaled(self, factor: float) -> "Curve":
+    """The curve in another unit."""
+    deviation = self.deviation
+    return Curve(
+      self.epochs,
+      factor * self.values,
+      None if deviation is None else factor * deviation,
+    )
+
+
+def of_runs(runs: Sequence[Records], epochs_a_step: float) -> dict[Any, Curve]:
+  """The curve of every key, over the steps that all runs have recorded.
+
+  Args:
+    runs: their records.
+    epochs_a_step: to count in epochs.
+  """
+  by_step = [dict(records) for records in runs]
+  keys = dict.fromkeys(key for _, values in runs[0] for key in values)
+  curves = {}
+  for key in keys:
+    steps = [
+      step
+      for step, _ in runs[0]
+      if all(key in records.get(step, ()) for records in by_step)
+    ]
+    if not steps:
+      continue
+    measured = np.array(
+      [[records[step][key] for step in steps] for records in by_step], float
+    )
+    curves[key] = Curve(
+      np.array(steps) * epochs_a_step,
+      measured.mean(0),
+      measured.std(0, ddof=1) if len(runs) > 1 else None,
+    )
+  return curves
+
+
+def draw(panel: Axes, curve: Curve, **look: Any) -> None:
+  """Draws a line, with a band of one deviation on both sides."""
+  (line,) = panel.plot(curve.epochs, curve.values, **look)
+  if curve.deviation is not None:
+    panel.fill_between(
+      curve.epochs,
+      curve.values - curve.deviation,
+      curve.values + curve.deviation,
+      color=line.get_color(),
+      alpha=0.2,
+      linewidth=0,
+    )

@@ -1,0 +1,103 @@
+"""The best step of a run, and whether it is worth going on."""
+
+from collections.abc import Iterable, Mapping
+import math
+from typing import Any
+
+from okd_jax.errors import ConfigError
+from okd_jax.settings.schema import RunConfig
+from okd_jax.tasks.figure import Figure, LEADER, parse
+from okd_jax.tasks.task import Task
+
+
+def judge(config: RunConfig, task: Task, names: Iterable[str]) -> str | None:
+  """The figure that says which evaluation is the best.
+
+  Args:
+    config: of the run, which may name one.
+    task: of the run.
+    names: of the figures that are measured.
+
+  Returns:
+    Its name; by default the leader's headline, on validation data if there are
+    any and on test data otherwise; None without either.
+
+  Raises:
+    ConfigError: if the one that is named is not measured.
+  """
+  names = list(names)
+  if config.best_by:
+    measures = [measure.name for measure in task.measures]
+    there = [n for n in names if "/" in n and parse(n).measure in measures]
+    if config.best_by not in there:
+      raise ConfigError(
+        f"config.best_by='{config.best_by}' is not measured; there are "
+        f"{', '.join(there) or 'no figures without data to evaluate on'}."
+      )
+    return config.best_by
+  for split in ("validation", "test"):
+    name = Figure(split, LEADER, False, task.headline(task.info).name).name
+    if name in names:
+      return name
+  return None
+
+
+def merit(task: Task, record: Mapping[str, Any], name: str) -> float:
+  """How good an evaluation is by a figure: higher is better."""
+  found = parse(name).measure
+  measure = next(m for m in task.measures if m.name == found)
+  return measure.merit(record[name])
+
+
+class Best:
+  """Follows the evaluations of a run.
+
+  Attributes:
+    name: the figure that decides; None before the first evaluation.
+  """
+
+  def __init__(
+    self, config: RunConfig, task: Task, records: Iterable[Mapping[str, Any]]
+  ):
+    """Goes on where a run was.
+
+    Args:
+      config: of the run.
+      task: of the run.
+      records: of the run so far.
+    """
+    self._config, self._task = config, task
+    self._most: tuple[float, int] | None = None
+    self._since = 0
+    self.name: str | None = None
+    for record in records:
+      if record["kind"] == "eval":
+        self.evaluated(record)
+
+  def evaluated(self, record: Mapping[str, Any]) -> None:
+    """Takes the figures of an evaluation by name, and its "step"."""
+    self.name = judge(self._config, self._task, record)
+    if self.name is None:
+      return
+    now = merit(self._task, record, self.name)
+    self._since += 1
+    if not math.isfinite(now):
+      return
+    most = -math.inf if self._most is None else self._most[0]
+    if now > most:
+      self._since = 0
+    # Of equal ones the last is the best, as in the summary.
+    if now >= most:
+      self._most = now, record["step"]
+
+  def score_at(self, step: int) -> float | None:
+    """What a step is worth that is to be kept as the best; None for others."""
+    if self._config.deploy == "last" or self._most is None:
+      return None
+    merit, best = self._most
+    return merit if best == step else None
+
+  @property
+  def exhausted(self) -> bool:
+    """Whether it did not get better for so long that the run is to end."""
+    return 0 < self._config.patience <= self._since

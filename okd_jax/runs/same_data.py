@@ -1,0 +1,115 @@
+"""Whether a trained thing meets the data that it was trained on."""
+
+from collections.abc import Sequence
+import gzip
+import json
+from pathlib import Path
+import zlib
+
+from okd_jax.data import Source
+from okd_jax.data.info import DataInfo
+from okd_jax.errors import DataError
+from okd_jax.storage import files
+
+# A line for every picture of a folder; absent for other data, and in runs of
+# earlier releases.
+_FILES = "files.jsonl.gz"
+_MOST = 3
+_REMEDY = (
+  "Its examples would be divided otherwise, and test pictures trained on. "
+  "Restore the data, say where they are with --data=PATH, or begin a new run "
+  "in another --workdir."
+)
+
+
+def remember(workdir: Path, source: Source) -> None:
+  """Writes down which pictures a run is trained on, if they are a folder's."""
+  if source.files:
+    text = "\n".join(source.files).encode()
+    files.write(workdir / _FILES, gzip.compress(text, mtime=0))
+
+
+def require(workdir: Path, trained: DataInfo, source: Source) -> None:
+  """Refuses data that are not those of a run, or divided otherwise.
+
+  Args:
+    workdir: of the run.
+    trained: what was known about the data when it began.
+    source: the data as they are now.
+
+  Raises:
+    DataError: saying what has changed.
+  """
+  where = f"{source.info.name} is not as it was when {workdir} began"
+  if difference := classes(trained.class_names, source.info.class_names):
+    raise DataError(f"{where}: {difference}. {_REMEDY}")
+  before = _read(workdir)
+  if before is not None and tuple(before) != source.files:
+    raise DataError(f"{where}: {_changes(before, source.files)}. {_REMEDY}")
+  sizes = [
+    (getattr(info, f"num_{split}"), split)
+    for info in (trained, source.info)
+    for split in ("train", "test")
+  ]
+  if sizes[:2] != sizes[2:]:
+    then, now = (
+      ", ".join(f"{count} for {split}" for count, split in part)
+      for part in (sizes[:2], sizes[2:])
+    )
+    raise DataError(f"{where}: it had {then}, and has {now}. {_REMEDY}")
+
+
+def classes(trained: Sequence[str], now: Sequence[str]) -> str:
+  """How the classes of two data sets differ; "" if they do not."""
+  if tuple(trained) == tuple(now):
+    return ""
+  gone = [name for name in trained if name not in now]
+  new = [name for name in now if name not in trained]
+  if not gone and not new:
+    place = next(i for i in range(len(now)) if trained[i] != now[i])
+    return (
+      f"the classes are in another order: class {place} was "
+      f"'{trained[place]}' and is '{now[place]}'"
+    )
+  parts = [
+    f"{what} {_some(names)}"
+    for what, names in (("gone are", gone), ("new are", new))
+    if names
+  ]
+  return f"of {len(trained)} and now {len(now)} classes {', '.join(parts)}"
+
+
+def _read(workdir: Path) -> list[str] | None:
+  path = workdir / _FILES
+  try:
+    return gzip.decompress(path.read_bytes()).decode().split("\n")
+  except FileNotFoundError:
+    return None
+  except (OSError, EOFError, ValueError, zlib.error) as error:
+    raise DataError(
+      f"{path} is damaged ({error}), so it cannot be told whether the data are "
+      "those of the run; remove it to go on without that check."
+    ) from error
+
+
+def _changes(before: Sequence[str], now: Sequence[str]) -> str:
+  then, there = (
+    {path: about for path, *about in map(json.loads, lines)}
+    for lines in (before, now)
+  )
+  found = {
+    "added": [path for path in there if path not in then],
+    "removed": [path for path in then if path not in there],
+    "changed": [p for p in then if p in there and then[p] != there[p]],
+  }
+  parts = [
+    f"{len(paths)} {what} ({_some(paths)})"
+    for what, paths in found.items()
+    if paths
+  ]
+  return "; ".join(parts) or "its pictures are in another order"
+
+
+def _some(names: Sequence[str]) -> str:
+  more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+  return ", ".join(names[:_MOST]) + more

@@ -1,0 +1,56 @@
+"""How large the networks of a group are."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+
+from okd_jax.backbones import count_multiply_adds, count_parameters
+from okd_jax.core import Variables
+from okd_jax.tasks import figure
+from okd_jax.training.setup import Setup
+
+
+def of_peers(setup: Setup, peers: Iterable[int]) -> dict[str, dict[str, int]]:
+  """Parameters and multiply-adds of each peer's network alone, by its name."""
+  shapes = _shapes(setup)
+  image_shape = setup.example_images().shape[1:]
+  sizes = {}
+  for peer in peers:
+    net, own = _of_peer(setup, shapes, peer)
+    sizes[figure.peer(peer)] = {
+      "parameters": count_parameters(own["params"]),
+      "multiply-adds": count_multiply_adds(net, image_shape),
+    }
+  return sizes
+
+
+def parameters(setup: Setup) -> int:
+  """Parameters of all peers together."""
+  return count_parameters(_shapes(setup)["params"])
+
+
+def text(size: dict[str, int]) -> str:
+  """For people."""
+  return ", ".join(f"{count:,} {what}" for what, count in size.items())
+
+
+def _shapes(setup: Setup) -> Variables:
+  shapes: Variables = jax.eval_shape(
+    setup.peers.init, jax.random.key(0), setup.example_images()
+  )
+  return shapes
+
+
+def _of_peer(
+  setup: Setup, shapes: Variables, peer: int
+) -> tuple[Any, Variables]:
+  nets = []
+
+  def extract(variables):
+    net, taken = setup.peers.extract(variables, peer)
+    nets.append(net)
+    return taken
+
+  taken = jax.eval_shape(extract, shapes)
+  return nets[0], taken

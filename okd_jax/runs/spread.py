@@ -1,0 +1,51 @@
+"""What the runs of several seeds have found: mean and deviation."""
+
+from collections.abc import Mapping, Sequence
+import json
+from pathlib import Path
+import statistics
+from typing import Any
+
+from okd_jax.runs.workdir import of_seed
+from okd_jax.storage import files
+
+# Of the summary of a run, what all seeds have in common.
+_COMMON = ("method", "net", "kind", "num_peers", "data", "epochs", "best_by")
+_NO_FIGURES = ("step", "kind")
+_WHEN = ("last", "best")
+
+
+def over(values: Sequence[Mapping[Any, float]]) -> dict[Any, dict[str, float]]:
+  """Mean and sample standard deviation of every value that all runs have."""
+  shared = [
+    name for name in values[0] if all(name in found for found in values)
+  ]
+  spreads = {}
+  for name in shared:
+    numbers = [float(found[name]) for found in values]
+    deviation = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
+    spreads[name] = {"mean": statistics.fmean(numbers), "deviation": deviation}
+  return spreads
+
+
+def write(workdir: Path, results: Sequence[Mapping[str, Any]]) -> None:
+  """Writes summary.json of several seeds.
+
+  Args:
+    workdir: that has the folders of the seeds.
+    results: the summaries of all of them.
+  """
+  seeds = [result["seed"] for result in results]
+  content = {name: results[0][name] for name in _COMMON} | {
+    "seeds": seeds,
+    "runs": [of_seed(workdir, seed).name for seed in seeds],
+    **{when: over([_figures(r[when]) for r in results]) for when in _WHEN},
+  }
+  path = workdir / "summary.json"
+  files.write(path, json.dumps(content, indent=2) + "\n")
+
+
+def _figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
+  return {
+    name: value for name, value in evaluation.items() if name not in _NO_FIGURES
+  }

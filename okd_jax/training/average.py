@@ -1,0 +1,69 @@
+"""Averages of variables over the steps of a run."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from okd_jax import schedules
+from okd_jax.core import Array, Outputs
+from okd_jax.training import state as state_lib
+from okd_jax.training.setup import Setup
+from okd_jax.training.state import Average, TrainState, variables
+
+
+def outputs(
+  setup: Setup, average: Average | None, memory: Any, images: Array, key: Array
+) -> tuple[Outputs | None, Any]:
+  """Passes a batch through the averaged peers, if the method asks for it.
+
+  Args:
+    setup: what stays fixed.
+    average: of the state.
+    memory: of the average, as an earlier pass left it.
+    images: [B, H, W, c], or one view a peer.
+    key: of the peers' dropout.
+
+  Returns:
+    What they say, without gradient, and their memory after that.
+  """
+  if average is None or setup.method.needs.ema_decay is None:
+    return None, memory
+  said, peers_memory = setup.peers.apply(
+    variables(average.params, memory, "peers"), images, key, train=True
+  )
+  return jax.lax.stop_gradient(said), {**memory, "peers": peers_memory}
+
+
+def updated(
+  setup: Setup, state: TrainState, params: Any, memory: Any, passed: Any
+) -> Average | None:
+  """The average after a step.
+
+  Args:
+    setup: what stays fixed.
+    state: before the step.
+    params: after it.
+    memory: likewise; its numbers are averaged too, for averages that no batch
+      passes.
+    passed: the average's own memory, where batches pass it.
+  """
+  decay = setup.average_decay
+  if state.average is None or decay is None:
+    return None
+  phi = schedules.ema_decay(state.step + 1, decay)
+
+  def mean(old: Array, new: Array) -> Array:
+    if not jnp.issubdtype(new.dtype, jnp.floating):
+      return new
+    return phi * old + (1 - phi) * new
+
+  if setup.method.needs.ema_decay is None:
+    passed = jax.tree.map(
+      mean,
+      state.average.memory,
+      state_lib.without_per_example(setup.method, memory),
+    )
+  return Average(
+    params=jax.tree.map(mean, state.average.params, params), memory=passed
+  )

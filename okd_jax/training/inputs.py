@@ -1,0 +1,91 @@
+"""What a training step has before it differentiates."""
+
+from typing import Any
+
+from flax import struct
+import jax
+
+from okd_jax.core import Array, Batch, Context, Outputs, Variables
+from okd_jax.training import average as average_lib, parts
+from okd_jax.training.setup import Setup
+from okd_jax.training.state import TrainState
+
+
+@struct.dataclass
+class Inputs:
+  """A batch and what is said of it without gradient.
+
+  Where gradients are accumulated, parts of the batch are the first axis.
+
+  Attributes:
+    batch: augmented.
+    key: of the peers' dropout.
+    averaged: outputs of the averaged peers.
+    taught: outputs of the frozen teachers.
+  """
+
+  batch: Batch
+  key: Array
+  averaged: Outputs | None
+  taught: Outputs | None
+
+
+def prepare(
+  setup: Setup,
+  state: TrainState,
+  batch: Batch,
+  key: Array,
+  teacher: Variables | None,
+  train_labels: Array | None,
+) -> tuple[Inputs, Context, Any]:
+  """Draws at random, and passes the batch through averages and teachers.
+
+  Args:
+    setup: what stays fixed.
+    state: before the step.
+    batch: images and targets.
+    key: of the run; the step is folded in here.
+    teacher: variables of the frozen teachers, if the method needs them.
+    train_labels: int32 [N], see `okd_jax.core.Context`, likewise.
+
+  Returns:
+    The inputs, what the method may know, and the memory of the averages after
+    the pass.
+  """
+  if setup.method.needs.train_labels:
+    assert train_labels is not None, "the method needs labels of all examples"
+  augment_key, peers_key, method_key = jax.random.split(
+    jax.random.fold_in(key, state.step), 3
+  )
+  ctx = setup.context(
+    state.step, method_key, train=True, train_labels=train_labels
+  )
+  batch = setup.augment(batch, augment_key)
+
+  def passes(memory, part):
+    key, batch = part
+    averaged, memory = average_lib.outputs(
+      setup, state.average, memory, batch.image, key
+    )
+    taught = _taught(setup, teacher, batch.image, key)
+    return memory, Inputs(batch, key, averaged, taught)
+
+  memory = None if state.average is None else state.average.memory
+  if setup.accumulate == 1:
+    memory, inputs = passes(memory, (peers_key, batch))
+  else:
+    keys = jax.random.split(peers_key, setup.accumulate)
+    each = parts.split(setup, batch)
+    memory, inputs = parts.scan(setup, passes, memory, (keys, each))
+  return inputs, ctx, memory
+
+
+def _taught(
+  setup: Setup, teacher: Variables | None, images: Array, key: Array
+) -> Outputs | None:
+  if setup.teacher is None:
+    return None
+  assert teacher is not None, "the setup has a teacher, so the step needs it"
+  first_view = images[0] if images.ndim == 5 else images
+  outputs, _ = setup.teacher.apply(teacher, first_view, key, train=False)
+  return jax.lax.stop_gradient(outputs)

@@ -1,0 +1,189 @@
+"""Layers by name, kind and order: ours, and those of a PyTorch state dict."""
+
+import logging
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from okd_jax.errors import WeightsError
+
+_KINDS = {4: "conv", 2: "linear", 1: "batch norm"}  # by rank of the weight
+_KERNEL = {"weight": ("params", "kernel"), "bias": ("params", "bias")}
+# Collection and name of our leaf for each entry of a PyTorch layer.
+_LEAVES = {
+  "conv": _KERNEL,
+  "linear": _KERNEL,
+  "batch norm": {
+    "weight": ("params", "scale"),
+    "bias": ("params", "bias"),
+    "running_mean": ("batch_stats", "mean"),
+    "running_var": ("batch_stats", "var"),
+  },
+}
+STATISTICS = {"running_mean", "running_var"}
+
+_log = logging.getLogger(__name__)
+
+
+def forward_order(name: str) -> tuple:
+  """Sort key of a layer's name, with "/" or "." between its parts.
+
+  Per part: "stem" first; then by the first number in it, then naturally; then
+  heads and parts without a number.
+  """
+  return tuple(_part_order(part) for part in re.split(r"[/.]", name))
+
+
+def _part_order(part):
+  numbers = [int(number) for number in re.findall(r"\d+", part)]
+  # Text and numbers alternate, so keys compare like with like.
+  natural = [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", part)]
+  if part.startswith("stem"):
+    return 0, 0, natural
+  if part.startswith("head") or not numbers:
+    return 2, 0, natural
+  return 1, numbers[0], natural
+
+
+class Layer(NamedTuple):
+  kind: str
+  name: str
+  # PyTorch's entry -> path of our leaf, or its full name in the state dict.
+  entries: dict[str, Any]
+
+
+def ours(leaves) -> list[Layer]:
+  """Our layers in forward order."""
+  found = []
+  for collection, *path, last in leaves:
+    if collection == "params" and last not in ("kernel", "scale", "bias"):
+      raise WeightsError(
+        f"'{'/'.join((*path, last))}' belongs to no convolution, linear or "
+        "normalisation layer, so it has no place in PyTorch's order of them; "
+        "networks with such parameters are exported in other formats."
+      )
+    if collection != "params" or last not in ("kernel", "scale"):
+      continue
+    name = "/".join(path)
+    rank = len(leaves[collection, *path, last].shape)
+    kind = _KINDS.get(rank)
+    if kind is None or (kind == "batch norm") != (last == "scale"):
+      raise WeightsError(
+        f"'{name}/{last}' has {rank} axes, so it is no convolution, linear or "
+        f"batch-norm layer of one network; take one peer out of a group first."
+      )
+    entries = {
+      entry: (group, *path, leaf)
+      for entry, (group, leaf) in _LEAVES[kind].items()
+      if (group, *path, leaf) in leaves
+    }
+    found.append(Layer(kind, name, entries))
+  return sorted(found, key=lambda layer: forward_order(layer.name))
+
+
+def theirs(state_dict) -> list[Layer]:
+  """Layers of a state dict, in its order unless that is alphabetical."""
+  names = [n for n in state_dict if not n.endswith("num_batches_tracked")]
+  prefixes = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
+  if names == sorted(names):
+    prefixes.sort(key=forward_order)
+  entries: dict[str, dict[str, str]] = {prefix: {} for prefix in prefixes}
+  for name in names:
+    prefix, _, entry = name.rpartition(".")
+    entries[prefix][entry] = name
+  found = []
+  for prefix in prefixes:
+    weight = entries[prefix].get("weight")
+    kind = weight and _KINDS.get(np.ndim(state_dict[weight]))
+    if kind is None or not entries[prefix].keys() <= _LEAVES[kind].keys():
+      shapes = {n: np.shape(state_dict[n]) for n in entries[prefix].values()}
+      raise WeightsError(
+        f"layer '{prefix}' of the state dict is no convolution, linear or "
+        f"batch-norm layer: {shapes}."
+      )
+    found.append(Layer(kind, prefix, entries[prefix]))
+  return found
+
+
+def num_classes(state_dict) -> int:
+  """Outputs of the last linear layer of a state dict.
+
+  Raises:
+    WeightsError: if there is none.
+  """
+  linear = [layer for layer in theirs(state_dict) if layer.kind == "linear"]
+  if not linear:
+    raise WeightsError("the state dict has no linear layer to classify with.")
+  return int(np.shape(state_dict[linear[-1].entries["weight"]])[0])
+
+
+def in_order(
+  ours: list[Layer], declared: list[Layer], leaves: Any, state_dict: Any
+) -> list[Layer]:
+  """Their layers as they run, as far as names and shapes tell."""
+  by_name = sorted(declared, key=lambda layer: forward_order(layer.name))
+  pairs, named = _pairs(ours, declared), _pairs(ours, by_name)
+  moved = [
+    (a.name, b.name)
+    for (_, a), (_, b) in zip(pairs, named, strict=True)
+    if a is not b
+  ]
+  if not moved or not _fit(named, leaves, state_dict):
+    return declared
+  fits = _fit(pairs, leaves, state_dict)
+  likeness, when_named = sum(map(_alike, pairs)), sum(map(_alike, named))
+  if fits and likeness > when_named:
+    return declared
+  taken = "as their names count" if likeness < when_named else "as declared"
+  if not fits:
+    taken = "as their names count"
+  _log.warning(
+    "Layers of the PyTorch weights are declared in another order than their "
+    "names count: '%s' stands where '%s' would. They are taken %s; "
+    "okd_jax.weights.torch.check_logits compares the network with PyTorch's.",
+    *(*moved[0], taken),
+  )
+  return declared if taken == "as declared" else by_name
+
+
+def _pairs(ours: list[Layer], theirs: list[Layer]) -> list[tuple[Layer, Layer]]:
+  """Our layers with theirs, kind by kind, as far as there are any."""
+  found = []
+  for kind in _KINDS.values():
+    of_kind = (
+      [layer for layer in layers if layer.kind == kind]
+      for layers in (ours, theirs)
+    )
+    found += list(zip(*of_kind, strict=False))
+  return found
+
+
+def _fit(pairs: list[tuple[Layer, Layer]], leaves, state_dict) -> bool:
+  return all(
+    entry in other.entries
+    and shape_of(leaf, leaves[leaf].shape)
+    == np.shape(state_dict[other.entries[entry]])
+    for layer, other in pairs
+    for entry, leaf in layer.entries.items()
+  )
+
+
+def _alike(pair: tuple[Layer, Layer]) -> int:
+  """How much the last parts of two names have in common."""
+  ours, theirs = (re.split(r"[/._]", layer.name)[-1] for layer in pair)
+  numbers = [re.findall(r"\d+", name) for name in (ours, theirs)]
+  return (ours == theirs) + (bool(numbers[0]) and numbers[0] == numbers[1])
+
+
+def to_theirs(leaf, value):
+  value = np.asarray(value)
+  if leaf[-1] != "kernel":
+    return value
+  theirs = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+  # safetensors writes the buffer as it lies, whatever the strides.
+  return np.ascontiguousarray(theirs)
+
+
+def shape_of(leaf, shape):
+  return to_theirs(leaf, np.broadcast_to(np.float32(0), shape)).shape

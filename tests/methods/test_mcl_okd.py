@@ -1,0 +1,179 @@
+"""MCL-OKD: negatives, memory banks, and terms like those of the loss."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from okd_jax import core, losses, methods
+from okd_jax.errors import ConfigError
+from okd_jax.methods import _negatives, mcl_okd
+
+P, B, C, D, N, K = 3, 4, 5, 6, 40, 10
+LABELS = np.where(np.arange(N) % 7 == 6, -1, np.arange(N) % C).astype(np.int32)
+INDEX = np.array([3, 10, 24, 1], np.int32)
+
+
+def draws(replacement, count=400):
+  keys = jax.random.split(jax.random.key(0), count)
+
+  def draw(key):
+    labels, index = jnp.asarray(LABELS), jnp.asarray(INDEX)
+    return _negatives.draw(key, labels, index, K, replacement=replacement)
+
+  return np.asarray(jax.jit(jax.vmap(draw))(keys))
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+def test_negatives_are_uniform_over_other_classes(replacement):
+  drawn = draws(replacement)
+  for i, own in enumerate(LABELS[INDEX]):
+    candidates = np.flatnonzero((LABELS >= 0) & (LABELS != own))
+    counts = np.bincount(drawn[:, i].ravel(), minlength=N)
+    assert set(np.flatnonzero(counts)) == set(candidates)
+    share = K / len(candidates)
+    expected = len(drawn) * share
+    # The variance without replacement is smaller.
+    deviation = np.sqrt(expected * (1 - (1 - replacement) * share))
+    assert np.all(np.abs(counts[candidates] - expected) < 5 * deviation)
+
+
+def test_no_negative_comes_twice():
+  for row in draws(False).reshape(-1, K):
+    assert len(set(row)) == K
+
+
+def test_examples_of_a_class_have_negatives_of_their_own():
+  drawn = draws(False)
+  same = [set(rows[0]) == set(rows[1]) for rows in drawn]
+  assert LABELS[INDEX[0]] != LABELS[INDEX[1]]
+  assert np.mean(same) < 0.05
+
+
+def given(index=INDEX, width=8):
+  rng = np.random.default_rng(0)
+  batch = core.Batch(
+    image=jnp.zeros((B, 2, 2, 1)),
+    target=jnp.asarray(LABELS[index]),
+    index=jnp.asarray(index),
+    mask=jnp.ones(B, bool),
+  )
+  ctx = core.Context(
+    epoch=jnp.float32(0),
+    step=jnp.int32(0),
+    rampup=jnp.float32(0.5),
+    key=jax.random.key(1),
+    num_examples=N,
+    train=True,
+    train_labels=jnp.asarray(LABELS),
+  )
+  features = jnp.asarray(rng.normal(size=(P, B, D)))
+  logits = jnp.asarray(rng.normal(size=(P, B, C)))
+  method = methods.make("mcl_okd", num_negatives=K, embedding_size=width)
+  outputs = core.Outputs(logits, features)
+  variables = method.init(jax.random.key(0), outputs, batch, ctx)
+  variables = jax.tree.map(lambda x: x.astype(features.dtype), variables)
+  return method, variables, outputs, batch, ctx
+
+
+def embed(params, features):
+  projected = jnp.stack(
+    [
+      own @ params[f"projection_{i}"]["kernel"]
+      + params[f"projection_{i}"]["bias"]
+      for i, own in enumerate(features)
+    ]
+  )
+  return projected / jnp.linalg.norm(projected, axis=-1, keepdims=True)
+
+
+def test_terms_and_gradients_are_those_of_the_loss(monkeypatch):
+  monkeypatch.setattr(mcl_okd, "_CHUNK", 3)
+  with jax.enable_x64(True):
+    method, variables, outputs, batch, ctx = given()
+    bank = variables["bank"]["rows"]
+    negatives = _negatives.draw(
+      ctx.key, ctx.train_labels, batch.index, K, replacement=False
+    )
+
+    def ours(params, features):
+      seen = dataclasses.replace(outputs, features=features)
+      terms, _ = method.apply(
+        {"params": params, "bank": variables["bank"]},
+        seen,
+        batch,
+        ctx,
+        mutable=["bank"],
+      )
+      return core.objective(terms.terms), terms.terms
+
+    def expected(params, features):
+      terms = losses.mcl_okd(
+        outputs.logits,
+        embed(params, features),
+        bank[INDEX].swapaxes(0, 1),
+        jnp.moveaxis(bank[negatives], 2, 0),
+        batch.target,
+        num_examples=int(np.sum(LABELS >= 0)),
+      )
+      return core.objective(terms), terms
+
+    args = variables["params"], outputs.features
+    found, wanted = (
+      jax.jit(jax.value_and_grad(fn, (0, 1), has_aux=True))(*args)
+      for fn in (ours, expected)
+    )
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12),
+      found,
+      wanted,
+    )
+
+
+def test_the_bank_remembers_the_last_of_equal_examples():
+  index = np.array([3, 10, 3, 1], np.int32)
+  with jax.enable_x64(True):
+    method, variables, outputs, batch, ctx = given(index)
+    _, after = method.apply(variables, outputs, batch, ctx, mutable=["bank"])
+    before, after = variables["bank"]["rows"], after["bank"]["rows"]
+    embedded = embed(variables["params"], outputs.features)
+    for place, row in ((1, 10), (2, 3), (3, 1)):
+      mixed = (before[row] + embedded[:, place]) / 2
+      mixed /= np.linalg.norm(mixed, axis=-1, keepdims=True)
+      np.testing.assert_allclose(after[row], mixed, rtol=1e-12)
+    others = np.setdiff1d(np.arange(N), index)
+    np.testing.assert_array_equal(after[others], before[others])
+
+
+def test_rows_begin_uniform_with_squared_length_one():
+  rows = given()[1]["bank"]["rows"]
+  assert np.abs(rows).max() < (3 / 8) ** 0.5
+  assert np.mean(np.sum(np.square(rows), -1)) == pytest.approx(1, abs=0.1)
+
+
+def test_many_negatives_are_not_gathered_at_once():
+  method, variables, outputs, batch, ctx = given(width=64)
+  method = method.clone(num_negatives=4096, replacement=True)
+
+  def loss(features):
+    seen = dataclasses.replace(outputs, features=features)
+    result, _ = method.apply(variables, seen, batch, ctx, mutable=["bank"])
+    return core.objective(result.terms)
+
+  compiled = jax.jit(jax.grad(loss)).lower(outputs.features).compile()
+  rows_of_a_bank = 4 * B * 4096 * 64
+  assert compiled.memory_analysis().temp_size_in_bytes < rows_of_a_bank
+
+
+def test_more_negatives_than_candidates_are_refused():
+  method = methods.make("mcl_okd", num_negatives=29)
+  with pytest.raises(
+    ConfigError, match="num_negatives=29 .* at most 28.*lower"
+  ):
+    method.check_labels(LABELS)
+  method.clone(num_negatives=28).check_labels(LABELS)
+  method.clone(replacement=True).check_labels(LABELS)
+  with pytest.raises(ConfigError, match="at most 0"):
+    method.clone(replacement=True).check_labels(np.zeros(4, np.int32))

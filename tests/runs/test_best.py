@@ -1,0 +1,140 @@
+"""The best step: which it is, that it is kept and deployed, and stopping."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs import okddip_digits
+from okd_jax import train
+from okd_jax.errors import ConfigError
+from okd_jax.runs import best as best_lib, records, run as run_lib, summary
+from okd_jax.settings import config as config_lib
+from okd_jax.settings.freeze import freeze
+from okd_jax.storage.checkpoint import Checkpoints
+from okd_jax.tasks import classification
+from okd_jax.training import evaluate
+import toys
+
+TASK = classification.Task.of(toys.INFO)
+LEADER = "validation/leader/accuracy"
+
+
+def config(**changes):
+  made = okddip_digits.get_config("smoke")
+  made.peers.net = "toys:Quick"
+  made.peers.num_peers = 3
+  made.mesh.data = made.mesh.peer = 1
+  made.epochs = 6
+  made.data.validation = 0.2
+  with made.unlocked():
+    made.update(changes)
+  return freeze(made)
+
+
+def lines(values, name=LEADER):
+  return [
+    {"kind": "eval", "step": 5 * i, name: value}
+    for i, value in enumerate(values, 1)
+  ]
+
+
+@pytest.mark.parametrize(
+  ("values", "patience", "best", "ends"),
+  [
+    ([0.1, 0.3, 0.2], 0, 10, False),
+    ([0.1, 0.3, 0.2], 1, 10, True),
+    ([0.1, 0.3, 0.2], 2, 10, False),
+    # Equal is as good, and not better.
+    ([0.3, 0.3, 0.3], 2, 15, True),
+    ([0.3, np.nan, 0.4], 2, 15, False),
+    ([np.nan, np.nan], 2, None, True),
+  ],
+)
+def test_a_run_ends_after_evaluations_that_are_no_better(
+  values, patience, best, ends
+):
+  made = config(patience=patience, deploy="best")
+  followed = best_lib.Best(made, TASK, lines(values))
+  assert followed.exhausted == ends
+  kept = [s for s in (5, 10, 15) if followed.score_at(s) is not None]
+  assert kept == ([best] if best else [])
+  last = best_lib.Best(config(), TASK, lines(values))
+  assert last.score_at(best) is None  # nothing is kept unless it is deployed
+
+
+def test_what_decides_may_be_named_and_low_may_be_good():
+  name = "validation/ensemble/cross_entropy"
+  made = config(best_by=name, deploy="best")
+  followed = best_lib.Best(made, TASK, lines([0.5, 0.2, 0.9], name))
+  assert followed.name == name and followed.score_at(10) is not None
+  record = {LEADER: 0.5, "test/leader/accuracy": 0.4, "test/diversity": 1.0}
+  assert best_lib.judge(config(), TASK, record) == LEADER
+  del record[LEADER]
+  assert best_lib.judge(config(), TASK, record) == "test/leader/accuracy"
+  assert best_lib.judge(config(), TASK, {}) is None
+  with pytest.raises(ConfigError, match="is not measured; there are test/lead"):
+    best_lib.judge(made, TASK, record)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "train/leader/accuracy", "a/b"])
+def test_names_of_no_figure_are_refused_early(name):
+  with pytest.raises(ConfigError, match="must be the name of a figure"):
+    config_lib.check(config(best_by=name))
+
+
+@pytest.fixture
+def rising(monkeypatch):
+  """Evaluations whose best on validation data is the second of them."""
+  values = iter([0.2, 0.9, 0.3, 0.3, 0.3, 0.4])
+  measured = evaluate.Evaluator.figures
+
+  def figures(self, state, *splits):
+    found = measured(self, state, *splits)
+    value = next(values)
+    return {
+      figure: value if figure.name == LEADER else was
+      for figure, was in found.items()
+    }
+
+  monkeypatch.setattr(evaluate.Evaluator, "figures", figures)
+
+
+def test_the_best_step_is_kept_deployed_and_told(tmp_path, rising, capsys):
+  made = config(deploy="best", patience=3, log_steps=7)
+  state, result = train.train(made, tmp_path)
+  steps = Checkpoints(tmp_path / "checkpoints").steps()
+  assert result["best"]["step"] in steps and result["best_by"] == LEADER
+  second = records.read_evaluations(tmp_path)[1][0]
+  assert result["best"]["step"] == second
+  # It ended after three evaluations that were no better, and recorded all.
+  assert len(records.read_evaluations(tmp_path)) == 5
+  assert int(state.step) == result["last"]["step"] == 25  # of 30
+  assert records.read_metrics(tmp_path)[-1]["step"] == int(state.step)
+  # What is reopened, evaluated and exported is the second one.
+  run = run_lib.run(tmp_path)
+  assert run.step == int(run.state.step) == second
+  card = json.loads((tmp_path / "leader" / "card.json").read_text())
+  assert card["step"] == second
+  # The same command finds the run ended.
+  again, _ = train.train(made, tmp_path)
+  assert int(again.step) == int(state.step)
+  capsys.readouterr()
+  summary.show_results(made, [result])
+  said = " ".join(capsys.readouterr().out.split())
+  assert "on test and validation" in said and "validation: leader" in said
+  assert f"the best {LEADER}. The test data had no part" in said
+
+
+def test_choosing_by_test_data_is_told(tmp_path, capsys):
+  made = okddip_digits.get_config("smoke")
+  made.peers.net = "toys:Quick"
+  made.peers.num_peers = 3
+  made.mesh.data = made.mesh.peer = 1
+  state, result = train.train(freeze(made), tmp_path)
+  assert int(run_lib.run(tmp_path).state.step) == int(state.step)
+  capsys.readouterr()
+  summary.show_results(freeze(made), [result])
+  said = " ".join(capsys.readouterr().out.split())
+  assert "chosen by looking at the test data" in said
+  assert "test: leader" not in said and "leader" in said

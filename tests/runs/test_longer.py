@@ -1,0 +1,81 @@
+"""More epochs for a run that has begun, or is finished."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import common, okddip_digits
+from okd_jax import train
+from okd_jax.errors import ConfigError
+from okd_jax.runs import records
+from okd_jax.settings import build
+from okd_jax.settings.freeze import freeze
+
+
+def tiny(**changes):
+  """Five steps an epoch; the rate drops in the middle."""
+  config = okddip_digits.get_config("smoke")
+  config.peers.net, config.peers.num_peers = "own_networks:Small", 2
+  config.method = common.method("independent")
+  config.mesh.data = 1
+  config.epochs, config.optim.drops = 2, (0.5,)
+  config.update_from_flattened_dict(changes)
+  return freeze(config)
+
+
+def assert_equal(one, other):
+  pair = jax.device_get((one, other))
+  jax.tree.map(np.testing.assert_array_equal, *pair)
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+  """A run that was begun with an extra epoch."""
+  workdir = tmp_path_factory.mktemp("longer")
+  return train.train(tiny(extra_epochs=1), workdir)[0], workdir
+
+
+@pytest.mark.checklist("B1")
+def test_a_finished_run_goes_on_as_if_begun_longer(longer, tmp_path, capsys):
+  state, _ = train.train(tiny(), tmp_path)
+  assert int(state.step) == 10
+  state, result = train.train(tiny(extra_epochs=1), tmp_path)
+  assert (int(state.step), result["epochs"]) == (15, 3)
+  assert_equal(state, longer[0])
+  assert "2 epochs and 1 more, 15 steps" in capsys.readouterr().out
+  found, expected = (records.read_metrics(p) for p in (tmp_path, longer[1]))
+  # Beside the record of the end that was not the end after all.
+  assert [r for r in found if r in expected] == expected
+  # The schedules keep what they ended with.
+  rates = {r["step"]: r["learning_rate"] for r in found if r["kind"] == "train"}
+  assert rates[11] == rates[15] == rates[10] < rates[1]
+
+
+@pytest.mark.checklist("G2")
+def test_another_number_of_epochs_is_refused_with_the_remedy(longer):
+  with pytest.raises(ConfigError) as refused:
+    train.train(tiny(epochs=4, rampup_epochs=1), longer[1])
+  assert "config.rampup_epochs" not in str(refused.value)
+  assert "config.extra_epochs" in str(refused.value)
+  assert "epochs=4 must be 2" in str(refused.value)
+  # The ramp-up of a recipe follows from the epochs.
+  with pytest.raises(ConfigError, match="(?s)rampup_epochs: 1.*extra_epochs"):
+    train.train(tiny(epochs=4, rampup_epochs=2), longer[1])
+
+
+def test_epochs_that_change_no_schedule_may_be_added(tmp_path):
+  fixed = {"optim.drops": (), "rampup_epochs": 1}
+  train.train(tiny(epochs=1, **fixed), tmp_path / "a")
+  state, _ = train.train(tiny(epochs=2, **fixed), tmp_path / "a")
+  assert int(state.step) == 10
+  assert_equal(state, train.train(tiny(**fixed), tmp_path / "b")[0])
+
+
+def test_extra_epochs_at_a_rate_of_zero_are_refused(longer, monkeypatch):
+  from okd_jax.runs import run as run_lib
+  from okd_jax.training.optim import Sgd
+
+  run = run_lib.run(longer[1])
+  monkeypatch.setattr(Sgd, "rate", lambda self, epoch, epochs: 0.0)
+  with pytest.raises(ConfigError, match="extra_epochs=1 must be 0"):
+    build.setup(run.config, run.info, 100, run.setup.mesh)

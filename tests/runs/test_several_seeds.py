@@ -1,0 +1,173 @@
+"""The folder of several seeds: summary, bands, and every command."""
+
+from html.parser import HTMLParser
+import json
+import statistics
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from configs import common, okddip_digits
+from okd_jax import __main__, seeds
+from okd_jax.errors import ConfigError, DataError
+from okd_jax.results import curves
+from okd_jax.runs import records, run as run_lib, workdir as workdir_lib
+from okd_jax.settings.freeze import freeze
+from okd_jax.weights import exported
+
+SEEDS = (3, 4)
+
+
+def command(*args):
+  __main__.main([str(arg) for arg in args])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  config = okddip_digits.get_config("smoke")
+  config.seed, config.num_seeds = SEEDS[0], len(SEEDS)
+  config.peers.net, config.peers.num_peers = "own_networks:Small", 2
+  config.method = common.method("independent")
+  config.mesh.data = 1
+  config.epochs, config.rampup_epochs, config.eval_epochs = 2, 1, 1
+  workdir = tmp_path_factory.mktemp("several") / "run"
+  seeds.train(freeze(config), workdir)
+  return workdir
+
+
+def last(folder, name):
+  """A figure of every seed, as its own records have it."""
+  return [
+    records.read_metrics(folder / f"seed{seed}")[-1][name] for seed in SEEDS
+  ]
+
+
+def weights_of(folder):
+  """The sum of an exported network's weights."""
+  return exported.read_card(folder)["files"][exported.WEIGHTS]
+
+
+def refused(kind, *args):
+  with pytest.raises(SystemExit) as left:
+    command(*args)
+  assert left.value.code == kind.exit_code
+
+
+def test_the_folder_holds_mean_and_deviation(folder):
+  summary = json.loads((folder / "summary.json").read_text())
+  assert (summary["seeds"], summary["runs"]) == ([3, 4], ["seed3", "seed4"])
+  for name in ("test/leader/accuracy", "test/ensemble/cross_entropy"):
+    values = last(folder, name)
+    assert summary["last"][name] == {
+      "mean": statistics.fmean(values),
+      "deviation": statistics.stdev(values),
+    }
+  assert (
+    summary["best"]["test/leader/accuracy"]["mean"]
+    >= (summary["last"]["test/leader/accuracy"]["mean"])
+  )
+
+
+def test_runs_of_a_folder(folder, tmp_path):
+  assert workdir_lib.runs(folder) == {k: folder / f"seed{k}" for k in SEEDS}
+  assert workdir_lib.runs(folder / "seed3") == {None: folder / "seed3"}
+  assert workdir_lib.runs(tmp_path / "x") == {None: tmp_path / "x"}
+  (tmp_path / "seed1").mkdir()  # without a run in it
+  assert workdir_lib.runs(tmp_path) == {None: tmp_path}
+
+
+def test_all_seeds_are_evaluated(folder, capsys):
+  command("eval", folder, "--json")
+  told = json.loads(capsys.readouterr().out)
+  singles = []
+  for seed in SEEDS:
+    command("eval", folder, f"--seed={seed}", "--json")
+    singles.append(json.loads(capsys.readouterr().out))
+    assert told["runs"][f"seed{seed}"]["figures"] == singles[-1]["figures"]
+  values = [single["figures"]["leader"]["accuracy"] for single in singles]
+  assert told["figures"]["leader"]["accuracy"] == {
+    "mean": statistics.fmean(values),
+    "deviation": statistics.stdev(values),
+  }
+  command("eval", folder)
+  shown = capsys.readouterr().out
+  mean, deviation = statistics.fmean(values), statistics.stdev(values)
+  assert f"{100 * mean:.2f} ± {100 * deviation:.2f} %" in shown
+  assert "over 2 seeds" in shown
+
+
+def test_a_seed_that_is_not_there_is_refused(folder, capsys):
+  refused(ConfigError, "eval", folder, "--seed=7")
+  assert "holds 3, 4" in capsys.readouterr().err
+  refused(ConfigError, "eval", folder / "seed3", "--seed=3")
+  with pytest.raises(ConfigError, match="one seed in it: seed3, seed4"):
+    run_lib.about(folder)
+
+
+def test_all_seeds_are_exported(folder, tmp_path, capsys):
+  command("export", folder, "--what=peer_0")
+  command("export", folder, "--what=peer_0", f"--to={tmp_path}/all")
+  command("export", folder, "--seed=4", "--what=peer_0", f"--to={tmp_path}/one")
+  assert str(folder / "seed3" / "peer_0") in capsys.readouterr().out
+  for seed in SEEDS:
+    weights = weights_of(folder / f"seed{seed}" / "peer_0")
+    assert weights == weights_of(tmp_path / "all" / f"seed{seed}")
+  assert weights_of(tmp_path / "one") == weights  # of seed 4, the last one
+
+
+def test_all_seeds_predict(folder, tmp_path, capsys):
+  pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+  Image.fromarray(pixels).save(tmp_path / "a.png")
+  command("predict", folder, tmp_path, "--json")
+  told = json.loads(capsys.readouterr().out)
+  assert list(told) == ["seed3", "seed4"]
+  command("predict", folder, tmp_path, "--seed=4", "--json")
+  assert json.loads(capsys.readouterr().out) == told["seed4"]
+  command("predict", folder, tmp_path)
+  assert capsys.readouterr().out.count("Predictions of") == 2
+  (tmp_path / "b.png").write_bytes(b"")
+  refused(DataError, "predict", folder, tmp_path)
+  assert "1 of 2 files" in capsys.readouterr().err
+
+
+def test_curves_are_means_with_deviations(folder, tmp_path, capsys):
+  runs = [records.read_evaluations(folder / f"seed{k}") for k in SEEDS]
+  figure = next(f for f in runs[0][0][1] if f.name == "test/leader/accuracy")
+  curve = curves.of_runs(runs, 0.5)[figure]
+  values = np.array([[found[figure] for _, found in run] for run in runs])
+  np.testing.assert_allclose(curve.values, values.mean(0))
+  np.testing.assert_allclose(curve.deviation, values.std(0, ddof=1))
+  np.testing.assert_allclose(curve.epochs, [0.5 * step for step, _ in runs[0]])
+  # As far as all have come, and alone without a band.
+  assert len(curves.of_runs([runs[0][:1], runs[1]], 1)[figure].values) == 1
+  assert curves.of_runs(runs[:1], 1)[figure].deviation is None
+  # Drawn already, at the end of training.
+  assert (folder / "plots" / "accuracy.svg").exists()
+  command("plot", folder, f"--to={tmp_path / 'all'}")
+  command("plot", folder, "--seed=3", f"--to={tmp_path / 'one'}")
+  capsys.readouterr()
+  bands = [
+    (tmp_path / name / "accuracy.svg").read_text().count("FillBetween")
+    for name in ("all", "one")
+  ]
+  assert bands[0] > 0 == bands[1]
+  both = folder / "seed3", folder / "seed4"
+  refused(ConfigError, "plot", *both, f"--to={tmp_path / 'both'}")
+
+
+def test_the_report_shows_the_spread(folder, tmp_path):
+  command("report", folder, f"--to={tmp_path / 'page.html'}")
+
+  class Text(HTMLParser):
+    text = ""
+
+    def handle_data(self, data):
+      self.text += data
+
+  page = Text()
+  page.feed((tmp_path / "page.html").read_text())
+  values = last(folder, "test/leader/accuracy")
+  mean, deviation = statistics.fmean(values), statistics.stdev(values)
+  assert f"{100 * mean:.2f} ± {100 * deviation:.2f} %" in page.text
+  assert "seeds 3, 4" in page.text and "Not finished" not in page.text

@@ -1,0 +1,231 @@
+"""Fine-tuning: trained weights for other classes, from everywhere."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+import pytest
+from safetensors import numpy as safetensors
+import torch_files
+
+from configs import okddip_digits
+from okd_jax import train
+from okd_jax.devices.mesh import make_mesh
+from okd_jax.errors import ConfigError, DataError, OkdError, WeightsError
+from okd_jax.runs import run as run_lib
+from okd_jax.settings import build
+from okd_jax.settings.freeze import freeze, method_section, replace
+from okd_jax.training import state as state_lib
+from okd_jax.weights import exported, init_from, teacher, torch as interop
+
+# Classes of another run.
+OTHERS = ("cat", "dog", "owl")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  """A finished run of ten classes."""
+  config = okddip_digits.get_config("smoke")
+  config.peers.net, config.peers.num_peers = "own_networks:Small", 3
+  config.mesh.data = 1
+  config.epochs, config.rampup_epochs = 1, 1
+  workdir = tmp_path_factory.mktemp("init") / "run"
+  train.train(freeze(config), workdir)
+  return workdir
+
+
+def setup_like(trained, class_names=None, **peers):
+  """A new run of the same networks, of other classes."""
+  config, info, train_size = run_lib.about(trained)
+  config = replace(config, {f"peers.{name}": v for name, v in peers.items()})
+  if class_names:
+    info = dataclasses.replace(
+      info, class_names=class_names, num_classes=len(class_names)
+    )
+  return build.setup(config, info, train_size, make_mesh(1, 1))
+
+
+def filled(setup, path, **options):
+  """The variables of every peer, drawn and filled."""
+  drawn = state_lib.init(setup, jax.random.key(5))
+  state = init_from.fill(setup, drawn, path, **options)
+  return [
+    [
+      exported.flatten(
+        setup.peers.extract(
+          state_lib.variables(each.params, each.memory, "peers"), peer
+        )[1]
+      )
+      for peer in range(setup.peers.num_peers)
+    ]
+    for each in (drawn, state)
+  ]
+
+
+def network(trained, peer):
+  run = run_lib.run(trained)
+  return exported.flatten(run.setup.peers.extract(run.peers_variables, peer)[1])
+
+
+@pytest.fixture(scope="module", params=["run", "leader", "pth", "safetensors"])
+def source(request, trained, tmp_path_factory):
+  """Where weights come from, and the network for each peer."""
+  leader = run_lib.run(trained).leader
+  if request.param == "run":
+    return trained, [network(trained, peer) for peer in range(3)]
+  weights = network(trained, leader)
+  if request.param == "leader":
+    return trained / "leader", [weights] * 3
+  state_dict = interop.to_torch(exported.unflatten(weights))
+  path = tmp_path_factory.mktemp("weights") / "net.safetensors"
+  safetensors.save_file(state_dict, path)
+  if request.param == "pth":
+    with pytest.MonkeyPatch.context() as patch:
+      save = torch_files.saver(patch, path.parent)
+      tensors = {k: torch_files.Tensor(v) for k, v in state_dict.items()}
+      path = save({"epoch": 1, "model": tensors}, "net.pth.tar")
+  return path, [weights] * 3
+
+
+@pytest.mark.parametrize("classes", [OTHERS, None], ids=["others", "the same"])
+def test_classifiers_are_drawn_anew(trained, source, classes):
+  path, networks = source
+  before, after = filled(setup_like(trained, classes), path, head=False)
+  for drawn, now, weights in zip(before, after, networks, strict=True):
+    assert set(now) == set(weights)
+    for name, value in now.items():
+      expected = drawn[name] if "Dense" in name else weights[name]
+      np.testing.assert_array_equal(value, expected, err_msg=name)
+
+
+def test_the_leader_keeps_its_classifier(trained, source):
+  path, networks = source
+  before, after = filled(setup_like(trained), path)
+  for peer in range(3):
+    for name, value in after[peer].items():
+      anew = "Dense" in name and path != trained and peer != 2
+      expected = before[peer][name] if anew else networks[peer][name]
+      np.testing.assert_array_equal(value, expected, err_msg=name)
+
+
+def test_other_classes_are_refused_with_the_remedy(trained, source):
+  path, _ = source
+  with pytest.raises(OkdError, match="init_from_head=false"):
+    filled(setup_like(trained, OTHERS), path)
+  # A file of PyTorch knows no names.
+  if path.is_dir():
+    with pytest.raises(DataError, match="gone are 9, new are ten"):
+      filled(setup_like(trained, (*map(str, range(9)), "ten")), path)
+    with pytest.raises(DataError, match="class 0 was '0' and is '9'"):
+      filled(setup_like(trained, tuple("9123456780")), path)
+
+
+def test_another_network_is_refused(trained, source):
+  path, _ = source
+  other = setup_like(trained, OTHERS, net="own_networks:Wide")
+  with pytest.raises(OkdError, match="config.init_from=.*Conv_0|BatchNorm_0"):
+    filled(other, path, head=False)
+
+
+def test_a_group_of_another_size_names_the_leader(trained):
+  fewer = setup_like(trained, OTHERS, num_peers=2)
+  with pytest.raises(ConfigError, match="has 3 peers, and this run 2.*leader"):
+    filled(fewer, trained, head=False)
+  filled(fewer, trained / "leader", head=False)
+
+
+def test_files_that_are_no_weights_are_refused(trained, tmp_path):
+  (tmp_path / "a.bin").write_bytes(b"nothing")
+  with pytest.raises(WeightsError, match="neither .safetensors nor"):
+    filled(setup_like(trained), tmp_path / "a.bin")
+  assert WeightsError.exit_code == 5
+
+
+def test_a_run_is_tuned_to_ones_own_classes(trained, tmp_path):
+  for name in OTHERS[:2]:
+    (tmp_path / "set" / name).mkdir(parents=True)
+    for i in range(10):
+      pixels = np.full((8, 8), 9 * i, np.uint8)
+      Image.fromarray(pixels).save(tmp_path / "set" / name / f"{i}.png")
+  config = replace(
+    run_lib.about(trained)[0],
+    {
+      "data.name": f"folder:{tmp_path / 'set'}",
+      "data.image_size": 8,
+      "data.train_examples": 0,
+      "batch_size": 8,
+      "init_from": str(trained / "leader"),
+    },
+  )
+  # The folder's pictures have colours, and the digits have none.
+  with pytest.raises(OkdError, match="init_from"):
+    train.train(config, tmp_path / "a")
+  first = replace(config, {"init_from": ""})
+  train.train(first, tmp_path / "a")
+  shutil.copytree(tmp_path / "set" / "cat", tmp_path / "set" / "owl")
+  tuned = replace(
+    config, {"init_from": str(tmp_path / "a"), "init_from_head": False}
+  )
+  assert int(train.train(tuned, tmp_path / "b")[0].step) == 3
+
+
+# A teacher whose classes are in another order.
+
+
+@pytest.fixture
+def shuffled(trained, tmp_path):
+  """The same run, as if its classes had been in another order."""
+  workdir = shutil.copytree(trained, tmp_path / "shuffled")
+  about = json.loads((workdir / "data.json").read_text())
+  about["class_names"] = list("3176204985")
+  (workdir / "data.json").write_text(json.dumps(about))
+  return workdir
+
+
+def taught(trained, path, mesh):
+  config, info, _ = run_lib.about(trained)
+  config = dataclasses.replace(config, teacher=str(path))
+  group, variables = teacher.load(config, info, mesh)
+  images = jnp.asarray(
+    np.random.default_rng(0).normal(size=(4, *info.image_shape)), jnp.float32
+  )
+  outputs, _ = group.apply(variables, images, jax.random.key(0), train=False)
+  return outputs
+
+
+def test_a_teacher_is_reordered_by_the_names_of_classes(
+  trained, shuffled, caplog
+):
+  mesh = make_mesh(1, 1)
+  plain = taught(trained, trained, mesh)
+  assert not caplog.text
+  outputs = taught(trained, shuffled, mesh)
+  order = [int(name) for name in "3176204985"]
+  # Column j of the teacher is class order[j].
+  np.testing.assert_array_equal(outputs.logits[..., order], plain.logits)
+  np.testing.assert_array_equal(outputs.features, plain.features)
+  assert "in another order than here" in caplog.text
+
+
+def test_a_student_learns_from_a_reordered_teacher(trained, shuffled, tmp_path):
+  config = dataclasses.replace(
+    run_lib.about(trained)[0],
+    method=method_section("kd"),
+    teacher=str(shuffled),
+  )
+  state, result = train.train(config, tmp_path / "student")
+  assert int(state.step) == 5
+  assert np.isfinite(result["terms"]["peer_kd"])
+  assert run_lib.run(tmp_path / "student").step == 5
+
+
+def test_a_teacher_of_other_classes_is_refused(trained, shuffled):
+  about = json.loads((shuffled / "data.json").read_text())
+  about["class_names"][0] = "three"
+  (shuffled / "data.json").write_text(json.dumps(about))
+  with pytest.raises(DataError, match="gone are three, new are 3"):
+    taught(trained, shuffled, make_mesh(1, 1))
