@@ -197,9 +197,9 @@ def test_branches_of_different_networks_need_one_trunk():
   )
 
   def peers(**changes):
-    return build.peers(config(**changes), info, make_mesh(1, 1), False)
+    return build.peers(config(**changes), info, make_mesh(1, 1), core.Needs())
 
   nets = "hourglass2_small,hourglass3_small,hourglass2_small"
   assert peers(**{"peers.net": nets}).num_peers == 3
-  with pytest.raises(ConfigError, match="whose trunks are alike"):
+  with pytest.raises(ConfigError, match="the same trunk"):
     peers(**{"peers.net": "resnet20,hourglass3_small,hourglass2_small"})

@@ -68,15 +68,18 @@ def batch(size=8, seed=0):
   visible = np.full((size, J), 2, np.int32)
   visible[0, 0] = 0
   ones = jnp.ones(size)
+  scale = jnp.asarray(rng.uniform(0.3, 2, size), jnp.float32)
+  # Pixels of the picture for one of the crop.
+  step = 200 * scale / WIDTH
   joints = Joints(
     points=jnp.asarray(points, jnp.float32),
     visible=jnp.asarray(visible),
     center=jnp.asarray(rng.uniform(20, 300, (size, 2)), jnp.float32),
-    scale=jnp.asarray(rng.uniform(0.3, 2, size), jnp.float32),
-    head=10 * ones,
-    torso=50 * ones,
+    scale=scale,
+    head=15 * step,
+    torso=30 * step,
     box=jnp.asarray(rng.uniform(20, 90, (size, 4)), jnp.float32),
-    area=2000 * ones,
+    area=1000 * step**2,
     image_id=jnp.arange(size),
   )
   return core.Batch(jnp.asarray(image), joints, jnp.arange(size), ones > 0)
