@@ -79,7 +79,8 @@ def balanced(
     per_class: examples a class.
 
   Returns:
-    int32 [B]; the examples of a draw follow each other.
+    int32 [B]: the first example of every draw, then the second of every draw,
+    and so on, so that draws stay whole in every n-th example of the batch.
   """
   key = np.asarray((seed, _BALANCED + step), np.uint64)
   raw = np.random.Philox(key=key).random_raw
@@ -93,7 +94,8 @@ def balanced(
     for c, own in zip(chosen, draws, strict=True)
   ]
   in_rounds = np.stack(taken).reshape(len(chosen), rounds, per_class)
-  return in_rounds.swapaxes(0, 1).reshape(-1)[:batch_size]
+  by_draw = in_rounds.swapaxes(0, 1).reshape(-1, per_class)[:num_draws]
+  return by_draw.T.reshape(-1)
 
 
 def _smallest(draws: np.ndarray, count: int) -> np.ndarray:

@@ -35,6 +35,14 @@ def check(config: RunConfig) -> None:
     )
   rules.check(config)
   data.check(config.data)
+  per_class = config.data.per_class
+  if per_class and config.batch_size // per_class % config.accumulate:
+    raise ConfigError(
+      f"config.accumulate={config.accumulate} must divide the "
+      f"{config.batch_size // per_class} draws of config.data.per_class="
+      f"{per_class} images in a batch, so that they stay together; change one "
+      "of them."
+    )
   _check_nets(config)
   method = make_method(config)
   if config.peers.num_peers < method.min_peers:

@@ -48,9 +48,9 @@ def test_every_class_of_a_batch_has_so_many_images(
     drawn = batch(members, batch_size, per_class, step=step)
     assert drawn.shape == (batch_size,) and drawn.dtype == np.int32
     assert len(set(drawn)) == batch_size
-    by_draw = classes_of(drawn, members).reshape(-1, per_class)
-    assert np.all(by_draw == by_draw[:, :1])
-    assert len(set(by_draw[:, 0])) == batch_size // per_class
+    by_draw = classes_of(drawn, members).reshape(per_class, -1)
+    assert np.all(by_draw == by_draw[0])
+    assert len(set(by_draw[0])) == batch_size // per_class
 
 
 @pytest.mark.parametrize(
@@ -67,10 +67,19 @@ def test_few_classes_come_again_with_other_images(num_classes, counts):
 def test_a_class_with_too_few_images_begins_anew():
   members = members_of(3, 30)
   drawn = batch(members, 20)
-  own = drawn[classes_of(drawn, members) == 0].reshape(-1, 2)
+  own = drawn.reshape(2, -1).T[classes_of(drawn, members)[:10] == 0]
   assert len(own) == 5
   np.testing.assert_array_equal(np.sort(np.bincount(own.ravel())), [3, 3, 4])
   assert np.all(own[:, 0] != own[:, 1])
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_draws_stay_whole_in_parts_of_a_batch(parts):
+  members = members_of(*[9] * 30)
+  drawn = classes_of(batch(members, 24, per_class=3), members)
+  for part in range(parts):
+    _, counts = np.unique(drawn[part::parts], return_counts=True)
+    np.testing.assert_array_equal(counts, [3] * (8 // parts))
 
 
 def test_published_properties():
@@ -101,10 +110,11 @@ def test_batches_are_the_documented_ones():
   expected = []
   for i, c in enumerate(by_draw):
     own = raw[4 + 6 * i :][:6]
-    expected += [6 * c + j for j in sorted(range(6), key=lambda j: own[j])[:2]]
+    first, second = sorted(range(6), key=lambda j: own[j])[:2]
+    expected.append([6 * c + first, 6 * c + second])
   members = members_of(6, 6, 6, 6)
   np.testing.assert_array_equal(
-    batch(members, 4, seed=9, step=5), np.array(expected)
+    batch(members, 4, seed=9, step=5), np.array(expected).T.ravel()
   )
 
 

@@ -212,6 +212,10 @@ ONE_OF_SWITOKD = (
     (["--config.mesh.peer=3"], "num_peers=4"),
     (["--config.teacher=configs"], "has no teacher"),
     (["--config.data.validation=0.99"], "train_examples=100"),
+    (
+      ["--config.data.per_class=2", "--config.accumulate=4"],
+      "config.accumulate=4 must divide the 10 draws",
+    ),
     ([*ONE_OF_SWITOKD, "--config.peers.num_peers=1"], "needs at least 2 peers"),
     ([*ONE_OF_SWITOKD, "--config.method.num_teachers=2"], "needs at least 3"),
     ([*ONE_OF_SWITOKD, "--config.peers.kind=branches"], "needs replicas"),
