@@ -37,6 +37,36 @@ def cifar(config: ConfigDict, name: str) -> ConfigDict:
   return config
 
 
+def stickfolk(config: ConfigDict) -> ConfigDict:
+  """Drawn figures of 96x96 with the joints of MPII: for demonstrations."""
+  config.data.name = "stickfolk/easy"
+  config.data.image_size = 64
+  config.data.keypoints.scale = 0.15
+  config.data.keypoints.rotation = 15.0
+  config.data.keypoints.sigma = 1.0
+  config.epochs = 60
+  config.batch_size = 16
+  config.eval_batch_size = 100
+  config.eval_epochs = 3
+  config.optim.name = "adam"
+  config.optim.learning_rate = 3e-3
+  config.optim.weight_decay = 0.0
+  config.schedule.name = "cosine"
+  return config
+
+
+def pose(config: ConfigDict) -> ConfigDict:
+  """Keypoints as in Li et al., ICCV 2021; the data are still to be named."""
+  config.data.source = "stream"
+  config.peers.net = "hourglass4"
+  config.batch_size = 16
+  config.eval_batch_size = 32
+  config.optim.name = "adam"
+  config.optim.learning_rate = 2.5e-4
+  config.optim.weight_decay = 0.0
+  return config
+
+
 def variant(config: ConfigDict, words: str | None) -> ConfigDict:
   """Applies the words behind the colon of --config=FILE:word,word.
 
@@ -66,10 +96,18 @@ def take(words: str, word: str) -> tuple[str, bool]:
 
 def smoke(config: ConfigDict) -> None:
   """Shrinks a run to seconds: a small network and few examples."""
-  config.peers.net = ",".join("resnet8" for _ in config.peers.net.split(","))
-  config.data.name = "digits"
+  nets = config.peers.net.split(",")
+  if nets[0].startswith("hourglass"):
+    config.peers.net = ",".join("hourglass2_small" for _ in nets)
+    config.peers.split = 0
+    stickfolk(config)
+    config.data.keypoints.width = 0
+    config.data.train_examples = 40
+  else:
+    config.peers.net = ",".join("resnet8" for _ in nets)
+    config.data.name = "digits"
+    config.data.train_examples = 100
   config.data.source = "memory"
-  config.data.train_examples = 100
   config.image_mean, config.image_std = (), ()
   config.batch_size = 20
   config.epochs = 2

@@ -11,19 +11,28 @@ from configs import common
 from okd_jax import methods
 
 
-def grid(base: ConfigDict, net: str, teacher_net: str) -> ConfigDict:
-  """Every method on one network, three seeds, by one recipe.
+def grid(
+  base: ConfigDict,
+  net: str,
+  teacher_net: str,
+  task: str = "classification",
+) -> ConfigDict:
+  """Every method of a task on one network, three seeds, by one recipe.
 
   Args:
     base: the recipe of all runs, without a method.
     net: what is compared.
     teacher_net: the teacher of kd.
+    task: what the data are for.
   """
   config = ConfigDict()
   config.base = base
   # Rows besides one network alone, which is always there.
+  names = [
+    name for name in methods.names() if task in methods.load(name)().tasks
+  ]
   config.methods = ("independent",) + tuple(
-    name for name in methods.names() if name != "independent"
+    name for name in names if name != "independent"
   )
   config.nets = (net,)
   config.seeds = (0, 1, 2)
@@ -31,7 +40,7 @@ def grid(base: ConfigDict, net: str, teacher_net: str) -> ConfigDict:
   config.kinds = ConfigDict(
     {
       name: methods.load(name)().published_kind or base.peers.kind
-      for name in methods.names()
+      for name in names
     }
   )
   config.teacher_net = teacher_net

@@ -21,7 +21,8 @@ class Batch:
       network sees it.
     target: what to predict, a tree of [B, ...]. Classification: labels int32
       [B], or probabilities float [B, C], as of smoothed labels and of mixed
-      images; for a method whose peers learn `alone`, [P, B, C] too.
+      images; for a method whose peers learn `alone`, [P, B, C] too. Keypoints:
+      {"maps": [B, h, w, J], "weight": [B, J]}, and which joints count.
     index: int32 [B], position of the example in its split.
     mask: bool [B], False on padding. Only evaluation pads.
   """

@@ -42,6 +42,9 @@ class Outputs:
     maps: one entry a stage, [P, B, H, W, D] each, or a tuple of P arrays.
     trunk: [B, E], the shared trunk's output averaged over positions; [P, B, E]
       with one view a peer; None for separate networks.
+    num_shared: of the maps, how many are the trunk's and the same for all.
+    all_maps: of networks of different depth all maps are kept; stages are
+      aligned at the deepest, and have None where a network has none.
     ema: the same from the averaged peers, without gradient; None unless the
       method needs them.
     teacher: the same from frozen teachers, without gradient; likewise. In
@@ -53,6 +56,8 @@ class Outputs:
   features: PerPeer
   maps: tuple[PerPeer, ...] = ()
   trunk: Array | None = None
+  num_shared: int = struct.field(pytree_node=False, default=0)
+  all_maps: bool = struct.field(pytree_node=False, default=False)
   ema: "Outputs | None" = None
   teacher: "Outputs | None" = None
 
@@ -130,6 +135,11 @@ class Method(nn.Module):
   def task(self) -> str:
     """The task that the terms are for, a module of `okd_jax.tasks`."""
     return "classification"
+
+  @property
+  def tasks(self) -> tuple[str, ...]:
+    """All tasks that the terms are for."""
+    return (self.task,)
 
   @property
   def leader(self) -> int:

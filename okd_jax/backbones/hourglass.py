@@ -190,7 +190,13 @@ class Hourglass(Network, kw_only=True):
     if self.part == "trunk":
       return jnp.concatenate([x, root, *heats], axis=-1)
     heats = [layers.at_least_float32(heat) for heat in heats]
-    return Outputs(heats[-1], jnp.mean(y, (1, 2)), (root, *heats))
+    return Outputs(
+      heats[-1],
+      jnp.mean(y, (1, 2)),
+      (root, *heats),
+      num_shared=1 + self.split if self.part == "tail" else 0,
+      all_maps=True,
+    )
 
   def _check_size(self, height, width) -> None:
     least = 4 * 2**self.depth
@@ -206,3 +212,8 @@ hourglass2 = functools.partial(Hourglass, stacks=2, split=1)
 hourglass4 = functools.partial(Hourglass, stacks=4, split=2)
 hourglass6 = functools.partial(Hourglass, stacks=6, split=2)
 hourglass8 = functools.partial(Hourglass, stacks=8, split=4)
+# Small enough for a demonstration on CPU, on images of 64 x 64.
+_Small = functools.partial(Hourglass, width=32, depth=3)
+hourglass1_small = functools.partial(_Small, stacks=1, split=0)
+hourglass2_small = functools.partial(_Small, stacks=2, split=1)
+hourglass3_small = functools.partial(_Small, stacks=3, split=1)

@@ -165,15 +165,17 @@ def _by_prediction(
 def _show(
   title: str, values: Mapping[str, dict[str, Any]], task: Task, count: int
 ) -> None:
-  counts = task.headline().counts
+  counts = task.headline(task.info).counts
+  found = {name for measured in values.values() for name in measured}
+  measures = [measure for measure in task.measures if measure.name in found]
   rows = [
     (
       who,
       *([str(measured[counts])] if counts else []),
-      *(measure.text(measured[measure.name]) for measure in task.measures),
+      *(measure.text(measured[measure.name]) for measure in measures),
     )
     for who, measured in values.items()
   ]
   columns = ["who", *([f"{counts} of {count}"] if counts else [])]
-  columns += [measure.title for measure in task.measures]
+  columns += [measure.title for measure in measures]
   display.table(title, columns, rows)

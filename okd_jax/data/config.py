@@ -9,9 +9,30 @@ from okd_jax.data.info import KNOWN
 from okd_jax.errors import closest, ConfigError
 
 FOLDER = "folder:"
+KEYPOINTS = "keypoints:"
+# Data sets of keypoints by name.
+OF_KEYPOINTS = ("stickfolk/easy", "stickfolk/normal", "mpii", "coco_keypoints")
+
 _PER_CLASS = rules.Rule(
   lambda v: v == 0 or 2 <= v < 2**31, "0 or at least 2", (-1, 1, 2**31)
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Keypoints:
+  """How figures with joints are cropped; for data of keypoints alone.
+
+  Attributes:
+    width: of the crops, whose height is config.data.image_size; 0 for the same.
+    scale: spread of the random zoom, at most this far from 1.
+    rotation: spread of the random angle in degrees, at most twice of it.
+    sigma: of the Gaussian around a joint, in pixels of a heat map.
+  """
+
+  width: int = rules.between(0, 0, 2**31, added=True)
+  scale: float = rules.between(0.25, 0, 1, added=True)
+  rotation: float = rules.between(30.0, 0, 181, added=True)
+  sigma: float = rules.positive(2.0, added=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +41,9 @@ class Config:
 
   Attributes:
     name: digits, fashion_mnist, cifar10, cifar100, any image-classification
-      name of TensorFlow Datasets (`name` or `name/config`), or "folder:PATH".
+      name of TensorFlow Datasets (`name` or `name/config`), or "folder:PATH";
+      of keypoints stickfolk/easy, stickfolk/normal, mpii, coco_keypoints or
+      "keypoints:PATH".
     source: "memory", on the device; "tfds", through `tf.data` from host memory;
       or "stream", decoded and cropped as it is read, for large images.
     dir: where prepared copies or the publisher's files are; "" is the folder
@@ -42,6 +65,7 @@ class Config:
       known to forbid it, as sets of characters do.
     exif: whether pictures are turned as EXIF says. A run that has begun keeps
       its own value; those of earlier releases did not turn them.
+    keypoints: how figures with joints are cropped.
   """
 
   name: str = rules.text("digits", "the name of a data set")
@@ -55,6 +79,12 @@ class Config:
   flip: bool = rules.flag(True, added=True)
   per_class: int = rules.field(0, _PER_CLASS, added=True)
   exif: bool = rules.flag(True, free_on_resume=True)
+  keypoints: Keypoints = Keypoints()
+
+  @property
+  def of_keypoints(self) -> bool:
+    """Whether the data are figures with joints."""
+    return self.name in OF_KEYPOINTS or self.name.startswith(KEYPOINTS)
 
 
 def check(config_data: Config | Mapping[str, Any]) -> Config:
@@ -78,6 +108,8 @@ def check(config_data: Config | Mapping[str, Any]) -> Config:
         f"config.data has no key '{unknown[0]}'{closest(unknown[0], keys)} The "
         f"keys are {', '.join(keys)}."
       )
+    if isinstance(given.get("keypoints"), Mapping):
+      given["keypoints"] = Keypoints(**given["keypoints"])
     config = Config(**given)
   rules.check(config, "config.data")
   if config.name == "digits":
@@ -86,9 +118,28 @@ def check(config_data: Config | Mapping[str, Any]) -> Config:
         f"config.data.source={config.source!r} must be 'memory' for digits, "
         "which are part of scikit-learn; change it."
       )
+  elif config.of_keypoints:
+    _check_keypoints(config)
   elif config.name not in KNOWN and not config.name.startswith(FOLDER):
     _check_name(config)
   return config
+
+
+def _check_keypoints(config: Config) -> None:
+  if config.source == "tfds":
+    raise ConfigError(
+      f"config.data.source={config.source!r} must be 'memory' or 'stream' for "
+      "keypoints; change it."
+    )
+  for key, value in (
+    ("image_size", config.image_size),
+    ("keypoints.width", config.keypoints.width),
+  ):
+    if value % 4:
+      raise ConfigError(
+        f"config.data.{key}={value} must be a multiple of 4, as heat maps are "
+        "a quarter as large; change it."
+      )
 
 
 def _check_name(config: Config) -> None:
@@ -101,9 +152,10 @@ def _check_name(config: Config) -> None:
   base = config.name.split("/")[0]
   if base in catalogue:
     return
-  names = sorted({*KNOWN, *catalogue})
+  names = sorted({*KNOWN, *OF_KEYPOINTS, *catalogue})
   raise ConfigError(
     f"config.data.name={config.name!r} is unknown{closest(base, names)} "
-    f"{', '.join(KNOWN)}, folder:PATH or a name of TensorFlow Datasets"
+    f"{', '.join((*KNOWN, *OF_KEYPOINTS))}, folder:PATH, keypoints:PATH or a "
+    "name of TensorFlow Datasets"
     f"{'' if catalogue else ' (not installed)'} was expected."
   )

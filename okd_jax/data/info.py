@@ -1,9 +1,17 @@
 """What is known about a data set: shapes, statistics, classes, augmentation."""
 
+from collections.abc import Mapping
 import dataclasses
+from typing import Any
 
 import numpy as np
 
+from okd_jax.data.checks import (
+  check_every_class as check_every_class,
+  check_labels as check_labels,
+  check_split,
+)
+from okd_jax.data.keypoints.info import KeypointInfo
 from okd_jax.errors import DataError
 
 
@@ -28,6 +36,7 @@ class DataInfo:
       pads, crops and flips.
     task: what the targets are for, a module of `okd_jax.tasks`.
     exif: pictures are turned as EXIF says; runs of earlier releases did not.
+    keypoints: what is known of joints, for that task; they are the classes.
   """
 
   name: str
@@ -43,6 +52,22 @@ class DataInfo:
   resized_crop: bool = False
   task: str = "classification"
   exif: bool = False
+  keypoints: KeypointInfo | None = None
+
+  @property
+  def of_keypoints(self) -> KeypointInfo:
+    """What is known of joints, where there are any."""
+    assert self.keypoints is not None, "the data are of keypoints"
+    return self.keypoints
+
+  @classmethod
+  def of_json(cls, saved: Mapping[str, Any]) -> "DataInfo":
+    """What `dataclasses.asdict` gave, after a file of JSON has held it."""
+    values = {name: _tuples(value) for name, value in saved.items()}
+    if values.get("keypoints") is not None:
+      given = {name: _tuples(v) for name, v in saved["keypoints"].items()}
+      values["keypoints"] = KeypointInfo(**given)
+    return cls(**values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +76,19 @@ class Split:
 
   Attributes:
     images: uint8 [N, H, W, c].
-    labels: int32 [N].
+    labels: int32 [N]; for other tasks than classification what examples are
+      divided by, all of a kind by default.
+    targets: what is to be predicted, a tree of [N, ...]; None for the labels.
   """
 
   images: np.ndarray
   labels: np.ndarray
+  targets: Any = None
+
+  @property
+  def predicted(self) -> Any:
+    """What is to be predicted: the targets, or the labels."""
+    return self.labels if self.targets is None else self.targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +241,8 @@ def describe(
   """
   num_classes = len(class_names)
   for which, split in (("train", train), ("test", test)):
-    _check_split(f"{name}/{which}", split, num_classes, which == "test")
+    where, may_be_empty = f"{name}/{which}", which == "test"
+    check_split(where, split.images, split.labels, num_classes, may_be_empty)
   check_every_class(name, train.labels, class_names)
   if train.images.shape[1:] != test.images.shape[1:]:
     raise DataError(
@@ -250,51 +284,5 @@ def may_flip(name: str) -> bool:
   return name.split("/")[0] not in _CHARACTERS
 
 
-def check_every_class(
-  name: str, labels: np.ndarray, class_names: tuple[str, ...]
-) -> None:
-  """Refuses training labels [N] in which a class is missing.
-
-  Raises:
-    DataError: naming the missing classes.
-  """
-  counts = np.bincount(labels, minlength=len(class_names))
-  if not counts.all():
-    missing = [class_names[c] for c in np.flatnonzero(counts == 0)]
-    raise DataError(
-      f"{name}/train has no example of {len(missing)} of its "
-      f"{len(class_names)} classes: {', '.join(missing[:10])}; every class "
-      "needs one at least. Add examples or remove the class."
-    )
-
-
-def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
-  """Refuses labels [N] that are not in [0, num_classes).
-
-  Raises:
-    DataError: naming the first wrong label.
-  """
-  wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-  if len(wrong):
-    raise DataError(
-      f"{where} has label {labels[wrong[0]]} at position {wrong[0]}; 0 to "
-      f"{num_classes - 1} were expected. Replace the damaged file."
-    )
-
-
-def _check_split(
-  where: str, split: Split, num_classes: int, may_be_empty: bool
-) -> None:
-  images, labels = split.images, split.labels
-  if images.ndim != 4 or images.dtype != np.uint8:
-    raise DataError(
-      f"{where} has images {images.dtype} {images.shape}; uint8 "
-      "[N, H, W, c] was expected."
-    )
-  lacks = len(images) == 0 and not may_be_empty
-  if lacks or len(images) != len(labels):
-    raise DataError(
-      f"{where} has {len(images)} images and {len(labels)} labels; as many of "
-      "each, and one at least, were expected."
-    )
-  check_labels(where, labels, num_classes)
+def _tuples(value: Any) -> Any:
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -64,7 +64,8 @@ def make(
     data.info,
     name=config.name,
     flip=data.info.flip and config.flip,
-    exif=config.exif,
+    # Of some sets it is known whether annotators saw pictures turned.
+    exif=data.info.exif if config.of_keypoints else config.exif,
   )
   data = dataclasses.replace(data, info=info)
   positions = division(config, data, held_out)
@@ -121,8 +122,11 @@ def _source(
 ) -> Source:
   # Pillow, which readers need, is no part of the base install.
   from okd_jax.data.formats import listing
+  from okd_jax.data.keypoints import pictures, stream as keypoint_stream
   from okd_jax.data.sources import memory, stream, tfdata as tfds
 
+  if isinstance(data, pictures.Listing):
+    return keypoint_stream.KeypointStream(data, positions, **batching)
   if isinstance(data, listing.Listing):
     return stream.StreamSource(data, positions, num_views=num_views, **batching)
   kind = memory.MemorySource if config.source == "memory" else tfds.TfdsSource
@@ -142,6 +146,10 @@ def _load(config: Config) -> Any:
 
   name = config.name
   options = (config.image_size, config.test_fraction)
+  if config.of_keypoints:
+    from okd_jax.data.keypoints import load
+
+    return load.load(config)
   if name == "digits":
     return readers.digits()
   if name.startswith(FOLDER):

@@ -91,18 +91,27 @@ def over_peers(state: Variables) -> Variables:
 def join_outputs(results: list[Outputs]) -> Outputs:
   """Outputs of different networks: what differs in shape becomes a tuple.
 
-  Stages are aligned at the deepest one.
+  Stages are aligned at the deepest one; those that some lack are left out,
+  unless the networks say that all are wanted.
   """
   if len(results) == 1:
     return results[0]
-  depth = min(len(result.maps) for result in results)
+  choose = max if results[0].all_maps else min
+  depth = choose(len(result.maps) for result in results)
+
+  def of_stage(result, stage):
+    place = stage - depth + len(result.maps)
+    return result.maps[place] if place >= 0 else (None,) * len(result.logits)
+
   return Outputs(
     logits=jnp.concatenate([result.logits for result in results]),
     features=tuple(f for result in results for f in result.features),
     maps=tuple(
-      tuple(m for result in results for m in result.maps[stage - depth])
+      tuple(m for result in results for m in of_stage(result, stage))
       for stage in range(depth)
     ),
+    num_shared=results[0].num_shared,
+    all_maps=results[0].all_maps,
   )
 
 

@@ -1,6 +1,7 @@
 """DML: deep mutual learning."""
 
 from okd_jax import core, losses
+from okd_jax.methods import _heat_maps
 
 
 class Method(core.Method):
@@ -11,7 +12,9 @@ class Method(core.Method):
   gradient through the targets, no ramp-up. As published it is
   `form="pairwise"`, `updates="alternating"`, `temperature=1`,
   `stop_gradient=True`; these two are the defaults of `losses.dml`, the loss of
-  the paper, and differ from the defaults here.
+  the paper, and differ from the defaults here. Heat maps are distributions over
+  pixels, in the scale of OKDHP; the outputs of all stacks learn the target, the
+  last ones learn from each other too.
 
   Attributes:
     temperature: of the distillation.
@@ -30,6 +33,10 @@ class Method(core.Method):
   form: str = core.one_of("ensemble", "ensemble", "pairwise")
   updates: str = core.one_of("simultaneous", "simultaneous", "alternating")
   stop_gradient: bool = core.flag(False)
+
+  @property
+  def tasks(self):
+    return (self.task, _heat_maps.TASK)
 
   @property
   def compared(self):
@@ -56,6 +63,16 @@ class Method(core.Method):
 
   def __call__(self, outputs, batch, ctx):
     core.require_peers("dml", outputs, self.min_peers)
+    if isinstance(batch.target, dict):
+      terms = _heat_maps.supervised("dml", outputs, batch)
+      terms["peer_kd"] = self.kd_weight * _heat_maps.mutual(
+        outputs.logits,
+        batch.target["weight"],
+        temperature=self.temperature,
+        pairwise=self.form == "pairwise",
+        stop_gradient=self.stop_gradient,
+      )
+      return core.MethodOutput(terms)
     objective = losses.dml if self.form == "pairwise" else losses.dml_ensemble
     return core.MethodOutput(
       objective(

@@ -1,6 +1,7 @@
 """Distillation from a teacher that was trained before."""
 
 from okd_jax import core, losses
+from okd_jax.methods import _heat_maps
 
 
 class Method(core.Method):
@@ -8,7 +9,9 @@ class Method(core.Method):
 
   Hinton et al., "Distilling the Knowledge in a Neural Network", 2015. The
   defaults are those of the code of Chen et al., AAAI 2020: no ramp-up. With
-  several peers each of them is a student of its own.
+  several peers each of them is a student of its own. Heat maps are
+  distributions over pixels, in the scale of OKDHP; the outputs of all stacks
+  learn the target, the last ones learn from the teacher too.
 
   Attributes:
     temperature: of the distillation.
@@ -21,10 +24,23 @@ class Method(core.Method):
   eps: float = core.between(1e-7, 0, 1)
 
   @property
+  def tasks(self):
+    return (self.task, _heat_maps.TASK)
+
+  @property
   def needs(self):
     return core.Needs(teacher=True)
 
   def __call__(self, outputs, batch, ctx):
+    if isinstance(batch.target, dict):
+      terms = _heat_maps.supervised("kd", outputs, batch)
+      terms["peer_kd"] = self.kd_weight * _heat_maps.taught(
+        outputs.logits,
+        outputs.teacher.logits[0],
+        batch.target["weight"],
+        temperature=self.temperature,
+      )
+      return core.MethodOutput(terms)
     return core.MethodOutput(
       losses.kd(
         outputs.logits,

@@ -21,6 +21,7 @@ from okd_jax.settings import config as config_lib
 from okd_jax.tasks.figure import (
   DIVERSITY,
   Figure as Measured,
+  is_reference,
   LEADER,
   parse_element,
   peer_index,
@@ -90,10 +91,11 @@ def plot(workdir: Path, to: Path | None = None) -> list[Path]:
     title += f": mean and deviation over {len(runs)} seeds"
   method = config_lib.make_method(config)
   leader = range(config.peers.num_peers)[method.leader]
-  headline = tasks.load(method.task).headline()
+  task = tasks.load(info.task)
+  headline = task.headline(info)
   with mpl.rc_context(STYLE):
     figures = {
-      "loss": _loss(trained, headline, title),
+      "loss": _loss(trained, task.in_step(info), title),
       headline.name: _headlines(evaluated, headline, leader, title),
       "diversity": _diversity(evaluated, title),
     }
@@ -163,11 +165,11 @@ def line_look(i: int) -> dict[str, Any]:
   }
 
 
-def _loss(curves: Mapping[str, Curve], headline: Measure, title: str) -> Figure:
+def _loss(curves: Mapping[str, Curve], in_step: Measure, title: str) -> Figure:
   figure, (panel,) = _panels(title, 1, "loss term, summed over peers")
   if "loss" in curves:
     draw(panel, curves["loss"], color=_BLACK, linewidth=2.4, label="sum")
-  others = (*_NO_TERMS, headline.name)
+  others = (*_NO_TERMS, in_step.name)
   terms = [n for n in curves if n not in others and not parse_element(n)[1]]
   for i, name in enumerate(terms):
     look = line_look(i) | {"marker": MARKERS[i % len(MARKERS)], "markersize": 4}
@@ -182,6 +184,8 @@ def _loss(curves: Mapping[str, Curve], headline: Measure, title: str) -> Figure:
 def _headlines(
   curves: Mapping[Measured, Curve], headline: Measure, leader: int, title: str
 ) -> Figure:
+  # What the task compares with does not change; tables have it.
+  curves = {f: curve for f, curve in curves.items() if not is_reference(f.who)}
   splits = list(
     dict.fromkeys(f.split for f in curves if f.measure == headline.name)
   ) or ["test"]

@@ -23,7 +23,7 @@ from okd_jax.runs import (
   spread,
   workdir as workdir_lib,
 )
-from okd_jax.settings import config as config_lib, freeze
+from okd_jax.settings import freeze
 from okd_jax.storage import files
 from okd_jax.tasks.figure import DIVERSITY, Figure
 from okd_jax.tasks.task import Measure
@@ -111,8 +111,8 @@ def _evaluation(runs: Sequence[Path]) -> list[Table]:
     return []
   step = evaluations[0][-1][0]
   last = spread.over([found[-1][1] for found in evaluations])
-  config = run_lib.about(runs[0])[0]
-  task = tasks.load(config_lib.make_method(config).task)
+  info = run_lib.about(runs[0])[1]
+  task = tasks.load(info.task)
 
   def cell(of: Figure, measure: Measure) -> str:
     figure = dataclasses.replace(of, measure=measure.name)
@@ -123,13 +123,15 @@ def _evaluation(runs: Sequence[Path]) -> list[Table]:
     value = last[figure]["mean"]
     return f"{value:.2%}" if measure.fraction else f"{value:.4f}"
 
+  measured = {figure.measure for figure in last}
+  shown = [measure for measure in task.measures if measure.name in measured]
   lines = [
     [
       f"{figure.split}/{figure.prediction}",
-      *(cell(figure, measure) for measure in task.measures),
+      *(cell(figure, measure) for measure in shown),
     ]
     for figure in last
-    if figure.measure == task.headline().name
+    if figure.measure == task.headline(info).name
   ]
   notes = [
     f"{figure.split}{', averaged' if figure.averaged else ''}: the peers' "
@@ -137,7 +139,7 @@ def _evaluation(runs: Sequence[Path]) -> list[Table]:
     for figure, value in last.items()
     if figure.measure == DIVERSITY
   ]
-  heads = ["split and network", *(measure.title for measure in task.measures)]
+  heads = ["split and network", *(measure.title for measure in shown)]
   title = f"Evaluation after step {step}"
   if len(runs) > 1:
     title += f", mean ± sample standard deviation over {len(runs)} seeds"

@@ -12,13 +12,14 @@ from okd_jax import tasks
 from okd_jax.core import Method
 from okd_jax.results import grid
 from okd_jax.results.grid import BASELINE, Cell, KD_TEACHER
-from okd_jax.runs import records
+from okd_jax.runs import records, run as run_lib
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.tasks.figure import (
   DIVERSITY,
   ENSEMBLE,
   Figure,
   GROUP,
+  is_reference,
   LEADER,
   peer,
   peer_index,
@@ -140,7 +141,7 @@ def times(row: Row, rows: Sequence[Row]) -> tuple[float | None, float | None]:
 def _row(cells: Sequence[Cell]) -> Row:
   config = cells[0].config
   method = config_lib.make_method(config)
-  measure = tasks.load(method.task).headline()
+  measure = _measure(cells, method)
   compared, compared_as = _compared(cells[0].row, method)
   headlines: dict[tuple[str, str], list[float]] = {}
   speeds, diversity, failures = [], [], {}
@@ -183,6 +184,15 @@ def _row(cells: Sequence[Cell]) -> Row:
   )
 
 
+def _measure(cells: Sequence[Cell], method: Method) -> Measure:
+  """The headline of the data; of the method's task where none has begun."""
+  for cell in cells:
+    if (cell.workdir / "data.json").exists():
+      info = run_lib.about(cell.workdir)[1]
+      return tasks.load(info.task).headline(info)
+  return tasks.load(method.task).headline()
+
+
 def _compared(row: str, method: Method) -> tuple[str, str]:
   """Whose figure stands beside published ones, and what it is called."""
   if row == BASELINE:
@@ -209,6 +219,8 @@ def _headlines(
   for figure in on_test:
     single = figure.who in (LEADER, PEERS_MEAN, ENSEMBLE)
     if single or peer_index(figure.who) is not None:
+      continue
+    if is_reference(figure.who):
       continue
     if figure.averaged or not averaged:
       chosen["group"] = figure

@@ -36,7 +36,7 @@ def judge(config: RunConfig, task: Task, names: Iterable[str]) -> str | None:
       )
     return config.best_by
   for split in ("validation", "test"):
-    name = Figure(split, LEADER, False, task.headline().name).name
+    name = Figure(split, LEADER, False, task.headline(task.info).name).name
     if name in names:
       return name
   return None

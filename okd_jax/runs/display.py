@@ -39,6 +39,7 @@ class Display:
     steps_per_epoch: int,
     title: str,
     headline: Measure,
+    in_step: Measure | None = None,
   ):
     """Shows nothing yet.
 
@@ -47,8 +48,9 @@ class Display:
       steps_per_epoch: rounded up.
       title: of the run.
       headline: the figure that is shown of everybody.
+      in_step: the figure of training batches; the headline by default.
     """
-    self._headline = headline
+    self._headline, self._in_step = headline, in_step or headline
     self._total = total_steps
     self._per_epoch = steps_per_epoch
     self._epochs = -(-total_steps // steps_per_epoch)
@@ -84,7 +86,7 @@ class Display:
       f"epoch {epoch + 1}/{self._epochs}  step {step}/{self._total}  "
       f"{images_per_second:,.0f} images/s  ETA {self._remaining(step, now)}"
     )
-    self._terms = format_metrics(metrics, self._headline)
+    self._terms = format_metrics(metrics, self._in_step)
     if self._live is not None:
       self._bar.update(self._task, completed=step)
     elif (

@@ -73,7 +73,11 @@ def recording(
   """
   total = setup.total_steps
   display = Display(
-    total, setup.steps_per_epoch, config.method.name, setup.task.headline()
+    total,
+    setup.steps_per_epoch,
+    config.method.name,
+    setup.task.headline(setup.task.info),
+    setup.task.in_step(setup.task.info),
   )
   with _writer(config, workdir, step) as writer, display:
     if step == total:

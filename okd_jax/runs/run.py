@@ -196,6 +196,5 @@ def about(workdir: Path) -> tuple[RunConfig, DataInfo, int]:
       "training command again to write them anew."
     ) from error
   train_size = data.pop("train_size")
-  lists = {name: tuple(v) for name, v in data.items() if isinstance(v, list)}
   config = freeze.freeze(config_lib.of_today(saved))
-  return config, DataInfo(**data | lists), train_size
+  return config, DataInfo.of_json(data), train_size

@@ -67,7 +67,7 @@ def show_plan(config: RunConfig, setup: Setup, source: Source) -> None:
       f"train, {len(source.positions['validation']):,} to validate, "
       f"{len(source.positions['test']) or 'none'} to test, "
       f"{'x'.join(map(str, source.info.image_shape))}, "
-      f"{source.info.num_classes} classes",
+      f"{source.info.num_classes} {setup.task.classes_are}",
     ),
     (
       "schedule",
@@ -187,7 +187,7 @@ def show_results(config: RunConfig, results: Sequence[dict[str, Any]]) -> None:
     config: of the runs.
     results: the summary of each.
   """
-  headline = tasks.load(config_lib.make_method(config).task).headline()
+  headline = _headline(config, results[0])
   for result in results:
     _show_result(result, headline)
   if len(results) < 2:
@@ -211,6 +211,15 @@ def show_results(config: RunConfig, results: Sequence[dict[str, Any]]) -> None:
     ["who", headline.words],
     rows,
   )
+
+
+def _headline(config: RunConfig, result: dict[str, Any]) -> Measure:
+  """The figure by which the best evaluation was chosen, or would have been."""
+  if result["best_by"] is None:
+    return tasks.load(config_lib.make_method(config).task).headline()
+  name = parse(result["best_by"]).measure
+  known = (m for task in tasks.names() for m in tasks.load(task).measures)
+  return next(measure for measure in known if measure.name == name)
 
 
 def _show_result(result: dict[str, Any], headline: Measure) -> None:

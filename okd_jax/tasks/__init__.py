@@ -7,7 +7,14 @@ from okd_jax.errors import ConfigError
 from okd_jax.tasks.task import Measure as Measure, Task as Task
 
 # Modules of this package that are no tasks.
-_COMMON = ("figure", "task")
+_COMMON = (
+  "figure",
+  "keypoint_figures",
+  "keypoint_maps",
+  "keypoint_metrics",
+  "keypoint_oks",
+  "task",
+)
 
 
 def names() -> list[str]:

@@ -17,6 +17,7 @@ GROUP = ""  # how the members differ
 
 DIVERSITY = "diversity"
 _AVERAGED = "ema"
+_REFERENCE = "reference_"
 _NO_FIGURES = ("step", "kind")
 
 
@@ -26,8 +27,8 @@ class Figure:
 
   Attributes:
     split: "test", "validation" or "held_out".
-    who: `LEADER`, `peer(0)`, `PEERS_MEAN`, `ENSEMBLE`, `GROUP` or the name of
-      a group prediction.
+    who: `LEADER`, `peer(0)`, `PEERS_MEAN`, `ENSEMBLE`, `GROUP`, the name of a
+      group prediction, or `reference(name)`.
     averaged: whether the variables are averages over training. The leader is
       what is deployed, averaged or not.
     measure: a name from `Task.measures`, or `DIVERSITY`.
@@ -81,6 +82,16 @@ def parse_prediction(name: str) -> tuple[bool, str]:
   """The inverse of `prediction`: whether it is of averages, and who."""
   first, _, rest = name.partition("/")
   return (True, rest) if first == _AVERAGED else (False, name)
+
+
+def reference(name: str) -> str:
+  """Names what a task compares figures with, such as a guess without a look."""
+  return f"{_REFERENCE}{name}"
+
+
+def is_reference(who: str) -> bool:
+  """Whether that is not of the group at all."""
+  return who.startswith(_REFERENCE)
 
 
 def peer(index: int) -> str:

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Head boxes are larger than heads.
-HEAD_SHARE = 0.6
+from okd_jax.data.keypoints import coco
+from okd_jax.data.keypoints.figures import HEAD_SHARE
+
 # Joints of MPII by the columns of its tables.
 MPII_GROUPS = {
   "Head": (9,),
@@ -19,10 +20,7 @@ MPII_GROUPS = {
 }
 # Pelvis and thorax, which the mean leaves out.
 MPII_LEFT_OUT = (6, 7)
-COCO_SIGMAS = np.array(
-  [0.026, *[0.025] * 2, *[0.035] * 2, *[0.079] * 2, *[0.072] * 2]
-  + [*[0.062] * 2, *[0.107] * 2, *[0.087] * 2, *[0.089] * 2]
-)
+COCO_SIGMAS = np.array(coco.SIGMAS)
 TINY = np.spacing(1.0)
 
 
@@ -91,11 +89,15 @@ def pckh(
   diagonal = np.linalg.norm(head_boxes[:, 1] - head_boxes[:, 0], axis=-1)
   lengths = HEAD_SHARE * diagonal
   result = pck(points, truth, labelled, lengths, threshold, MPII_LEFT_OUT)
-  groups = {
-    name: float(np.mean(result.per_joint[list(joints)]))
+  return result, mpii_groups(result.per_joint)
+
+
+def mpii_groups(per_joint: np.ndarray) -> dict[str, float]:
+  """Figures of the 16 joints of MPII, by the columns of its tables."""
+  return {
+    name: float(np.mean(per_joint[list(joints)]))
     for name, joints in MPII_GROUPS.items()
   }
-  return result, groups
 
 
 def torso_lengths(

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 from typing import Any, ClassVar, Self
 
+from flax import struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -71,19 +72,30 @@ class Task(abc.ABC):
 
   Attributes:
     name: that of its module; a method says by it what it is for.
-    measures: its figures, the headline first: what tables and "best" go by.
+    measures: all its figures, the headline first: what tables and "best" go by.
+      Data may lack what some of them need.
+    step_measure: the figure of training batches, where it is not the headline.
+    classes_are: what people call what `DataInfo.class_names` names.
     info: of a data set whose images are augmented and normalised here; None
       for batches of one's own, which hold floats.
   """
 
   name: ClassVar[str]
   measures: ClassVar[tuple[Measure, ...]]
+  step_measure: ClassVar[Measure | None] = None
+  classes_are: ClassVar[str] = "classes"
   info: DataInfo | None
 
   @classmethod
-  def headline(cls) -> Measure:
-    """The figure by which runs are compared."""
+  def headline(cls, info: DataInfo | None = None) -> Measure:
+    """The figure by which runs on a data set are compared."""
+    del info
     return cls.measures[0]
+
+  @classmethod
+  def in_step(cls, info: DataInfo | None = None) -> Measure:
+    """The figure of training batches."""
+    return cls.step_measure or cls.headline(info)
 
   @classmethod
   @abc.abstractmethod
@@ -142,9 +154,23 @@ class Task(abc.ABC):
   def normalize_floats(self, images: Array) -> Array:
     """The same for float images in [0, 1]: the input of an exported network."""
 
+  def test_views(self, batch: Batch) -> Sequence[Batch]:
+    """Normalised batches to be seen in evaluation, the batch itself first."""
+    return (batch,)
+
+  def merge_views(self, logits: Sequence[Array]) -> Array:
+    """What logits [..., B, *out], one array a test view, say together."""
+    (only,) = logits
+    return only
+
+  def references(self, batch: Batch) -> Mapping[str, Array]:
+    """Predictions [B, *out] that need no network, to compare figures with."""
+    del batch
+    return {}
+
   @abc.abstractmethod
   def headline_in_step(self, logits: Array, batch: Batch) -> Array:
-    """The headline of a training batch: [P] from logits [P, B, *out]."""
+    """The `in_step` of a training batch: [P] from logits [P, B, *out]."""
 
   @abc.abstractmethod
   def measure(self, logits: Array, batch: Batch) -> Any:
@@ -156,7 +182,7 @@ class Task(abc.ABC):
 
     Returns:
       Sums for every leading index, such that sums of two batches add up. A
-      scalar belongs to all of them.
+      scalar belongs to all of them. `Rows` stand for what cannot be summed.
     """
 
   @abc.abstractmethod
@@ -195,15 +221,36 @@ class Task(abc.ABC):
     """One such answer as cells of a table."""
 
 
+@struct.dataclass
+class Rows:
+  """Values of every example, for figures that are no means over examples.
+
+  Attributes:
+    values: a tree of [..., B, *], the leading axes those of the prediction.
+    axis: that of the examples.
+  """
+
+  values: Any
+  axis: int = struct.field(pytree_node=False)
+
+
 def total(parts: Iterable[Any]) -> Any:
-  """Adds the sums of several batches, on the host, in float64 and int64."""
+  """Adds the sums of several batches, on the host, in float64 and int64.
+
+  Rows of batches are put one after another.
+  """
+  hosts = [mesh.to_host(part) for part in parts]
+  if not hosts:
+    return None
 
   def wide(leaf):
     leaf = np.asarray(leaf)
     return leaf.astype(np.int64 if leaf.dtype.kind == "i" else np.float64)
 
-  result = None
-  for part in parts:
-    part = jax.tree.map(wide, mesh.to_host(part))
-    result = part if result is None else jax.tree.map(np.add, result, part)
-  return result
+  def join(*each):
+    if isinstance(each[0], Rows):
+      axis = each[0].axis
+      return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis), *each)
+    return sum(map(wide, each[1:]), wide(each[0]))
+
+  return jax.tree.map(join, *hosts, is_leaf=lambda x: isinstance(x, Rows))

@@ -15,10 +15,10 @@ from okd_jax.testing._outputs import P, random_outputs
 
 def loss_is_finite(method: core.Method) -> None:
   """Loss and gradients are finite for logits of 1000, and in bfloat16."""
-  if _is_finite(method, random_outputs(scale=1e3, dtype=jnp.bfloat16)):
+  if _is_finite(method, random_outputs(method, scale=1e3, dtype=jnp.bfloat16)):
     return
   _checks.require(
-    _is_finite(method, random_outputs(scale=1e3)),
+    _is_finite(method, random_outputs(method, scale=1e3)),
     method,
     "has a loss or a gradient that is not finite for logits of 1000; take "
     "jax.nn.log_softmax instead of the logarithm of a softmax",
@@ -75,7 +75,7 @@ def _jacobian(method: core.Method) -> Any:
   jacobian = jax.jit(
     jax.jacrev(loss_of_each_peer), compiler_options=_outputs.QUICK
   )
-  return jax.device_get(jacobian(random_outputs()))
+  return jax.device_get(jacobian(random_outputs(method)))
 
 
 def _reach(method: core.Method) -> dict[str, np.ndarray]:

@@ -18,7 +18,13 @@ QUICK = {
 }
 
 
+def of_maps(method: core.Method) -> bool:
+  """Whether a method is for heat maps, and not for classes."""
+  return method.task == "keypoints"
+
+
 def random_outputs(
+  method: core.Method,
   num_peers: int = P,
   *,
   scale: float = 1.0,
@@ -28,6 +34,7 @@ def random_outputs(
   """Random outputs of a group, with those of its averages and of a teacher.
 
   Args:
+    method: says what logits are.
     num_peers: P.
     scale: of the logits.
     dtype: of features and maps; logits are float32 at least.
@@ -40,10 +47,16 @@ def random_outputs(
     return jnp.asarray(factor * rng.normal(size=shape), dtype)
 
   def group(count):
+    out = (H, H, C) if of_maps(method) else (C,)
+    logits = draw(count, B, *out, factor=scale, dtype=wide)
+    maps: Any = (draw(count, B, 2 * H, 2 * H, D // 2), draw(count, B, H, H, D))
+    if of_maps(method):
+      # What all stacks start from, and the heat maps of two of them.
+      maps = (maps[1], draw(count, B, *out, dtype=wide), logits)
     return core.Outputs(
-      logits=draw(count, B, C, factor=scale, dtype=wide),
+      logits=logits,
       features=draw(count, B, D),
-      maps=(draw(count, B, 2 * H, 2 * H, D // 2), draw(count, B, H, H, D)),
+      maps=maps,
       trunk=draw(B, D) if trunk else None,
     )
 
@@ -52,18 +65,30 @@ def random_outputs(
   )
 
 
-def random_batch(soft: bool = False, dtype: Any = jnp.float32) -> core.Batch:
-  """Blank images with random labels.
+def random_batch(
+  method: core.Method, soft: bool = False, dtype: Any = jnp.float32
+) -> core.Batch:
+  """Blank images with random labels, or random heat maps.
 
   Args:
+    method: says which.
     soft: the labels as probabilities [B, C] that are 0 or 1.
     dtype: of those.
   """
-  labels = np.random.default_rng(1).integers(0, C, B).astype(np.int32)
-  target = jax.nn.one_hot(labels, C, dtype=dtype) if soft else labels
+  rng = np.random.default_rng(1)
+  target: Any
+  if of_maps(method):
+    target = {
+      "maps": jnp.asarray(rng.random((B, H, H, C)), dtype),
+      "weight": jnp.asarray(rng.integers(0, 2, (B, C)), dtype),
+    }
+  else:
+    labels = rng.integers(0, C, B).astype(np.int32)
+    hot = jax.nn.one_hot(labels, C, dtype=dtype) if soft else labels
+    target = jnp.asarray(hot)
   return core.Batch(
     image=jnp.zeros((B, H, H, 1)),
-    target=jnp.asarray(target),
+    target=target,
     index=jnp.arange(B, dtype=jnp.int32),
     mask=jnp.ones(B, bool),
   )

@@ -1,5 +1,6 @@
 """What can be said of a method from a few steps of training."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -10,9 +11,13 @@ import numpy as np
 import optax
 
 from okd_jax import core, groups, layers, training
+from okd_jax.backbones.hourglass import Hourglass
 from okd_jax.backbones.network import Network
+from okd_jax.data.info import DataInfo
+from okd_jax.data.keypoints.info import KeypointInfo
 from okd_jax.devices import mesh as mesh_lib
-from okd_jax.tasks import classification
+from okd_jax.tasks import classification, keypoints
+from okd_jax.tasks.task import Task
 from okd_jax.testing import _outputs
 from okd_jax.testing._checks import name_of
 from okd_jax.training import state as state_lib
@@ -98,7 +103,7 @@ def goes_on_exactly(method: core.Method) -> None:
 
 def state_stays_as_it_is(method: core.Method) -> None:
   """Shapes and types of the state do not change, with bfloat16 networks."""
-  setup = _setup(method, net=Toy(NUM_CLASSES, dtype=jnp.bfloat16))
+  setup = _setup(method, net=_net(method, dtype=jnp.bfloat16))
   before = state_lib.abstract(setup, jax.random.key(0))
   arguments = _arguments(setup, before)
   after, _ = jax.eval_shape(
@@ -131,6 +136,42 @@ def lowers_for_accelerators(method: core.Method) -> None:
     ) from error
 
 
+@dataclasses.dataclass(frozen=True)
+class _Maps(keypoints.Task):
+  """Keypoints whose batches hold heat maps and float images already."""
+
+  def augment(self, batch, key, *, num_views, mesh):
+    return batch
+
+
+def _net(method: core.Method, dtype: Any = None) -> nn.Module:
+  if _outputs.of_maps(method):
+    return Hourglass(
+      NUM_CLASSES, split=1, stacks=2, width=8, depth=1, dtype=dtype
+    )
+  return Toy(NUM_CLASSES, dtype=dtype)
+
+
+def _task(method: core.Method, dtype: Any) -> Task:
+  if not _outputs.of_maps(method):
+    return classification.Task(NUM_CLASSES, IMAGE_SHAPE, image_dtype=dtype)
+  info = DataInfo(
+    name="maps",
+    num_classes=NUM_CLASSES,
+    image_shape=(8, 8, 3),
+    mean=(0.0,) * 3,
+    std=(1.0,) * 3,
+    pad=0,
+    flip=False,
+    num_train=NUM_EXAMPLES,
+    num_test=0,
+    class_names=tuple("abcde"),
+    task="keypoints",
+    keypoints=KeypointInfo(pairs=(), bones=(), sigmas=()),
+  )
+  return _Maps(info, dtype)
+
+
 def _setup(
   method: core.Method,
   data: int = 1,
@@ -139,7 +180,7 @@ def _setup(
   dtype: Any = jnp.float32,
   net: nn.Module | None = None,
 ) -> training.Setup:
-  net = net or Toy(NUM_CLASSES)
+  net = net or _net(method)
   mesh = mesh_lib.make_mesh(data, peer)
   if method.needs.kind == "branches":
     peers = groups.branches(
@@ -156,7 +197,7 @@ def _setup(
   return training.Setup(
     peers=peers,
     method=method,
-    task=classification.Task(NUM_CLASSES, IMAGE_SHAPE, image_dtype=dtype),
+    task=_task(method, dtype),
     optimizer=optax.sgd(0.05, momentum=0.9),
     batch_size=BATCH_SIZE,
     train_size=NUM_EXAMPLES,
@@ -210,12 +251,19 @@ def _arguments(setup: training.Setup, state: Any, seed: int = 0) -> Any:
   """What a step takes: state, batch, key, teacher, labels of all examples."""
   rng = np.random.default_rng(seed)
   views = (NUM_PEERS,) if setup.method.needs.views else ()
-  image = rng.normal(size=(*views, BATCH_SIZE, *IMAGE_SHAPE))
+  image_shape = setup.task.blank(1).image.shape[1:]
+  image = rng.normal(size=(*views, BATCH_SIZE, *image_shape))
   all_labels = np.random.default_rng(7).integers(0, NUM_CLASSES, NUM_EXAMPLES)
   index = rng.permutation(NUM_EXAMPLES)[:BATCH_SIZE]
+  target = jnp.asarray(all_labels[index], jnp.int32)
+  if _outputs.of_maps(setup.method):
+    blank = setup.task.blank(BATCH_SIZE).target
+    target = jax.tree.map(
+      lambda x: jnp.asarray(rng.random(x.shape), setup.image_dtype), blank
+    )
   batch = core.Batch(
     image=jnp.asarray(image, setup.image_dtype),
-    target=jnp.asarray(all_labels[index], jnp.int32),
+    target=target,
     index=jnp.asarray(index, jnp.int32),
     mask=jnp.ones(BATCH_SIZE, bool),
   )

@@ -44,7 +44,7 @@ def many_steps(
   state: TrainState,
   sums: Measures,
   images: Array,
-  labels: Array,
+  labels: Any,
   rows: Array,
   length: Array,
   *rest: Any,
@@ -57,7 +57,7 @@ def many_steps(
     state: before the updates.
     sums: of measures, see `okd_jax.training.measures`.
     images: uint8 [N, H, W, c], the data set.
-    labels: int32 [N].
+    labels: a tree of [N, ...].
     rows: int32 [n, B], which examples make up each batch.
     length: int32 scalar, up to n; compiled once for all.
     *rest: what else the training step takes.
@@ -71,7 +71,7 @@ def many_steps(
     index = rows[i]
     batch = Batch(
       image=jnp.take(images, index, axis=0),
-      target=jnp.take(labels, index),
+      target=jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0), labels),
       index=index,
       mask=jnp.ones(index.shape, bool),
     )
@@ -84,12 +84,13 @@ def many_steps(
   return after
 
 
-def batch_like(setup: Setup, images: Array) -> Batch:
+def batch_like(setup: Setup, images: Array, labels: Any) -> Batch:
   """Shapes and shardings of the batches that `many_steps` gathers.
 
   Args:
     setup: says how batches are split.
     images: uint8 [N, H, W, c], the data set.
+    labels: a tree of [N, ...].
   """
   split = NamedSharding(setup.mesh, P(DATA))
 
@@ -100,7 +101,7 @@ def batch_like(setup: Setup, images: Array) -> Batch:
 
   return Batch(
     image=like(images.dtype, *images.shape[1:]),
-    target=like(jnp.int32),
+    target=jax.tree.map(lambda x: like(x.dtype, *x.shape[1:]), labels),
     index=like(jnp.int32),
     mask=like(bool),
   )

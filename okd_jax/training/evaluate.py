@@ -56,7 +56,8 @@ class Evaluator:
     Returns:
       The figures of the task for the leader (the network that would be
       deployed), every peer, the ensemble and the method's own group
-      predictions; the mean of the members' headlines; the diversity.
+      predictions; the mean of the members' headlines; the diversity; what the
+      task compares with.
     """
     measured: dict[Figure, float] = {}
     for split in splits:
@@ -112,7 +113,7 @@ class Evaluator:
       for who, part in (parts | sums["predictions"]).items()
       for name, value in setup.task.figures(part).items()
     }
-    headline = setup.task.headline().name
+    headline = setup.task.headline(setup.task.info).name
     members = [
       figures[Figure(split, figure_lib.peer(peer), averaged, headline)]
       for peer in setup.method.members(num_peers)

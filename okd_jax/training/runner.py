@@ -173,7 +173,9 @@ class Runner:
     if self._memory is None:
       batch = args[0]
     else:
-      batch = chunk.batch_like(self._setup, self._memory.images)
+      batch = chunk.batch_like(
+        self._setup, self._memory.images, self._memory.labels
+      )
     self._measures = chunk.measures_like(
       self._step_fn, state, batch, *self._rest
     )

@@ -74,11 +74,12 @@ class Setup:
   teacher_example: Outputs | None = None
 
   def __post_init__(self) -> None:
-    if self.method.task != self.task.name:
+    if self.task.name not in self.method.tasks:
       name = type(self.method).__module__.rpartition(".")[2]
       raise ConfigError(
-        f"method '{name}' is for the task '{self.method.task}', and the data "
-        f"are for '{self.task.name}'; choose another method or other data."
+        f"method '{name}' is for the task '{' or '.join(self.method.tasks)}', "
+        f"and the data are for '{self.task.name}'; choose another method or "
+        "other data."
       )
     if self.task.per_peer and not self.method.alone:
       raise ConfigError(

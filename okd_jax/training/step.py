@@ -11,6 +11,7 @@ import optax
 
 from okd_jax import core
 from okd_jax.core import Array, Batch, Context, MethodOutput, Variables
+from okd_jax.tasks import figure as figure_lib
 from okd_jax.training import (
   average as average_lib,
   parts,
@@ -134,16 +135,19 @@ def eval_step(
 
   Returns:
     `peers`: sums for every peer [P]; `predictions`: sums for the ensemble (what
-    the members say together) and the method's own group predictions;
+    the members say together), the method's own group predictions and the
+    task's references;
     `diversity`: a sum over examples; `count`: of examples.
   """
   logits, predictions = predict(setup, params, memory, batch)
+  references = setup.task.references(batch)
+  known = {figure_lib.reference(name): r for name, r in references.items()}
   members = logits[jnp.array(setup.method.members(len(logits)))]
   return {
     "peers": setup.task.measure(logits, batch),
     "predictions": {
       name: setup.task.measure(value, batch)
-      for name, value in predictions.items()
+      for name, value in (predictions | known).items()
     },
     "diversity": setup.task.diversity_sum(members, batch),
     "count": jnp.sum(batch.mask, dtype=jnp.int32),
@@ -154,8 +158,13 @@ def predict(
   setup: Setup, params: Any, memory: Any, batch: Batch
 ) -> tuple[Array, dict[str, Array]]:
   """Logits of every peer [P, B, *out], and of the group by name [B, *out]."""
-  batch = setup.task.normalize(batch)
-  return predict_normalized(setup, params, memory, batch)
+  views = setup.task.test_views(setup.task.normalize(batch))
+  each = [predict_normalized(setup, params, memory, view) for view in views]
+  merge = setup.task.merge_views
+  return merge([logits for logits, _ in each]), {
+    name: merge([predictions[name] for _, predictions in each])
+    for name in each[0][1]
+  }
 
 
 def predict_normalized(
@@ -188,7 +197,7 @@ def _gradients(
     headline = setup.task.headline_in_step(aux.logits, inputs.batch)
     measured = {
       "terms": {n: jnp.mean(t, -1) for n, t in aux.result.terms.items()},
-      "figures": {setup.task.headline().name: headline},
+      "figures": {setup.task.in_step(setup.task.info).name: headline},
       "summaries": aux.result.summaries,
     }
     return grads, aux.memory, measured, aux.result.paused

@@ -114,10 +114,11 @@ def _map(fn: Callable[[Array, int], Any], outputs: Outputs) -> Outputs:
 
   def per_peer(value):
     if isinstance(value, tuple):
-      return tuple(fn(each, 0) for each in value)
+      return tuple(None if x is None else fn(x, 0) for x in value)
     return fn(value, 1)
 
-  return Outputs(
+  return dataclasses.replace(
+    outputs,
     logits=fn(outputs.logits, 1),
     features=per_peer(outputs.features),
     maps=tuple(per_peer(stage) for stage in outputs.maps),

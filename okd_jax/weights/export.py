@@ -94,7 +94,7 @@ def describe(run: Run, what: str = "leader") -> dict[str, Any]:
   empty if there was none.
   """
   config, info = run.config, run.info
-  headline = run.setup.task.headline().name
+  headline = run.setup.task.headline(info).name
   headlines = {
     figure.split: value
     for step, figures in records.read_evaluations(run.workdir)

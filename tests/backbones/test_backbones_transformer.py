@@ -26,7 +26,10 @@ MULTIPLY_ADDS = {
 }
 SMALL = {
   "vit": (vit.ViT(5, width=8, heads=2, patch=2, depth=4), (8, 8, 3)),
-  "convnext": (convnext.ConvNeXt(5, blocks=(1, 1), widths=(4, 8)), (8, 8, 3)),
+  "convnext": (
+    convnext.ConvNeXt(5, blocks=(1, 1), widths=(4, 8), split=1),
+    (8, 8, 3),
+  ),
 }
 
 

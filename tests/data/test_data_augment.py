@@ -60,7 +60,7 @@ def numpy_augment(image, row, column, flip, info, pad_mode):
   return (scaled - np.array(info.mean)) / np.array(info.std)
 
 
-@pytest.mark.parametrize("pad_mode", ["constant", "reflect"])
+@pytest.mark.parametrize("pad_mode", ["constant", "reflect", "symmetric"])
 @pytest.mark.parametrize("flip", [True, False])
 def test_matches_numpy(pad_mode, flip):
   info = dataclasses.replace(INFO, flip=flip)

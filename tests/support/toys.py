@@ -69,7 +69,7 @@ class Quick(nn.Module):
   @nn.compact
   def __call__(self, x, *, train):
     del train
-    features = nn.tanh(nn.Dense(8, name="hidden")(x.reshape(len(x), -1)))
+    features = nn.tanh(nn.Dense(8, name="hidden")(x.reshape(x.shape[0], -1)))
     return nn.Dense(self.num_classes, name="head")(features), features
 
 

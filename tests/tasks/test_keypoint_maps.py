@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from okd_jax.tasks import keypoint_boxes, keypoint_maps
+from okd_jax.data.keypoints import boxes as keypoint_boxes
+from okd_jax.tasks import keypoint_maps
 
 
 @pytest.fixture(autouse=True)

@@ -191,7 +191,7 @@ def _roles(
   """
   roles: dict[str, list[str]] = {}
   for name in tops:
-    if role := _role(name):
+    if role := role_of(name):
       roles.setdefault(role, []).append(name)
   named = {name for names in roles.values() for name in names}
   others = [name for name, pictures in tops.items() if pictures]
@@ -219,7 +219,8 @@ def _roles(
   return {role: names[0] for role, names in roles.items()}
 
 
-def _role(name: str) -> str | None:
+def role_of(name: str) -> str | None:
+  """The split that a name stands for, None if it does not say."""
   letters = re.sub(r"[^a-z]", "", name.lower())
   base = _ENDING.sub("", letters) or letters
   return next((r for r, names in _NAMES.items() if base in names), None)
@@ -269,7 +270,7 @@ def _require_same_classes(
 
 
 def _class_called_train(tops: dict[str, list[pathlib.Path]]) -> list[str]:
-  called = [name for name in tops if _role(name)]
+  called = [name for name in tops if role_of(name)]
   return [
     f"{name} is taken as a class, as other classes are beside it."
     for name in called

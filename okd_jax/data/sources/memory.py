@@ -21,7 +21,7 @@ class MemorySource(Source):
 
   Attributes:
     images: uint8 [N, H, W, c], the publisher's training split.
-    labels: int32 [N].
+    labels: int32 [N], or another tree of [N, ...]: what is to be predicted.
   """
 
   def __init__(
@@ -32,9 +32,10 @@ class MemorySource(Source):
   ):
     super().__init__(data.info, positions, data.train.labels, **batching)
     self.images = self._replicate(data.train.images)
-    self.labels = self._replicate(data.train.labels)
-    self._test = tuple(
-      self._replicate(x) for x in (data.test.images, data.test.labels)
+    self.labels = jax.tree.map(self._replicate, data.train.predicted)
+    self._test = (
+      self._replicate(data.test.images),
+      jax.tree.map(self._replicate, data.test.predicted),
     )
 
   def batches(self, first_step: int) -> Iterator[core.Batch]:
@@ -72,7 +73,7 @@ class MemorySource(Source):
 def _take(images, labels, rows, mask, *, mesh):
   batch = core.Batch(
     image=jnp.take(images, rows, axis=0),
-    target=jnp.take(labels, rows),
+    target=jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0), labels),
     index=rows,
     mask=mask,
   )

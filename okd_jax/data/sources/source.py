@@ -86,10 +86,10 @@ class Source(abc.ABC):
   """Batches of one data set, on the devices.
 
   Images are uint8 [B, H, W, c], or [P, B, H, W, c] in training where the source
-  draws the views; target int32 [B]; index int32 [B] is the
-  position in the publisher's training split (test split for "test"), as the
-  copy in use orders it; a validation split of the publisher counts on after the
-  training split; mask is False on padding. With a mesh all are split
+  draws the views; target int32 [B], or what else the task predicts; index int32
+  [B] is the position in the publisher's training split (test split for "test"),
+  as the copy in use orders it; a validation split of the publisher counts on
+  after the training split; mask is False on padding. With a mesh all are split
   over its "data" axis.
 
   Attributes:
@@ -240,7 +240,9 @@ def to_devices(
     )
 
   placed = {
-    name: put(getattr(local, name), (size,), ("data",))
+    name: jax.tree.map(
+      lambda leaf: put(leaf, (size,), ("data",)), getattr(local, name)
+    )
     for name in ("target", "index", "mask")
   }
   if local.image.ndim == 5:

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from okd_jax.tasks.keypoint_maps import SCALE_UNIT, Size
-
+# Pixels of a box of scale 1.
+SCALE_UNIT = 200
+Size = tuple[int, int]
 # A crop shows that much more than the box.
 PADDING = 1.25
 

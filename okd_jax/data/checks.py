@@ -1,0 +1,63 @@
+"""What examples of classes must be, whatever they were read from."""
+
+import numpy as np
+
+from okd_jax.errors import DataError
+
+
+def check_every_class(
+  name: str, labels: np.ndarray, class_names: tuple[str, ...]
+) -> None:
+  """Refuses training labels [N] in which a class is missing.
+
+  Raises:
+    DataError: naming the missing classes.
+  """
+  counts = np.bincount(labels, minlength=len(class_names))
+  if not counts.all():
+    missing = [class_names[c] for c in np.flatnonzero(counts == 0)]
+    raise DataError(
+      f"{name}/train has no example of {len(missing)} of its "
+      f"{len(class_names)} classes: {', '.join(missing[:10])}; every class "
+      "needs one at least. Add examples or remove the class."
+    )
+
+
+def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
+  """Refuses labels [N] that are not in [0, num_classes).
+
+  Raises:
+    DataError: naming the first wrong label.
+  """
+  wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+  if len(wrong):
+    raise DataError(
+      f"{where} has label {labels[wrong[0]]} at position {wrong[0]}; 0 to "
+      f"{num_classes - 1} were expected. Replace the damaged file."
+    )
+
+
+def check_split(
+  where: str,
+  images: np.ndarray,
+  labels: np.ndarray,
+  num_classes: int,
+  may_be_empty: bool,
+) -> None:
+  """Refuses a split of images [N, H, W, c] that is not as it should be.
+
+  Raises:
+    DataError: naming the rule that it breaks.
+  """
+  if images.ndim != 4 or images.dtype != np.uint8:
+    raise DataError(
+      f"{where} has images {images.dtype} {images.shape}; uint8 "
+      "[N, H, W, c] was expected."
+    )
+  lacks = len(images) == 0 and not may_be_empty
+  if lacks or len(images) != len(labels):
+    raise DataError(
+      f"{where} has {len(images)} images and {len(labels)} labels; as many of "
+      "each, and one at least, were expected."
+    )
+  check_labels(where, labels, num_classes)

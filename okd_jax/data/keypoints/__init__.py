@@ -1,0 +1,1 @@
+"""Data sets of keypoints: joints of figures in pictures."""

@@ -1,0 +1,293 @@
+"""Keypoints as COCO writes them: one JSON file, and a folder of pictures."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import json
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from okd_jax.data.keypoints import boxes
+from okd_jax.data.keypoints.figures import Figure
+from okd_jax.errors import DataError
+
+# Of the area of a box, where the outline of a figure is not known; as
+# xtcocotools has it.
+AREA_SHARE = 0.53
+# Of the joints of COCO, for OKS.
+SIGMAS = (
+  *(0.026, *(0.025,) * 2, *(0.035,) * 2, *(0.079,) * 2, *(0.072,) * 2),
+  *(*(0.062,) * 2, *(0.107,) * 2, *(0.087,) * 2, *(0.089,) * 2),
+)
+# Of a tight box's longer side, on every side of it.
+PADDING = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+  """What is in a file.
+
+  Attributes:
+    names: of the joints.
+    bones: joints joined by a line, counted from 0.
+    figures: those with a labelled joint.
+    notes: what people may not expect, each a sentence.
+  """
+
+  names: tuple[str, ...]
+  bones: tuple[tuple[int, int], ...]
+  figures: tuple[Figure, ...]
+  notes: tuple[str, ...]
+
+
+def read(
+  path: pathlib.Path,
+  pictures: pathlib.Path | None,
+  aspect: float,
+  *,
+  official: bool = False,
+  padding: float = PADDING,
+) -> File:
+  """Reads and checks a file.
+
+  Args:
+    path: the JSON.
+    pictures: the folder of the pictures; None looks beside the file.
+    aspect: width over height of the crops.
+    official: the file is COCO's: boxes are cleaned as published and not padded,
+      and areas are those of outlines.
+    padding: of other boxes, as a share of the longer side, on every side.
+
+  Raises:
+    DataError: naming the file, what is wrong in it, and the rule.
+  """
+  content = _load(path)
+  images = _by_id(path, content["images"], "images")
+  _by_id(path, content["annotations"], "annotations")
+  names, bones = _joints(path, content["categories"])
+  reader = _Reader(path, pictures, names, aspect, official, padding)
+  figures = tuple(reader.figures(images, content["annotations"]))
+  if not figures:
+    raise DataError(
+      f"{path} has no labelled joint in {len(content['annotations'])} "
+      "annotations; one at least was expected. Label some, or check the export."
+    )
+  return File(names, bones, figures, tuple(reader.notes()))
+
+
+def _load(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    content = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise DataError(
+      f"{path} cannot be read as JSON ({error}); export it again."
+    ) from error
+  for key in ("images", "annotations", "categories"):
+    if not isinstance(content, dict) or not isinstance(content.get(key), list):
+      raise DataError(
+        f"{path} has no list '{key}'; a file of COCO keypoints has images, "
+        "annotations and categories. Export it as COCO Keypoints."
+      )
+  return content
+
+
+def _by_id(
+  path: pathlib.Path, entries: Sequence[Any], kind: str
+) -> dict[Any, Any]:
+  found: dict[Any, Any] = {}
+  for entry in entries:
+    if not isinstance(entry, dict) or "id" not in entry:
+      raise DataError(f"{path} has an entry of {kind} without 'id'.")
+    if entry["id"] in found:
+      raise DataError(
+        f"{path} has id {entry['id']} twice in {kind}; every id must be there "
+        "once. Remove one, or number them anew."
+      )
+    found[entry["id"]] = entry
+  return found
+
+
+def _joints(
+  path: pathlib.Path, categories: Sequence[Any]
+) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
+  """Names and bones, of the only category with joints."""
+  having = [
+    entry
+    for entry in categories
+    if isinstance(entry, dict) and entry.get("keypoints")
+  ]
+  lists = {tuple(entry["keypoints"]) for entry in having}
+  if len(lists) != 1:
+    raise DataError(
+      f"{path} has {len(lists)} lists of joint names in its categories; one "
+      "was expected, as a network finds the joints of one kind of figure. "
+      "Export one category with 'keypoints' alone."
+    )
+  (names,) = lists
+  bones = tuple(
+    (int(a) - 1, int(b) - 1) for a, b in having[0].get("skeleton") or ()
+  )
+  wrong = [
+    bone for bone in bones if not 0 <= min(bone) <= max(bone) < len(names)
+  ]
+  if wrong or len(set(names)) < len(names):
+    raise DataError(
+      f"{path} has joints {names} and skeleton {having[0].get('skeleton')}; "
+      "names must differ, and the skeleton has numbers of joints from 1."
+    )
+  return names, bones
+
+
+class _Reader:
+  """Turns annotations into figures, and counts what was left out."""
+
+  def __init__(self, path, pictures, names, aspect, official, padding):
+    self._path, self._pictures, self._names = path, pictures, names
+    self._aspect, self._official = aspect, official
+    self._padding = padding
+    self._counts = dict.fromkeys(
+      ("crowd", "unlabelled", "point", "area", "outside"), 0
+    )
+
+  def figures(
+    self, images: Mapping[Any, Any], annotations: Sequence[Any]
+  ) -> Iterator[Figure]:
+    numbers = {image: number for number, image in enumerate(images, 1)}
+    places: dict[Any, pathlib.Path] = {}
+    for entry in annotations:
+      image = entry.get("image_id")
+      if image not in images:
+        raise self._wrong(entry, f"image_id {image} is of no image in the file")
+      if entry.get("iscrowd"):
+        self._counts["crowd"] += 1
+        continue
+      if (labelled := self._labelled(entry)) is None:
+        self._counts["unlabelled"] += 1
+        continue
+      if image not in places:
+        places[image] = self._picture(images[image])
+      size = self._size(images[image])
+      box = self._box(entry, *labelled, size)
+      if box is None:
+        self._counts["outside" if self._official else "point"] += 1
+        continue
+      center, scale = boxes.center_and_scale(box, self._aspect)
+      yield Figure(
+        places[image],
+        numbers[image],
+        *labelled,
+        box=box,
+        center=center,
+        scale=float(scale[0]),
+        area=self._area(entry, box),
+        head_box=self._head_box(entry),
+        size=size,
+      )
+
+  def notes(self) -> Iterator[str]:
+    said = {
+      "crowd": "groups (iscrowd) are left out",
+      "unlabelled": "annotations without a labelled joint are left out",
+      "outside": "figures whose box is empty are left out",
+      "point": "figures with one labelled point and no box are left out, as "
+      "their size is not known",
+      "area": f"figures have no area; {AREA_SHARE} of their box's is taken",
+    }
+    for what, text in said.items():
+      if count := self._counts[what]:
+        yield f"{self._path.name}: {count} {text}."
+
+  def _labelled(self, entry) -> tuple[np.ndarray, np.ndarray] | None:
+    """Joints [J, 2] and visibility [J]; None if none is labelled."""
+    values, count = entry.get("keypoints") or [], len(self._names)
+    if not values:
+      return None
+    if len(values) != 3 * count:
+      raise self._wrong(
+        entry,
+        f"'keypoints' has {len(values)} numbers; {3 * count} were expected, x, "
+        f"y and visibility of {count} joints",
+      )
+    table = np.array(values, float).reshape(count, 3)
+    visible = table[:, 2].astype(int)
+    if not np.isfinite(table).all() or not set(visible.tolist()) <= {0, 1, 2}:
+      raise self._wrong(
+        entry, "'keypoints' must be finite, and visibility 0, 1 or 2"
+      )
+    return (table[:, :2], visible) if visible.any() else None
+
+  def _box(self, entry, joints, visible, size) -> np.ndarray | None:
+    given = entry.get("bbox")
+    if given is None:
+      low = joints[visible > 0].min(axis=0)
+      given = [*low, *(joints[visible > 0].max(axis=0) - low)]
+    box = np.array(given, float)
+    if box.shape != (4,) or not np.isfinite(box).all() or box[2:].min() < 0:
+      raise self._wrong(entry, f"bbox {given} must be x, y, width, height")
+    if self._official:
+      if not entry.get("area"):
+        return None
+      return boxes.clean_box(box, size)
+    if not box[2:].any():
+      return None
+    x, y, width, height = box
+    if x >= size[0] or y >= size[1] or x + width <= 0 or y + height <= 0:
+      raise self._wrong(
+        entry, f"bbox {given} lies outside the picture of {size[0]} x {size[1]}"
+      )
+    pad = self._padding * max(width, height)
+    return np.array([x - pad, y - pad, width + 2 * pad, height + 2 * pad])
+
+  def _area(self, entry, box) -> float:
+    if entry.get("area"):
+      return float(entry["area"])
+    self._counts["area"] += 1
+    return float(AREA_SHARE * box[2] * box[3])
+
+  def _head_box(self, entry) -> np.ndarray | None:
+    given = entry.get("head_box")
+    if given is None:
+      return None
+    x, y, width, height = given
+    return np.array([[x, y], [x + width, y + height]], float)
+
+  def _size(self, image) -> boxes.Size:
+    try:
+      size = int(image["width"]), int(image["height"])
+    except (KeyError, TypeError, ValueError) as error:
+      raise DataError(
+        f"{self._path}: image {image['id']} has no width and height; export it "
+        "again."
+      ) from error
+    if min(size) < 1 or math.prod(size) > 2**40:
+      raise DataError(
+        f"{self._path}: image {image['id']} has width and height {size}."
+      )
+    return size
+
+  def _picture(self, image) -> pathlib.Path:
+    # Exports from Windows, and names with folders that were not kept.
+    name = str(image.get("file_name", "")).replace("\\", "/")
+    beside = self._path.parent
+    folders = (
+      [self._pictures]
+      if self._pictures
+      else [beside, beside / "images", beside.parent / "images", beside.parent]
+    )
+    for tried in (name, pathlib.PurePosixPath(name).name):
+      for folder in folders:
+        if tried and (folder / tried).is_file():
+          return folder / tried
+    raise DataError(
+      f"{self._path}: the picture '{name}' of image {image['id']} is in none "
+      f"of {', '.join(map(str, folders))}; put it there, or name the folder by "
+      "'images' in keypoints.yaml."
+    )
+
+  def _wrong(self, entry, problem: str) -> DataError:
+    return DataError(
+      f"{self._path}: annotation {entry.get('id')}: {problem}; correct it, or "
+      "leave it out of the export."
+    )

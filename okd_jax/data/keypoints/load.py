@@ -1,0 +1,107 @@
+"""Finds and reads the data set of keypoints that a configuration names."""
+
+import dataclasses
+import pathlib
+
+from okd_jax.data.config import Config, KEYPOINTS
+from okd_jax.data.formats import tfds as prepared
+from okd_jax.data.info import HostData
+from okd_jax.data.keypoints import boxes, coco, mpii, own, pictures, stickfolk
+from okd_jax.data.keypoints.own import Set
+from okd_jax.data.keypoints.pictures import Listing
+from okd_jax.errors import DataError
+
+
+def load(config: Config) -> HostData | Listing:
+  """Reads a data set into memory, or lists it for a stream.
+
+  Raises:
+    DataError: naming the file and the rule that it breaks.
+  """
+  found = find(config)
+  listing = pictures.describe(
+    config.name,
+    dataclasses.replace(found, exif=found.exif and config.exif),
+    size(config),
+    scale=config.keypoints.scale,
+    rotation=config.keypoints.rotation,
+    sigma=config.keypoints.sigma,
+  )
+  return listing if config.source == "stream" else pictures.read(listing)
+
+
+def find(config: Config) -> Set:
+  """Reads the annotations of a data set.
+
+  Raises:
+    DataError: naming the file and the rule that it breaks.
+  """
+  width, height = size(config)
+  name, aspect = config.name, width / height
+  if name.startswith(KEYPOINTS):
+    return own.read(name.removeprefix(KEYPOINTS), aspect, config.test_fraction)
+  folder = prepared.data_dir(config.dir)
+  if name == "mpii":
+    return mpii.read(_root(folder, "mpii", "annot"))
+  if name == "coco_keypoints":
+    return coco2017(_root(folder, "coco", "annotations"), aspect)
+  return _stickfolk(stickfolk.prepare(folder, name.split("/")[1]), aspect)
+
+
+def coco2017(root: pathlib.Path, aspect: float) -> Set:
+  """The keypoints of COCO 2017, with the boxes of its annotators.
+
+  Args:
+    root: holds annotations/person_keypoints_{train,val}2017.json and
+      images/{train,val}2017/*.jpg.
+    aspect: width over height of the crops.
+  """
+  files = {
+    split: coco.read(
+      root / "annotations" / f"person_keypoints_{name}.json",
+      root / "images" / name,
+      aspect,
+      official=True,
+    )
+    for split, name in (("train", "train2017"), ("test", "val2017"))
+  }
+  train = files["train"]
+  info, _ = own.describe(root, train.names, train.bones, {"sigmas": {}})
+  return Set(
+    train.names,
+    dataclasses.replace(info, sigmas=coco.SIGMAS, official_sigmas=True),
+    {split: file.figures for split, file in files.items()},
+    tuple(note for file in files.values() for note in file.notes),
+    exif=False,
+  )
+
+
+def size(config: Config) -> boxes.Size:
+  """(width, height) of the crops."""
+  return config.keypoints.width or config.image_size, config.image_size
+
+
+def _root(folder: pathlib.Path, name: str, below: str) -> pathlib.Path:
+  """The publisher's folder: the data directory itself, or one in it."""
+  for place in (folder, folder / name):
+    if (place / below).is_dir():
+      return place
+  raise DataError(
+    f"{folder} has no folder {below} of {name}, and neither has "
+    f"{folder / name}; set config.data.dir to the publisher's folder."
+  )
+
+
+def _stickfolk(folder: pathlib.Path, aspect: float) -> Set:
+  files = {
+    # Boxes are not tight: figures are wider than their joints.
+    split: coco.read(
+      folder / "annotations" / f"{split}.json", None, aspect, padding=0
+    )
+    for split in stickfolk.COUNTS
+  }
+  return Set(
+    mpii.NAMES,
+    dataclasses.replace(mpii.INFO, head_boxes=True),
+    {split: file.figures for split, file in files.items()},
+  )

@@ -1,0 +1,258 @@
+"""Keypoints of one's own: a folder with COCO JSON, pictures and a small YAML.
+
+    PATH/keypoints.yaml          optional, see `Description`
+    PATH/*.json, PATH/annotations/*.json
+    PATH/images/*
+
+CVAT (COCO Keypoints 1.0) and Label Studio (COCO with keypoints) export such.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from okd_jax.data import order
+from okd_jax.data.formats import finder
+from okd_jax.data.keypoints import coco
+from okd_jax.data.keypoints.figures import Figure
+from okd_jax.data.keypoints.info import KeypointInfo, Pairs
+from okd_jax.errors import closest, DataError
+
+DESCRIPTION = "keypoints.yaml"
+SIGMA = 0.05
+_SPLITS = ("train", "validation", "test")
+_KEYS = (*_SPLITS, "images", "flip_pairs", "sigmas", "skeleton", "torso")
+_TEST = 0x7E58  # fixed, so that every run tests on the same pictures
+_SIDES = (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"), ("l", "r"))
+# The torso, by the names that people give to its ends.
+_TORSO = (("left_hip", "right_shoulder"), ("l_hip", "r_shoulder"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Set:
+  """A data set of keypoints, read but for its pictures.
+
+  Attributes:
+    names: of the joints.
+    info: what is known of them.
+    splits: figures of "train" and, where there are such, of "validation" and
+      "test".
+    notes: what people may not expect, each a sentence.
+    exif: whether the annotators saw pictures turned as EXIF says.
+    flip: whether mirrored figures are figures.
+  """
+
+  names: tuple[str, ...]
+  info: KeypointInfo
+  splits: Mapping[str, Sequence[Figure]]
+  notes: tuple[str, ...] = ()
+  exif: bool = True
+  flip: bool = True
+
+
+def read(path: str, aspect: float, test_fraction: float) -> Set:
+  """Reads annotations.
+
+  Args:
+    path: a folder, or a JSON file.
+    aspect: width over height of the crops.
+    test_fraction: of the pictures, where there is no file of tests.
+
+  Raises:
+    DataError: naming the file and the rule that it breaks.
+  """
+  given = pathlib.Path(path)
+  folder = given if given.is_dir() else given.parent
+  said = _description(folder / DESCRIPTION)
+  pictures = folder / said["images"] if "images" in said else None
+  files = {
+    split: coco.read(file, pictures, aspect)
+    for split, file in _files(given, folder, said).items()
+  }
+  lists = {file.names for file in files.values()}
+  if len(lists) > 1:
+    raise DataError(
+      f"{path}: the files of {', '.join(files)} have other joints, or another "
+      "order; they must be the same in all."
+    )
+  names = next(iter(lists))
+  splits: dict[str, Sequence[Figure]] = {
+    split: file.figures for split, file in files.items()
+  }
+  notes = [note for file in files.values() for note in file.notes]
+  if "test" not in splits:
+    splits |= _divided(splits["train"], test_fraction)
+  info, more = describe(
+    folder / DESCRIPTION, names, next(iter(files.values())).bones, said
+  )
+  heads = [
+    f.head_box is not None for figures in splits.values() for f in figures
+  ]
+  info = dataclasses.replace(info, head_boxes=all(heads))
+  flip = bool(info.pairs) or "flip_pairs" in said
+  return Set(names, info, splits, (*notes, *more), flip=flip)
+
+
+def describe(
+  path: pathlib.Path,
+  names: tuple[str, ...],
+  bones: Pairs,
+  said: Mapping[str, Any],
+) -> tuple[KeypointInfo, list[str]]:
+  """What is known of joints, from their names and a description.
+
+  Args:
+    path: of the description, for messages.
+    names: of the joints.
+    bones: of the annotations.
+    said: content of the description.
+
+  Returns:
+    The facts, and notes.
+  """
+  notes = []
+
+  def joint(name: Any) -> int:
+    if name not in names:
+      raise DataError(
+        f"{path} names the joint '{name}', which is not in the annotations"
+        f"{closest(str(name), names)} They have {', '.join(names)}."
+      )
+    return names.index(name)
+
+  def joints(key: str, default: Pairs) -> Pairs:
+    if key not in said:
+      return default
+    try:
+      return tuple((joint(a), joint(b)) for a, b in said[key] or ())
+    except (TypeError, ValueError) as error:
+      raise DataError(
+        f"{path}: '{key}' must be a list of pairs of joint names."
+      ) from error
+
+  pairs = joints("flip_pairs", mirrored(names))
+  if not pairs and "flip_pairs" not in said:
+    notes.append(
+      "No joints are named left_* and right_*, so nothing is mirrored; "
+      f"'flip_pairs' in {path.name} names them, or [] if there are none."
+    )
+  if "sigmas" not in said:
+    notes.append(f"OKS takes {SIGMA} for all joints: it is not that of COCO.")
+  by_joint = {joint(name): value for name, value in _sigmas(path, said).items()}
+  torso: tuple[int, ...] = next(
+    (
+      tuple(names.index(name) for name in ends)
+      for ends in _TORSO
+      if set(ends) <= set(names)
+    ),
+    (),
+  )
+  if "torso" in said:
+    torso = tuple(joint(name) for name in said["torso"])
+  if not torso:
+    notes.append(
+      "There is no left_hip and right_shoulder, so PCK is in shares of the "
+      "longer side of a box."
+    )
+  return KeypointInfo(
+    pairs=pairs,
+    bones=joints("skeleton", bones),
+    sigmas=tuple(by_joint.get(i, SIGMA) for i in range(len(names))),
+    torso=torso,
+  ), notes
+
+
+def _sigmas(path: pathlib.Path, said: Mapping[str, Any]) -> dict[str, float]:
+  sigmas = said.get("sigmas") or {}
+  if not isinstance(sigmas, dict) or not all(
+    isinstance(value, int | float) and value > 0 for value in sigmas.values()
+  ):
+    raise DataError(f"{path}: 'sigmas' must be numbers above 0 by joint.")
+  return {name: float(value) for name, value in sigmas.items()}
+
+
+def mirrored(names: Sequence[str]) -> Pairs:
+  """Pairs of joints by their names: left_eye and right_eye, eye.L and eye.R."""
+  found = []
+  for i, name in enumerate(names):
+    for left, right in (*_SIDES, ("L", "R")):
+      # Whole words: "leg" does not begin with l for left.
+      other = re.sub(rf"(?<![a-zA-Z]){left}(?![a-z])", right, name)
+      if other != name and other in names:
+        found.append((i, names.index(other)))
+        break
+  return tuple(found)
+
+
+def _description(path: pathlib.Path) -> dict[str, Any]:
+  if not path.exists():
+    return {}
+  # Needed by those alone who write such a file.
+  import yaml
+
+  try:
+    said = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+  except (OSError, ValueError, yaml.YAMLError) as error:
+    raise DataError(f"{path} cannot be read as YAML ({error}).") from error
+  if not isinstance(said, dict):
+    raise DataError(f"{path} must hold keys: {', '.join(_KEYS)}.")
+  for key in said:
+    if key not in _KEYS:
+      raise DataError(
+        f"{path} has the key '{key}'{closest(key, _KEYS)} The keys are "
+        f"{', '.join(_KEYS)}."
+      )
+  return said
+
+
+def _files(
+  given: pathlib.Path, folder: pathlib.Path, said: Mapping[str, Any]
+) -> dict[str, pathlib.Path]:
+  """The annotations of each split."""
+  named = {split: folder / said[split] for split in _SPLITS if split in said}
+  if named:
+    if "train" not in named:
+      raise DataError(f"{folder / DESCRIPTION} names no file for 'train'.")
+    return named
+  if given.suffix == ".json":
+    return {"train": given}
+  found = sorted([*folder.glob("*.json"), *folder.glob("annotations/*.json")])
+  if len(found) == 1:
+    return {"train": found[0]}
+  by_split: dict[str, pathlib.Path] = {}
+  for file in found:
+    words = re.split(r"[^a-z]+", file.stem.lower())
+    split = next(filter(None, map(finder.role_of, words)), None)
+    if split is None or split in by_split:
+      raise DataError(
+        f"{folder} has several files of annotations, and {file.name} does not "
+        "say by its name which split it is; name them by 'train' and 'test' in "
+        f"{DESCRIPTION}."
+      )
+    by_split[split] = file
+  if "train" not in by_split:
+    raise DataError(
+      f"{folder} has no annotations to train on; a file *.json in COCO's "
+      "format was expected there or in its folder annotations."
+    )
+  if "test" not in by_split and finder.VALIDATION in by_split:
+    by_split["test"] = by_split.pop(finder.VALIDATION)
+  return by_split
+
+
+def _divided(
+  figures: Sequence[Figure], test_fraction: float
+) -> dict[str, Sequence[Figure]]:
+  """Some pictures, with all figures in them, for tests."""
+  ids = sorted({figure.image_id for figure in figures})
+  count = round(test_fraction * len(ids))
+  chosen, _ = order.stratified(np.zeros(len(ids), int), count, _TEST)
+  tests = {ids[i] for i in chosen}
+  return {
+    "train": [f for f in figures if f.image_id not in tests],
+    "test": [f for f in figures if f.image_id in tests],
+  }

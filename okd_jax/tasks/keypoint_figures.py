@@ -1,0 +1,98 @@
+"""Which figures keypoints have, and all of them from rows of examples."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from okd_jax.data.info import DataInfo
+from okd_jax.data.keypoints.info import KeypointInfo
+from okd_jax.tasks import keypoint_metrics as metrics, keypoint_oks
+from okd_jax.tasks.task import Measure
+
+PCKH = Measure("pckh", "PCKh@0.5")
+PCK = Measure("pck", "PCK@0.2")
+_GROUPS = tuple(
+  Measure(f"pckh_{name.lower()}", name) for name in metrics.MPII_GROUPS
+)
+_STRICT = Measure("pckh_0_1", "PCKh@0.1")
+_OF_OKS = {
+  name: Measure(name.lower(), name)
+  for kind in ("AP", "AR")
+  for name in (kind, f"{kind}50", f"{kind}75", f"{kind}M", f"{kind}L")
+}
+MEASURES = (PCKH, PCK, *_GROUPS, _STRICT, *_OF_OKS.values())
+_NEAR = 0.2
+
+
+def headline(info: DataInfo | None) -> Measure:
+  """PCKh where heads are known, AP where it is COCO's, PCK otherwise."""
+  if info is None or info.of_keypoints.head_boxes:
+    return PCKH
+  return _OF_OKS["AP"] if info.of_keypoints.official_sigmas else PCK
+
+
+def measured(
+  rows: Mapping[str, np.ndarray], known: KeypointInfo
+) -> dict[str, float]:
+  """Figures by name, as fractions, of the examples of a split.
+
+  Args:
+    rows: of N figures, in pixels of their pictures: `points` and `truth`
+      [N, J, 2], `peak` and `visible` [N, J], `head`, `torso`, `area` and
+      `image_id` [N], `box` [N, 4].
+    known: about the joints.
+  """
+  points, truth = rows["points"].astype(float), rows["truth"].astype(float)
+  labelled = rows["visible"] > 0
+  result = {}
+  if known.head_boxes:
+    arguments = points, truth, labelled, rows["head"].astype(float)
+    left_out = metrics.MPII_LEFT_OUT if known.mpii else ()
+    share = metrics.pck(*arguments, 0.5, left_out)
+    result[PCKH.name] = share.mean
+    strict = metrics.pck(*arguments, 0.1, left_out)
+    result[_STRICT.name] = strict.mean
+    if known.mpii:
+      groups = metrics.mpii_groups(share.per_joint)
+      for measure, value in zip(_GROUPS, groups.values(), strict=True):
+        result[measure.name] = value
+  torso = rows["torso"].astype(float)
+  result[PCK.name] = metrics.pck(points, truth, labelled, torso, _NEAR).mean
+  fractions = {name: value / 100 for name, value in result.items()}
+  if not known.sigmas:
+    return fractions
+  return fractions | _by_oks(rows, np.array(known.sigmas))
+
+
+def _by_oks(
+  rows: Mapping[str, np.ndarray], sigmas: np.ndarray
+) -> dict[str, float]:
+  visible = rows["visible"]
+  tables = {
+    "truth": np.concatenate([rows["truth"], visible[..., None]], axis=-1),
+    "points": np.concatenate([rows["points"], rows["peak"][..., None]], -1),
+  }
+  scores = metrics.rescore(rows["peak"], np.ones(len(visible)))
+  annotations = [
+    {
+      "image_id": int(rows["image_id"][i]),
+      "bbox": rows["box"][i],
+      "area": float(rows["area"][i]),
+      "num_keypoints": int(np.sum(visible[i] > 0)),
+      "keypoints": tables["truth"][i],
+    }
+    for i in range(len(visible))
+  ]
+  detections = [
+    {
+      "image_id": int(rows["image_id"][i]),
+      "keypoints": tables["points"][i],
+      "score": float(scores[i]),
+    }
+    for i in range(len(visible))
+  ]
+  found = keypoint_oks.oks_figures(annotations, detections, sigmas)
+  # Without a figure of that size there is no such value.
+  return {
+    _OF_OKS[name].name: value for name, value in found.items() if value >= 0
+  }

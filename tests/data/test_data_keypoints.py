@@ -1,0 +1,448 @@
+"""Data of keypoints: COCO JSON of one's own, MPII, COCO, drawn figures."""
+
+import json
+
+import numpy as np
+from PIL import Image
+import pytest
+from scipy import io
+
+from okd_jax import data
+from okd_jax.data.keypoints import (
+  figures,
+  info as info_lib,
+  mpii,
+  own,
+  pictures,
+  stickfolk,
+)
+from okd_jax.errors import ConfigError, DataError
+
+NAMES = ["nose", "left_hip", "right_shoulder", "left_eye", "right_eye"]
+ASPECT = 1.0
+
+
+def content(count=6, size=(40, 30)):
+  """A file of `count` pictures with one figure each, as COCO writes it."""
+  keypoints = [20, 10, 2, 15, 20, 2, 25, 12, 1, 0, 0, 0, 22, 9, 2]
+  return {
+    "images": [
+      {
+        "id": 7 * i,
+        "file_name": f"{i}.png",
+        "width": size[0],
+        "height": size[1],
+      }
+      for i in range(1, count + 1)
+    ],
+    "annotations": [
+      {
+        "id": i,
+        "image_id": 7 * i,
+        "category_id": 1,
+        "bbox": [10, 5, 20, 20],
+        "area": 200,
+        "keypoints": list(keypoints),
+      }
+      for i in range(1, count + 1)
+    ],
+    "categories": [
+      {"id": 1, "name": "x", "keypoints": NAMES, "skeleton": [[1, 2], [1, 3]]}
+    ],
+  }
+
+
+def write(folder, said, size=(40, 30), name="all.json"):
+  (folder / "images").mkdir(parents=True, exist_ok=True)
+  (folder / "annotations").mkdir(exist_ok=True)
+  rng = np.random.default_rng(0)
+  for image in said["images"]:
+    pixels = rng.integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "images" / image["file_name"])
+  path = folder / "annotations" / name
+  path.write_text(json.dumps(said))
+  return folder
+
+
+def config(folder, **changes):
+  return {
+    "name": f"keypoints:{folder}",
+    "image_size": 16,
+    "test_fraction": 0.5,
+  } | changes
+
+
+def make(folder, **changes):
+  return data.make(
+    config(folder, **changes), batch_size=2, eval_batch_size=2, seed=0
+  )
+
+
+@pytest.mark.parametrize("source", ["memory", "stream"])
+def test_own_data_are_read_and_divided_by_picture(tmp_path, source):
+  said = content()
+  # Two figures in one picture never come apart.
+  said["annotations"].append(said["annotations"][0] | {"id": 99})
+  made = make(write(tmp_path, said), source=source)
+  info = made.info
+  assert (info.num_train + info.num_test, info.num_classes) == (7, 5)
+  assert info.class_names == tuple(NAMES) and info.task == "keypoints"
+  known = info.of_keypoints
+  assert known.pairs == ((3, 4),) and known.torso == (1, 2)
+  assert known.bones == ((0, 1), (0, 2)) and set(known.sigmas) == {own.SIGMA}
+  assert any("not that of COCO" in note for note in made.notes)
+  batches = list(made.evaluation("test"))
+  batch = batches[0]
+  across, down = known.margin
+  assert batch.image.shape == (2, 16 + 2 * down, 16 + 2 * across, 3)
+  # The box, padded by a tenth and by a quarter, is the crop.
+  joints = batch.target
+  np.testing.assert_allclose(joints.scale, 24 * 1.25 / 200, rtol=1e-6)
+  zoom = 16 / 30
+  np.testing.assert_allclose(
+    joints.points[0, 0], [8, (10 - 15) * zoom + 8], rtol=1e-5
+  )
+  np.testing.assert_array_equal(joints.visible[0], [2, 2, 1, 0, 2])
+  np.testing.assert_allclose(joints.torso, np.hypot(10, 8), rtol=1e-6)
+  assert np.isnan(joints.head).all()
+
+
+def test_sources_agree(tmp_path):
+  folder = write(tmp_path, content())
+  one, other = (make(folder, source=s) for s in ("memory", "stream"))
+  for a, b, _ in zip(one.batches(1), other.batches(1), range(4), strict=False):
+    np.testing.assert_array_equal(a.image, b.image)
+    np.testing.assert_array_equal(a.target.points, b.target.points)
+    np.testing.assert_array_equal(a.index, b.index)
+
+
+def test_cvat(tmp_path):
+  """Tight boxes without area or outline, single points, empty tracks."""
+  said = content()
+  for entry in said["annotations"]:
+    entry |= {
+      "bbox": [15, 9, 10, 11],
+      "area": 0,
+      "segmentation": [],
+      "iscrowd": 0,
+      "attributes": {"occluded": False},
+    }
+  point = [20, 10, 2] + [0, 0, 0] * 4
+  empty = {"bbox": [0, 0, 0, 0], "area": 0}
+  said["annotations"] += [
+    {"id": 50, "image_id": 7, "keypoints": point, "bbox": [20, 10, 0, 0]},
+    {"id": 51, "image_id": 7, "keypoints": [], **empty},
+    {"id": 52, "image_id": 7, "keypoints": [0] * 15, **empty},
+  ]
+  made = make(
+    write(tmp_path, said, name="person_keypoints_default.json"),
+    test_fraction=0.0,
+  )
+  assert made.info.num_train == 6
+  text = " ".join(made.notes)
+  for note in ("2 annotations without", "1 figures with one", "6 figures have"):
+    assert note in text
+  batch = next(made.batches(0))
+  box = np.asarray(batch.target.box)[0]
+  np.testing.assert_allclose(box, [15 - 1.1, 9 - 1.1, 12.2, 13.2], rtol=1e-6)
+  np.testing.assert_allclose(batch.target.area, 0.53 * 12.2 * 13.2, rtol=1e-6)
+
+
+def test_label_studio(tmp_path):
+  """No boxes, names of files with folders, more than one category."""
+  said = content()
+  for image in said["images"]:
+    image["file_name"] = f"..\\data\\images\\{image['file_name']}"
+  for entry in said["annotations"]:
+    del entry["bbox"], entry["area"]
+  said["categories"].append({"id": 2, "name": "a rectangle"})
+  plain = content()
+  folder = write(tmp_path, plain)
+  (folder / "annotations" / "all.json").unlink()
+  (folder / "result.json").write_text(json.dumps(said))
+  made = make(folder)
+  assert made.info.num_train == 3
+  box = np.asarray(next(made.batches(0)).target.box)[0]
+  np.testing.assert_allclose(box, [13.9, 7.9, 12.2, 13.2], rtol=1e-6)
+
+
+def test_pictures_are_turned_as_annotators_saw_them(tmp_path):
+  folder = write(tmp_path, content())
+  exif = Image.Exif()
+  exif[0x0112] = 6  # turned by a quarter
+  for path in (folder / "images").iterdir():
+    upright = Image.open(path)
+    stored = upright.transpose(Image.Transpose.ROTATE_90)
+    stored.save(path.with_suffix(".jpg"), exif=exif, quality=100)
+    path.unlink()
+  said = content()
+  for image in said["images"]:
+    image["file_name"] = image["file_name"].replace("png", "jpg")
+  (folder / "annotations" / "all.json").write_text(json.dumps(said))
+  assert make(folder).info.num_train == 3
+  with pytest.raises(DataError, match=r"is 30 x 40, .* \(40, 30\)"):
+    make(folder, exif=False)
+
+
+def test_description_overrides(tmp_path):
+  folder = write(tmp_path, content(), name="a.json")
+  write(folder, content(), name="b.json")
+  (folder / own.DESCRIPTION).write_text(
+    "train: annotations/a.json\ntest: annotations/b.json\nimages: images\n"
+    "flip_pairs: []\nsigmas: {nose: 0.1}\nskeleton: [[nose, left_eye]]\n"
+    "torso: [left_eye, right_eye]\n"
+  )
+  made = make(folder)
+  known = made.info.of_keypoints
+  assert (made.info.num_train, made.info.num_test) == (6, 6)
+  assert known.pairs == () and made.info.flip
+  assert known.sigmas == (0.1, *[own.SIGMA] * 4)
+  assert known.bones == ((0, 3),) and known.torso == (3, 4)
+
+
+def cut_off(said):
+  return json.dumps(said)[:-20]
+
+
+def change(path, value):
+  def damage(said):
+    *way, last = path
+    inner = said
+    for key in way:
+      inner = inner[key]
+    inner[last] = value
+    return json.dumps(said)
+
+  return damage
+
+
+FIRST = ("annotations", 0)
+
+
+@pytest.mark.parametrize(
+  "damage, message",
+  [
+    (cut_off, "cannot be read as JSON"),
+    (change((*FIRST, "keypoints"), [1, 2, 2]), "has 3 numbers; 15 were"),
+    (change((*FIRST, "keypoints"), [1, 2, 3] * 5), "visibility 0, 1 or 2"),
+    (change((*FIRST, "id"), 2), "id 2 twice in annotations"),
+    (change(("images", 0, "id"), 14), "id 14 twice in images"),
+    (change((*FIRST, "image_id"), 8), "image_id 8 is of no image"),
+    (change(("images", 0, "file_name"), "no.png"), "'no.png' of image 7"),
+    (change((*FIRST, "bbox"), [50, 5, 9, 9]), "lies outside the picture"),
+    (change((*FIRST, "bbox"), [5, 5, -9, 9]), "x, y, width, height"),
+    (change(("annotations",), []), "has no labelled joint"),
+    (change(("categories",), []), "0 lists of joint names"),
+    (change(("images",), {}), "has no list 'images'"),
+  ],
+)
+def test_damaged_annotations_are_refused(tmp_path, damage, message):
+  folder = write(tmp_path, content())
+  path = folder / "annotations" / "all.json"
+  path.write_text(damage(content()))
+  with pytest.raises(DataError, match=message) as error:
+    make(folder)
+  assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    ("sigmas: {nos: 0.1}", "'nos', .* did you mean 'nose'"),
+    ("flip_pairs: [[nose, tail]]", "names the joint 'tail'"),
+    ("flip_pairs: [nose]", "list of pairs"),
+    ("sigmas: {nose: -1}", "above 0"),
+    ("flips: []", "did you mean 'flip_pairs'"),
+    ("[1]", "must hold keys"),
+    ("a: [", "cannot be read as YAML"),
+    ("test: a.json", "names no file for 'train'"),
+  ],
+)
+def test_wrong_descriptions_are_refused(tmp_path, text, message):
+  folder = write(tmp_path, content())
+  (folder / own.DESCRIPTION).write_text(text)
+  with pytest.raises(DataError, match=message):
+    make(folder)
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"image_size": 18}, "multiple of 4"),
+    ({"source": "tfds"}, "'memory' or 'stream'"),
+    ({"keypoints": {"width": 6}}, "keypoints.width=6"),
+    ({"keypoints": {"sigma": 0.0}}, "keypoints.sigma=0.0"),
+  ],
+)
+def test_wrong_settings_are_refused(tmp_path, changes, message):
+  with pytest.raises(ConfigError, match=message):
+    make(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+  "names, pairs",
+  [
+    (["left_eye", "right_eye"], ((0, 1),)),
+    (["rightEar", "leftEar", "leg"], ((1, 0),)),
+    (["eye.L", "eye.R", "Lip"], ((0, 1),)),
+    (["l_hip", "r_hip", "tail"], ((0, 1),)),
+    (["left", "middle"], ()),
+  ],
+)
+def test_pairs_follow_from_names(names, pairs):
+  assert own.mirrored(names) == pairs
+
+
+def test_the_window_is_the_crop_with_a_margin():
+  rng = np.random.default_rng(0)
+  picture = rng.integers(0, 256, (50, 60, 3), np.uint8)
+  center, scale = np.array([21.3, 30.6]), 37 / 200
+  zero = np.zeros(0)
+  figure = figures.Figure(
+    None, 1, zero, zero, np.zeros(4), center, scale, 1.0, None
+  )
+  info = data.DataInfo(
+    *("x", 1, (20, 16, 3), (), (), 0, True, 1, 0, ()),
+    keypoints=info_lib.KeypointInfo((), (), (), margin=(3, 5)),
+  )
+  window = pictures.window(picture, figure, info)
+  assert window.shape == (30, 22, 3)
+  # By hand: output (x, y) shows the picture at center + step * (x - w / 2).
+  step = 37 / 16
+  for x, y in ((0, 0), (4, 9), (15, 17), (-1, 3)):
+    u, v = center + step * (np.array([x, y]) - [8, 10])
+    left, top = int(u), int(v)
+    a, b = u - left, v - top
+    corners = picture[top : top + 2, left : left + 2].astype(float)
+    expected = np.einsum("i,j,ijc->c", [1 - b, b], [1 - a, a], corners)
+    np.testing.assert_allclose(window[y + 5, x + 3], expected, atol=1.5)
+
+
+def test_mpii(tmp_path):
+  (tmp_path / "images").mkdir()
+  (tmp_path / "annot").mkdir()
+  Image.new("RGB", (60, 50)).save(tmp_path / "images" / "a.jpg")
+  joints = np.arange(32.0).reshape(16, 2) + 1
+  person = {
+    "image": "a.jpg",
+    "center": [30.0, 20.0],
+    "scale": 0.2,
+    "joints": joints.tolist(),
+    "joints_vis": [0] + [1] * 15,
+  }
+  for name in ("train", "valid"):
+    text = json.dumps([person, person])
+    (tmp_path / "annot" / f"{name}.json").write_text(text)
+  found = mpii.read(tmp_path)
+  assert not found.info.head_boxes and not found.exif
+  assert any("no PCKh" in note for note in found.notes)
+  missing = np.zeros((16, 2), np.uint8)
+  missing[3, 1] = 1
+  mat = {
+    "jnt_missing": missing,
+    "pos_gt_src": np.stack([joints + 5] * 2, -1),
+    "headboxes_src": np.ones((2, 2, 2)) * [[[1]], [[4]]],
+  }
+  io.savemat(tmp_path / "annot" / "gt_valid.mat", mat)
+  source = data.make(
+    {"name": "mpii", "dir": str(tmp_path), "image_size": 16},
+    batch_size=2,
+    eval_batch_size=2,
+    seed=0,
+  )
+  assert source.info.of_keypoints.head_boxes
+  target = next(source.evaluation("test")).target
+  np.testing.assert_allclose(target.center[0], [29, 22])
+  np.testing.assert_allclose(target.scale[0], 0.25)
+  # 0.6 of the diagonal of a box of 3 by 3.
+  np.testing.assert_allclose(target.head, 0.6 * 3 * 2**0.5, rtol=1e-6)
+  assert target.visible[1, 3] == 0 and target.visible[0].all()
+  zoom = 16 / 50
+  np.testing.assert_allclose(
+    target.points[0, 2], (np.array([9, 10]) - [29, 22]) * zoom + 8, rtol=1e-5
+  )
+  trained = next(source.batches(0)).target
+  assert trained.visible[0, 0] == 0 and np.isnan(trained.head).all()
+  io.savemat(
+    tmp_path / "annot" / "gt_valid.mat", mat | {"jnt_missing": missing[:, :1]}
+  )
+  with pytest.raises(DataError, match="for 1 people, and valid.json has 2"):
+    mpii.read(tmp_path)
+
+
+def test_coco(tmp_path):
+  said = content(2)
+  said["annotations"] += [
+    said["annotations"][0] | {"id": 30, "iscrowd": 1},
+    said["annotations"][0] | {"id": 31, "keypoints": [0] * 15},
+    said["annotations"][0] | {"id": 32, "bbox": [-5, 2, 30, 40]},
+    said["annotations"][0] | {"id": 33, "area": 0},
+  ]
+  names = [f"joint{i}" for i in range(17)]
+  for entry in said["annotations"]:
+    entry["keypoints"] = entry["keypoints"][:3] * 17
+  said["categories"][0] |= {"keypoints": names}
+  for split in ("train2017", "val2017"):
+    folder = tmp_path / "images" / split
+    folder.mkdir(parents=True)
+    for image in said["images"]:
+      Image.new("RGB", (40, 30)).save(folder / image["file_name"])
+    place = tmp_path / "annotations"
+    place.mkdir(exist_ok=True)
+    path = place / f"person_keypoints_{split}.json"
+    path.write_text(json.dumps(said))
+  source = data.make(
+    {
+      "name": "coco_keypoints",
+      "dir": str(tmp_path),
+      "image_size": 32,
+      "keypoints": {"width": 24},
+    },
+    batch_size=1,
+    eval_batch_size=3,
+    seed=0,
+  )
+  assert source.info.num_test == 3 and source.info.image_shape == (32, 24, 3)
+  assert source.info.of_keypoints.official_sigmas
+  target = next(source.evaluation("test")).target
+  # Cleaned, not padded: 10..29 and 5..24, then made 3 : 4 and a quarter larger.
+  np.testing.assert_allclose(target.box[0], [10, 5, 19, 19])
+  np.testing.assert_allclose(target.scale[0], 19 * 1.25 / 200, rtol=1e-6)
+  np.testing.assert_allclose(target.box[2], [0, 2, 29, 27])
+
+
+def test_drawn_figures_are_written_as_coco(tmp_path, monkeypatch):
+  monkeypatch.setattr(stickfolk, "COUNTS", {"train": 6, "test": 4})
+  source = data.make(
+    {"name": "stickfolk/normal", "dir": str(tmp_path), "image_size": 32},
+    batch_size=2,
+    eval_batch_size=4,
+    seed=0,
+  )
+  info = source.info
+  assert info.num_train == 6 and info.of_keypoints.head_boxes
+  assert info.of_keypoints.mpii and info.class_names == mpii.NAMES
+  target = next(source.evaluation("test")).target
+  # Heads have about five pixels.
+  assert (np.asarray(target.head) > 2).all()
+  assert (np.asarray(target.head) < 9).all()
+  again = stickfolk.prepare(tmp_path, "normal")
+  assert len(list((again / "images").iterdir())) == 10
+
+
+def test_a_drawn_figure_is_where_its_joints_are():
+  rng = np.random.default_rng(5)
+  for level in stickfolk.LEVELS:
+    drawn = [stickfolk.sample(rng, level=level) for _ in range(30)]
+    for figure in drawn:
+      assert figure.image.shape == (96, 96, 3)
+      seen = figure.joints[figure.visible > 0]
+      x, y, width, height = figure.box
+      assert (seen >= [x, y]).all() and (seen <= [x + width, y + height]).all()
+      top = figure.joints[mpii.NAMES.index("head_top")]
+      x, y, width, height = figure.head_box
+      assert x - 1 <= top[0] <= x + width + 1 and abs(top[1] - y) < height
+    left = mpii.NAMES.index("left_hip"), mpii.NAMES.index("right_hip")
+    # Their own left is on our right, unless they turn their back on us.
+    sides = [f.joints[left[0], 0] > f.joints[left[1], 0] for f in drawn]
+    assert all(sides) if level == "easy" else not all(sides)
