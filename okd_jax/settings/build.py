@@ -17,7 +17,6 @@ from okd_jax.data.info import DataInfo
 from okd_jax.errors import ConfigError
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
-from okd_jax.tasks import classification
 from okd_jax.tasks.task import Task
 from okd_jax.training import state as state_lib
 from okd_jax.training.setup import Setup, with_optim
@@ -102,29 +101,8 @@ def setup(
 def _task(config: RunConfig, info: DataInfo) -> Task:
   """The task, with the changes of pictures and targets that are asked for."""
   made = tasks.load(info.task).of(info, pad_mode=config.pad_mode)
-  if (config.augment, config.label_smoothing, config.class_weights) == (
-    PLAIN,
-    0.0,
-    (),
-  ):
-    return made
-  if not isinstance(made, classification.Task):
-    raise ConfigError(
-      f"the data are for '{info.task}', and config.augment, "
-      "config.label_smoothing and config.class_weights are for classification; "
-      "leave them at their defaults."
-    )
-  if len(config.class_weights) not in (0, info.num_classes):
-    raise ConfigError(
-      f"config.class_weights has {len(config.class_weights)} numbers, and the "
-      f"data have {info.num_classes} classes; give one for each, or none."
-    )
-  return dataclasses.replace(
-    made,
-    augmentation=config.augment,
-    smoothing=config.label_smoothing,
-    class_weights=config.class_weights,
-  )
+  asked = (config.augment, config.label_smoothing, config.class_weights)
+  return made if asked == (PLAIN, 0.0, ()) else made.changed(*asked)
 
 
 def with_normalization(config: RunConfig, info: DataInfo) -> DataInfo:

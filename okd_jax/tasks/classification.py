@@ -14,6 +14,7 @@ from okd_jax.data import mixing
 from okd_jax.data.augment import augment, normalize
 from okd_jax.data.augmentation import Augment, PLAIN
 from okd_jax.data.info import DataInfo
+from okd_jax.errors import ConfigError
 from okd_jax.tasks import task
 from okd_jax.tasks.task import Measure
 
@@ -91,6 +92,19 @@ class Task(task.Task):
   @classmethod
   def of(cls, info, *, pad_mode="constant", image_dtype=jnp.float32):
     return cls(info.num_classes, info.image_shape, image_dtype, info, pad_mode)
+
+  def changed(self, augmentation, smoothing, class_weights):
+    if len(class_weights) not in (0, self.num_classes):
+      raise ConfigError(
+        f"config.class_weights has {len(class_weights)} numbers, and the data "
+        f"have {self.num_classes} classes; give one for each, or none."
+      )
+    return dataclasses.replace(
+      self,
+      augmentation=augmentation,
+      smoothing=smoothing,
+      class_weights=class_weights,
+    )
 
   def out_shape(self):
     return (self.num_classes,)

@@ -12,8 +12,10 @@ from jax.sharding import Mesh
 import numpy as np
 
 from okd_jax.core import Array, Batch
+from okd_jax.data.augmentation import Augment
 from okd_jax.data.info import DataInfo
 from okd_jax.devices import mesh
+from okd_jax.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +116,24 @@ class Task(abc.ABC):
         `okd_jax.data.augment`.
       image_dtype: of the images that networks see.
     """
+
+  def changed(
+    self,
+    augmentation: Augment,
+    smoothing: float,
+    class_weights: tuple[float, ...],
+  ) -> Self:
+    """The task with other pictures and targets in training.
+
+    Raises:
+      ConfigError: if it cannot change them so.
+    """
+    del augmentation, smoothing, class_weights
+    raise ConfigError(
+      f"the data are for '{self.name}', which config.augment, "
+      "config.label_smoothing and config.class_weights do not change; leave "
+      "them at their defaults."
+    )
 
   @abc.abstractmethod
   def out_shape(self) -> tuple[int, ...]:

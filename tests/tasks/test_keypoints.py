@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from okd_jax import core, tasks
+from okd_jax.data.augmentation import Augment
 from okd_jax.data.info import DataInfo
 from okd_jax.data.keypoints.figures import Joints
 from okd_jax.data.keypoints.info import KeypointInfo, margin
@@ -226,6 +227,11 @@ def test_accuracy_of_maps_in_a_step():
   far = jnp.roll(maps, 4, axis=2)
   accuracy = made.headline_in_step(jnp.stack([maps, far]), given)
   np.testing.assert_allclose(accuracy, [1, 0], atol=0.05)
+
+
+def test_changes_of_classes_are_refused():
+  with pytest.raises(ConfigError, match="'keypoints', which config.augment"):
+    task().changed(Augment(cutout=4), 0.0, ())
 
 
 def test_facts_survive_a_file():
