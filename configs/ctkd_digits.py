@@ -12,4 +12,8 @@ from configs import common, ctkd_c100
 def get_config(words: str = ""):
   config = common.digits(common.base())
   config.peers.net = "resnet8,resnet20"
-  return ctkd_c100.preset(config, words)
+  config = ctkd_c100.preset(config, words)
+  # The distance is a mean over positions of maps of length 1, of which small
+  # images have a sixteenth: it is as many times as large.
+  config.method.attention_weight /= 16
+  return config

@@ -110,7 +110,8 @@ def traced(name, kind, net):
     image=jax.ShapeDtypeStruct((128, *info.image_shape), jnp.uint8)
   )
   after, _ = jax.eval_shape(
-    functools.partial(steps.train_step, recipe), state, batch, key, taught
+    functools.partial(steps.train_step, recipe),
+    *(state, batch, key, taught, runs.train_labels(recipe)),
   )
   assert jax.tree.structure(after) == jax.tree.structure(state)
   return "ok"

@@ -1,4 +1,4 @@
-"""Tell what training would use of a folder of images."""
+"""Tell what training would use of a folder of images, or of joints in them."""
 
 import argparse
 import dataclasses
@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from okd_jax import data, rules
-from okd_jax.cli import common
+from okd_jax.cli import common, keypoint_data
 from okd_jax.data.augmentation import Augment
+from okd_jax.data.config import KEYPOINTS
 from okd_jax.errors import DataError
 from okd_jax.runs import display
 
@@ -27,7 +28,9 @@ _MOST_SIZES = 10
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
   """Adds what the command takes."""
-  command.add_argument("path", metavar="PATH", help="as after 'folder:'")
+  command.add_argument(
+    "path", metavar="PATH", help="as after 'folder:', or keypoints:PATH"
+  )
   command.add_argument(
     "--show",
     type=common.path,
@@ -55,6 +58,12 @@ def run(args: argparse.Namespace) -> None:
   from okd_jax.data import sheet
   from okd_jax.data.formats import folder
 
+  if args.path.startswith(KEYPOINTS):
+    of_joints = data.check(
+      {"name": args.path, "image_size": 256} | _given(args, "data")
+    )
+    keypoint_data.run(of_joints, args.show, as_json=args.json)
+    return
   path = args.path.removeprefix("folder:")
   config = data.check({"name": f"folder:{path}", **_given(args, "data")})
   how = Augment(**_given(args, "augment"))

@@ -9,6 +9,7 @@ from okd_jax.tasks.task import Measure as Measure, Task as Task
 # Modules of this package that are no tasks.
 _COMMON = (
   "figure",
+  "keypoint_drawing",
   "keypoint_figures",
   "keypoint_maps",
   "keypoint_metrics",

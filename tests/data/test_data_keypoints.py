@@ -7,7 +7,7 @@ from PIL import Image
 import pytest
 from scipy import io
 
-from okd_jax import data
+from okd_jax import __main__, data
 from okd_jax.data.keypoints import (
   figures,
   info as info_lib,
@@ -446,3 +446,20 @@ def test_a_drawn_figure_is_where_its_joints_are():
     # Their own left is on our right, unless they turn their back on us.
     sides = [f.joints[left[0], 0] > f.joints[left[1], 0] for f in drawn]
     assert all(sides) if level == "easy" else not all(sides)
+
+
+def test_the_command_counts_and_draws(tmp_path, capsys):
+  folder = write(tmp_path / "set", content())
+  sheet = tmp_path / "sheet.png"
+  command = ["data", f"keypoints:{folder}", f"--show={sheet}"]
+  __main__.main([*command, "--json", "--config.data.image_size=32"])
+  said = json.loads(capsys.readouterr().out)
+  train = said["splits"]["train"]
+  assert train["figures"] == 5 and train["joints"]["nose"] == 5
+  assert train["joints"]["left_eye"] == 0
+  with Image.open(sheet) as drawn:
+    assert drawn.size == (8 * 32, 32)
+  (folder / "images" / "1.png").write_bytes(b"no picture")
+  with pytest.raises(SystemExit) as left:
+    __main__.main(command)
+  assert left.value.code == 3

@@ -9,11 +9,15 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 import pytest
 
+from configs import okddip_digits
 from okd_jax import data
 from okd_jax.data import mixing
 from okd_jax.data.augmentation import Augment
+from okd_jax.data.info import KNOWN
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import ConfigError
+from okd_jax.settings import build
+from okd_jax.settings.freeze import freeze
 from okd_jax.tasks import classification
 import runs
 import toys
@@ -204,3 +208,24 @@ def test_weights_of_classes_count_in_every_term():
     runs.train(setup, 1)[1]["gradient_norm"] for setup in (plain, double)
   )
   np.testing.assert_allclose(two, 2 * one, rtol=1e-5)
+
+
+def test_a_configuration_says_what_is_changed():
+  config = okddip_digits.get_config("smoke")
+  config.augment.policy = "trivial_augment"
+  config.label_smoothing = 0.1
+  config.class_weights = (1.0,) * 9 + (2.0,)
+
+  def task():
+    return build.setup(freeze(config), KNOWN["digits"], 100, make_mesh(1)).task
+
+  made = task()
+  assert made.augmentation.policy == "trivial_augment"
+  assert (made.smoothing, made.class_weights[-1]) == (0.1, 2.0)
+  config.class_weights = (1.0, 2.0)
+  with pytest.raises(ConfigError, match="has 2 numbers, and the data have 10"):
+    task()
+  config.class_weights = ()
+  config.augment.mixup, config.augment.mix_per_peer = 0.2, True
+  with pytest.raises(ConfigError, match="mix_per_peer=True: this method"):
+    task()

@@ -20,6 +20,8 @@ ROOT = Path(__file__).parents[2]
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "run"
 MESHES = {"4x1": (4, 1), "2x2": (2, 2), "1x4": (1, 4)}
 OPTIONS = {
+  # Its maps would have to be as large as the fixture's.
+  "ctkd": ("--config.method.attention_weight=0",),
   "kd": (f"--config.teacher={FIXTURE}",),
   "kdcl": ("--config.method.rule=general",),
 }

@@ -74,8 +74,8 @@ def test_the_loss_is_that_of_the_vectors(attention_on):
   [
     ("ce", (0, 0)),
     ("hint", (0.03, 0)),
-    ("attention", (0, 1000)),
-    ("", (0.03, 1000)),
+    ("attention", (0, 62.5)),
+    ("", (0.03, 62.5)),
   ],
 )
 def test_four_presets(words, weights, tmp_path):

@@ -16,13 +16,14 @@ from okd_jax.training import (
   state as state_lib,
   step as steps,
 )
+import runs
 import toys
 
 PLATFORMS = ("tpu", "cuda")
 
 
 def arguments(recipe):
-  """Shapes of the state, a batch, the key, and the teacher's variables."""
+  """What a step takes, or its shapes."""
   key = jax.eval_shape(lambda: jax.random.key(0))
   taught = None
   if recipe.teacher is not None:
@@ -32,6 +33,7 @@ def arguments(recipe):
     toys.batch(0, recipe.batch_size),
     key,
     taught,
+    runs.train_labels(recipe),
   )
 
 
@@ -53,7 +55,7 @@ def test_train_step_lowers(method):
 def test_chunk_of_steps_lowers(dtype):
   net = toys.Toy(toys.INFO.num_classes, dtype=dtype)
   recipe = toys.recipe("okddip", kind="branches", net=net)
-  state, batch, key, _ = arguments(recipe)
+  state, batch, key, *_ = arguments(recipe)
   rows = jax.ShapeDtypeStruct((4, recipe.batch_size), jnp.int32)
   step_fn = functools.partial(steps.train_step, recipe)
   measures = chunk.measures_like(step_fn, state, batch, key)

@@ -48,12 +48,13 @@ def test_every_method_goes_on_from_any_step(name, tmp_path):
   recipe = toys.recipe(method, kind=kind, num_peers=3)
   state = runs.start(recipe)
   abstract = state_lib.abstract(recipe, jax.random.key(0))
-  step_fn, taught = runs.jitted(recipe, state), runs.teacher(recipe)
+  step_fn = runs.jitted(recipe, state)
+  given = (jax.random.key(1), runs.teacher(recipe), runs.train_labels(recipe))
 
   def go_on(state, first):
     for step in range(first, 5):
       batch = runs.on_mesh(recipe, toys.batch(step))
-      state, measured = step_fn(state, batch, jax.random.key(1), taught)
+      state, measured = step_fn(state, batch, *given)
       if first == 0:
         checkpoints.save(step + 1, state, wait=True)
     return jax.device_get((state, measured))

@@ -8,6 +8,7 @@ import os
 import pathlib
 import pickle
 import random
+import sys
 import zipfile
 
 import fingerprints
@@ -353,7 +354,11 @@ class Odd:
 @pytest.mark.checklist("security")
 def test_what_lies_beside_weights_is_skipped(save):
   weights = {"w": Tensor(np.ones(2, np.float32))}
+  device = type("device", (), {"__module__": "torch"})
+  device.__reduce__ = lambda self: (device, ("cuda", 0))
+  sys.modules["torch"].device = device  # of the fixture
   beside = {
+    "device": device(),
     "optimizer": {
       "state": collections.defaultdict(
         dict,

@@ -47,6 +47,7 @@ class Listing:
   test: Files
   num_validation: int = 0
   notes: tuple[str, ...] = ()
+  files: tuple[str, ...] = ()
 
 
 def describe(

@@ -1,0 +1,100 @@
+"""Tell what training would use of annotated joints; a part of `data`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from okd_jax import data
+from okd_jax.cli import common
+from okd_jax.data.keypoints import load, pictures
+from okd_jax.data.keypoints.figures import Figure
+from okd_jax.devices.mesh import make_mesh
+from okd_jax.errors import ConfigError
+from okd_jax.runs import display
+from okd_jax.tasks import keypoint_drawing, keypoint_maps
+from okd_jax.tasks.keypoints import Task
+
+_SHOWN = 32
+
+
+def run(config: data.Config, show: Path | None, *, as_json: bool) -> None:
+  """Checks every picture and annotation, and says what there is.
+
+  Args:
+    config: of the data.
+    show: a PNG for figures as a network sees them in training.
+    as_json: print for programs.
+
+  Raises:
+    ConfigError: if `show` is no PNG.
+    DataError: for what training would refuse as well.
+  """
+  found = load.find(config)
+  for figures in found.splits.values():
+    for figure in {f.picture: f for f in figures}.values():
+      pictures.decode(figure, exif=found.exif and config.exif)
+  counts = {
+    split: {
+      "pictures": len({f.image_id for f in figures}),
+      "figures": len(figures),
+      "joints": dict(zip(found.names, _labelled(figures), strict=True)),
+    }
+    for split, figures in found.splits.items()
+  }
+  if as_json:
+    known = dataclasses.asdict(found.info)
+    about = {"joints": found.names, "known": known, "notes": found.notes}
+    common.print_json({"splits": counts} | about)
+  else:
+    _show(config.name, counts, found)
+  if show:
+    _draw(config, show)
+    if not as_json:
+      print(f"What a network sees is in {show}.")
+
+
+def _labelled(figures: Any) -> list[int]:
+  if not figures:
+    return []
+  seen: list[Figure] = list(figures)
+  return [int(n) for n in np.sum([f.visible > 0 for f in seen], axis=0)]
+
+
+def _show(name: str, counts: dict[str, Any], found: Any) -> None:
+  rows = [
+    (what, *(part[what] for part in counts.values()))
+    for what in ("pictures", "figures")
+  ]
+  rows += [
+    (joint, *(part["joints"][joint] for part in counts.values()))
+    for joint in found.names
+  ]
+  display.table(f"{name}: how often", ["what", *counts], rows)
+  pairs = [f"{found.names[a]} - {found.names[b]}" for a, b in found.info.pairs]
+  rows = [("mirrored", ", ".join(pairs) if found.flip else "never")]
+  rows += [("note", note) for note in found.notes]
+  display.table("What training takes it for", ["what", "value"], rows)
+
+
+def _draw(config: data.Config, path: Path) -> None:
+  if path.suffix.lower() != ".png":
+    raise ConfigError(f"--show={path} must be a file that ends in .png.")
+  source = data.make(config, batch_size=1, eval_batch_size=1, seed=0)
+  count = min(_SHOWN, source.train_size)
+  source.batch_size = count
+  task, mesh = Task.of(source.info), make_mesh(1, 1, jax.local_devices()[:1])
+  batch = next(source.batches(0))
+  seen = task.augment(batch, jax.random.key(0), num_views=None, mesh=mesh)
+  levels = np.asarray(seen.image) * source.info.std + source.info.mean
+  pixels = np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8)
+  places = 4 * np.asarray(keypoint_maps.decode(seen.target["maps"])[0])
+  shown = 2 * (np.asarray(seen.target["weight"]) > 0)
+  drawn = [
+    keypoint_drawing.draw(*each, source.info.of_keypoints.bones)
+    for each in zip(pixels, places, shown, strict=True)
+  ]
+  path.parent.mkdir(parents=True, exist_ok=True)
+  keypoint_drawing.sheet(drawn).save(path)
