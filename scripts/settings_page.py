@@ -68,14 +68,23 @@ def page() -> str:
 def _table(
   section: Any, path: str, fields: list[dataclasses.Field[Any]] | None = None
 ) -> Iterator[str]:
-  described = section if isinstance(section, type) else type(section)
-  meanings = rules.meanings(described)
   yield _COLUMNS
   yield "|" + "---|" * _COLUMNS.count(" | ") + "---|"
+  yield from _rows(section, path, fields)
+
+
+def _rows(
+  section: Any, path: str, fields: list[dataclasses.Field[Any]] | None = None
+) -> Iterator[str]:
+  described = section if isinstance(section, type) else type(section)
+  meanings = rules.meanings(described)
   for field in fields or dataclasses.fields(section):
     rule = rules.of(field)
     if rule is None:
-      continue  # a section of its own
+      # Sections of a run have tables of their own.
+      if dataclasses.is_dataclass(field.default) and path.count(".") > 1:
+        yield from _rows(field.default, f"{path}{field.name}.")
+      continue
     default = field.default if fields else getattr(section, field.name)
     if "follows" in field.metadata:
       shown = (

@@ -131,6 +131,11 @@ def _check_keypoints(config: Config) -> None:
       f"config.data.source={config.source!r} must be 'memory' or 'stream' for "
       "keypoints; change it."
     )
+  if config.per_class:
+    raise ConfigError(
+      f"config.data.per_class={config.per_class} must be 0 for keypoints, "
+      "which have no classes; change it."
+    )
   for key, value in (
     ("image_size", config.image_size),
     ("keypoints.width", config.keypoints.width),

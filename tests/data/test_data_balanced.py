@@ -206,6 +206,11 @@ def test_a_batch_that_does_not_divide_is_refused():
     make(batch_size=15)
 
 
+def test_keypoints_have_no_classes():
+  with pytest.raises(ConfigError, match="per_class=2 must be 0 for keypoints"):
+    data.check({"name": "stickfolk/easy", "per_class": 2})
+
+
 def test_without_it_every_epoch_shows_every_image_once():
   made = make(per_class=0)
   jax.tree.map(

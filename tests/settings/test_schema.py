@@ -160,6 +160,8 @@ ADDED_SINCE |= {"accumulate", "ema_decay"}
 ADDED_SINCE |= {"schedule.name", "schedule.final"}
 ADDED_SINCE |= {"schedule.warmup_epochs", "schedule.warmup_steps"}
 ADDED_SINCE |= {"extra_epochs", "init_from_head"}
+ADDED_SINCE |= {"data.keypoints.width", "data.keypoints.sigma"}
+ADDED_SINCE |= {"data.keypoints.rotation", "data.keypoints.scale"}
 
 
 def digest_then(config):
