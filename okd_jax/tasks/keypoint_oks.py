@@ -98,17 +98,10 @@ def precision_and_recall(
   area: tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray]:
   """Precision at 101 recalls, [T, 101], and the last recall, [T]."""
-  images = sorted(
-    {record["image_id"] for record in (*annotations, *detections)}
-  )
+  found, truths = _by_image(detections), _by_image(annotations)
   matches = [
-    _match(
-      [d for d in detections if d["image_id"] == image],
-      [a for a in annotations if a["image_id"] == image],
-      sigmas,
-      area,
-    )
-    for image in images
+    _match(found.get(image, []), truths.get(image, []), sigmas, area)
+    for image in sorted(found.keys() | truths.keys())
   ]
   num_truths = sum(match.num_truths for match in matches)
   if not num_truths:
@@ -128,6 +121,14 @@ def precision_and_recall(
   at = [np.searchsorted(row, RECALLS, side="left") for row in recall]
   last = recall[:, -1] if recall.shape[1] else np.zeros(len(THRESHOLDS))
   return np.take_along_axis(precision, np.array(at), axis=1), last
+
+
+def _by_image(records: Sequence[Record]) -> dict[Any, list[Record]]:
+  """Records by their image, in the order that they have."""
+  groups: dict[Any, list[Record]] = {}
+  for record in records:
+    groups.setdefault(record["image_id"], []).append(record)
+  return groups
 
 
 def _match(detections, annotations, sigmas, area) -> Matches:
