@@ -79,11 +79,14 @@ class Split:
     labels: int32 [N]; for other tasks than classification what examples are
       divided by, all of a kind by default.
     targets: what is to be predicted, a tree of [N, ...]; None for the labels.
+    groups: int [N], examples of one number stay together where a split is
+      divided; None where they need not.
   """
 
   images: np.ndarray
   labels: np.ndarray
   targets: Any = None
+  groups: np.ndarray | None = None
 
   @property
   def predicted(self) -> Any:

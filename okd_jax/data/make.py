@@ -100,15 +100,16 @@ def division(
       f"config.data.validation={config.validation} must be 0, as "
       f"{config.name} has a validation split of its own; change it."
     )
-  given = np.arange(num_train - num_validation, num_train, dtype=np.int32)
+  train, groups = num_train - num_validation, data.train.groups
   positions = divide(
-    data.train.labels[: num_train - num_validation],
+    data.train.labels[:train],
     validation=config.validation,
     train_examples=config.train_examples,
     held_out=held_out,
+    groups=None if groups is None else groups[:train],
   )
   if num_validation:
-    positions["validation"] = given
+    positions["validation"] = np.arange(train, num_train, dtype=np.int32)
   positions["test"] = np.arange(data.info.num_test, dtype=np.int32)
   return positions
 

@@ -107,6 +107,37 @@ def test_own_data_are_read_and_divided_by_picture(tmp_path, source):
   assert np.isnan(joints.head).all()
 
 
+@pytest.mark.parametrize("source", ["memory", "stream"])
+def test_figures_of_one_picture_are_validated_together(tmp_path, source):
+  said = content(10)
+  # Three figures a picture, those of one picture far apart in the file.
+  first = said["annotations"]
+  said["annotations"] = [
+    figure | {"id": figure["id"] + 100 * k}
+    for k in range(3)
+    for figure in first
+  ]
+  folder = write(tmp_path, said)
+  # The pictures of a second file are others, whatever their numbers.
+  write(folder, content(2), name="test.json")
+  (folder / "annotations" / "all.json").rename(
+    folder / "annotations" / "train.json"
+  )
+  made = make(folder, source=source, validation=0.3)
+  pictures_of = {
+    split: {
+      int(i)
+      for batch in made.evaluation(split)
+      for i in np.asarray(batch.target.image_id)[np.asarray(batch.mask)]
+    }
+    for split in ("train", "validation")
+  }
+  sizes = {split: len(made.positions[split]) for split in pictures_of}
+  assert sizes == {"train": 21, "validation": 9}
+  assert len(pictures_of["validation"]) == 3
+  assert not pictures_of["train"] & pictures_of["validation"]
+
+
 def test_sources_agree(tmp_path):
   folder = write(tmp_path, content())
   one, other = (make(folder, source=s) for s in ("memory", "stream"))

@@ -95,6 +95,32 @@ def test_average_precision():
   golden.assert_value(recall, expected["recall_per_iou_all"])
 
 
+class Counted(dict):
+  """Counts how often its image is asked for."""
+
+  asked = 0
+
+  def __getitem__(self, key):
+    Counted.asked += key == "image_id"
+    return super().__getitem__(key)
+
+
+def test_records_are_grouped_by_image_once():
+  """And their order between images plays no part."""
+  annotations, detections, expected = coco()
+  apart = [sorted(r, key=lambda x: -x["image_id"]) for r in coco()[:2]]
+  assert keypoint_oks.oks_figures(*apart) == keypoint_oks.oks_figures(
+    annotations, detections
+  )
+  counted = [[Counted(r) for r in records] for records in apart]
+  Counted.asked = 0
+  figures = keypoint_oks.oks_figures(*counted)
+  assert figures == pytest.approx(expected["stats"], rel=1e-10)
+  # Once a record for each range of areas.
+  count = len(annotations) + len(detections)
+  assert Counted.asked == len(keypoint_oks.AREAS) * count
+
+
 def test_sizes_without_an_annotation():
   annotations, detections, _ = coco()
   small = [a | {"area": 100.0} for a in annotations]

@@ -35,6 +35,7 @@ class Files:
     offset: int64 [N], where in the file it begins.
     length: int64 [N], its bytes; -1 is the whole file.
     labels: int32 [N].
+    groups: as of `okd_jax.data.info.Split`.
   """
 
   paths: tuple[pathlib.Path, ...]
@@ -42,6 +43,7 @@ class Files:
   offset: np.ndarray
   length: np.ndarray
   labels: np.ndarray
+  groups: np.ndarray | None = None
 
   def read(self, row: int) -> bytes:
     """Returns an image as it is stored."""

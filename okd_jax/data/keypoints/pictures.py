@@ -31,11 +31,14 @@ class Files:
     figures: N of them.
     labels: int32 [N], zeros: what examples are divided by.
     targets: of N figures.
+    groups: int32 [N], a number of its own for every picture, whose figures stay
+      together.
   """
 
   figures: tuple[Figure, ...]
   labels: np.ndarray
   targets: Joints
+  groups: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +78,7 @@ def describe(
     figures = [f for split in splits for f in found.splits.get(split, ())]
     targets = to_arrays(figures, len(found.names), size, found.info.torso)
     labels = np.zeros(len(figures), np.int32)
-    return Files(tuple(figures), labels, targets)
+    return Files(tuple(figures), labels, targets, targets.image_id)
 
   train, test = files("train", "validation"), files("test")
   keypoints = dataclasses.replace(
@@ -113,7 +116,9 @@ def read(listing: Listing) -> HostData:
       annotations say.
   """
   train, test = (
-    Split(_windows(files, listing.info), files.labels, files.targets)
+    Split(
+      _windows(files, listing.info), files.labels, files.targets, files.groups
+    )
     for files in (listing.train, listing.test)
   )
   return HostData(

@@ -23,6 +23,7 @@ def divide(
   validation: float,
   train_examples: int,
   held_out: float,
+  groups: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
   """Divides a training split, each class in proportion.
 
@@ -36,14 +37,14 @@ def divide(
     validation: fraction of N to validate on.
     train_examples: how many of the rest to use; 0 for all.
     held_out: fraction of the used examples kept for `core.Method.refresh`.
+    groups: int [N], examples of one number are never in two parts; fractions
+      are then of the groups. None where every example is one of its own.
 
   Returns:
     int32 positions, in rising order, of "validation", "held_out" and "train".
   """
   num_classes = len(np.unique(labels))
-  chosen, rest = order.stratified(
-    labels, round(validation * len(labels)), _VALIDATION
-  )
+  chosen, rest = _take(labels, groups, validation, _VALIDATION)
   parts = {"validation": chosen}
   if train_examples:
     if not num_classes <= train_examples <= len(rest):
@@ -53,8 +54,8 @@ def divide(
         "training set without validation; change it."
       )
     rest = rest[order.stratified(labels[rest], train_examples, _SUBSET)[0]]
-  count = round(held_out * len(rest))
-  chosen, kept = order.stratified(labels[rest], count, _HELD_OUT)
+  of_rest = None if groups is None else groups[rest]
+  chosen, kept = _take(labels[rest], of_rest, held_out, _HELD_OUT)
   parts |= {"held_out": rest[chosen], "train": rest[kept]}
   if not len(parts["train"]):
     raise ConfigError(
@@ -62,6 +63,22 @@ def divide(
       "training example; lower them."
     )
   return parts
+
+
+def _take(
+  labels: np.ndarray, groups: np.ndarray | None, share: float, purpose: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """A share of the examples and the rest, see `order.stratified`."""
+  if groups is None:
+    return order.stratified(labels, round(share * len(labels)), purpose)
+  numbers, group = np.unique(groups, return_inverse=True)
+  alike = np.zeros(len(numbers), int)
+  chosen, _ = order.stratified(alike, round(share * len(numbers)), purpose)
+  taken = np.isin(group, chosen)
+  return (
+    np.flatnonzero(taken).astype(np.int32),
+    np.flatnonzero(~taken).astype(np.int32),
+  )
 
 
 class Batching(TypedDict):
