@@ -122,8 +122,8 @@ def _check_teacher(config: RunConfig, needed: bool) -> None:
     )
   if path.is_file() and not config.teacher_net:
     raise ConfigError(
-      "config.teacher_net='' must be the network that the file belongs to, a "
-      "name of okd_jax.backbones."
+      f"config.teacher={config.teacher!r} is a file, so config.teacher_net='' "
+      "must be the network that it belongs to, a name of okd_jax.backbones."
     )
 
 

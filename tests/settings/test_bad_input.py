@@ -57,6 +57,7 @@ MISSING = ("--config.data.name=cifar100", "--config.data.download=False")
 # What no rule of one value can say.
 MORE = {
   "batch_size": case("101"),
+  "best_by": case("accuracy", "train/leader/accuracy"),
   "data.dir": case("/nowhere", also=MISSING, says="cifar-100-binary"),
   "data.name": case("", "zzz", "cifar11"),
   "data.per_class": case("7", says="config.data.per_class="),
@@ -64,7 +65,7 @@ MORE = {
   "epochs": case("50000000"),
   "image_mean": case("(1, 2)"),
   "image_std": case("(0.1, 0.2, 0.3)"),
-  "init_from": case("/nowhere", str(ROOT), __file__),
+  "init_from": case("/nowhere", str(ROOT)),
   "mesh.data": case("9"),
   "mesh.peer": case("9", "8"),
   "method.num_negatives": case("95"),
@@ -512,7 +513,7 @@ class Faulty(nn.Module):
 def test_a_fault_deep_inside_is_not_a_wrong_configuration(
   tmp_path, monkeypatch, capsys
 ):
-  monkeypatch.setattr(build, "network", lambda *_: Faulty(10))
+  monkeypatch.setattr(build, "network", lambda *_, **__: Faulty(10))
   config = read(recipe_of("okddip"), ONE_DEVICE)
   # Not turned into a message and a code: it ends with its traceback.
   with pytest.raises(ValueError, match="deep inside") as raised:
