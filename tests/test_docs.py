@@ -43,6 +43,7 @@ def test_what_a_page_names_exists(page, capsys):
     if not path.startswith("configs/weighted_mean_"):
       assert (ROOT / path).exists(), path
   keys = set(flatten(common.base()))
+  keys |= {".".join(key.split(".")[:2]) for key in keys}
   # A comparison's base is such a configuration again.
   keys |= set(flatten(compare_digits.get_config()))
   keys |= {

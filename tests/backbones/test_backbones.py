@@ -491,7 +491,10 @@ def test_names_are_exact():
     "densenetbc100_12",
     "hcgnet_a1",
     "hourglass1",
+    "hourglass1_small",
     "hourglass2",
+    "hourglass2_small",
+    "hourglass3_small",
     "hourglass4",
     "hourglass6",
     "hourglass8",
@@ -535,7 +538,7 @@ def test_names_are_exact():
 @pytest.mark.parametrize(
   ("name", "options", "message"),
   [
-    ("resnet23", {}, "'resnet23' is unknown.*Available: densenet40_12, dense"),
+    ("resnet23", {}, "'resnet23' is unknown.*Available: convnext_tiny, den"),
     ("densnet40_12", {}, "did you mean 'densenet40_12'"),
     ("resnet32", {"splt": 3}, "no option 'splt'.*'split'.*: dtype, part, raw"),
     ("resnet32", {"dropout": 0.5}, "no option 'dropout'"),

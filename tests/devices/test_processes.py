@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from okd_jax import methods
 from okd_jax.storage.checkpoint import Checkpoints
+import toys
 
 # A pair compiles every program twice, on whatever cores there are.
 pytestmark = pytest.mark.timeout(900)
@@ -190,16 +190,16 @@ def test_a_save_that_fails_in_one_process_ends_both(tmp_path, broken):
 @pytest.mark.parametrize("mesh", MESHES)
 def test_every_method_on_two_processes(tmp_path, mesh):
   alone(
-    [job(tmp_path / "one" / name, name, mesh) for name in methods.names()],
+    [job(tmp_path / "one" / name, name, mesh) for name in toys.OF_CLASSES],
     timeout=1500,
   )
   jobs = [
     job(tmp_path / "two" / name, name, mesh, OFTEN, stop_at=6)
-    for name in methods.names()
+    for name in toys.OF_CLASSES
   ]
   trained = f"--config.init_from={tmp_path / 'two' / 'okddip'}"
   jobs.append(job(tmp_path / "two" / "renewed", "okddip", mesh, trained))
   in_pair(jobs, timeout=1500)
-  for name in methods.names():
+  for name in toys.OF_CLASSES:
     assert_close_runs(tmp_path / "two" / name, tmp_path / "one" / name)
   assert len(metrics(tmp_path / "two" / "renewed")) > 0

@@ -17,7 +17,7 @@ JOINT = [
 ]
 ALL = [
   (name, kind)
-  for name in methods.names()
+  for name in toys.OF_CLASSES
   for kind in ("replicas", "branches")
   if methods.make(name).needs.kind in (None, kind)
 ]

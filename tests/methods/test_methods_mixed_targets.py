@@ -20,7 +20,7 @@ def recipe(name, **changes):
   return dataclasses.replace(made, task=task)
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", toys.OF_CLASSES)
 def test_every_method_takes_mixtures(name):
   setup = recipe(
     name,
@@ -37,7 +37,7 @@ def test_every_method_takes_mixtures(name):
   )
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", toys.OF_CLASSES)
 def test_all_peers_of_a_method_see_one_mixture(name):
   # Without other changes views are alike, and so is what is mixed.
   setup = recipe(

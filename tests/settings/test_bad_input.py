@@ -88,7 +88,8 @@ WRONG_TYPE = {
 
 
 def recipe_of(method):
-  return f"--config=configs/{method}_digits.py:smoke"
+  data = "stickfolk" if method == "okdhp" else "digits"
+  return f"--config=configs/{method}_{data}.py:smoke"
 
 
 def read(*arguments):

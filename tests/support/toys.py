@@ -31,6 +31,14 @@ INFO = DataInfo(
 )
 
 
+# Methods that toy data are for.
+OF_CLASSES = [
+  name
+  for name in methods.names()
+  if classification.Task.name in methods.make(name).tasks
+]
+
+
 class Toy(Network):
   """Two convolutions with batch norm, dropout, and a linear classifier."""
 

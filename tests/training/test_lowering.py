@@ -41,7 +41,7 @@ def lowered(fn, *args):
   return jax.export.export(jax.jit(fn), platforms=PLATFORMS)(*args)
 
 
-@pytest.mark.parametrize("method", methods.names())
+@pytest.mark.parametrize("method", toys.OF_CLASSES)
 def test_train_step_lowers(method):
   kind = methods.make(method).needs.kind or "replicas"
   recipe = toys.recipe(method, kind=kind)

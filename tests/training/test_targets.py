@@ -158,7 +158,7 @@ def test_a_reopened_run_knows_its_teachers_shapes(tmp_path, monkeypatch):
   images = jnp.zeros((2, *run.setup.task.image_shape))
   apply, variables = export.function(run, "hinted")
   assert np.isfinite(apply(variables, images)).all()
-  config.epochs = 2
+  config.extra_epochs = 1
   state, _ = train.train(freeze(config), tmp_path)
   assert int(state.step) == 2 * run.step
 
