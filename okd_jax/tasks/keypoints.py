@@ -42,6 +42,7 @@ class Task(task.Task):
   name: ClassVar[str] = "keypoints"
   measures: ClassVar[tuple[Measure, ...]] = keypoint_figures.MEASURES
   classes_are: ClassVar[str] = "joints"
+  asked_by_crops: ClassVar[bool] = True
   step_measure: ClassVar[Measure | None] = Measure(
     "map_accuracy", "accuracy of maps"
   )

@@ -78,6 +78,8 @@ class Task(abc.ABC):
       Data may lack what some of them need.
     step_measure: the figure of training batches, where it is not the headline.
     classes_are: what people call what `DataInfo.class_names` names.
+    asked_by_crops: its networks look at crops around boxes, so that nobody can
+      ask them about a picture alone.
     info: of a data set whose images are augmented and normalised here; None
       for batches of one's own, which hold floats.
   """
@@ -86,6 +88,7 @@ class Task(abc.ABC):
   measures: ClassVar[tuple[Measure, ...]]
   step_measure: ClassVar[Measure | None] = None
   classes_are: ClassVar[str] = "classes"
+  asked_by_crops: ClassVar[bool] = False
   info: DataInfo | None
 
   @classmethod

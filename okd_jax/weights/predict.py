@@ -10,7 +10,7 @@ import numpy as np
 from okd_jax import tasks
 from okd_jax.data import images as pictures
 from okd_jax.data.formats import finder
-from okd_jax.errors import DataError
+from okd_jax.errors import ConfigError, DataError
 from okd_jax.runs import run as run_lib
 from okd_jax.weights import export, exported as leader_lib
 
@@ -38,7 +38,7 @@ def predict(
     file that cannot be decoded `image` and `error`, the reason.
 
   Raises:
-    ConfigError: if target is no run.
+    ConfigError: if target is no run, or of a task that looks at crops.
     LeaderError: if it is a damaged export.
     DataError: naming a path where no image is.
   """
@@ -49,9 +49,15 @@ def predict(
     run = run_lib.run(target)
     card = export.describe(run)
     apply, variables = export.function(run)
+  task = tasks.load(card["task"])
+  if task.asked_by_crops:
+    raise ConfigError(
+      f"{target} is a network for '{task.name}', which looks at crops around "
+      "boxes and cannot be asked about whole pictures yet; measure it with "
+      "`python -m okd_jax eval`, or export it and give it crops."
+    )
   files = find(paths)
   logits_of = jax.jit(apply)
-  task = tasks.load(card["task"])
   variables = jax.device_put(variables)
   results: list[dict[str, Any]] = []
   for start in range(0, len(files), _BATCH_SIZE):
