@@ -6,6 +6,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from okd_jax import core, groups, layers, methods
 from okd_jax.backbones.network import Network
@@ -36,6 +37,14 @@ OF_CLASSES = [
   name
   for name in methods.names()
   if classification.Task.name in methods.make(name).tasks
+]
+
+
+# Some that differ in what they remember, see and share; the others are slow.
+SOME = ("kd", "kdcl", "mcl_okd", "okddip", "pcl", "switokd")
+SOME_FIRST = [
+  name if name in SOME else pytest.param(name, marks=pytest.mark.slow)
+  for name in OF_CLASSES
 ]
 
 
