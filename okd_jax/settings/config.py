@@ -192,7 +192,7 @@ def require_resumable(config: RunConfig, saved: Mapping[str, Any]) -> None:
   ]
   if changed:
     longer = ""
-    if ours.get("epochs") != theirs.get("epochs"):
+    if "epochs" in theirs and ours["epochs"] != theirs["epochs"]:
       longer = (
         f" To train this run longer, leave config.epochs={theirs['epochs']} "
         "and what follows from it, and set config.extra_epochs."

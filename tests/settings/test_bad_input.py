@@ -16,7 +16,7 @@ import sys
 import time
 
 from flax import linen as nn
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
@@ -479,6 +479,7 @@ JSON = st.recursive(
 @pytest.mark.checklist("G2")
 @settings(max_examples=60, deadline=None)
 @given(changes=st.dictionaries(st.sampled_from(sorted(KEYS)) | TEXT, JSON))
+@example(changes={"epochs": {}})
 def test_fuzzed_saved_configurations_are_compared(changes):
   config = read(recipe_of("okddip"))
   saved = json.loads(json.dumps(as_dict(config)))
