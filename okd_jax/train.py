@@ -157,9 +157,17 @@ def _require_same_rates(
   """
   saved = run_lib.saved_config(workdir)
   steps = workdir_lib.checkpoints(config, workdir).steps()
-  if not saved or not steps or saved["epochs"] == config.epochs:
+  if not saved or not steps:
     return
-  before = dataclasses.replace(config, epochs=saved["epochs"], extra_epochs=0)
+  epochs = saved.get("epochs")
+  if not isinstance(epochs, int) or epochs < 1:
+    raise ConfigError(
+      f"{workdir / 'config.json'} is damaged: it says epochs={epochs!r}; write "
+      "there what the run began with, or train into another --workdir."
+    )
+  if epochs == config.epochs:
+    return
+  before = dataclasses.replace(config, epochs=epochs, extra_epochs=0)
   begun = build.setup(before, source.info, source.train_size, setup.mesh)
   done = jnp.arange(max(steps))
   rates = [

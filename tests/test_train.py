@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 
@@ -147,6 +148,15 @@ def test_other_configuration_in_the_same_workdir_is_refused(whole):
     train.train(changed, whole[0])
   for part in ("method.temperature", "3.0", "4.0", "optim.momentum"):
     assert part in str(error.value)
+
+
+@pytest.mark.parametrize("epochs", [None, "two", 0])
+def test_a_damaged_number_of_epochs_is_refused(whole, tmp_path, epochs):
+  workdir = shutil.copytree(whole[0], tmp_path / "run")
+  saved = json.loads((workdir / "config.json").read_text())
+  (workdir / "config.json").write_text(json.dumps(saved | {"epochs": epochs}))
+  with pytest.raises(ConfigError, match="is damaged"):
+    train.train(tiny(checkpoint_secs=1e-9), workdir)
 
 
 @pytest.mark.checklist("E1")
