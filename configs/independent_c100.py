@@ -1,7 +1,7 @@
 """Independent training on CIFAR-100, four ResNet-32.
 
 Published top-1 error in %, one network: ResNet-32 28.91, ResNet-110 23.62,
-VGG-16 25.18, DenseNet-40-12 29.17 (re-runs in the public repository
+vgg16_linear 25.18, DenseNet-40-12 29.17 (re-runs in the public repository
 winycg/MCL-OKD).
 Variants: any network of okd_jax.backbones, and "branches" for "Ind".
 

@@ -434,3 +434,15 @@ def test_published_figures_are_whole():
     for figure in PUBLISHED["figures"]
   ]
   assert len(set(keys)) == len(keys)
+
+
+def test_rows_of_a_table_stand_under_its_networks():
+  """The table of MCL-OKD's read-me has every method for every network."""
+  nets = {}
+  for figure in PUBLISHED["figures"]:
+    if figure["source"] == "mcl_okd":
+      nets.setdefault(figure["method"], set()).add(figure["net"])
+  expected = {"baseline", "dml", "cl_ilr", "one", "okddip", "mcl_okd"}
+  assert set(nets) == expected
+  assert all(nets[method] == nets["mcl_okd"] for method in expected)
+  assert len(nets["mcl_okd"]) == 5
