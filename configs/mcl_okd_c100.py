@@ -13,18 +13,26 @@ from configs import common
 
 def get_config(words: str = "", data_set: str = "cifar100"):
   config = common.cifar(common.base(), data_set)
-  config.method = common.method("mcl_okd")
-  config.peers.kind = "branches"
-  config.peers.split = 1
-  config.schedule.name = "cosine"
+  recipe(config)
   config.batch_size = 64
   config.optim.learning_rate = 0.05
+  if data_set == "cifar100":
+    config.image_mean = (0.5071, 0.4867, 0.4408)
+    config.image_std = (0.2675, 0.2565, 0.2761)
   config = common.variant(config, words)
   if config.peers.net.startswith("vgg"):
     config.peers.split = 3
   if config.peers.net.startswith(("vgg", "hcgnet")):
     config.method.num_negatives = 16384
   return few_negatives(config)
+
+
+def recipe(config):
+  """The method, branches after the first stage, and a rate that falls to 0."""
+  config.method = common.method("mcl_okd")
+  config.peers.kind = "branches"
+  config.peers.split = 1
+  config.schedule.name = "cosine"
 
 
 def few_negatives(config):

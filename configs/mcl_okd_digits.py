@@ -10,8 +10,5 @@ from configs import common, mcl_okd_c100
 
 def get_config(words: str = ""):
   config = common.digits(common.base())
-  config.method = common.method("mcl_okd")
-  config.peers.kind = "branches"
-  config.peers.split = 1
-  config.schedule.name = "cosine"
+  mcl_okd_c100.recipe(config)
   return mcl_okd_c100.few_negatives(common.variant(config, words))

@@ -10,9 +10,6 @@ from configs import common, mcl_okd_c100
 
 def get_config(words: str = ""):
   config = common.fashion_mnist(common.base())
-  config.method = common.method("mcl_okd")
-  config.peers.kind = "branches"
-  config.peers.split = 1
-  config.schedule.name = "cosine"
+  mcl_okd_c100.recipe(config)
   config.optim.learning_rate = 0.05
   return mcl_okd_c100.few_negatives(common.variant(config, words))
