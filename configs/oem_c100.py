@@ -9,7 +9,8 @@ for example configs/oem_c100.py:resnet110_basic.
 """
 
 from configs import common
-from okd_jax import methods
+from okd_jax import backbones
+from okd_jax.methods import oem
 
 
 def get_config(words: str = "", data_set: str = "cifar100", epochs: int = 450):
@@ -17,12 +18,15 @@ def get_config(words: str = "", data_set: str = "cifar100", epochs: int = 450):
   config.method = common.method("oem")
   config.epochs = epochs
   config.optim.weight_decay = 1e-4
+  if data_set == "cifar10":
+    config.image_std = (0.2023, 0.1994, 0.2010)
   return shrinking(common.variant(config, words))
 
 
 def shrinking(config):
   """Makes peers of shrinking width, on the stem alone, of one network."""
-  made = methods.make("oem").settings_compared(config.peers.net, "")
-  config.update_from_flattened_dict(made)
+  names = backbones.student_names(config.peers.net, oem.NUM_STUDENTS)
+  config.peers.net, config.peers.num_peers = ",".join(names), len(names)
   config.peers.kind = "branches"
+  config.peers.split = -1
   return config

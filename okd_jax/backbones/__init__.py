@@ -104,7 +104,7 @@ def _fraction(name: str, text: str) -> Fraction:
   try:
     return Fraction(text)
   except (ValueError, ZeroDivisionError):
-    raise ValueError(
+    raise ConfigError(
       f"network '{name}@{text}' must end in a fraction such as {name}@4/5."
     ) from None
 

@@ -9,6 +9,7 @@ from fractions import Fraction
 import math
 
 from okd_jax.backbones.network import Network
+from okd_jax.errors import ConfigError
 
 
 class Compressible(Network, kw_only=True):
@@ -38,7 +39,7 @@ class Compressible(Network, kw_only=True):
     super().check()
     least = Fraction(1, self.narrowest())
     if not least <= self.tail_width <= 1:
-      raise ValueError(
+      raise ConfigError(
         f"tail_width={self.tail_width} must be from {least} to 1, so that "
         f"{self.narrowest()} channels become one at least."
       )

@@ -205,6 +205,9 @@ ONE_OF_SWITOKD = (
     (["--config.data.source=tfds"], "digits"),
     (["--config.peers.net=resnet8,resnet20"], "names 2 networks"),
     (["--config.peers.net=vgg16"], "too small"),
+    (["--config.peers.net=resnet8@half"], "in a fraction such as resnet8@4/5"),
+    (["--config.peers.net=resnet8@1/17"], "tail_width=1/17 must be"),
+    (["--config=configs/oem_digits.py:vgg8"], "vgg8' has no option"),
     (
       ["--config.peers.kind=branches", f"--config.peers.net={UNLIKE}"],
       "the trunk of peer 1",
