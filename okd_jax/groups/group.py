@@ -19,9 +19,11 @@ import numpy as np
 from okd_jax.core import Array, Outputs, Variables
 from okd_jax.devices.mesh import DATA, make_mesh, PEER
 from okd_jax.groups import layout, local
-from okd_jax.groups.errors import check_call, check_sizes
+from okd_jax.groups.errors import check_call, check_sizes, GroupError
 from okd_jax.groups.forward import join_outputs
 from okd_jax.groups.layout import Stack
+
+_TRUNK_GRADIENTS = ("sum", "mean", "first")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Group:
 
   def __post_init__(self):
     check_sizes(self.stacks, self.mesh, self.mapping)
+    if self.trunk_gradient not in _TRUNK_GRADIENTS:
+      raise GroupError(
+        f"trunk_gradient='{self.trunk_gradient}' must be one of "
+        f"{_TRUNK_GRADIENTS}; change Needs.trunk_gradient of the method."
+      )
     for net in self.networks:
       check_call(net)
 

@@ -137,6 +137,11 @@ def test_the_first_branch_alone_may_train_the_trunk(mapping, mesh):
   assert_close(first["tails"], gradient_of("sum")["tails"])
 
 
+def test_another_trunk_gradient_is_refused():
+  with pytest.raises(groups.GroupError, match="'average' must be one of"):
+    groups.branches(NET, 4, make_mesh(1), trunk_gradient="average")
+
+
 def test_mixture_joins_logits_and_keeps_features_apart():
   mesh = make_mesh(1)
   wide = toys.Toy(5, width=12, dropout=0.0)
