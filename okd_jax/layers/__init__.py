@@ -1,6 +1,9 @@
 """Layers with the conventions of the published code (PyTorch)."""
 
-from okd_jax.layers._arrays import at_least_float32 as at_least_float32
+from okd_jax.layers._arrays import (
+  at_least_float32 as at_least_float32,
+  unit_vectors as unit_vectors,
+)
 from okd_jax.layers._batch_norm import (
   BatchNorm as BatchNorm,
   EPSILON as EPSILON,

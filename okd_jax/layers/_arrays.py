@@ -12,6 +12,12 @@ def at_least_float32(x: Array) -> Array:
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def unit_vectors(x: Array) -> Array:
+  """Divides by the Euclidean norm of the last axis; zeros stay zeros."""
+  square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+  return x * lax.rsqrt(jnp.maximum(square, 1e-24))
+
+
 def vary(x: Array, over: Array, but: str | None = None) -> Array:
   """Marks `x` as varying over the mesh axes that `over` varies over.
 

@@ -37,7 +37,7 @@ def attention_distance(maps: Array, target_maps: Array) -> Array:
     target_maps=(target_maps, "* H W D'"),
   )
   target = jax.lax.stop_gradient(_attention(target_maps))
-  gap = _normalize(_attention(maps)) - _normalize(target)
+  gap = normalize(_attention(maps)) - normalize(target)
   return jnp.mean(jnp.square(gap), axis=-1)
 
 
@@ -68,7 +68,7 @@ def map_distance(maps: Array, target_maps: Array) -> Array:
     x.reshape(*x.shape[:-3], -1)
     for x in (maps, jax.lax.stop_gradient(target_maps))
   )
-  return jnp.mean(jnp.square(_normalize(flat) - _normalize(target)), axis=-1)
+  return jnp.mean(jnp.square(normalize(flat) - normalize(target)), axis=-1)
 
 
 def diverse_attention(
@@ -108,11 +108,11 @@ def diverse_attention(
   reference = jax.lax.stop_gradient(reference_maps)
   attention = _attention(reference)
   norm = jnp.linalg.norm(attention, axis=-1, keepdims=True)
-  relative = _normalize(attention)
+  relative = normalize(attention)
   rank = max(attention.shape[-1] // 3, 1) - 1
   threshold = jnp.sort(relative, axis=-1)[..., rank, None]
   target = (norm / 2 - relative) * jnp.sign(relative - threshold) + norm / 2
-  gap = _normalize(_attention(maps)) - target
+  gap = normalize(_attention(maps)) - target
   width = reference.shape[-1]
   shift = ((target - relative) * norm / width).reshape(reference.shape[:-1])
   return jnp.mean(jnp.square(gap), axis=-1), reference + shift[..., None]
@@ -141,7 +141,7 @@ def spatial_attention(maps: Array) -> Array:
   [0.5, 0.5, 0.5, 0.5]
   """
   (maps,) = as_floats("spatial_attention", maps=(maps, "... H W D"))
-  return _normalize(_attention(maps))
+  return normalize(_attention(maps))
 
 
 def _attention(maps: Array) -> Array:
@@ -149,7 +149,7 @@ def _attention(maps: Array) -> Array:
   return jnp.mean(jnp.square(maps), axis=-1).reshape(*maps.shape[:-3], -1)
 
 
-def _normalize(x: Array) -> Array:
+def normalize(x: Array) -> Array:
   """Divides by the norm of the last axis; zeros stay zeros."""
   square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
   return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))

@@ -19,6 +19,7 @@ from okd_jax.losses._inputs import (
   Scalar,
   weighted,
 )
+from okd_jax.losses._maps import normalize
 from okd_jax.losses._peers import HIGHEST, mean_over_others
 
 # The published code adds it to every denominator of the noise contrast.
@@ -279,9 +280,7 @@ def memory_update(
   )
   old, new = jax.lax.stop_gradient((old, new))
   momentum = jnp.asarray(momentum, jnp.result_type(old, new))
-  mixed = momentum * old + (1 - momentum) * new
-  square = jnp.sum(jnp.square(mixed), axis=-1, keepdims=True)
-  return mixed / jnp.sqrt(jnp.maximum(square, 1e-24))
+  return normalize(momentum * old + (1 - momentum) * new)
 
 
 def _check_positive(name: str, value: Scalar | None) -> None:

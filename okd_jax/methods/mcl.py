@@ -1,7 +1,6 @@
 """MCL: mutual contrastive learning."""
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from okd_jax import core, layers, losses
@@ -99,6 +98,4 @@ class Method(core.Method):
         for i, own in enumerate(features)
       ]
     )
-    raw = layers.at_least_float32(raw)
-    square = jnp.sum(jnp.square(raw), -1, keepdims=True)
-    return raw * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+    return layers.unit_vectors(layers.at_least_float32(raw))

@@ -129,8 +129,7 @@ class Method(core.Method):
         for i, own in enumerate(features)
       ]
     )
-    square = jnp.sum(jnp.square(projected), axis=-1, keepdims=True)
-    return projected / jnp.sqrt(jnp.maximum(square, 1e-24))
+    return layers.unit_vectors(projected)
 
   def _first_rows(self, shape: tuple[int, ...]) -> Array:
     """Uniform, of expected squared length 1."""
