@@ -40,6 +40,16 @@ class Pausing(core.Method):
     return core.MethodOutput(terms, paused=first & (ctx.step % 2 == 1))
 
 
+class PausingByBatch(Pausing):
+  """The first peer is always paused, the second in parts with image 0."""
+
+  def __call__(self, outputs, batch, ctx):
+    result = super().__call__(outputs, batch, ctx)
+    first = jnp.any(batch.index == 0)
+    paused = jnp.stack([jnp.array(True), first, jnp.array(False)])
+    return result.replace(paused=paused)
+
+
 def states(setup, num_steps=3):
   """The state before every step and after the last, on the host."""
   state = runs.start(setup)
@@ -142,6 +152,17 @@ def gradient(setup):
     return jax.grad(loss)(state.params)
 
   return of
+
+
+def test_a_peer_is_paused_that_is_in_every_part_of_a_batch():
+  setup = toys.recipe(
+    PausingByBatch(), num_peers=3, net=toys.Quick(), mapping="vmap"
+  )
+  split = dataclasses.replace(setup, accumulate=2)
+  for made, expected in ((setup, LAST), (split, [False, True, True])):
+    before, after = states(made, 1)
+    params, _, opt_state = moved(before, after, made)
+    assert params == opt_state == expected
 
 
 def test_an_optimizer_that_counts_steps_counts_paused_ones():
