@@ -1,8 +1,9 @@
 """All methods on CIFAR-100, ResNet-32, three seeds.
 
-Published figures are in configs/published.json. OKDDip trains whole networks
-here; --config.kinds.okddip=branches trains branches, as in its Table 2. Behind
-a colon come other networks: configs/compare_c100.py:resnet32,vgg16.
+Published figures are in configs/published.json. OKDDip and MCL train whole
+networks here; --config.kinds.okddip=branches and --config.kinds.mcl=branches
+train branches, as in OKDDip's Table 2 and as MCL does with four. Behind a colon
+come other networks: configs/compare_c100.py:resnet32,vgg16.
 
     python -m okd_jax compare --config=configs/compare_c100.py
 """

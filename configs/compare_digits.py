@@ -1,6 +1,6 @@
 """All methods on scikit-learn's digits, ResNet-8, three seeds.
 
-Half an hour on two CPU cores. No published figures.
+No published figures.
 
     python -m okd_jax compare --config=configs/compare_digits.py
 """
@@ -10,7 +10,7 @@ from configs import common, comparison
 
 def get_config(words: str = ""):
   base = common.digits(common.base())
-  # Short enough for all methods and seeds in half an hour.
+  # Short, as there are many methods and seeds.
   base.epochs = 20
   config = comparison.grid(base, "resnet8", "resnet20")
   return comparison.variant(config, words)

@@ -22,7 +22,7 @@ def grid(
   Args:
     base: the recipe of all runs, without a method.
     net: what is compared.
-    teacher_net: the teacher of kd.
+    teacher_net: the larger network, see `okd_jax.settings.schema.Comparison`.
     task: what the data are for.
   """
   config = ConfigDict()

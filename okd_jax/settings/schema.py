@@ -200,7 +200,8 @@ class Comparison:
     nets: the networks to compare on.
     seeds: of the runs of every row.
     kinds: the kind of group that each method trains.
-    teacher_net: the network that teaches kd.
+    teacher_net: a larger network: the trained teacher of kd and ctkd, and the
+      one that learns along in ctkd and switokd.
     published: a file of figures to stand beside ours.
   """
 
