@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import mcl_okd_c100
 from okd_jax import core, losses, methods
 from okd_jax.errors import ConfigError
 from okd_jax.methods import _negatives, mcl_okd
+from okd_jax.settings import config as config_lib
+from okd_jax.settings.freeze import freeze
 
 P, B, C, D, N, K = 3, 4, 5, 6, 40, 10
 LABELS = np.where(np.arange(N) % 7 == 6, -1, np.arange(N) % C).astype(np.int32)
@@ -165,6 +168,26 @@ def test_many_negatives_are_not_gathered_at_once():
   compiled = jax.jit(jax.grad(loss)).lower(outputs.features).compile()
   rows_of_a_bank = 4 * B * 4096 * 64
   assert compiled.memory_analysis().temp_size_in_bytes < rows_of_a_bank
+
+
+@pytest.mark.parametrize(
+  ("net", "split", "num_negatives"),
+  [
+    ("resnet32", 1, 256),
+    ("densenet40_12", 1, 256),
+    ("hcgnet_a1", 1, 16_384),
+    ("vgg16_linear", 3, 16_384),
+  ],
+)
+def test_the_recipe_is_that_of_the_authors(net, split, num_negatives):
+  config = freeze(mcl_okd_c100.get_config(net))
+  config_lib.check(config)
+  assert (config.peers.kind, config.peers.split) == ("branches", split)
+  assert config.method.num_negatives == num_negatives
+  assert (config.batch_size, config.optim.learning_rate) == (64, 0.05)
+  assert (config.schedule.name, config.epochs) == ("cosine", 300)
+  assert config.image_mean == (0.5071, 0.4867, 0.4408)
+  assert config.image_std == (0.2675, 0.2565, 0.2761)
 
 
 def test_more_negatives_than_candidates_are_refused():

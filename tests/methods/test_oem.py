@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import oem_digits
+from configs import oem_c10, oem_c100, oem_digits
 from okd_jax import backbones, core, methods
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import ConfigError
 from okd_jax.groups import different_branches
 from okd_jax.runs import run as run_lib, sizes
-from okd_jax.settings import build
+from okd_jax.settings import build, config as config_lib
 from okd_jax.settings.freeze import freeze
 from okd_jax.training import state as state_lib, step as steps
 from okd_jax.weights import export
@@ -103,6 +103,20 @@ def test_only_the_pseudo_teacher_trains_the_stem_if_it_is_said():
   ):
     needs = methods.make("oem", base_grad=base_grad).needs
     assert needs.trunk_gradient == trunk_gradient
+
+
+@pytest.mark.parametrize(
+  ("recipe", "epochs", "std"),
+  [(oem_c10, 350, (0.2023, 0.1994, 0.2010)), (oem_c100, 450, ())],
+)
+def test_the_recipe_is_that_of_the_paper(recipe, epochs, std):
+  config = freeze(recipe.get_config("resnet20"))
+  config_lib.check(config)
+  narrow = [f"resnet20@{j}/5" for j in (4, 3, 2, 1)]
+  assert config.peers.net == ",".join(["resnet20", *narrow])
+  assert (config.peers.num_peers, config.peers.split) == (5, -1)
+  assert (config.epochs, config.optim.drops) == (epochs, (0.5, 0.75))
+  assert (config.optim.weight_decay, config.image_std) == (1e-4, std)
 
 
 def test_networks_with_another_stem_are_refused():
