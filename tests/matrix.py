@@ -100,6 +100,7 @@ def traced(name, kind, net):
     info=info,
     batch_size=128,
     train_size=info.num_train,
+    num_positions=info.num_train,
   )
   key = jax.random.key(0)
   state = state_lib.abstract(recipe, key)
@@ -145,4 +146,4 @@ def main(names):
 
 
 if __name__ == "__main__":
-  main(sys.argv[1:] or methods.names())
+  main(sys.argv[1:] or toys.OF_CLASSES)
