@@ -2,7 +2,8 @@
 
 Published figures are in configs/published.json. OKDDip trains whole networks
 here; --config.kinds.okddip=branches trains branches. Behind a colon come other
-networks: configs/compare_c10.py:resnet32,vgg16.
+networks: configs/compare_c10.py:resnet32,vgg16. OEM and CTKD as in
+configs/compare_c100.py.
 
     python -m okd_jax compare --config=configs/compare_c10.py
 """

@@ -5,6 +5,10 @@ networks here; --config.kinds.okddip=branches and --config.kinds.mcl=branches
 train branches, as in OKDDip's Table 2 and as MCL does with four. Behind a colon
 come other networks: configs/compare_c100.py:resnet32,vgg16.
 
+OEM narrows ResNets and DenseNets; other networks are not narrowed. CTKD's
+student shares its first convolution with config.teacher_net, so the row fails
+unless both are of one family.
+
     python -m okd_jax compare --config=configs/compare_c100.py
 """
 
