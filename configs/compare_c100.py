@@ -2,8 +2,10 @@
 
 Published figures are in configs/published.json. OKDDip and MCL train whole
 networks here; --config.kinds.okddip=branches and --config.kinds.mcl=branches
-train branches, as in OKDDip's Table 2 and as MCL does with four. Behind a colon
-come other networks: configs/compare_c100.py:resnet32,vgg16.
+train branches, as OKDDip's Table 2 and MCL's figures of four networks have it.
+All branches share the first two of three stages; the authors of MCL and MCL-OKD
+share one. Behind a colon come other networks:
+configs/compare_c100.py:resnet32,vgg16.
 
 OEM narrows ResNets and DenseNets; other networks are not narrowed. CTKD's
 student shares its first convolution with config.teacher_net, so the row fails
