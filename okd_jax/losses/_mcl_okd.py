@@ -105,6 +105,9 @@ def mcl_okd(
     positives=(positives, "P B d"),
     negatives=(negatives, "P B K d"),
   )
+  if not negatives.shape[2]:
+    expected = "at least one row an example, float [P, B, K, d]"
+    refuse("mcl_okd", "negatives", expected, describe(negatives))
   positive, negative = _scores(
     embeddings, positives, negatives, nce_temperature
   )
@@ -175,7 +178,7 @@ def mcl_okd_of_scores(
     nce_weight=nce_weight,
   )
   logits, positive, negative = as_floats(
-    "mcl_okd",
+    "mcl_okd_of_scores",
     logits=(logits, "P B C"),
     positive=(positive, "P P B"),
     negative=(negative, "P P B K"),
@@ -183,8 +186,8 @@ def mcl_okd_of_scores(
   check_peers("mcl_okd", "logits", logits, at_least=2)
   labels = as_labels("mcl_okd", labels, logits)
   if not negative.shape[3]:
-    expected = "at least one row an example, float [P, B, K, d]"
-    refuse("mcl_okd", "negatives", expected, describe(negative))
+    expected = "at least one score an example, float [P, P, B, K]"
+    refuse("mcl_okd_of_scores", "negative", expected, describe(negative))
   for name, value in (
     ("num_examples", num_examples),
     ("normalizer", normalizer),

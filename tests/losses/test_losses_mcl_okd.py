@@ -189,7 +189,10 @@ def test_negatives_are_not_repeated_for_every_pair():
     ({"num_examples": 0}, "num_examples must be positive.*got 0"),
     ({"normalizer": -1.0}, "normalizer must be positive.*got -1.0"),
     ({"nce_temperature": 0.0}, "must be .*positive"),
-    ({"negatives": np.ones((2, 3, 0, 4))}, "negatives must .*at least one"),
+    (
+      {"negatives": np.ones((2, 3, 0, 4))},
+      r"negatives must .*at least one.*\[2, 3, 0, 4\]",
+    ),
     ({"positives": np.ones((2, 3, 5))}, None),
     ({"negatives": np.ones((2, 2, 6, 4))}, None),
     ({"embeddings": np.ones((1, 3, 4))}, None),
@@ -207,6 +210,27 @@ def test_wrong_input_is_refused(change, message):
   jax.eval_shape(lambda: losses.mcl_okd(**arguments))
   with pytest.raises((AssertionError, ValueError), match=message):
     losses.mcl_okd(**arguments | change)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"positive": np.ones((2, 3))}, "positive must be "),
+    ({"negative": np.ones((2, 2, 4, 6))}, "negative must be "),
+    ({"negative": np.ones((2, 2, 3, 0))}, r"negative must .*\[2, 2, 3, 0\]"),
+  ],
+)
+def test_wrong_scores_are_refused_by_their_own_name(change, message):
+  arguments = {
+    "logits": np.zeros((2, 3, 5)),
+    "positive": np.ones((2, 2, 3)),
+    "negative": np.ones((2, 2, 3, 6)),
+    "labels": np.arange(3),
+    "num_examples": 10,
+  }
+  jax.eval_shape(lambda: losses.mcl_okd_of_scores(**arguments))
+  with pytest.raises(ValueError, match=f"mcl_okd_of_scores: {message}"):
+    losses.mcl_okd_of_scores(**arguments | change)
 
 
 def test_momentum_outside_its_range_is_refused():
