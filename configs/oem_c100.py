@@ -9,7 +9,6 @@ for example configs/oem_c100.py:resnet110_basic.
 """
 
 from configs import common
-from okd_jax import backbones
 from okd_jax.methods import oem
 
 
@@ -25,8 +24,6 @@ def get_config(words: str = "", data_set: str = "cifar100", epochs: int = 450):
 
 def shrinking(config):
   """Makes peers of shrinking width, on the stem alone, of one network."""
-  names = backbones.student_names(config.peers.net, oem.NUM_STUDENTS)
-  config.peers.net, config.peers.num_peers = ",".join(names), len(names)
+  config.update_from_flattened_dict(oem.shrinking(config.peers.net))
   config.peers.kind = "branches"
-  config.peers.split = -1
   return config

@@ -1,5 +1,7 @@
 """OEM: online ensemble model compression."""
 
+from typing import Any
+
 from flax import linen as nn
 
 from okd_jax import backbones, core, layers, losses
@@ -7,6 +9,15 @@ from okd_jax.errors import ConfigError
 
 # As in all of the paper's experiments.
 NUM_STUDENTS = 5
+
+
+def shrinking(net: str) -> dict[str, Any]:
+  """Settings by path for students of a network, on its stem alone."""
+  return {
+    "peers.net": ",".join(backbones.student_names(net, NUM_STUDENTS)),
+    "peers.num_peers": NUM_STUDENTS,
+    "peers.split": -1,
+  }
 
 
 class Method(core.Method):
@@ -53,11 +64,7 @@ class Method(core.Method):
       backbones.students(net, 1, NUM_STUDENTS, split=0)
     except ConfigError:
       return {}  # it has no narrower form
-    return {
-      "peers.net": ",".join(backbones.student_names(net, NUM_STUDENTS)),
-      "peers.num_peers": NUM_STUDENTS,
-      "peers.split": -1,
-    }
+    return shrinking(net)
 
   @property
   def min_peers(self):
