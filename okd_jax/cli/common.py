@@ -64,8 +64,12 @@ def runs(workdir: Path, seed: int | None) -> list[Path]:
   if seed is None:
     return list(found.values())
   if seed not in found:
-    there = ", ".join(map(str, found)) if None not in found else "a single run"
-    raise ConfigError(f"--seed={seed}: {workdir} holds {there}; change it.")
+    there = "no runs of several seeds"
+    if None not in found:
+      there = f"runs of the seeds {', '.join(map(str, found))}"
+    raise ConfigError(
+      f"--seed={seed}: {workdir} holds {there}; change it, or leave it out."
+    )
   return [found[seed]]
 
 
@@ -108,8 +112,9 @@ def exit_codes() -> Iterator[None]:
     if error.errno not in _CANNOT_WRITE:
       raise
     leave(
-      f"{error}; free some space or mend the permissions, then run the same "
-      "command again: the last checkpoint stands.",
+      f"{error}; free some space, mend the permissions or write elsewhere "
+      "(--workdir, --to), then run the command again: the last checkpoint "
+      "stands.",
       CheckpointError.exit_code,
     )
   finally:

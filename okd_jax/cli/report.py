@@ -10,6 +10,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   command.add_argument(
     "workdirs", type=common.path, nargs="+", metavar="WORKDIR"
   )
+  common.add_seed(command)
   command.add_argument(
     "--to",
     type=common.path,
@@ -21,6 +22,9 @@ def run(args: argparse.Namespace) -> None:
   """Runs the command."""
   with common.needing_matplotlib():
     from okd_jax.results import report
-  to = args.to or args.workdirs[0] / "report.html"
-  report.write(args.workdirs, to)
+  workdirs = args.workdirs
+  if args.seed is not None:
+    workdirs = [common.runs(each, args.seed)[0] for each in workdirs]
+  to = args.to or workdirs[0] / "report.html"
+  report.write(workdirs, to)
   print(to)

@@ -95,7 +95,8 @@ def _run(workdir: Path, prefix: str) -> str:
     pictures = _pictures(plots.plot(workdir, Path(folder)), prefix)
   about = (
     f"{config.method.name}, {config.peers.num_peers} {config.peers.kind} of "
-    f"{config.peers.net} on {info.name}, {seeds}, {config.epochs} epochs."
+    f"{config.peers.net} on {info.name}, {seeds}, "
+    f"{config.epochs + config.extra_epochs} epochs."
   )
   if not all((path / "summary.json").exists() for path in paths):
     about += " Not finished."

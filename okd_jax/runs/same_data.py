@@ -40,7 +40,9 @@ def require(workdir: Path, trained: DataInfo, source: Source) -> None:
   Raises:
     DataError: saying what has changed.
   """
-  where = f"{source.info.name} is not as it was when {workdir} began"
+  where = (
+    f"the data are not those that {workdir} began with ({source.info.name})"
+  )
   if difference := classes(trained.class_names, source.info.class_names):
     raise DataError(f"{where}: {difference}. {_REMEDY}")
   before = _read(workdir)

@@ -15,6 +15,7 @@ from okd_jax.runs import (
   best as best_lib,
   display,
   records as records_lib,
+  run as run_lib,
   sizes as sizes_lib,
 )
 from okd_jax.settings import config as config_lib, freeze
@@ -170,12 +171,14 @@ def finished(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
   path = workdir / "summary.json"
   if not path.exists():
     return None
-  saved = json.loads((workdir / "config.json").read_text())
+  saved = run_lib.saved_config(workdir)
+  if saved is None:
+    return None
   # The folder of a comparison may have been moved.
   saved["teacher"] = config.teacher
   config_lib.require_resumable(config, saved)
   now = (config.epochs, config.extra_epochs)
-  if (saved["epochs"], saved.get("extra_epochs", 0)) != now:
+  if (saved.get("epochs"), saved.get("extra_epochs", 0)) != now:
     return None
   return json.loads(path.read_text())
 

@@ -191,16 +191,21 @@ def require_resumable(config: RunConfig, saved: Mapping[str, Any]) -> None:
     if ours.get(path) != theirs.get(path) and path not in free
   ]
   if changed:
-    longer = ""
+    hints = ""
     if "epochs" in theirs and ours["epochs"] != theirs["epochs"]:
-      longer = (
+      hints += (
         f" To train this run longer, leave config.epochs={theirs['epochs']} "
         "and what follows from it, and set config.extra_epochs."
+      )
+    if ours["data.name"] != theirs.get("data.name"):
+      hints += (
+        " If the data have only moved, leave config.data.name as it was and "
+        "say where they are with --data=PATH."
       )
     raise ConfigError(
       "the work directory holds a run of another configuration:\n"
       + "\n".join(changed)
-      + f"\nChoose another --workdir, or take the changes back.{longer}"
+      + f"\nChoose another --workdir, or take the changes back.{hints}"
     )
 
 

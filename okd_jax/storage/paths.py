@@ -6,7 +6,7 @@ import re
 
 from okd_jax.errors import ConfigError
 
-_VARIABLE = re.compile(r"\$([A-Za-z_]\w*|\{[^}]*\})")
+_VARIABLE = re.compile(r"\$([A-Za-z_]\w*|\{[^}]*\})", re.ASCII)
 
 
 def expand(text: str | os.PathLike[str]) -> Path:
@@ -24,12 +24,13 @@ def expand(text: str | os.PathLike[str]) -> Path:
   written = os.fspath(text)
   if not written.startswith("~") and os.path.lexists(written):
     return Path(written)
+  for variable in _VARIABLE.finditer(written):
+    if variable[1].strip("{}") not in os.environ:
+      raise ConfigError(
+        f"the path {written!r} needs {variable[0]}, which is not set; set it, "
+        "or choose a path without $."
+      )
   expanded = os.path.expanduser(os.path.expandvars(written))
-  if missing := _VARIABLE.search(expanded):
-    raise ConfigError(
-      f"the path {written!r} needs {missing[0]}, which is not set; set it, or "
-      "choose a path without $."
-    )
   if written.startswith("~") and expanded.startswith("~"):
     raise ConfigError(
       f"the path {written!r} begins with the home of a user who is not known; "

@@ -35,9 +35,9 @@ def check(config: RunConfig, workdir: Path) -> None:
       file.
     LeaderError: if it names a damaged leader.
   """
-  path = paths.expand(config.init_from)
   if not config.init_from or run_lib.saved_config(workdir) is not None:
     return
+  path = paths.expand(config.init_from)
   if path.is_file():
     return
   if (path / exported.CARD).exists():
@@ -123,8 +123,7 @@ def _from_run(
   def network(peer: int) -> Weights:
     return exported.flatten(run.setup.peers.extract(trained, peer)[1])
 
-  classes = len(run.info.class_names)
-  return _insert(setup, drawn, path, network, classes, lambda _: False)
+  return _insert(setup, drawn, path, network, lambda _: False)
 
 
 def _from_leader(
@@ -135,9 +134,8 @@ def _from_leader(
   classes = card.get("classes", ())
   if head:
     _require_same_classes(setup, path, classes)
-  count = len(classes) or setup.task.out_shape()[-1]
   return _insert(
-    setup, drawn, path, lambda _: weights, count, _leader_alone(setup, head)
+    setup, drawn, path, lambda _: weights, _leader_alone(setup, head)
   )
 
 
@@ -156,17 +154,12 @@ def _from_file(
 
   def network(peer: int) -> Weights:
     net = _of_classes(setup.peers.extract(drawn, peer)[0], count)
-    shapes = jax.eval_shape(
-      lambda key, x: net.init(key, x, train=False),
-      jax.random.key(0),
-      setup.example_images(),
-    )
     try:
-      return exported.flatten(torch.load_torch(shapes, state_dict))
+      return exported.flatten(torch.load_torch(_shapes(setup, net), state_dict))
     except WeightsError as error:
       raise WeightsError(f"config.init_from='{path}': {error}") from error
 
-  return _insert(setup, drawn, path, network, count, _leader_alone(setup, head))
+  return _insert(setup, drawn, path, network, _leader_alone(setup, head))
 
 
 def _of_classes(net: nn.Module, count: int) -> nn.Module:
@@ -187,7 +180,6 @@ def _insert(
   drawn: Variables,
   path: Path,
   network: Callable[[int], Weights],
-  count: int,
   keeps_head: Callable[[int], bool],
 ) -> Variables:
   """Puts networks into the peers one by one.
@@ -197,38 +189,52 @@ def _insert(
     drawn: variables of the group.
     path: where the networks are from.
     network: the weights for a peer.
-    count: the number of classes there.
     keeps_head: whether a peer takes the classifier over; it stays as drawn
       otherwise.
   """
-  peers, wanted = setup.peers, setup.task.out_shape()[-1]
+  peers = setup.peers
   # A copy on the host: what has a peer axis may be spread over processes.
   filled = mesh_lib.to_host(drawn)
   # What peers share is that of the last one to be put in: the leader, if any
   # keeps its classifier.
   for peer in sorted(range(peers.num_peers), key=keeps_head):
     weights = network(peer)
-    own = exported.flatten(peers.extract(filled, peer)[1])
-    heads = _classifiers(own, wanted) & _classifiers(weights, count)
+    net, variables = peers.extract(filled, peer)
+    own = exported.flatten(variables)
     put = {}
-    for name in sorted(own | weights):
-      stays = name.rpartition("/")[0] in heads and not keeps_head(peer)
-      if not (stays and name in own):
-        _require_same(path, name, _shape(own, name), _shape(weights, name))
-      put[name] = own[name] if stays else weights[name]
+    if not keeps_head(peer):
+      put = {name: own[name] for name in _classifier(setup, net, own)}
+    for name in sorted((own | weights).keys() - put.keys()):
+      _require_same(path, name, _shape(own, name), _shape(weights, name))
+      put[name] = weights[name]
     filled = peers.insert(filled, peer, exported.unflatten(put))
   return filled
 
 
-def _classifiers(weights: Weights, num_classes: int) -> set[str]:
-  """Linear layers with one output a class."""
-  return {
-    name.removesuffix("/kernel")
-    for name, value in weights.items()
+def _classifier(setup: Setup, net: nn.Module, own: Weights) -> set[str]:
+  """The arrays of a network whose shapes follow from the number of classes."""
+  count = getattr(net, "num_classes", None)
+  if count is not None:
+    other = exported.flatten(_shapes(setup, _of_classes(net, count + 1)))
+    return {name for name in own if _shape(own, name) != _shape(other, name)}
+  # A network that does not say: linear layers with one output a class.
+  layers = {
+    name.removesuffix("kernel")
+    for name, value in own.items()
     if name.endswith("/kernel")
     and value.ndim == 2
-    and value.shape[-1] == num_classes
+    and value.shape[-1] == setup.task.out_shape()[-1]
   }
+  return {name for name in own if name[: name.rfind("/") + 1] in layers}
+
+
+def _shapes(setup: Setup, net: nn.Module) -> Variables:
+  """The variables of a network, without their values."""
+  return jax.eval_shape(
+    lambda key, x: net.init(key, x, train=False),
+    jax.random.key(0),
+    setup.example_images(),
+  )
 
 
 def _require_same_classes(

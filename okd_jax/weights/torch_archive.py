@@ -68,7 +68,10 @@ def read_state_dict(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 
 def _descend(loaded: Any) -> Any:
   """The state dict in a checkpoint, or what there is instead."""
-  while isinstance(loaded, dict):
+  # Not for ever: a file may say that a dict lies in itself.
+  for _ in _PLACES:
+    if not isinstance(loaded, dict):
+      break
     inner = next((loaded[place] for place in _PLACES if place in loaded), None)
     if not isinstance(inner, dict):
       break

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -117,6 +118,35 @@ def test_export_and_plot_say_what_they_wrote(trained, tmp_path, capsys):
   assert exported.read_card(tmp_path / "one")["what"] == "peer_1"
   command("plot", trained)
   assert str(trained / "plots" / "loss.png") in capsys.readouterr().out
+
+
+def test_a_run_that_cannot_be_written_is_used(
+  trained, pictures, tmp_path, capsys, monkeypatch
+):
+  def times():
+    """When every folder of the run last changed, and every file."""
+    return {
+      path: path.stat().st_mtime_ns for path in (trained, *trained.rglob("*"))
+    }
+
+  before = times()
+  command("eval", trained)
+  command("predict", trained, pictures)
+  command("predict", trained / "leader", pictures)
+  command("export", trained, "--what=peer_1", f"--to={tmp_path / 'net'}")
+  command("plot", trained, f"--to={tmp_path / 'plots'}")
+  assert (tmp_path / "plots" / "loss.png").exists()
+  command("report", trained, f"--to={tmp_path / 'page.html'}")
+  assert times() == before
+
+  def refuse(path, *args, **kwargs):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+  monkeypatch.setattr(Path, "mkdir", refuse)
+  with leaving(CheckpointError.exit_code):
+    command("plot", trained)
+  said = capsys.readouterr().err
+  assert "plots" in said and "write elsewhere (--workdir, --to)" in said
 
 
 def test_data_reports_damage_and_duplicates(pictures, tmp_path, capsys):

@@ -138,6 +138,14 @@ def test_figures_of_one_picture_are_validated_together(tmp_path, source):
   assert not pictures_of["train"] & pictures_of["validation"]
 
 
+def test_moved_data_are_found_again(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  write(tmp_path / "b", content())
+  for name, place in (("~/b", ""), ("/nowhere/at/all", "~/b")):
+    made = make(name, dir=place)
+    assert made.info.num_train and made.info.name == f"keypoints:{name}"
+
+
 def test_sources_agree(tmp_path):
   folder = write(tmp_path, content())
   one, other = (make(folder, source=s) for s in ("memory", "stream"))

@@ -11,7 +11,7 @@ from configs import common as recipes, okddip_digits
 from okd_jax import __main__, train
 from okd_jax.cli import common
 from okd_jax.devices.mesh import make_mesh
-from okd_jax.errors import DataError
+from okd_jax.errors import ConfigError, DataError
 from okd_jax.runs import run as run_lib, same_data
 from okd_jax.settings import build
 from okd_jax.settings.freeze import freeze, replace
@@ -114,8 +114,13 @@ def test_a_stream_compares_names_and_sizes(root, tmp_path):
   config = configured(root, **{"data.source": "stream"})
   workdir = begin(config, tmp_path / "run")
   run_lib.require_same_data(workdir, build.source(config))
+  # What is in a picture of the same size is not looked at.
+  draw(root / "dog" / "3", 7)
+  run_lib.require_same_data(workdir, build.source(config))
+  with (root / "dog" / "3.bmp").open("ab") as file:
+    file.write(b"more")
   draw(root / "cat" / "new", 1)
-  with pytest.raises(DataError, match="1 added"):
+  with pytest.raises(DataError, match="1 added.*1 changed .dog/3.bmp"):
     run_lib.require_same_data(workdir, build.source(config))
 
 
@@ -167,13 +172,15 @@ def test_moved_pictures_are_found_again(root, tmp_path, capsys):
   moved = tmp_path / "another disk"
   root.rename(moved)
   refused("eval", workdir)
-  assert "is not a folder" in capsys.readouterr().err
+  assert "--data=PATH says where they are now" in capsys.readouterr().err
   command("eval", workdir, f"--data={moved}", "--json")
   assert json.loads(capsys.readouterr().out) == before
   command("predict", workdir, picture)  # needs none of them
   longer = configured(root, extra_epochs=1)
   with pytest.raises(DataError, match="is not a folder"):
     train.train(longer, workdir)
+  with pytest.raises(ConfigError, match="only moved.*--data=PATH"):
+    train.train(replace(longer, {"data.name": f"folder:{moved}"}), workdir)
   longer = replace(longer, {"data.dir": str(moved)})
   assert int(train.train(longer, workdir)[0].step) == 8
   # It is the same data set, by its name too.

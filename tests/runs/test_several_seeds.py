@@ -2,6 +2,7 @@
 
 from html.parser import HTMLParser
 import json
+import shutil
 import statistics
 
 import numpy as np
@@ -13,7 +14,7 @@ from okd_jax import __main__, seeds
 from okd_jax.errors import ConfigError, DataError
 from okd_jax.results import curves
 from okd_jax.runs import records, run as run_lib, workdir as workdir_lib
-from okd_jax.settings.freeze import freeze
+from okd_jax.settings.freeze import freeze, replace
 from okd_jax.weights import exported
 
 SEEDS = (3, 4)
@@ -99,8 +100,9 @@ def test_all_seeds_are_evaluated(folder, capsys):
 
 def test_a_seed_that_is_not_there_is_refused(folder, capsys):
   refused(ConfigError, "eval", folder, "--seed=7")
-  assert "holds 3, 4" in capsys.readouterr().err
+  assert "holds runs of the seeds 3, 4" in capsys.readouterr().err
   refused(ConfigError, "eval", folder / "seed3", "--seed=3")
+  assert "holds no runs of several seeds" in capsys.readouterr().err
   with pytest.raises(ConfigError, match="one seed in it: seed3, seed4"):
     run_lib.about(folder)
 
@@ -156,18 +158,34 @@ def test_curves_are_means_with_deviations(folder, tmp_path, capsys):
   refused(ConfigError, "plot", *both, f"--to={tmp_path / 'both'}")
 
 
-def test_the_report_shows_the_spread(folder, tmp_path):
-  command("report", folder, f"--to={tmp_path / 'page.html'}")
-
+def test_the_report_shows_the_spread_or_one_seed(folder, tmp_path):
   class Text(HTMLParser):
     text = ""
 
     def handle_data(self, data):
       self.text += data
 
-  page = Text()
-  page.feed((tmp_path / "page.html").read_text())
+  def page(*flags):
+    command("report", folder, f"--to={tmp_path / 'page.html'}", *flags)
+    read = Text()
+    read.feed((tmp_path / "page.html").read_text())
+    return read.text
+
+  both, one = page(), page("--seed=4")
   values = last(folder, "test/leader/accuracy")
   mean, deviation = statistics.fmean(values), statistics.stdev(values)
-  assert f"{100 * mean:.2f} ± {100 * deviation:.2f} %" in page.text
-  assert "seeds 3, 4" in page.text and "Not finished" not in page.text
+  assert f"{100 * mean:.2f} ± {100 * deviation:.2f} %" in both
+  assert "seeds 3, 4" in both and "Not finished" not in both
+  assert f"{values[1]:.2%}" in one and "±" not in one
+  assert "seed 4, 2 epochs" in one
+  command("report", folder, "--seed=3")
+  assert (folder / "seed3" / "report.html").exists()
+
+
+def test_a_damaged_seed_is_named(folder, tmp_path):
+  workdir = shutil.copytree(folder, tmp_path / "copy")
+  (workdir / "seed4" / "config.json").write_text("{")
+  config = run_lib.about(folder / "seed3")[0]
+  config = replace(config, {"num_seeds": len(SEEDS)})
+  with pytest.raises(ConfigError, match="seed4/config.json is damaged"):
+    seeds.train(config, workdir)

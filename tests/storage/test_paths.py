@@ -197,12 +197,15 @@ def test_home_and_variables_are_replaced(home, written):
   assert paths.expand(Path(written)) == home / "a" / "b"
 
 
-def test_what_is_not_set_is_refused(home):
+def test_what_is_not_set_is_refused(home, monkeypatch):
   for written in ("$NOWHERE/a", "a/${NOWHERE}"):
     with pytest.raises(ConfigError, match="NOWHERE.*not set"):
       paths.expand(written)
   with pytest.raises(ConfigError, match="user who is not known"):
     paths.expand("~nobody-at-all/a")
+  # What a variable holds is no name of a variable.
+  monkeypatch.setenv("PART", "cost$NOWHERE")
+  assert paths.expand("~/$PART") == home / "cost$NOWHERE"
   # Not names of variables, or there as they are written.
   (home / "$NOWHERE").touch()
   for written in ("cost$5", "a$", "./~", "$NOWHERE", "a/~b"):

@@ -25,6 +25,18 @@ class Wide(Small):
   width: int = 16
 
 
+class Hidden(nn.Module):
+  """Has a linear layer below the classifier."""
+
+  num_classes: int
+  width: int = 10
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = nn.relu(nn.Dense(self.width, name="dense1")(jnp.mean(x, (1, 2))))
+    return nn.Dense(self.num_classes, name="last")(x)
+
+
 class Parted(nn.Module):
   """Can be split; returns logits alone."""
 

@@ -4,9 +4,11 @@ import dataclasses
 import json
 import shutil
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import own_networks
 from PIL import Image
 import pytest
 from safetensors import numpy as safetensors
@@ -14,6 +16,7 @@ import torch_files
 
 from configs import okddip_digits
 from okd_jax import train
+from okd_jax.backbones import hourglass
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import ConfigError, DataError, OkdError, WeightsError
 from okd_jax.runs import run as run_lib
@@ -100,6 +103,61 @@ def test_classifiers_are_drawn_anew(trained, source, classes):
     for name, value in now.items():
       expected = drawn[name] if "Dense" in name else weights[name]
       np.testing.assert_array_equal(value, expected, err_msg=name)
+
+
+@pytest.mark.parametrize("classes", [OTHERS, None], ids=["others", "the same"])
+def test_a_hidden_layer_as_wide_as_the_classes_is_taken(
+  trained, tmp_path, classes
+):
+  net = own_networks.Hidden(10)
+  weights = net.init(jax.random.key(1), np.zeros((1, 8, 8, 1)), train=False)
+  path = tmp_path / "net.safetensors"
+  safetensors.save_file(interop.to_torch(weights), path)
+  setup = setup_like(trained, classes, net="own_networks:Hidden")
+  before, after = filled(setup, path, head=False)
+  for drawn, now in zip(before, after, strict=True):
+    for name, value in exported.flatten(weights).items():
+      expected = drawn[name] if "last" in name else value
+      np.testing.assert_array_equal(now[name], expected, err_msg=name)
+
+
+def test_heads_that_are_no_linear_layers_are_drawn_anew(trained):
+  setup = setup_like(trained)
+  net = hourglass.Hourglass(10, stacks=2, width=4, depth=1)
+  own = exported.flatten(
+    jax.eval_shape(
+      lambda key: net.init(key, setup.example_images(), train=False),
+      jax.random.key(0),
+    )
+  )
+  heads = init_from._classifier(setup, net, own)
+  # Heat maps leave each stack, and enter the next one again.
+  kernels = {name for name in heads if name.endswith("/kernel")}
+  assert {tuple(own[name].shape) for name in kernels} == {
+    (1, 1, 4, 10),
+    (1, 1, 10, 4),
+  }
+  assert len(kernels) == 3
+
+
+def test_networks_that_do_not_say_lose_linear_layers_of_that_width(trained):
+  setup = setup_like(trained)
+  net = nn.Sequential([nn.Dense(4), nn.Dense(10)])
+  own = exported.flatten(net.init(jax.random.key(0), np.zeros((1, 4))))
+  assert init_from._classifier(setup, net, own) == {
+    "params/layers_1/bias",
+    "params/layers_1/kernel",
+  }
+
+
+def test_a_run_that_has_begun_needs_the_weights_no_more(trained, monkeypatch):
+  monkeypatch.delenv("NOWHERE", raising=False)
+  config = replace(
+    run_lib.about(trained)[0], {"init_from": "$NOWHERE/weights.pth"}
+  )
+  init_from.check(config, trained)
+  with pytest.raises(ConfigError, match="NOWHERE"):
+    init_from.check(config, trained / "new")
 
 
 def test_the_leader_keeps_its_classifier(trained, source):

@@ -483,6 +483,10 @@ def test_other_files_are_refused(save, tmp_path):
     torch_archive.read_state_dict(legacy)
   with pytest.raises(WeightsError, match="'epoch'.* is a int, not a tensor"):
     torch_archive.read_state_dict(save({"epoch": 3}))
+  itself = {}
+  itself["model"] = itself
+  with pytest.raises(WeightsError, match="'model'.* is a dict, not a tensor"):
+    torch_archive.read_state_dict(save(itself))
   with pytest.raises(WeightsError, match="holds a list"):
     torch_archive.read_state_dict(save([1, 2]))
   damaged = tmp_path / "damaged.safetensors"

@@ -88,7 +88,8 @@ def find(path: str) -> Found:
   if not root.is_dir():
     raise DataError(
       f"{root} is not a folder; one with train/CLASS/* and test/CLASS/*, or "
-      "with CLASS/*, was expected. Correct config.data.name."
+      "with CLASS/*, was expected. Correct the path; if the pictures of a run "
+      "have moved, --data=PATH says where they are now."
     )
   pictures, left_out = below([root])
   tops = _by_folder(root, pictures)

@@ -10,6 +10,7 @@ from okd_jax.data.keypoints import boxes, coco, mpii, own, pictures, stickfolk
 from okd_jax.data.keypoints.own import Set
 from okd_jax.data.keypoints.pictures import Listing
 from okd_jax.errors import DataError
+from okd_jax.storage import paths
 
 
 def load(config: Config) -> HostData | Listing:
@@ -39,7 +40,8 @@ def find(config: Config) -> Set:
   width, height = size(config)
   name, aspect = config.name, width / height
   if name.startswith(KEYPOINTS):
-    return own.read(name.removeprefix(KEYPOINTS), aspect, config.test_fraction)
+    place = paths.expand(config.dir or name.removeprefix(KEYPOINTS))
+    return own.read(str(place), aspect, config.test_fraction)
   folder = prepared.data_dir(config.dir)
   if name == "mpii":
     return mpii.read(_root(folder, "mpii", "annot"))
