@@ -461,6 +461,29 @@ def test_drawn_figures_are_written_as_coco(tmp_path, monkeypatch):
   assert len(list((again / "images").iterdir())) == 10
 
 
+def test_two_runs_may_draw_at_the_same_time(tmp_path, monkeypatch):
+  monkeypatch.setattr(stickfolk, "COUNTS", {"train": 2, "test": 1})
+  whole, begun = stickfolk.write, []
+
+  def write(*args):
+    if not begun:
+      begun.append(args)
+      # Another run draws all of it meanwhile.
+      stickfolk.prepare(tmp_path, "easy")
+    whole(*args)
+
+  monkeypatch.setattr(stickfolk, "write", write)
+  place = stickfolk.prepare(tmp_path, "easy")
+  assert len(list((place / "images").iterdir())) == 3
+  assert [path.name for path in place.parent.iterdir()] == ["easy"]
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+  (tmp_path / "stickfolk").write_text("a file")
+  with pytest.raises(DataError, match="set config.data.dir to a folder"):
+    stickfolk.prepare(tmp_path, "easy")
+
+
 def test_a_drawn_figure_is_where_its_joints_are():
   rng = np.random.default_rng(5)
   for level in stickfolk.LEVELS:
