@@ -231,6 +231,34 @@ def test_description_overrides(tmp_path):
   assert known.bones == ((0, 3),) and known.torso == (3, 4)
 
 
+def test_a_path_that_is_not_there_is_refused(tmp_path):
+  """Not read from the folder above it."""
+  folder = write(tmp_path, content())
+  with pytest.raises(DataError, match="misspelt is not there"):
+    make(folder / "misspelt")
+
+
+@pytest.mark.parametrize("source", ["memory", "stream"])
+def test_a_run_finds_its_annotations_and_pictures_again(tmp_path, source):
+  folder = write(tmp_path / "set", content())
+  (folder / own.DESCRIPTION).write_text("sigmas: {nose: 0.1}")
+  said = make(folder, source=source).files
+  names = [json.loads(line)[0] for line in said]
+  assert names == [
+    own.DESCRIPTION,
+    "annotations/all.json",
+    *(f"images/{i}.png" for i in range(1, 7)),
+  ]
+  moved = folder.rename(tmp_path / "moved")
+  assert make(folder, source=source, dir=str(moved)).files == said
+  # As long as before, and another joint.
+  path = moved / "annotations" / "all.json"
+  text = path.read_text()
+  path.write_text(text.replace("20, 10, 2", "20, 11, 2", 1))
+  now = make(moved, source=source).files
+  assert [a for a, b in zip(said, now, strict=True) if a != b] == [said[1]]
+
+
 def cut_off(said):
   return json.dumps(said)[:-20]
 
@@ -265,6 +293,16 @@ FIRST = ("annotations", 0)
     (change(("annotations",), []), "has no labelled joint"),
     (change(("categories",), []), "0 lists of joint names"),
     (change(("images",), {}), "has no list 'images'"),
+    (change((*FIRST, "keypoints"), ["a", "b", 2] * 5), "annotation 1: a value"),
+    (change((*FIRST, "keypoints"), 7), "annotation 1: a value"),
+    (change((*FIRST, "bbox"), "all of it"), "annotation 1: a value"),
+    (change((*FIRST, "head_box"), [1, 2]), "annotation 1: a value"),
+    (change((*FIRST, "area"), "large"), "annotation 1: a value"),
+    (change((*FIRST, "image_id"), [7]), r"image_id \[7\] is of no image"),
+    (change(("images", 0, "id"), [7]), "entry of images without an 'id'"),
+    (change(("images", 0, "width"), None), "has width and height"),
+    (change(("categories", 0, "skeleton"), [[1, 2, 3]]), "pairs of numbers"),
+    (change(("categories", 0, "skeleton"), [["nose", 2]]), "pairs of numbers"),
   ],
 )
 def test_damaged_annotations_are_refused(tmp_path, damage, message):
@@ -287,6 +325,12 @@ def test_damaged_annotations_are_refused(tmp_path, damage, message):
     ("[1]", "must hold keys"),
     ("a: [", "cannot be read as YAML"),
     ("test: a.json", "names no file for 'train'"),
+    ("train: 7", "'train' must be a path"),
+    ("torso: [nose]", "two joint names"),
+    (
+      "flip_pairs: [[nose, left_eye], [nose, right_eye]]",
+      "every joint once at most",
+    ),
   ],
 )
 def test_wrong_descriptions_are_refused(tmp_path, text, message):

@@ -39,7 +39,8 @@ def find(config: Config) -> Set:
   width, height = size(config)
   name, aspect = config.name, width / height
   if name.startswith(KEYPOINTS):
-    return own.read(name.removeprefix(KEYPOINTS), aspect, config.test_fraction)
+    path = config.dir or name.removeprefix(KEYPOINTS)
+    return own.read(path, aspect, config.test_fraction)
   folder = prepared.data_dir(config.dir)
   if name == "mpii":
     return mpii.read(_root(folder, "mpii", "annot"))
@@ -66,7 +67,7 @@ def coco2017(root: pathlib.Path, aspect: float) -> Set:
     for split, name in (("train", "train2017"), ("test", "val2017"))
   }
   train = files["train"]
-  info, _ = own.describe(root, train.names, train.bones, {"sigmas": {}})
+  info, _ = own.describe(root, train.names, train.bones, {})
   return Set(
     train.names,
     dataclasses.replace(info, sigmas=coco.SIGMAS, official_sigmas=True),

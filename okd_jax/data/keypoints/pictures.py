@@ -105,7 +105,7 @@ def describe(
     keypoints=keypoints,
   )
   num_validation = len(found.splits.get("validation", ()))
-  return Listing(info, train, test, num_validation, found.notes)
+  return Listing(info, train, test, num_validation, found.notes, found.files)
 
 
 def read(listing: Listing) -> HostData:
@@ -122,7 +122,12 @@ def read(listing: Listing) -> HostData:
     for files in (listing.train, listing.test)
   )
   return HostData(
-    listing.info, train, test, listing.num_validation, listing.notes
+    listing.info,
+    train,
+    test,
+    listing.num_validation,
+    listing.notes,
+    listing.files,
   )
 
 
@@ -187,7 +192,7 @@ def _windows(files: Files, info: DataInfo) -> np.ndarray:
   pixels = prepared.allocate(info.name, shape)
   last, picture = None, np.zeros((1, 1, 3), np.uint8)
   for row, figure in zip(pixels, files.figures, strict=True):
-    # Figures of one picture follow each other.
+    # Figures of one picture often follow each other.
     if figure.picture != last:
       last, picture = figure.picture, decode(figure, exif=info.exif)
     row[...] = window(picture, figure, info)
