@@ -48,8 +48,8 @@ class Config:
       or "stream", decoded and cropped as it is read, for large images.
     dir: where prepared copies or the publisher's files are; "" is the folder
       of TensorFlow Datasets (TFDS_DATA_DIR, or ~/tensorflow_datasets). For
-      "folder:PATH" it is where the pictures are now, if they have moved from
-      PATH.
+      "folder:PATH" and "keypoints:PATH" it is where the data are now, if they
+      have moved from PATH.
     train_examples: size of a fixed training subset, each class in proportion;
       0 for all.
     validation: fraction of the training split held out, the same in every run.

@@ -215,6 +215,19 @@ def test_pictures_are_turned_as_annotators_saw_them(tmp_path):
     make(folder, exif=False)
 
 
+def test_the_mean_pose_is_of_labelled_joints(tmp_path):
+  said = content(2)
+  first, second = (entry["keypoints"] for entry in said["annotations"])
+  second[:2] = 26, 16
+  first[3:6] = 0, 0, 0
+  folder = write(tmp_path, said)
+  known = make(folder, test_fraction=0.0).info.of_keypoints
+  # The crop is 30 pixels around (20, 15), 16 in the crop.
+  expected = (np.array([[23, 13], [15, 20]]) - [20, 15]) * 16 / 30 + 8
+  np.testing.assert_allclose(known.mean_pose[:2], expected, rtol=1e-5)
+  assert known.mean_pose[3] == (0, 0)
+
+
 def test_description_overrides(tmp_path):
   folder = write(tmp_path, content(), name="a.json")
   write(folder, content(), name="b.json")
@@ -438,6 +451,14 @@ def test_mpii(tmp_path):
   )
   trained = next(source.batches(0)).target
   assert trained.visible[0, 0] == 0 and np.isnan(trained.head).all()
+  # Those have no PCKh to validate by.
+  with pytest.raises(ConfigError, match="have no PCKh. Change it"):
+    data.make(
+      {"name": "mpii", "dir": str(tmp_path), "validation": 0.5},
+      batch_size=1,
+      eval_batch_size=1,
+      seed=0,
+    )
   io.savemat(
     tmp_path / "annot" / "gt_valid.mat", mat | {"jnt_missing": missing[:, :1]}
   )

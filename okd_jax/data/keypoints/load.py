@@ -9,16 +9,19 @@ from okd_jax.data.info import HostData
 from okd_jax.data.keypoints import boxes, coco, mpii, own, pictures, stickfolk
 from okd_jax.data.keypoints.own import Set
 from okd_jax.data.keypoints.pictures import Listing
-from okd_jax.errors import DataError
+from okd_jax.errors import ConfigError, DataError
 
 
 def load(config: Config) -> HostData | Listing:
   """Reads a data set into memory, or lists it for a stream.
 
   Raises:
+    ConfigError: if people without a head's size are to be validated on.
     DataError: naming the file and the rule that it breaks.
   """
   found = find(config)
+  if config.validation and found.info.head_boxes:
+    _check_heads(config, found)
   listing = pictures.describe(
     config.name,
     dataclasses.replace(found, exif=found.exif and config.exif),
@@ -75,6 +78,15 @@ def coco2017(root: pathlib.Path, aspect: float) -> Set:
     tuple(note for file in files.values() for note in file.notes),
     exif=False,
   )
+
+
+def _check_heads(config: Config, found: Set) -> None:
+  if any(figure.head_box is None for figure in found.splits["train"]):
+    raise ConfigError(
+      f"config.data.validation={config.validation} must be 0 for {config.name}:"
+      " the size of their head is not known of its training people, so they "
+      "have no PCKh. Change it, or move gt_valid.mat away to go by PCK@0.2."
+    )
 
 
 def size(config: Config) -> boxes.Size:

@@ -1,9 +1,9 @@
 """Pictures of figures: the crop of each, with a margin for augmentation.
 
 What is held of a picture is a window around one figure, upright and at the size
-at which a network sees it. The crop of an evaluation is its middle, pixel by
-pixel what the published code makes of the whole picture; in training it is
-turned, zoomed and mirrored from there.
+at which a network sees it. The crop of an evaluation is its middle, what the
+published code makes of the whole picture but for the rounding of OpenCV; in
+training it is turned, zoomed and mirrored from there.
 """
 
 import dataclasses
