@@ -26,6 +26,8 @@ def get_config(words: str = ""):
   config.method = common.method("okdhp", kd_weight=2.0)
   config.peers.kind = "branches"
   config.peers.num_peers = 3
+  if "hourglass8" in words.split(","):
+    config.optim.drops = (120 / 150, 140 / 150)
   if unbalanced:
     config.peers.net = "hourglass4,hourglass6,hourglass8"
     config.peers.split = 2

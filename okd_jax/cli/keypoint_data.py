@@ -15,7 +15,7 @@ from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import ConfigError
 from okd_jax.runs import display
 from okd_jax.tasks import keypoint_drawing, keypoint_maps
-from okd_jax.tasks.keypoints import Task
+from okd_jax.tasks.keypoints import STRIDE, Task
 
 _SHOWN = 32
 
@@ -90,7 +90,7 @@ def _draw(config: data.Config, path: Path) -> None:
   seen = task.augment(batch, jax.random.key(0), num_views=None, mesh=mesh)
   levels = np.asarray(seen.image) * source.info.std + source.info.mean
   pixels = np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8)
-  places = 4 * np.asarray(keypoint_maps.decode(seen.target["maps"])[0])
+  places = STRIDE * np.asarray(keypoint_maps.decode(seen.target["maps"])[0])
   shown = 2 * (np.asarray(seen.target["weight"]) > 0)
   drawn = [
     keypoint_drawing.draw(*each, source.info.of_keypoints.bones)

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 
 from okd_jax.data.keypoints import coco
-from okd_jax.data.keypoints.figures import HEAD_SHARE
 
 # Joints of MPII by the columns of its tables.
 MPII_GROUPS = {
@@ -70,68 +69,12 @@ def _percent(part, whole):
   return np.where(whole > 0, 100 * part / np.maximum(whole, 1), np.nan)
 
 
-def pckh(
-  points: np.ndarray,
-  truth: np.ndarray,
-  labelled: np.ndarray,
-  head_boxes: np.ndarray,
-  threshold: float = 0.5,
-) -> tuple[Pck, dict[str, float]]:
-  """PCKh of the 16 joints of MPII, and its groups.
-
-  Args:
-    points: float [N, 16, 2], from the same origin as the truth.
-    truth: float [N, 16, 2].
-    labelled: bool [N, 16].
-    head_boxes: two corners a figure, float [N, 2, 2].
-    threshold: in sizes of the head.
-  """
-  diagonal = np.linalg.norm(head_boxes[:, 1] - head_boxes[:, 0], axis=-1)
-  lengths = HEAD_SHARE * diagonal
-  result = pck(points, truth, labelled, lengths, threshold, MPII_LEFT_OUT)
-  return result, mpii_groups(result.per_joint)
-
-
 def mpii_groups(per_joint: np.ndarray) -> dict[str, float]:
   """Figures of the 16 joints of MPII, by the columns of its tables."""
   return {
     name: float(np.mean(per_joint[list(joints)]))
     for name, joints in MPII_GROUPS.items()
   }
-
-
-def torso_lengths(
-  truth: np.ndarray,
-  labelled: np.ndarray,
-  boxes: np.ndarray,
-  hip_and_shoulder: tuple[int, int] | None,
-) -> np.ndarray:
-  """Unit of `pck`: left hip to right shoulder, or the box's longer side.
-
-  Args:
-    truth: float [N, J, 2].
-    labelled: bool [N, J].
-    boxes: (x, y, w, h), float [N, 4].
-    hip_and_shoulder: the two joints, None where the data has none.
-  """
-  sides = np.max(boxes[:, 2:], axis=-1)
-  if hip_and_shoulder is None:
-    return sides
-  hip, shoulder = hip_and_shoulder
-  torso = np.linalg.norm(truth[:, hip] - truth[:, shoulder], axis=-1)
-  both = labelled[:, hip].astype(bool) & labelled[:, shoulder].astype(bool)
-  return np.where(both & (torso > 0), torso, sides)
-
-
-def mean_pose(joints: np.ndarray, labelled: np.ndarray) -> np.ndarray:
-  """Mean place of every joint in the crops, [J, 2]: a guess without a look.
-
-  Args:
-    joints: in pixels of the crop, float [N, J, 2].
-    labelled: bool [N, J].
-  """
-  shares = labelled.astype(float)[..., None]
-  return np.sum(shares * joints, axis=0) / np.maximum(shares.sum(axis=0), 1)
 
 
 def similarity(

@@ -136,7 +136,10 @@ class Task(task.Task):
     }
 
   def headline_in_step(self, logits, batch):
-    """Share of peaks near the target's, as the published code shows it."""
+    """Share of peaks near the target's, of all joints together.
+
+    The published code shows the mean over joints.
+    """
     found, _ = maps_lib.peaks(logits)
     truth, _ = maps_lib.peaks(batch.target["maps"])
     height, width, _ = self.out_shape()
@@ -161,6 +164,8 @@ class Task(task.Task):
       "torso": joints.torso,
       "box": joints.box,
       "area": joints.area,
+      "crop_area": jnp.square(maps_lib.SCALE_UNIT * joints.scale)
+      * (height / width),
       "image_id": joints.image_id,
       "mask": batch.mask,
     }

@@ -223,6 +223,19 @@ def test_pictures_are_turned_as_annotators_saw_them(tmp_path):
     make(folder, exif=False)
 
 
+def test_the_mean_pose_is_of_labelled_joints(tmp_path):
+  said = content(2)
+  first, second = (entry["keypoints"] for entry in said["annotations"])
+  second[:2] = 26, 16
+  first[3:6] = 0, 0, 0
+  folder = write(tmp_path, said)
+  known = make(folder, test_fraction=0.0).info.of_keypoints
+  # The crop is 30 pixels around (20, 15), 16 in the crop.
+  expected = (np.array([[23, 13], [15, 20]]) - [20, 15]) * 16 / 30 + 8
+  np.testing.assert_allclose(known.mean_pose[:2], expected, rtol=1e-5)
+  assert known.mean_pose[3] == (0, 0)
+
+
 def test_description_overrides(tmp_path):
   folder = write(tmp_path, content(), name="a.json")
   write(folder, content(), name="b.json")
@@ -237,6 +250,34 @@ def test_description_overrides(tmp_path):
   assert known.pairs == () and made.info.flip
   assert known.sigmas == (0.1, *[own.SIGMA] * 4)
   assert known.bones == ((0, 3),) and known.torso == (3, 4)
+
+
+def test_a_path_that_is_not_there_is_refused(tmp_path):
+  """Not read from the folder above it."""
+  folder = write(tmp_path, content())
+  with pytest.raises(DataError, match="misspelt is not there"):
+    make(folder / "misspelt")
+
+
+@pytest.mark.parametrize("source", ["memory", "stream"])
+def test_a_run_finds_its_annotations_and_pictures_again(tmp_path, source):
+  folder = write(tmp_path / "set", content())
+  (folder / own.DESCRIPTION).write_text("sigmas: {nose: 0.1}")
+  said = make(folder, source=source).files
+  names = [json.loads(line)[0] for line in said]
+  assert names == [
+    own.DESCRIPTION,
+    "annotations/all.json",
+    *(f"images/{i}.png" for i in range(1, 7)),
+  ]
+  moved = folder.rename(tmp_path / "moved")
+  assert make(folder, source=source, dir=str(moved)).files == said
+  # As long as before, and another joint.
+  path = moved / "annotations" / "all.json"
+  text = path.read_text()
+  path.write_text(text.replace("20, 10, 2", "20, 11, 2", 1))
+  now = make(moved, source=source).files
+  assert [a for a, b in zip(said, now, strict=True) if a != b] == [said[1]]
 
 
 def cut_off(said):
@@ -273,6 +314,16 @@ FIRST = ("annotations", 0)
     (change(("annotations",), []), "has no labelled joint"),
     (change(("categories",), []), "0 lists of joint names"),
     (change(("images",), {}), "has no list 'images'"),
+    (change((*FIRST, "keypoints"), ["a", "b", 2] * 5), "annotation 1: a value"),
+    (change((*FIRST, "keypoints"), 7), "annotation 1: a value"),
+    (change((*FIRST, "bbox"), "all of it"), "annotation 1: a value"),
+    (change((*FIRST, "head_box"), [1, 2]), "annotation 1: a value"),
+    (change((*FIRST, "area"), "large"), "annotation 1: a value"),
+    (change((*FIRST, "image_id"), [7]), r"image_id \[7\] is of no image"),
+    (change(("images", 0, "id"), [7]), "entry of images without an 'id'"),
+    (change(("images", 0, "width"), None), "has width and height"),
+    (change(("categories", 0, "skeleton"), [[1, 2, 3]]), "pairs of numbers"),
+    (change(("categories", 0, "skeleton"), [["nose", 2]]), "pairs of numbers"),
   ],
 )
 def test_damaged_annotations_are_refused(tmp_path, damage, message):
@@ -295,6 +346,12 @@ def test_damaged_annotations_are_refused(tmp_path, damage, message):
     ("[1]", "must hold keys"),
     ("a: [", "cannot be read as YAML"),
     ("test: a.json", "names no file for 'train'"),
+    ("train: 7", "'train' must be a path"),
+    ("torso: [nose]", "two joint names"),
+    (
+      "flip_pairs: [[nose, left_eye], [nose, right_eye]]",
+      "every joint once at most",
+    ),
   ],
 )
 def test_wrong_descriptions_are_refused(tmp_path, text, message):
@@ -402,6 +459,14 @@ def test_mpii(tmp_path):
   )
   trained = next(source.batches(0)).target
   assert trained.visible[0, 0] == 0 and np.isnan(trained.head).all()
+  # Those have no PCKh to validate by.
+  with pytest.raises(ConfigError, match="have no PCKh. Change it"):
+    data.make(
+      {"name": "mpii", "dir": str(tmp_path), "validation": 0.5},
+      batch_size=1,
+      eval_batch_size=1,
+      seed=0,
+    )
   io.savemat(
     tmp_path / "annot" / "gt_valid.mat", mat | {"jnt_missing": missing[:, :1]}
   )
@@ -467,6 +532,29 @@ def test_drawn_figures_are_written_as_coco(tmp_path, monkeypatch):
   assert (np.asarray(target.head) < 9).all()
   again = stickfolk.prepare(tmp_path, "normal")
   assert len(list((again / "images").iterdir())) == 10
+
+
+def test_two_runs_may_draw_at_the_same_time(tmp_path, monkeypatch):
+  monkeypatch.setattr(stickfolk, "COUNTS", {"train": 2, "test": 1})
+  whole, begun = stickfolk.write, []
+
+  def write(*args):
+    if not begun:
+      begun.append(args)
+      # Another run draws all of it meanwhile.
+      stickfolk.prepare(tmp_path, "easy")
+    whole(*args)
+
+  monkeypatch.setattr(stickfolk, "write", write)
+  place = stickfolk.prepare(tmp_path, "easy")
+  assert len(list((place / "images").iterdir())) == 3
+  assert [path.name for path in place.parent.iterdir()] == ["easy"]
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+  (tmp_path / "stickfolk").write_text("a file")
+  with pytest.raises(DataError, match="set config.data.dir to a folder"):
+    stickfolk.prepare(tmp_path, "easy")
 
 
 def test_a_drawn_figure_is_where_its_joints_are():

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from okd_jax.data.keypoints import stickfolk
 from okd_jax.storage.checkpoint import Checkpoints
 import toys
 
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.timeout(900)
 ROOT = Path(__file__).parents[2]
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "run"
 MESHES = {"4x1": (4, 1), "2x2": (2, 2), "1x4": (1, 4)}
+RECIPES = {"okdhp": "stickfolk"}
 OPTIONS = {
   # Its maps would have to be as large as the fixture's.
   "ctkd": ("--config.method.attention_weight=0",),
@@ -32,7 +34,7 @@ def job(workdir, method, mesh, *flags, **more):
   return {
     "workdir": str(workdir),
     "flags": [
-      f"--config=configs/{method}_digits.py:smoke",
+      f"--config=configs/{method}_{RECIPES.get(method, 'digits')}.py:smoke",
       "--config.peers.net=toys:Toy",
       "--config.peers.num_peers=4",
       f"--config.mesh.data={data}",
@@ -183,6 +185,26 @@ def test_a_save_that_fails_in_one_process_ends_both(tmp_path, broken):
     assert "No space left on device" in text and "Traceback" not in text
     assert (f"In process {broken}: Saving" in text) == (process != broken)
   assert Checkpoints(tmp_path / "checkpoints").latest_verified() == 2
+
+
+@pytest.mark.slow
+def test_keypoints_on_two_processes(tmp_path):
+  """Each of them reads its part of the pictures as it goes."""
+  for seed, (split, count) in enumerate({"train": 20, "test": 6}.items()):
+    stickfolk.write(tmp_path / "figures", split, "easy", count, seed)
+  flags = (
+    f"--config.data.name=keypoints:{tmp_path / 'figures'}",
+    "--config.data.image_size=16",
+    "--config.data.train_examples=0",
+    "--config.peers.net=toys:hourglass",
+    "--config.batch_size=8",
+    "--config.eval_batch_size=4",
+  )
+  alone([job(tmp_path / "one", "okdhp", "4x1", *flags)])
+  stream = "--config.data.source=stream"
+  two = job(tmp_path / "two", "okdhp", "4x1", *flags, stream, OFTEN, stop_at=3)
+  in_pair([two])
+  assert_close_runs(tmp_path / "two", tmp_path / "one")
 
 
 @pytest.mark.slow

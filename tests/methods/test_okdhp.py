@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import okdhp_mpii
 from okd_jax import backbones, core, groups, losses, methods
 from okd_jax.backbones.hourglass import Hourglass
 from okd_jax.data import info as info_lib
@@ -189,6 +190,13 @@ def config(**changes):
   made.peers.num_peers = 3
   made.update_from_flattened_dict(changes)
   return freeze(made)
+
+
+def test_the_recipe_of_eight_stacks_lowers_its_rate_later():
+  for words, epochs in (("", [90, 120]), ("hourglass8", [120, 140])):
+    made = okdhp_mpii.get_config(words)
+    found = [round(made.epochs * drop) for drop in made.optim.drops]
+    assert found == epochs
 
 
 def test_branches_of_different_networks_need_one_trunk():

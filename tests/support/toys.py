@@ -1,5 +1,6 @@
 """A small network and recipe for tests of everything above the networks."""
 
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from okd_jax import core, groups, layers, methods
+from okd_jax.backbones.hourglass import Hourglass
 from okd_jax.backbones.network import Network
 from okd_jax.data.info import DataInfo
 from okd_jax.devices.mesh import make_mesh
@@ -76,6 +78,10 @@ class Toy(Network):
     )(x)
     norm = layers.BatchNorm(name=f"{name}_norm")
     return nn.relu(norm(x, use_running_average=not train))
+
+
+# On images of 16 x 16, with heat maps of 4 x 4.
+hourglass = functools.partial(Hourglass, split=1, stacks=2, width=8, depth=1)
 
 
 class Quick(nn.Module):

@@ -64,15 +64,25 @@ class Found:
     Args:
       sums: of the contents of the files.
     """
-    sums = sums or {}
-    return tuple(
-      json.dumps(
-        [str(file.relative_to(self.root)), _size(file), sums.get(file)]
-      )
+    files = (
+      file
       for classes in self.splits.values()
-      for files in classes.values()
-      for file in files
+      for group in classes.values()
+      for file in group
     )
+    return describe(self.root, files, sums or {})
+
+
+def describe(
+  root: pathlib.Path,
+  files: Iterable[pathlib.Path],
+  sums: Mapping[pathlib.Path, int],
+) -> tuple[str, ...]:
+  """A line for every file, as of `Found.describe`, its path from the root."""
+  return tuple(
+    json.dumps([os.path.relpath(file, root), _size(file), sums.get(file)])
+    for file in files
+  )
 
 
 def find(path: str) -> Found:

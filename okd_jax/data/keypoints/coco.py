@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import json
-import math
 import pathlib
 from typing import Any
 
@@ -98,8 +97,10 @@ def _by_id(
 ) -> dict[Any, Any]:
   found: dict[Any, Any] = {}
   for entry in entries:
-    if not isinstance(entry, dict) or "id" not in entry:
-      raise DataError(f"{path} has an entry of {kind} without 'id'.")
+    if not isinstance(entry, dict) or not isinstance(
+      entry.get("id"), int | str
+    ):
+      raise DataError(f"{path} has an entry of {kind} without an 'id'.")
     if entry["id"] in found:
       raise DataError(
         f"{path} has id {entry['id']} twice in {kind}; every id must be there "
@@ -118,7 +119,7 @@ def _joints(
     for entry in categories
     if isinstance(entry, dict) and entry.get("keypoints")
   ]
-  lists = {tuple(entry["keypoints"]) for entry in having}
+  lists = {tuple(map(str, entry["keypoints"])) for entry in having}
   if len(lists) != 1:
     raise DataError(
       f"{path} has {len(lists)} lists of joint names in its categories; one "
@@ -126,18 +127,19 @@ def _joints(
       "Export one category with 'keypoints' alone."
     )
   (names,) = lists
-  bones = tuple(
-    (int(a) - 1, int(b) - 1) for a, b in having[0].get("skeleton") or ()
-  )
-  wrong = [
-    bone for bone in bones if not 0 <= min(bone) <= max(bone) < len(names)
-  ]
-  if wrong or len(set(names)) < len(names):
+  skeleton = having[0].get("skeleton") or ()
+  numbers = range(1, len(names) + 1)
+  if len(set(names)) < len(names) or not all(
+    isinstance(bone, list)
+    and len(bone) == 2
+    and all(j in numbers for j in bone)
+    for bone in skeleton
+  ):
     raise DataError(
-      f"{path} has joints {names} and skeleton {having[0].get('skeleton')}; "
-      "names must differ, and the skeleton has numbers of joints from 1."
+      f"{path} has joints {names} and skeleton {skeleton}; names must differ, "
+      "and the skeleton has pairs of numbers of joints from 1."
     )
-  return names, bones
+  return names, tuple((a - 1, b - 1) for a, b in skeleton)
 
 
 class _Reader:
@@ -147,6 +149,7 @@ class _Reader:
     self._path, self._pictures, self._names = path, pictures, names
     self._aspect, self._official = aspect, official
     self._padding = padding
+    self._places: dict[int, pathlib.Path] = {}
     self._counts = dict.fromkeys(
       ("crowd", "unlabelled", "point", "area", "outside"), 0
     )
@@ -155,36 +158,45 @@ class _Reader:
     self, images: Mapping[Any, Any], annotations: Sequence[Any]
   ) -> Iterator[Figure]:
     numbers = {image: number for number, image in enumerate(images, 1)}
-    places: dict[Any, pathlib.Path] = {}
     for entry in annotations:
       image = entry.get("image_id")
-      if image not in images:
+      if not isinstance(image, int | str) or image not in images:
         raise self._wrong(entry, f"image_id {image} is of no image in the file")
-      if entry.get("iscrowd"):
-        self._counts["crowd"] += 1
-        continue
-      if (labelled := self._labelled(entry)) is None:
-        self._counts["unlabelled"] += 1
-        continue
-      if image not in places:
-        places[image] = self._picture(images[image])
-      size = self._size(images[image])
-      box = self._box(entry, *labelled, size)
-      if box is None:
-        self._counts["outside" if self._official else "point"] += 1
-        continue
-      center, scale = boxes.center_and_scale(box, self._aspect)
-      yield Figure(
-        places[image],
-        numbers[image],
-        *labelled,
-        box=box,
-        center=center,
-        scale=float(scale[0]),
-        area=self._area(entry, box),
-        head_box=self._head_box(entry),
-        size=size,
-      )
+      try:
+        figure = self._figure(entry, images[image], numbers[image])
+      except (TypeError, ValueError) as error:
+        raise self._wrong(
+          entry, f"a value is of another kind than COCO's ({error})"
+        ) from error
+      if figure is not None:
+        yield figure
+
+  def _figure(self, entry, image, number: int) -> Figure | None:
+    if entry.get("iscrowd"):
+      self._counts["crowd"] += 1
+      return None
+    if (labelled := self._labelled(entry)) is None:
+      self._counts["unlabelled"] += 1
+      return None
+    if number not in self._places:
+      self._places[number] = self._picture(image)
+    size = self._size(image)
+    box = self._box(entry, *labelled, size)
+    if box is None:
+      self._counts["outside" if self._official else "point"] += 1
+      return None
+    center, scale = boxes.center_and_scale(box, self._aspect)
+    return Figure(
+      self._places[number],
+      number,
+      *labelled,
+      box=box,
+      center=center,
+      scale=float(scale[0]),
+      area=self._area(entry, box),
+      head_box=self._head_box(entry),
+      size=size,
+    )
 
   def notes(self) -> Iterator[str]:
     said = {
@@ -254,18 +266,13 @@ class _Reader:
     return np.array([[x, y], [x + width, y + height]], float)
 
   def _size(self, image) -> boxes.Size:
-    try:
-      size = int(image["width"]), int(image["height"])
-    except (KeyError, TypeError, ValueError) as error:
+    size = image.get("width"), image.get("height")
+    if not all(isinstance(n, int | float) and 1 <= n < 2**20 for n in size):
       raise DataError(
-        f"{self._path}: image {image['id']} has no width and height; export it "
-        "again."
-      ) from error
-    if min(size) < 1 or math.prod(size) > 2**40:
-      raise DataError(
-        f"{self._path}: image {image['id']} has width and height {size}."
+        f"{self._path}: image {image['id']} has width and height {size}; "
+        "numbers of pixels were expected. Export it again."
       )
-    return size
+    return int(size[0]), int(size[1])
 
   def _picture(self, image) -> pathlib.Path:
     # Exports from Windows, and names with folders that were not kept.

@@ -9,17 +9,19 @@ from okd_jax.data.info import HostData
 from okd_jax.data.keypoints import boxes, coco, mpii, own, pictures, stickfolk
 from okd_jax.data.keypoints.own import Set
 from okd_jax.data.keypoints.pictures import Listing
-from okd_jax.errors import DataError
-from okd_jax.storage import paths
+from okd_jax.errors import ConfigError, DataError
 
 
 def load(config: Config) -> HostData | Listing:
   """Reads a data set into memory, or lists it for a stream.
 
   Raises:
+    ConfigError: if people without a head's size are to be validated on.
     DataError: naming the file and the rule that it breaks.
   """
   found = find(config)
+  if config.validation and found.info.head_boxes:
+    _check_heads(config, found)
   listing = pictures.describe(
     config.name,
     dataclasses.replace(found, exif=found.exif and config.exif),
@@ -40,8 +42,8 @@ def find(config: Config) -> Set:
   width, height = size(config)
   name, aspect = config.name, width / height
   if name.startswith(KEYPOINTS):
-    place = paths.expand(config.dir or name.removeprefix(KEYPOINTS))
-    return own.read(str(place), aspect, config.test_fraction)
+    path = config.dir or name.removeprefix(KEYPOINTS)
+    return own.read(path, aspect, config.test_fraction)
   folder = prepared.data_dir(config.dir)
   if name == "mpii":
     return mpii.read(_root(folder, "mpii", "annot"))
@@ -68,7 +70,7 @@ def coco2017(root: pathlib.Path, aspect: float) -> Set:
     for split, name in (("train", "train2017"), ("test", "val2017"))
   }
   train = files["train"]
-  info, _ = own.describe(root, train.names, train.bones, {"sigmas": {}})
+  info, _ = own.describe(root, train.names, train.bones, {})
   return Set(
     train.names,
     dataclasses.replace(info, sigmas=coco.SIGMAS, official_sigmas=True),
@@ -76,6 +78,15 @@ def coco2017(root: pathlib.Path, aspect: float) -> Set:
     tuple(note for file in files.values() for note in file.notes),
     exif=False,
   )
+
+
+def _check_heads(config: Config, found: Set) -> None:
+  if any(figure.head_box is None for figure in found.splits["train"]):
+    raise ConfigError(
+      f"config.data.validation={config.validation} must be 0 for {config.name}:"
+      " the size of their head is not known of its training people, so they "
+      "have no PCKh. Change it, or move gt_valid.mat away to go by PCK@0.2."
+    )
 
 
 def size(config: Config) -> boxes.Size:

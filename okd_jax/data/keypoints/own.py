@@ -12,21 +12,21 @@ import dataclasses
 import pathlib
 import re
 from typing import Any
+import zlib
 
 import numpy as np
 
-from okd_jax.data import order
-from okd_jax.data.formats import finder
+from okd_jax.data.formats import finder, tfds as prepared
 from okd_jax.data.keypoints import coco
 from okd_jax.data.keypoints.figures import Figure
 from okd_jax.data.keypoints.info import KeypointInfo, Pairs
 from okd_jax.errors import closest, DataError
+from okd_jax.storage import paths
 
 DESCRIPTION = "keypoints.yaml"
 SIGMA = 0.05
 _SPLITS = ("train", "validation", "test")
 _KEYS = (*_SPLITS, "images", "flip_pairs", "sigmas", "skeleton", "torso")
-_TEST = 0x7E58  # fixed, so that every run tests on the same pictures
 _SIDES = (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"), ("l", "r"))
 # The torso, by the names that people give to its ends.
 _TORSO = (("left_hip", "right_shoulder"), ("l_hip", "r_shoulder"))
@@ -44,6 +44,7 @@ class Set:
     notes: what people may not expect, each a sentence.
     exif: whether the annotators saw pictures turned as EXIF says.
     flip: whether mirrored figures are figures.
+    files: what a run is to find again, see `formats.finder.describe`.
   """
 
   names: tuple[str, ...]
@@ -52,6 +53,7 @@ class Set:
   notes: tuple[str, ...] = ()
   exif: bool = True
   flip: bool = True
+  files: tuple[str, ...] = ()
 
 
 def read(path: str, aspect: float, test_fraction: float) -> Set:
@@ -65,13 +67,19 @@ def read(path: str, aspect: float, test_fraction: float) -> Set:
   Raises:
     DataError: naming the file and the rule that it breaks.
   """
-  given = pathlib.Path(path)
+  given = paths.expand(path)
+  if not given.exists():
+    raise DataError(
+      f"{given} is not there; a folder with annotations and pictures, or a "
+      "file of annotations, was expected. Correct config.data.name."
+    )
   folder = given if given.is_dir() else given.parent
   said = _description(folder / DESCRIPTION)
   pictures = folder / said["images"] if "images" in said else None
+  annotations = _files(given, folder, said)
   files = {
     split: coco.read(file, pictures, aspect)
-    for split, file in _files(given, folder, said).items()
+    for split, file in annotations.items()
   }
   lists = {file.names for file in files.values()}
   if len(lists) > 1:
@@ -93,8 +101,27 @@ def read(path: str, aspect: float, test_fraction: float) -> Set:
     f.head_box is not None for figures in splits.values() for f in figures
   ]
   info = dataclasses.replace(info, head_boxes=all(heads))
-  flip = bool(info.pairs) or "flip_pairs" in said
-  return Set(names, info, splits, (*notes, *more), flip=flip)
+  return Set(
+    names,
+    info,
+    splits,
+    (*notes, *more),
+    flip=bool(info.pairs) or "flip_pairs" in said,
+    files=_described(folder, list(annotations.values()), splits),
+  )
+
+
+def _described(
+  folder: pathlib.Path,
+  annotations: list[pathlib.Path],
+  splits: Mapping[str, Sequence[Figure]],
+) -> tuple[str, ...]:
+  """A line for each file, with a sum of those that people write."""
+  if (folder / DESCRIPTION).exists():
+    annotations = [folder / DESCRIPTION, *annotations]
+  sums = {file: zlib.crc32(file.read_bytes()) for file in annotations}
+  pictures = {f.picture for figures in splits.values() for f in figures}
+  return finder.describe(folder, [*annotations, *sorted(pictures)], sums)
 
 
 def describe(
@@ -135,6 +162,9 @@ def describe(
       ) from error
 
   pairs = joints("flip_pairs", mirrored(names))
+  paired = [end for pair in pairs for end in pair]
+  if len(set(paired)) < len(paired):
+    raise DataError(f"{path}: 'flip_pairs' must have every joint once at most.")
   if not pairs and "flip_pairs" not in said:
     notes.append(
       "No joints are named left_* and right_*, so nothing is mirrored; "
@@ -152,7 +182,10 @@ def describe(
     (),
   )
   if "torso" in said:
-    torso = tuple(joint(name) for name in said["torso"])
+    ends = said["torso"]
+    if not isinstance(ends, list) or len(ends) != 2:
+      raise DataError(f"{path}: 'torso' must be a list of two joint names.")
+    torso = joint(ends[0]), joint(ends[1])
   if not torso:
     notes.append(
       "There is no left_hip and right_shoulder, so PCK is in shares of the "
@@ -206,6 +239,9 @@ def _description(path: pathlib.Path) -> dict[str, Any]:
         f"{path} has the key '{key}'{closest(key, _KEYS)} The keys are "
         f"{', '.join(_KEYS)}."
       )
+  for key in (*_SPLITS, "images"):
+    if not isinstance(said.get(key, ""), str):
+      raise DataError(f"{path}: '{key}' must be a path, not {said[key]!r}.")
   return said
 
 
@@ -249,8 +285,7 @@ def _divided(
 ) -> dict[str, Sequence[Figure]]:
   """Some pictures, with all figures in them, for tests."""
   ids = sorted({figure.image_id for figure in figures})
-  count = round(test_fraction * len(ids))
-  chosen, _ = order.stratified(np.zeros(len(ids), int), count, _TEST)
+  _, chosen = prepared.hold_out_rows(np.zeros(len(ids), int), test_fraction)
   tests = {ids[i] for i in chosen}
   return {
     "train": [f for f in figures if f.image_id not in tests],

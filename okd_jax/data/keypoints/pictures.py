@@ -1,9 +1,9 @@
 """Pictures of figures: the crop of each, with a margin for augmentation.
 
 What is held of a picture is a window around one figure, upright and at the size
-at which a network sees it. The crop of an evaluation is its middle, pixel by
-pixel what the published code makes of the whole picture; in training it is
-turned, zoomed and mirrored from there.
+at which a network sees it. The crop of an evaluation is its middle, what the
+published code makes of the whole picture but for the rounding of OpenCV; in
+training it is turned, zoomed and mirrored from there.
 """
 
 import dataclasses
@@ -105,7 +105,7 @@ def describe(
     keypoints=keypoints,
   )
   num_validation = len(found.splits.get("validation", ()))
-  return Listing(info, train, test, num_validation, found.notes)
+  return Listing(info, train, test, num_validation, found.notes, found.files)
 
 
 def read(listing: Listing) -> HostData:
@@ -122,7 +122,12 @@ def read(listing: Listing) -> HostData:
     for files in (listing.train, listing.test)
   )
   return HostData(
-    listing.info, train, test, listing.num_validation, listing.notes
+    listing.info,
+    train,
+    test,
+    listing.num_validation,
+    listing.notes,
+    listing.files,
   )
 
 
@@ -187,7 +192,7 @@ def _windows(files: Files, info: DataInfo) -> np.ndarray:
   pixels = prepared.allocate(info.name, shape)
   last, picture = None, np.zeros((1, 1, 3), np.uint8)
   for row, figure in zip(pixels, files.figures, strict=True):
-    # Figures of one picture follow each other.
+    # Figures of one picture often follow each other.
     if figure.picture != last:
       last, picture = figure.picture, decode(figure, exif=info.exif)
     row[...] = window(picture, figure, info)

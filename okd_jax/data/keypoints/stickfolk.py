@@ -10,13 +10,14 @@ import dataclasses
 import json
 import math
 import pathlib
-import shutil
+import tempfile
 
 import numpy as np
 from PIL import Image
 
 from okd_jax.data.keypoints import coco, mpii
 from okd_jax.data.keypoints._drawing import Picture
+from okd_jax.errors import DataError
 
 SIZE = 96
 COUNTS = {"train": 2000, "test": 300}
@@ -70,16 +71,34 @@ def prepare(folder: pathlib.Path, level: str) -> pathlib.Path:
 
   Returns:
     The folder: pictures, and annotations of "train" and "test".
+
+  Raises:
+    DataError: if it cannot be written.
   """
   place = folder / "stickfolk" / level
-  if place.exists():
-    return place
-  written = place.with_name(f"{level}.tmp")
-  shutil.rmtree(written, ignore_errors=True)
-  for split, count in COUNTS.items():
-    write(written, split, level, count, _SEEDS[split])
-  written.rename(place)
+  try:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not place.exists():
+      _draw(place)
+  except OSError as error:
+    raise DataError(
+      f"{place} cannot be drawn ({error}); set config.data.dir to a folder "
+      "that can be written."
+    ) from error
   return place
+
+
+def _draw(place: pathlib.Path) -> None:
+  # Other runs, and other processes of this one, may draw it at the same time.
+  with tempfile.TemporaryDirectory(dir=place.parent) as temporary:
+    written = pathlib.Path(temporary) / place.name
+    for split, count in COUNTS.items():
+      write(written, split, place.name, count, _SEEDS[split])
+    try:
+      written.rename(place)
+    except OSError:
+      if not place.exists():
+        raise
 
 
 def write(
