@@ -1,8 +1,7 @@
 """Which pictures of a folder belong to which split and class."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -56,33 +55,15 @@ class Found:
     """Names of the classes, in the order of their labels."""
     return tuple(next(iter(self.splits.values())))
 
-  def describe(
-    self, sums: Mapping[pathlib.Path, int] | None = None
-  ) -> tuple[str, ...]:
-    """A line for every picture: its path, its size, and a sum if there is one.
-
-    Args:
-      sums: of the contents of the files.
-    """
-    files = (
+  @property
+  def files(self) -> Iterator[pathlib.Path]:
+    """The pictures of all splits."""
+    return (
       file
       for classes in self.splits.values()
       for group in classes.values()
       for file in group
     )
-    return describe(self.root, files, sums or {})
-
-
-def describe(
-  root: pathlib.Path,
-  files: Iterable[pathlib.Path],
-  sums: Mapping[pathlib.Path, int],
-) -> tuple[str, ...]:
-  """A line for every file, as of `Found.describe`, its path from the root."""
-  return tuple(
-    json.dumps([os.path.relpath(file, root), _size(file), sums.get(file)])
-    for file in files
-  )
 
 
 def find(path: str) -> Found:
@@ -167,13 +148,6 @@ def _walk(
       yield entry.path, None
     else:
       yield entry.path, None if images.is_picture(entry.path) else FOREIGN
-
-
-def _size(file: pathlib.Path) -> int:
-  try:
-    return file.stat().st_size
-  except OSError as error:
-    raise DataError(f"{file} cannot be read ({error}).") from error
 
 
 def _by_folder(

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 
 from okd_jax.data import images
-from okd_jax.data.formats import finder, tfds as prepared
+from okd_jax.data.formats import finder, fingerprint, tfds as prepared
 from okd_jax.data.info import describe, HostData, Split
 from okd_jax.errors import DataError
 
@@ -75,7 +75,9 @@ def read(
     train, test = prepared.hold_out(train, test_fraction)
   described = describe(f"folder:{path}", train, test, found.class_names)
   described = dataclasses.replace(
-    described, notes=found.notes, files=found.describe(sums)
+    described,
+    notes=found.notes,
+    files=fingerprint.describe(found.root, found.files, sums),
   )
   if validation is None:
     return described

@@ -11,7 +11,12 @@ import pathlib
 
 import numpy as np
 
-from okd_jax.data.formats import finder, tfds as prepared, tfrecord as records
+from okd_jax.data.formats import (
+  finder,
+  fingerprint,
+  tfds as prepared,
+  tfrecord as records,
+)
 from okd_jax.data.info import (
   check_every_class,
   check_labels,
@@ -97,7 +102,9 @@ def from_folder(path: str, image_size: int, test_fraction: float) -> Listing:
     f"folder:{path}", train, rest, found.class_names, image_size, test_fraction
   )
   listing = dataclasses.replace(
-    listing, notes=found.notes, files=found.describe()
+    listing,
+    notes=found.notes,
+    files=fingerprint.describe(found.root, found.files, {}),
   )
   if validation is None:
     return listing

@@ -16,7 +16,7 @@ import zlib
 
 import numpy as np
 
-from okd_jax.data.formats import finder, tfds as prepared
+from okd_jax.data.formats import finder, fingerprint, tfds as prepared
 from okd_jax.data.keypoints import coco
 from okd_jax.data.keypoints.figures import Figure
 from okd_jax.data.keypoints.info import KeypointInfo, Pairs
@@ -44,7 +44,7 @@ class Set:
     notes: what people may not expect, each a sentence.
     exif: whether the annotators saw pictures turned as EXIF says.
     flip: whether mirrored figures are figures.
-    files: what a run is to find again, see `formats.finder.describe`.
+    files: what a run is to find again, see `formats.fingerprint`.
   """
 
   names: tuple[str, ...]
@@ -121,7 +121,7 @@ def _described(
     annotations = [folder / DESCRIPTION, *annotations]
   sums = {file: zlib.crc32(file.read_bytes()) for file in annotations}
   pictures = {f.picture for figures in splits.values() for f in figures}
-  return finder.describe(folder, [*annotations, *sorted(pictures)], sums)
+  return fingerprint.describe(folder, [*annotations, *sorted(pictures)], sums)
 
 
 def describe(
@@ -173,14 +173,8 @@ def describe(
   if "sigmas" not in said:
     notes.append(f"OKS takes {SIGMA} for all joints: it is not that of COCO.")
   by_joint = {joint(name): value for name, value in _sigmas(path, said).items()}
-  torso: tuple[int, ...] = next(
-    (
-      tuple(names.index(name) for name in ends)
-      for ends in _TORSO
-      if set(ends) <= set(names)
-    ),
-    (),
-  )
+  named = [ends for ends in _TORSO if set(ends) <= set(names)]
+  torso = tuple(map(names.index, named[0])) if named else ()
   if "torso" in said:
     ends = said["torso"]
     if not isinstance(ends, list) or len(ends) != 2:
