@@ -14,6 +14,7 @@ from okd_jax.errors import DataError
 from okd_jax.runs import display, run as run_lib, spread
 from okd_jax.settings import build, freeze
 from okd_jax.tasks.figure import (
+  distinct,
   DIVERSITY,
   Figure,
   GROUP,
@@ -97,6 +98,8 @@ def _evaluate(workdir: Path, args: argparse.Namespace) -> _Evaluated:
   source = build.source(config, mesh)
   run_lib.require_same_data(workdir, source)
   figures = Evaluator(opened.setup, source).figures(opened.state, (args.split,))
+  if not args.json:
+    figures = distinct(figures)
   if not figures:
     raise DataError(
       f"--split={args.split} of {workdir} is empty; choose another."

@@ -7,7 +7,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 import numpy as np
 
-from okd_jax.results import plots, rows as results
+from okd_jax.results import canvas, rows as results
 from okd_jax.results.rows import Row
 
 _SHOWN = ("deployed", "peers_mean", "ensemble")
@@ -27,7 +27,7 @@ def plot(workdir: Path, to: Path | None = None) -> list[Path]:
   """
   rows = results.read(workdir)
   figures = {}
-  with mpl.rc_context(plots.STYLE):
+  with mpl.rc_context(canvas.STYLE):
     for net in dict.fromkeys(row.net for row in rows):
       of_net = [row for row in rows if row.net == net and row.finished]
       if of_net:
@@ -35,7 +35,7 @@ def plot(workdir: Path, to: Path | None = None) -> list[Path]:
         figures[f"{of_net[0].measure.name}_{name}"] = _headlines(of_net)
       if any(row.diversity for row in of_net):
         figures[f"diversity_{name}"] = _diversity(of_net)
-    return plots.save(figures, to or workdir / "plots")
+    return canvas.save(figures, to or workdir / "plots")
 
 
 def _headlines(rows: Sequence[Row]) -> Figure:
@@ -56,12 +56,12 @@ def _headlines(rows: Sequence[Row]) -> Figure:
         shown.mean,
         height,
         xerr=shown.std,
-        color=plots.COLORS[i],
+        color=canvas.COLORS[i],
         error_kw={"capsize": 2.5, "elinewidth": 1.0},
       )
     # Some rows have fewer bars, so no bar of a row carries the label.
     panel.barh(
-      [np.nan], [np.nan], color=plots.COLORS[i], label=results.WHO[who]
+      [np.nan], [np.nan], color=canvas.COLORS[i], label=results.WHO[who]
     )
   margin = 0.15 * max(high - low, 1.0)
   most = 100.0 if measure.fraction else np.inf
@@ -90,8 +90,8 @@ def _diversity(rows: Sequence[Row]) -> Figure:
     panel.plot(
       epochs,
       np.mean(alike, 0),
-      **plots.line_look(i),
-      marker=plots.MARKERS[i % len(plots.MARKERS)],
+      **canvas.line_look(i),
+      marker=canvas.MARKERS[i % len(canvas.MARKERS)],
       markersize=4,
       markevery=max(1, len(epochs) // 8),
       label=row.name,

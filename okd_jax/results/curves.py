@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
-from matplotlib.axes import Axes
 import numpy as np
 
 # What a run has recorded: steps, and the values that were measured there.
@@ -62,17 +61,3 @@ def of_runs(runs: Sequence[Records], epochs_a_step: float) -> dict[Any, Curve]:
       measured.std(0, ddof=1) if len(runs) > 1 else None,
     )
   return curves
-
-
-def draw(panel: Axes, curve: Curve, **look: Any) -> None:
-  """Draws a line, with a band of one deviation on both sides."""
-  (line,) = panel.plot(curve.epochs, curve.values, **look)
-  if curve.deviation is not None:
-    panel.fill_between(
-      curve.epochs,
-      curve.values - curve.deviation,
-      curve.values + curve.deviation,
-      color=line.get_color(),
-      alpha=0.2,
-      linewidth=0,
-    )

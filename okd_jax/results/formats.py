@@ -19,6 +19,8 @@ _LATEX = {
   "^": r"\textasciicircum{}",
   "±": r"$\pm$",
 }
+# Cells of more characters than that may take several lines.
+_LONG = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +92,12 @@ def as_csv(table: Table) -> str:
 def as_html(table: Table) -> str:
   """A figure with a caption; the first column heads the rows."""
 
+  def element(tag, cell):
+    look = ' class="text"' if len(cell) > _LONG else ""
+    return f"<{tag}{look}>{html.escape(cell)}</{tag}>"
+
   def cells(tag, row):
-    return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+    return "".join(element(tag, cell) for cell in row)
 
   body = "\n".join(
     f'<tr><th scope="row">{html.escape(row[0])}</th>{cells("td", row[1:])}</tr>'

@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 import dataclasses
-import html
 import json
 from pathlib import Path
-import re
 import tempfile
 
 from okd_jax import tasks
 from okd_jax.results import (
   comparison as result_tables,
   comparison_plots as compare_plots,
+  course as course_lib,
   formats as tables,
+  page,
   plots,
   rows as results,
 )
@@ -25,25 +25,8 @@ from okd_jax.runs import (
 )
 from okd_jax.settings import freeze
 from okd_jax.storage import files
-from okd_jax.tasks.figure import DIVERSITY, Figure
+from okd_jax.tasks.figure import distinct, DIVERSITY, Figure
 from okd_jax.tasks.task import Measure
-
-_CSS = """
-body { color: #222; background: #fff; margin: 2rem auto; max-width: 80rem;
-  padding: 0 1rem; font: 16px/1.5 system-ui, sans-serif; }
-h1, h2, h3 { line-height: 1.2; }
-h2 { border-top: 2px solid #0072B2; padding-top: 1rem; margin-top: 3rem;
-  overflow-wrap: anywhere; }
-figure { margin: 1.5rem 0; }
-figcaption, .about { color: #555; font-size: 0.875rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.3rem 0.7rem; text-align: left; white-space: nowrap; }
-thead th { border-bottom: 2px solid #222; }
-tbody tr:nth-child(even) { background: #f4f6f8; }
-svg { max-width: 100%; height: auto; }
-pre { overflow-x: auto; font-size: 0.8125rem; }
-"""
 
 
 def write(workdirs: Sequence[Path], to: Path) -> None:
@@ -58,51 +41,54 @@ def write(workdirs: Sequence[Path], to: Path) -> None:
   """
   sections = []
   for number, workdir in enumerate(workdirs):
-    section = _comparison if results.exists(workdir) else _run
+    section = _comparison if results.exists(workdir) else run_section
     sections.append(section(workdir, f"s{number}"))
   to.parent.mkdir(parents=True, exist_ok=True)
-  files.write(
-    to,
-    "<!DOCTYPE html>\n"
-    '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-    '<meta name="viewport" content="width=device-width">\n'
-    f"<title>Online knowledge distillation</title>\n<style>{_CSS}</style>\n"
-    "</head>\n<body>\n<h1>Online knowledge distillation</h1>\n"
-    + "\n".join(sections)
-    + "\n</body>\n</html>\n",
-  )
+  files.write(to, page.page("Online knowledge distillation", sections))
 
 
 def _comparison(workdir: Path, prefix: str) -> str:
   rows = results.read(workdir)
   with tempfile.TemporaryDirectory() as folder:
     files = compare_plots.plot(workdir, Path(folder))
-    pictures = _pictures(files, prefix)
+    pictures = page.pictures(files, prefix)
   done = sum(row.finished for row in rows)
   about = f"A comparison: {done} of {sum(r.planned for r in rows)} runs done."
   config = json.loads((workdir / results.CONFIG).read_text())
-  return _section(workdir, about, result_tables.read(workdir), pictures, config)
+  made = map(tables.as_html, result_tables.read(workdir))
+  return page.section(
+    str(workdir), about, [*made, pictures], [_configuration(config)]
+  )
 
 
-def _run(workdir: Path, prefix: str) -> str:
+def run_section(workdir: Path, prefix: str) -> str:
+  """The part of the page about a run, or the runs of several seeds.
+
+  Args:
+    workdir: of the run or runs.
+    prefix: that no other section has for this page.
+  """
   runs = workdir_lib.runs(workdir)
-  paths = list(runs.values())
-  config, info, _ = run_lib.about(paths[0])
+  course = course_lib.read(workdir)
+  config, paths = course.config, list(runs.values())
   seeds = f"seed {config.seed}"
   if len(runs) > 1:
     seeds = f"seeds {', '.join(map(str, runs))}"
   with tempfile.TemporaryDirectory() as folder:
-    pictures = _pictures(plots.plot(workdir, Path(folder)), prefix)
+    pictures = page.pictures(plots.plot(workdir, Path(folder)), prefix)
   about = (
-    f"{config.method.name}, {config.peers.num_peers} {config.peers.kind} of "
-    f"{config.peers.net} on {info.name}, {seeds}, "
+    f"{config.method.name}, {course.group} on {course.info.name}, {seeds}, "
     f"{config.epochs + config.extra_epochs} epochs."
   )
   if not all((path / "summary.json").exists() for path in paths):
     about += " Not finished."
-  return _section(
-    workdir, about, _evaluation(paths), pictures, freeze.as_dict(config)
-  )
+  made = map(tables.as_html, _evaluation(paths))
+  settings = _configuration(freeze.as_dict(config))
+  return page.section(str(workdir), about, [*made, pictures], [settings])
+
+
+def _configuration(config: object) -> str:
+  return page.folded("Configuration", json.dumps(config, indent=2))
 
 
 def _evaluation(runs: Sequence[Path]) -> list[Table]:
@@ -111,7 +97,7 @@ def _evaluation(runs: Sequence[Path]) -> list[Table]:
   if not all(evaluations):
     return []
   step = evaluations[0][-1][0]
-  last = spread.over([found[-1][1] for found in evaluations])
+  last = distinct(spread.over([found[-1][1] for found in evaluations]))
   info = run_lib.about(runs[0])[1]
   task = tasks.load(info.task)
 
@@ -145,50 +131,3 @@ def _evaluation(runs: Sequence[Path]) -> list[Table]:
   if len(runs) > 1:
     title += f", mean ± sample standard deviation over {len(runs)} seeds"
   return [Table(title, heads, lines, notes)]
-
-
-def _section(
-  workdir: Path,
-  about: str,
-  made: Sequence[Table],
-  pictures: str,
-  config: object,
-) -> str:
-  shown = html.escape(json.dumps(config, indent=2))
-  return "\n".join(
-    (
-      "<section>",
-      f"<h2>{html.escape(str(workdir))}</h2>",
-      f'<p class="about">{html.escape(about)}</p>',
-      *map(tables.as_html, made),
-      pictures,
-      f"<details><summary>Configuration</summary><pre>{shown}</pre></details>",
-      "</section>",
-    )
-  )
-
-
-def _pictures(files: Sequence[Path], prefix: str) -> str:
-  drawn = []
-  for path in files:
-    if path.suffix == ".svg":
-      inline = _inline(
-        path.read_text(encoding="utf-8"), f"{prefix}-{path.stem}"
-      )
-      drawn.append(f"<figure>\n{inline}\n</figure>")
-  return "\n".join(drawn)
-
-
-def _inline(svg: str, name: str) -> str:
-  """An SVG file as a part of a page with several of them.
-
-  Args:
-    svg: as Matplotlib writes it.
-    name: of the picture, for those who cannot see it; unique on the page.
-  """
-  svg = svg[svg.index("<svg") :]
-  svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-  unique = re.sub(r"[^\w-]", "_", name)
-  svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{unique}-", svg)
-  label = html.escape(name.partition("-")[2].replace("_", " "), quote=True)
-  return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)

@@ -23,6 +23,7 @@ from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import files
 from okd_jax.tasks import figure as figure_lib
 from okd_jax.tasks.figure import (
+  distinct,
   DIVERSITY,
   Figure,
   GROUP,
@@ -248,9 +249,10 @@ def _show_result(result: dict[str, Any], headline: Measure) -> None:
       )
       for figure, value in _on(split, result["last"], headline).items()
     ]
-    diversity = Figure(split, GROUP, False, DIVERSITY)
-    values = (f"{r[diversity]:.4f}" for r in (last, best))
-    rows.append((f"{where}{DIVERSITY}", *values, *("" for _ in what)))
+    if result["num_peers"] > 1:
+      diversity = Figure(split, GROUP, False, DIVERSITY)
+      values = (f"{r[diversity]:.4f}" for r in (last, best))
+      rows.append((f"{where}{DIVERSITY}", *values, *("" for _ in what)))
   title = (
     f"{result['method']}, {result['num_peers']} {result['kind']} of "
     f"{result['net']} on {result['data']}, seed {result['seed']}: "
@@ -283,7 +285,7 @@ def _on(
   """The headlines of everybody on a split."""
   return {
     figure: value
-    for figure, value in figures_of(evaluation).items()
+    for figure, value in distinct(figures_of(evaluation)).items()
     if (figure.split, figure.measure) == (split, headline.name)
   }
 

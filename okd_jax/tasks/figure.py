@@ -7,7 +7,7 @@ taken apart.
 from collections.abc import Mapping
 import dataclasses
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 # Who is measured, besides peers and the method's own group predictions.
 LEADER = "leader"  # the network that would be deployed
@@ -19,6 +19,8 @@ DIVERSITY = "diversity"
 _AVERAGED = "ema"
 _REFERENCE = "reference_"
 _NO_FIGURES = ("step", "kind")
+
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +105,23 @@ def peer_index(who: str) -> int | None:
   """The inverse of `peer`; None for others."""
   matched = re.fullmatch(r"peer_(\d+)", who)
   return int(matched[1]) if matched else None
+
+
+def distinct(figures: Mapping[Figure, _T]) -> dict[Figure, _T]:
+  """Without those that repeat another one, where one network is the group.
+
+  Its mean, its ensemble and, unless its averages are deployed, the peer itself
+  are the leader, and it differs from nobody.
+  """
+  if any(peer_index(figure.who) for figure in figures):
+    return dict(figures)
+  averaged = any(figure.averaged for figure in figures)
+  return {
+    figure: value
+    for figure, value in figures.items()
+    if figure.who not in (PEERS_MEAN, ENSEMBLE, GROUP)
+    and (figure.who, figure.averaged) != (peer(0), averaged)
+  }
 
 
 def element(summary: str, index: tuple[int, ...]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from okd_jax.results import plots
+from okd_jax.results import canvas, plots, report
 from okd_jax.runs import records
 
 
@@ -26,7 +26,7 @@ def figures(num_peers, value):
 
 def test_a_finished_run_is_drawn(trained):
   files = sorted(path.name for path in (trained / "plots").iterdir())
-  names = ("accuracy", "attention", "diversity", "loss")
+  names = ("accuracy", "attention", "diversity", "learning_rate", "loss")
   assert files == [f"{n}.{s}" for n in names for s in ("png", "svg")]
 
 
@@ -69,6 +69,44 @@ def test_not_finite_values_and_large_groups_are_drawn(workdir):
       writer.write(step, figures(9, value), kind="eval")
   names = {path.stem for path in plots.plot(workdir)}
   assert names == {"accuracy", "attention", "diversity", "gate", "loss"}
+
+
+def shown_colors(path):
+  image = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
+  colors, counts = np.unique(image, axis=0, return_counts=True)
+  return {
+    "#" + bytes(color).hex().upper(): count
+    for color, count in zip(colors, counts, strict=True)
+  }
+
+
+def test_a_single_evaluation_is_a_mark(workdir):
+  with records.Writer(workdir, tensorboard=False) as writer:
+    writer.write(9, figures(3, 0.5), kind="eval")
+  plots.plot(workdir)
+  found = shown_colors(workdir / "plots/accuracy.png")
+  # Beside its key in the legend, which is as large.
+  assert found[canvas.COLORS[0]] > 300
+  assert shown_colors(workdir / "plots/diversity.png")[canvas.COLORS[0]] > 150
+
+
+def test_one_network_is_not_drawn_as_a_group(workdir):
+  config = json.loads((workdir / "config.json").read_text())
+  config["peers"]["num_peers"] = 1
+  config["method"] = {"name": "independent"}
+  (workdir / "config.json").write_text(json.dumps(config))
+  with records.Writer(workdir, tensorboard=False) as writer:
+    for step in (1, 2):
+      writer.write(step, {"loss": 3.0, "peer_ce": 3.0, "accuracy": 0.3})
+      writer.write(step, figures(1, 0.5 + 0.1 * step), kind="eval")
+  assert {p.stem for p in plots.plot(workdir)} == {"accuracy", "loss"}
+  found = shown_colors(workdir / "plots/accuracy.png")
+  assert canvas.COLORS[0] not in found and "#D55E00" not in found
+  assert "#888888" in found
+  text = report.run_section(workdir, "s0")
+  assert "test/leader" in text and "70.00%" in text
+  for words in ("peer_0", "peers_mean", "ensemble", "diversity"):
+    assert words not in text
 
 
 def test_a_run_without_records_is_drawn(workdir):

@@ -1,0 +1,154 @@
+"""What all pictures look like, in colours that the colour-blind tell apart."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+import numpy as np
+
+from okd_jax.results.curves import Curve
+from okd_jax.tasks.task import Measure
+
+# Okabe and Ito, "Color Universal Design", 2008; yellow, faint on white, last.
+COLORS = (
+  "#0072B2",
+  "#E69F00",
+  "#009E73",
+  "#CC79A7",
+  "#56B4E9",
+  "#D55E00",
+  "#F0E442",
+)
+BLACK = "#000000"
+STYLES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_PER_ROW = 4
+STYLE: Any = {
+  "axes.grid": True,
+  "axes.spines.right": False,
+  "axes.spines.top": False,
+  "font.size": 11,
+  "grid.color": "#DDDDDD",
+  "grid.linewidth": 0.6,
+  "legend.frameon": False,
+  "lines.linewidth": 1.6,
+  "svg.hashsalt": "okd_jax",  # equal runs give equal files
+}
+
+
+def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+  """Writes figures as PNG and SVG.
+
+  Args:
+    figures: by name of file.
+    folder: made if it is not there.
+
+  Returns:
+    The files.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  written = []
+  for name, figure in figures.items():
+    for suffix, options in (
+      ("png", {"dpi": 150}),
+      ("svg", {"metadata": {"Date": None}}),
+    ):
+      written.append(folder / f"{name}.{suffix}")
+      figure.savefig(written[-1], **options)
+  return written
+
+
+def panels(
+  title: str, count: int, label: str = "", *, alike: bool = True
+) -> tuple[Figure, list[Axes]]:
+  """A picture of panels over epochs.
+
+  Args:
+    title: of the picture.
+    count: of the panels, one or more.
+    label: of what they show, if that is the same.
+    alike: whether they share a scale.
+  """
+  columns = min(count, _PER_ROW)
+  rows = -(-count // columns)
+  width = 8.0 if columns == 1 else 1.8 + 3.2 * columns
+  figure = Figure(figsize=(width, 1.2 + 3.2 * rows), layout="constrained")
+  axes = figure.subplots(
+    rows, columns, sharex=True, sharey=alike, squeeze=False
+  ).ravel()
+  for panel in axes[count:]:
+    panel.remove()
+  figure.suptitle(title)
+  figure.supxlabel("epoch")
+  figure.supylabel(label)
+  return figure, list(axes[:count])
+
+
+def legend(figure: Figure, panel: Axes) -> None:
+  """Says what the lines of a panel are, if there is more than one."""
+  handles, labels = panel.get_legend_handles_labels()
+  if len(handles) > 1:
+    figure.legend(handles, labels, loc="outside right center")
+
+
+def line_look(i: int) -> dict[str, Any]:
+  """Colour, and beyond the number of colours a style, of line i."""
+  return {
+    "color": COLORS[i % len(COLORS)],
+    "linestyle": STYLES[i // len(COLORS) % len(STYLES)],
+  }
+
+
+def draw(panel: Axes, curve: Curve, mark: str = "o", **look: Any) -> None:
+  """Draws a line, with a band of one deviation on both sides.
+
+  Args:
+    panel: to draw in.
+    curve: to be drawn.
+    mark: what stands for one that was measured only once, with a bar for the
+      deviation.
+    **look: of the line.
+  """
+  known = np.isfinite(curve.values)
+  once = np.count_nonzero(known) == 1
+  if once:
+    look |= {"marker": mark, "markersize": 8, "linestyle": "none"}
+    look["markevery"] = 1
+    # The axis begins at 0 all the same.
+    panel.update_datalim([(0.0, float(curve.values[known][0]))])
+  (line,) = panel.plot(curve.epochs, curve.values, **look)
+  if curve.deviation is None:
+    return
+  if once:
+    panel.errorbar(
+      curve.epochs[known],
+      curve.values[known],
+      curve.deviation[known],
+      color=line.get_color(),
+      linestyle="none",
+      capsize=4,
+    )
+    return
+  panel.fill_between(
+    curve.epochs,
+    curve.values - curve.deviation,
+    curve.values + curve.deviation,
+    color=line.get_color(),
+    alpha=0.2,
+    linewidth=0,
+  )
+
+
+def set_range(panel: Axes, curves: Sequence[Curve], measure: Measure) -> None:
+  """Leaves out the first epochs, which would squeeze the rest into a line."""
+  later = [curve.values[len(curve.values) // 5 :] for curve in curves]
+  values = np.concatenate([*later, []])
+  values = values[np.isfinite(values)]
+  if not len(values):
+    return
+  low, high = values.min(), values.max()
+  margin = 0.05 * max(high - low, 1.0)
+  most = 100.0 if measure.fraction else np.inf
+  panel.set_ylim(max(0.0, low - margin), min(most, high) + margin)

@@ -1,0 +1,98 @@
+"""How a run went: the curves of its records, of one seed or several."""
+
+from collections.abc import Mapping
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from okd_jax import tasks
+from okd_jax.data.info import DataInfo
+from okd_jax.results import curves
+from okd_jax.results.curves import Curve
+from okd_jax.runs import records, run as run_lib, workdir as workdir_lib
+from okd_jax.settings import config as config_lib
+from okd_jax.settings.schema import RunConfig
+from okd_jax.tasks.figure import distinct, Figure
+from okd_jax.tasks.task import Measure, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+  """What the runs of one recipe have recorded.
+
+  Attributes:
+    workdir: of the run, or of the runs of several seeds.
+    runs: work directories of the seeds, by seed; of a single run by None.
+    config: of the first one.
+    info: the data set.
+    trained: curves of what training batches gave, by name.
+    evaluated: curves of the evaluations.
+  """
+
+  workdir: Path
+  runs: Mapping[int | None, Path]
+  config: RunConfig
+  info: DataInfo
+  trained: Mapping[str, Curve]
+  evaluated: Mapping[Figure, Curve]
+
+  @property
+  def task(self) -> type[Task]:
+    """What it was trained for."""
+    return tasks.load(self.info.task)
+
+  @property
+  def headline(self) -> Measure:
+    """The figure by which it is compared."""
+    return self.task.headline(self.info)
+
+  @property
+  def leader(self) -> int:
+    """Index of the peer that is deployed, counted from 0."""
+    method = config_lib.make_method(self.config)
+    return range(self.config.peers.num_peers)[method.leader]
+
+  @property
+  def group(self) -> str:
+    """The networks for people: "4 replicas of resnet32"."""
+    peers = self.config.peers
+    if peers.num_peers == 1:
+      return peers.net
+    return f"{peers.num_peers} {peers.kind} of {peers.net}"
+
+  @property
+  def title(self) -> str:
+    """What it was, for people."""
+    text = f"{self.config.method.name}, {self.group} on {self.info.name}"
+    if len(self.runs) > 1:
+      text += f": mean and deviation over {len(self.runs)} seeds"
+    return text
+
+
+def read(workdir: Path) -> Course:
+  """Reads the records of a run, finished or not, as far as all seeds have come.
+
+  Args:
+    workdir: of the run, or of the runs of several seeds.
+
+  Raises:
+    ConfigError: if there is no run.
+  """
+  runs = workdir_lib.runs(workdir)
+  paths = list(runs.values())
+  config, info, train_size = run_lib.about(paths[0])
+  epochs_a_step = config.batch_size / train_size
+  trained = curves.of_runs(list(map(_trained, paths)), epochs_a_step)
+  evaluations = list(map(records.read_evaluations, paths))
+  evaluated = distinct(curves.of_runs(evaluations, epochs_a_step))
+  return Course(workdir, runs, config, info, trained, evaluated)
+
+
+def _trained(workdir: Path) -> curves.Records:
+  """What a run has recorded of training."""
+  found: list[tuple[int, dict[str, Any]]] = [
+    (record.pop("step"), record)
+    for record in records.read_metrics(workdir)
+    if record.pop("kind") == "train"
+  ]
+  return found
