@@ -3,14 +3,19 @@
 import argparse
 from collections.abc import Mapping, Sequence
 import dataclasses
+import logging
 from pathlib import Path
+import sys
 from typing import Any
 
 import jax
 
+from okd_jax import tasks
 from okd_jax.cli import common
 from okd_jax.devices import mesh as mesh_lib
-from okd_jax.errors import DataError
+from okd_jax.errors import ConfigError, DataError
+from okd_jax.results import closer as closer_lib
+from okd_jax.results.closer import Closer
 from okd_jax.runs import display, run as run_lib, spread
 from okd_jax.settings import build, freeze
 from okd_jax.tasks.figure import (
@@ -23,7 +28,10 @@ from okd_jax.tasks.figure import (
   prediction,
 )
 from okd_jax.tasks.task import Task
+from okd_jax.training.closely import Closely
 from okd_jax.training.evaluate import Evaluator
+
+_log = logging.getLogger(__name__)
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -34,6 +42,19 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   )
   command.add_argument(
     "--all-peers", action="store_true", help="every peer, not the leader alone"
+  )
+  command.add_argument(
+    "--per-class",
+    action="store_true",
+    help="figures of each class, confusions, reliability, agreement of peers, "
+    "and the leader's mistakes; written for report, too",
+  )
+  command.add_argument(
+    "--to",
+    type=common.path,
+    metavar="DIR",
+    help="folder for the files of --per-class; per_class/SPLIT in the work "
+    "directory of the run by default",
   )
   command.add_argument(
     "--data",
@@ -55,6 +76,9 @@ class _Evaluated:
     count: number of examples.
     distances: how far the peers are apart, by name.
     values: the measures of every prediction.
+    first: those of the ensemble of the first k members, k = 1 first; empty
+      for one network.
+    closer: what there is of each class, if that was asked for.
   """
 
   workdir: Path
@@ -63,6 +87,18 @@ class _Evaluated:
   count: int
   distances: dict[str, float]
   values: dict[str, dict[str, Any]]
+  first: list[dict[str, float]]
+  closer: Closer | None
+
+  @property
+  def extra(self) -> dict[str, Any]:
+    """What was asked for besides, as JSON."""
+    found: dict[str, Any] = {}
+    if self.first:
+      found["ensemble_of_first"] = {
+        str(k): figures for k, figures in enumerate(self.first, 1)
+      }
+    return found | ({"per_class": self.closer.as_json()} if self.closer else {})
 
 
 def run(args: argparse.Namespace) -> None:
@@ -70,8 +106,14 @@ def run(args: argparse.Namespace) -> None:
 
   Raises:
     DataError: if the split is empty.
+    ConfigError: if the files of several runs are to go to one folder.
   """
   workdirs = common.runs(args.workdir, args.seed)
+  if args.to and len(workdirs) > 1:
+    raise ConfigError(
+      f"--to={args.to} takes the files of one run, and {args.workdir} has "
+      f"{len(workdirs)}; choose one by --seed."
+    )
   found = [_evaluate(workdir, args) for workdir in workdirs]
   if len(found) > 1:
     _report_several(args, found)
@@ -79,14 +121,18 @@ def run(args: argparse.Namespace) -> None:
   (only,) = found
   if args.json:
     about = {"step": only.step, "split": args.split, "count": only.count}
-    common.print_json(about | only.distances | {"figures": only.values})
+    figures = {"figures": only.values}
+    common.print_json(about | only.distances | figures | only.extra)
     return
   title = f"{only.workdir}, step {only.step}, {args.split} split"
   _show(title, only.values, only.task, only.count)
+  _show_extra(only)
 
 
 def _evaluate(workdir: Path, args: argparse.Namespace) -> _Evaluated:
-  config = run_lib.about(workdir)[0]
+  config, info, _ = run_lib.about(workdir)
+  if args.per_class:
+    tasks.load(info.task).require_classes()
   devices = len(jax.devices())
   parts = devices if config.eval_batch_size % devices == 0 else 1
   mesh = mesh_lib.make_mesh(parts, 1)
@@ -97,7 +143,12 @@ def _evaluate(workdir: Path, args: argparse.Namespace) -> _Evaluated:
     config = freeze.replace(config, {"data.dir": str(args.data)})
   source = build.source(config, mesh)
   run_lib.require_same_data(workdir, source)
-  figures = Evaluator(opened.setup, source).figures(opened.state, (args.split,))
+  closely = Closely(opened.setup, per_class=args.per_class)
+  asked = args.per_class or args.all_peers
+  evaluator = Evaluator(opened.setup, source)
+  figures = evaluator.figures(
+    opened.state, (args.split,), closely if asked else None
+  )
   if not args.json:
     figures = distinct(figures)
   if not figures:
@@ -111,7 +162,32 @@ def _evaluate(workdir: Path, args: argparse.Namespace) -> _Evaluated:
     if figure.measure == DIVERSITY
   }
   values = _by_prediction(figures, task, count, args.all_peers)
-  return _Evaluated(workdir, opened.step, task, count, distances, values)
+  seen = closely.seen()
+  closer = None
+  if seen.choices is not None:
+    about = f"step {opened.step}, {args.split}"
+    to = args.to or workdir / "per_class" / args.split
+    closer = closer_lib.of(seen, info.class_names, opened.leader, about)
+    closer_lib.write(closer, to)
+    _draw(closer, to)
+  first = seen.first if args.all_peers and len(seen.first) > 1 else []
+  return _Evaluated(
+    workdir, opened.step, task, count, distances, values, first, closer
+  )
+
+
+def _draw(closer: Closer, to: Path) -> None:
+  """Draws what can be drawn; the tables are there without."""
+  try:
+    # Optional, and slow to import.
+    from okd_jax.results import closer_plots
+
+    closer_plots.plot(closer, to)
+  except ModuleNotFoundError as error:
+    _log.warning(
+      "No pictures were drawn: %s; pip install matplotlib adds it.", error
+    )
+  print(f"Files of each class are in {to}.", file=sys.stderr)
 
 
 def _report_several(
@@ -128,6 +204,7 @@ def _report_several(
       each.workdir.name: {"step": each.step}
       | each.distances
       | {"figures": each.values}
+      | each.extra
       for each in found
     }
     about = {"split": args.split, "count": first.count, "figures": spreads}
@@ -146,6 +223,23 @@ def _report_several(
       for who in spreads
     ],
   )
+
+
+def _show_extra(found: _Evaluated) -> None:
+  """Shows the first k, and what there is of each class."""
+  measures = found.task.measures
+  if found.first:
+    shown = [m for m in measures if m.name in found.first[0]]
+    display.table(
+      "Ensemble of the first k members",
+      ["k", *(m.title for m in shown)],
+      [
+        [str(k), *(m.text(figures[m.name]) for m in shown)]
+        for k, figures in enumerate(found.first, 1)
+      ],
+    )
+  for table in found.closer.tables() if found.closer else []:
+    display.table(table.title, table.columns, table.rows)
 
 
 def _by_prediction(

@@ -1,40 +1,36 @@
-"""Draw the curves of runs."""
+"""Draw the curves of runs, of several in one picture."""
 
 import argparse
+from pathlib import Path
 
 from okd_jax.cli import common
-from okd_jax.errors import ConfigError
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
   """Adds what the command takes."""
   command.add_argument(
-    "workdirs", type=common.path, nargs="+", metavar="WORKDIR"
+    "workdirs",
+    type=common.path,
+    nargs="+",
+    metavar="WORKDIR",
+    help="of a run, of its seeds, or of a comparison; several share pictures",
   )
   common.add_seed(command)
   command.add_argument(
     "--to",
     type=common.path,
     metavar="DIR",
-    help="folder for the pictures; plots in WORKDIR by default",
+    help="folder for the pictures; by default plots in WORKDIR, or "
+    "plots/together in the first of several",
   )
 
 
 def run(args: argparse.Namespace) -> None:
-  """Runs the command.
-
-  Raises:
-    ConfigError: if several runs are to be drawn into one folder.
-  """
+  """Runs the command."""
   with common.needing_matplotlib():
-    from okd_jax.results import plots
-  if args.to and len(args.workdirs) > 1:
-    raise ConfigError(
-      f"--to={args.to} takes the pictures of one WORKDIR, and there are "
-      f"{len(args.workdirs)}; plot them one by one."
-    )
-  for workdir in args.workdirs:
-    if args.seed is not None:
-      (workdir,) = common.runs(workdir, args.seed)
-    for path in plots.plot(workdir, args.to):
-      print(path)
+    from okd_jax.results import pictures
+  workdirs: list[Path] = args.workdirs
+  if args.seed is not None:
+    workdirs = [common.runs(each, args.seed)[0] for each in workdirs]
+  for path in pictures.draw(workdirs, args.to):
+    print(path)

@@ -152,3 +152,8 @@ def set_range(panel: Axes, curves: Sequence[Curve], measure: Measure) -> None:
   margin = 0.05 * max(high - low, 1.0)
   most = 100.0 if measure.fraction else np.inf
   panel.set_ylim(max(0.0, low - margin), min(most, high) + margin)
+
+
+def points(measure: Measure) -> str:
+  """The unit of a difference."""
+  return " (percentage points)" if measure.fraction else ""

@@ -12,8 +12,11 @@ from okd_jax.results.curves import Curve
 from okd_jax.runs import records, run as run_lib, workdir as workdir_lib
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
-from okd_jax.tasks.figure import distinct, Figure
+from okd_jax.storage import paths as paths_lib
+from okd_jax.tasks.figure import distinct, Figure, is_group, LEADER
 from okd_jax.tasks.task import Measure, Task
+
+TEACHER = "frozen teacher"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Course:
     info: the data set.
     trained: curves of what training batches gave, by name.
     evaluated: curves of the evaluations.
+    gaps: how far what teaches the leader is ahead of it in the headline, the
+      ensemble, the method's group predictions and a frozen teacher.
   """
 
   workdir: Path
@@ -35,6 +40,7 @@ class Course:
   info: DataInfo
   trained: Mapping[str, Curve]
   evaluated: Mapping[Figure, Curve]
+  gaps: Mapping[Figure, Curve]
 
   @property
   def task(self) -> type[Task]:
@@ -85,7 +91,50 @@ def read(workdir: Path) -> Course:
   trained = curves.of_runs(list(map(_trained, paths)), epochs_a_step)
   evaluations = list(map(records.read_evaluations, paths))
   evaluated = distinct(curves.of_runs(evaluations, epochs_a_step))
-  return Course(workdir, runs, config, info, trained, evaluated)
+  ahead = [
+    _gaps(path, found) for path, found in zip(paths, evaluations, strict=True)
+  ]
+  gaps = curves.of_runs(ahead, epochs_a_step)
+  return Course(workdir, runs, config, info, trained, evaluated, gaps)
+
+
+def _gaps(workdir: Path, evaluations: curves.Records) -> curves.Records:
+  """How far teachers are ahead of the leader, at every evaluation."""
+  config, info, _ = run_lib.about(workdir)
+  measure = tasks.load(info.task).headline(info)
+  frozen = _teacher(config)
+  gaps = []
+  for step, found in evaluations:
+    headlines = {f: v for f, v in found.items() if f.measure == measure.name}
+    averaged = any(f.averaged for f in headlines)
+    leaders = {f.split: v for f, v in headlines.items() if f.who == LEADER}
+    taught = {
+      f: value
+      for f, value in distinct(headlines).items()
+      if is_group(f.who) and f.averaged == averaged
+    }
+    for split in leaders:
+      figure = Figure(split, LEADER, False, measure.name)
+      if figure in frozen:
+        taught[dataclasses.replace(figure, who=TEACHER)] = frozen[figure]
+    gaps.append(
+      (
+        step,
+        {
+          f: measure.merit(value) - measure.merit(leaders[f.split])
+          for f, value in taught.items()
+        },
+      )
+    )
+  return gaps
+
+
+def _teacher(config: RunConfig) -> Mapping[Figure, float]:
+  """The last figures of the frozen teacher, if it is a run that is there."""
+  if not config.teacher:
+    return {}
+  found = records.read_evaluations(paths_lib.expand(config.teacher))
+  return found[-1][1] if found else {}
 
 
 def _trained(workdir: Path) -> curves.Records:

@@ -33,6 +33,11 @@ thead th { border-bottom: 2px solid var(--text); }
 tbody tr:nth-child(even) { background: var(--stripe); }
 svg { display: block; width: 100%; height: auto; min-width: 30rem;
   max-width: 56rem; fill: currentColor; }
+.images { display: grid; gap: 1rem; padding: 0; list-style: none;
+  grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr));
+  font-size: 0.8125rem; }
+.images img { display: block; width: 6rem; height: 6rem; object-fit: contain;
+  background: var(--stripe); image-rendering: pixelated; }
 pre { overflow-x: auto; font-size: 0.8125rem; }
 """
 # What pictures share with the page, which may be dark.
@@ -86,10 +91,13 @@ def section(
 
 def folded(title: str, text: str) -> str:
   """Text that is shown when it is asked for."""
-  return (
-    f"<details><summary>{html.escape(title)}</summary>"
-    f"<pre>{html.escape(text)}</pre></details>"
-  )
+  return folded_html(title, f"<pre>{html.escape(text)}</pre>")
+
+
+def folded_html(title: str, content: str) -> str:
+  """The same of HTML."""
+  summary = f"<summary>{html.escape(title)}</summary>"
+  return f"<details>{summary}{content}</details>"
 
 
 def pictures(files: Sequence[Path], prefix: str) -> str:

@@ -13,11 +13,11 @@ from okd_jax.results.curves import Curve
 from okd_jax.tasks.figure import (
   DIVERSITY,
   Figure as Measured,
+  is_group,
   is_reference,
   LEADER,
   parse_element,
   peer_index,
-  PEERS_MEAN,
 )
 from okd_jax.tasks.task import Measure
 
@@ -39,7 +39,8 @@ def plot(workdir: Path, to: Path | None = None) -> list[Path]:
     The files written, a PNG and an SVG of each of: the loss terms (`loss`);
     the task's headline of leader, peers and group predictions, beside that of
     training batches (`accuracy`); `learning_rate`; how far several peers are
-    apart (`diversity`); and every summary of the method by name, such as
+    apart (`diversity`); how far what teaches the leader is ahead of it (`gap`);
+    and every summary of the method by name, such as
     `attention`.
 
   Raises:
@@ -56,6 +57,8 @@ def plot(workdir: Path, to: Path | None = None) -> list[Path]:
       figures["learning_rate"] = _learning_rate(trained, title)
     if course.config.peers.num_peers > 1:
       figures["diversity"] = _diversity(evaluated, title)
+    if course.gaps:
+      figures["gap"] = _gaps(course)
     for name in _summaries(trained):
       figures[name] = _summary(trained, name, title)
     return canvas.save(figures, to or workdir / "plots")
@@ -143,11 +146,7 @@ def _draw_everybody(
         label=f"leader ({deployed})",
         zorder=3,
       )
-  groups = [
-    f
-    for f in curves
-    if f.who not in (LEADER, PEERS_MEAN) and peer_index(f.who) is None
-  ]
+  groups = [f for f in curves if is_group(f.who)]
   for i, figure in enumerate(groups):
     canvas.draw(
       panel,
@@ -164,6 +163,27 @@ def _draw_everybody(
     if peer is None or figure.averaged or (peer == leader and not averaged):
       continue
     canvas.draw(panel, curve, **canvas.line_look(peer), label=f"peer {peer}")
+
+
+def _gaps(course: Course) -> Figure:
+  headline = course.headline
+  splits = list(dict.fromkeys(figure.split for figure in course.gaps))
+  words = f"{headline.words}, teacher minus leader{canvas.points(headline)}"
+  figure, panels = canvas.panels(course.title, len(splits), words)
+  for split, panel in zip(splits, panels, strict=True):
+    panel.set_title(split)
+    panel.axhline(0, color=canvas.BLACK, linewidth=0.8)
+    shown = [found for found in course.gaps if found.split == split]
+    for i, found in enumerate(shown):
+      canvas.draw(
+        panel,
+        course.gaps[found].scaled(headline.scaled(1.0)),
+        canvas.MARKERS[i % len(canvas.MARKERS)],
+        **canvas.line_look(i),
+        label=found.prediction,
+      )
+  canvas.legend(figure, panels[0])
+  return figure
 
 
 def _diversity(curves: Mapping[Measured, Curve], title: str) -> Figure:

@@ -8,13 +8,14 @@ import tempfile
 
 from okd_jax import tasks
 from okd_jax.results import (
+  closer_page,
   comparison as result_tables,
-  comparison_plots as compare_plots,
   course as course_lib,
   formats as tables,
   page,
-  plots,
+  pictures,
   rows as results,
+  together,
 )
 from okd_jax.results.formats import Table
 from okd_jax.runs import (
@@ -39,7 +40,7 @@ def write(workdirs: Sequence[Path], to: Path) -> None:
   Raises:
     ConfigError: if a folder is neither.
   """
-  sections = []
+  sections = [_together(workdirs)] if len(workdirs) > 1 else []
   for number, workdir in enumerate(workdirs):
     section = _comparison if results.exists(workdir) else run_section
     sections.append(section(workdir, f"s{number}"))
@@ -47,17 +48,28 @@ def write(workdirs: Sequence[Path], to: Path) -> None:
   files.write(to, page.page("Online knowledge distillation", sections))
 
 
+def _together(workdirs: Sequence[Path]) -> str:
+  shown = together.entries(workdirs)
+  if not shown:
+    return ""
+  with tempfile.TemporaryDirectory() as folder:
+    drawn = pictures.draw(workdirs, Path(folder))
+    inline = page.pictures(drawn, "together")
+  made = map(tables.as_html, together.tables(shown))
+  labels = "; ".join(f"{e.label}: {e.course.workdir}" for e in shown)
+  return page.section("Side by side", labels, [*made, inline])
+
+
 def _comparison(workdir: Path, prefix: str) -> str:
   rows = results.read(workdir)
   with tempfile.TemporaryDirectory() as folder:
-    files = compare_plots.plot(workdir, Path(folder))
-    pictures = page.pictures(files, prefix)
+    inline = page.pictures(pictures.draw([workdir], Path(folder)), prefix)
   done = sum(row.finished for row in rows)
   about = f"A comparison: {done} of {sum(r.planned for r in rows)} runs done."
   config = json.loads((workdir / results.CONFIG).read_text())
   made = map(tables.as_html, result_tables.read(workdir))
   return page.section(
-    str(workdir), about, [*made, pictures], [_configuration(config)]
+    str(workdir), about, [*made, inline], [_configuration(config)]
   )
 
 
@@ -75,7 +87,7 @@ def run_section(workdir: Path, prefix: str) -> str:
   if len(runs) > 1:
     seeds = f"seeds {', '.join(map(str, runs))}"
   with tempfile.TemporaryDirectory() as folder:
-    pictures = page.pictures(plots.plot(workdir, Path(folder)), prefix)
+    inline = page.pictures(pictures.draw([workdir], Path(folder)), prefix)
   about = (
     f"{config.method.name}, {course.group} on {course.info.name}, {seeds}, "
     f"{config.epochs + config.extra_epochs} epochs."
@@ -83,8 +95,13 @@ def run_section(workdir: Path, prefix: str) -> str:
   if not all((path / "summary.json").exists() for path in paths):
     about += " Not finished."
   made = map(tables.as_html, _evaluation(paths))
+  looked = [
+    part
+    for i, path in enumerate(paths)
+    for part in closer_page.parts(path, f"{prefix}_{i}")
+  ]
   settings = _configuration(freeze.as_dict(config))
-  return page.section(str(workdir), about, [*made, pictures], [settings])
+  return page.section(str(workdir), about, [*made, inline, *looked], [settings])
 
 
 def _configuration(config: object) -> str:

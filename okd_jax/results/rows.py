@@ -103,14 +103,20 @@ def exists(workdir: Path) -> bool:
   return (workdir / CONFIG).exists()
 
 
+def begun(workdir: Path) -> list[Path]:
+  """Of a comparison the rows that have a run: the folders of their seeds."""
+  paths = [
+    cell.workdir.parent
+    for cell in _cells(workdir)
+    if (cell.workdir / "data.json").exists()
+  ]
+  return list(dict.fromkeys(paths))
+
+
 def read(workdir: Path) -> list[Row]:
   """Reads what there is of a comparison, finished or not."""
-  saved = json.loads((workdir / CONFIG).read_text())
-  config = freeze.freeze_comparison(
-    saved | {"base": config_lib.of_today(saved["base"])}
-  )
   cells: dict[tuple[str, str], list[Cell]] = {}
-  for cell in grid.cells(config, workdir):
+  for cell in _cells(workdir):
     cells.setdefault((cell.net, cell.row), []).append(cell)
   return [_row(group) for group in cells.values()]
 
@@ -136,6 +142,14 @@ def times(row: Row, rows: Sequence[Row]) -> tuple[float | None, float | None]:
   ):
     several = None
   return relative_to(named.get(BASELINE)), relative_to(several)
+
+
+def _cells(workdir: Path) -> list[Cell]:
+  saved = json.loads((workdir / CONFIG).read_text())
+  config = freeze.freeze_comparison(
+    saved | {"base": config_lib.of_today(saved["base"])}
+  )
+  return grid.cells(config, workdir)
 
 
 def _row(cells: Sequence[Cell]) -> Row:

@@ -8,6 +8,7 @@ from okd_jax.tasks.task import Measure as Measure, Task as Task
 
 # Modules of this package that are no tasks.
 _COMMON = (
+  "choices",
   "figure",
   "keypoint_drawing",
   "keypoint_figures",

@@ -16,6 +16,7 @@ from okd_jax.data.augmentation import Augment, PLAIN
 from okd_jax.data.info import DataInfo
 from okd_jax.errors import ConfigError
 from okd_jax.tasks import task
+from okd_jax.tasks.choices import Choices
 from okd_jax.tasks.task import Measure
 
 NUM_BINS = 15
@@ -216,6 +217,20 @@ class Task(task.Task):
       "cross_entropy": float(sums.cross_entropy / count),
       "calibration_error": float(gaps.sum() / count),
     }
+
+  @classmethod
+  def require_classes(cls):
+    pass
+
+  def choices(self, logits, batch):
+    probabilities = jax.nn.softmax(logits)
+    return Choices(
+      label=_labels(batch).astype(jnp.int32),
+      index=batch.index,
+      mask=batch.mask,
+      first=jnp.argmax(logits, -1).astype(jnp.int32),
+      confidence=jnp.max(probabilities, -1),
+    )
 
   def combine(self, logits):
     return jnp.mean(logits, 0)

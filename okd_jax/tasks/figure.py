@@ -96,6 +96,12 @@ def is_reference(who: str) -> bool:
   return who.startswith(_REFERENCE)
 
 
+def is_group(who: str) -> bool:
+  """Whether it is what several say together: the ensemble and its like."""
+  single = peer_index(who) is not None or is_reference(who)
+  return not single and who not in (LEADER, PEERS_MEAN, GROUP)
+
+
 def peer(index: int) -> str:
   """Names a peer, counted from 0."""
   return f"peer_{index}"

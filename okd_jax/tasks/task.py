@@ -16,6 +16,7 @@ from okd_jax.data.augmentation import Augment
 from okd_jax.data.info import DataInfo
 from okd_jax.devices import mesh
 from okd_jax.errors import ConfigError
+from okd_jax.tasks.choices import Choices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +212,19 @@ class Task(abc.ABC):
   @abc.abstractmethod
   def figures(self, sums: Any) -> Mapping[str, float]:
     """Figures by name, of the sums of one prediction on the host."""
+
+  @classmethod
+  def require_classes(cls) -> None:
+    """Raises ConfigError if there are no `choices`."""
+    raise ConfigError(
+      f"the data are for '{cls.name}', which tells no classes apart; leave out "
+      "--per-class: eval shows all its figures without."
+    )
+
+  def choices(self, logits: Array, batch: Batch) -> Choices:
+    """Which class every example is given by logits [..., B, *out]; traced."""
+    del logits, batch
+    raise NotImplementedError(f"'{self.name}' tells no classes apart.")
 
   @abc.abstractmethod
   def combine(self, logits: Array) -> Array:

@@ -20,6 +20,9 @@ from okd_jax.training import state as state_lib, step as steps
 from okd_jax.training.setup import Setup
 from okd_jax.training.state import TrainState
 
+# `eval_step` of a setup: parameters, memory and a batch to sums.
+Step = Callable[[Any, Any, Batch], dict[str, Any]]
+
 
 class Evaluator:
   """Measures a group on the examples of a source."""
@@ -44,7 +47,10 @@ class Evaluator:
     self._predict_fn = jax.jit(functools.partial(steps.predict, setup))
 
   def figures(
-    self, state: TrainState, splits: Sequence[str] = ("test", "validation")
+    self,
+    state: TrainState,
+    splits: Sequence[str] = ("test", "validation"),
+    closely: Step | None = None,
   ) -> dict[Figure, float]:
     """Measures every example of the splits that there are, each once.
 
@@ -52,6 +58,7 @@ class Evaluator:
       state: what to evaluate. Averaged variables, where there are any, are
         measured too.
       splits: which ones.
+      closely: what measures the deployed variables in place of `eval_step`.
 
     Returns:
       The figures of the task for the leader (the network that would be
@@ -62,7 +69,7 @@ class Evaluator:
     measured: dict[Figure, float] = {}
     for split in splits:
       if len(self._source.positions[split]):
-        measured |= self._of_split(state, split)
+        measured |= self._of_split(state, split, closely or self._eval_fn)
     return measured
 
   def refreshed(self, state: TrainState) -> TrainState:
@@ -77,15 +84,19 @@ class Evaluator:
     memory = state.memory["method"] | renewed
     return dataclasses.replace(state, memory=state.memory | {"method": memory})
 
-  def _of_split(self, state: TrainState, split: str) -> dict[Figure, float]:
+  def _of_split(
+    self, state: TrainState, split: str, closely: Step
+  ) -> dict[Figure, float]:
     setup = self._setup
-    figures = self._of_variables(state.params, state.memory, split, False)
+    live = closely if state.average is None else self._eval_fn
+    figures = self._of_variables(live, state.params, state.memory, split, False)
     if state.average is not None:
       # Methods may name what they remember of examples, but do not read it.
       memory = state_lib.with_per_example(
         setup.method, state.average.memory, state.memory
       )
-      figures |= self._of_variables(state.average.params, memory, split, True)
+      average = state.average.params
+      figures |= self._of_variables(closely, average, memory, split, True)
     leader = figure_lib.peer(range(setup.peers.num_peers)[setup.method.leader])
     deployed = {
       Figure(split, figure_lib.LEADER, False, figure.measure): value
@@ -95,12 +106,10 @@ class Evaluator:
     return deployed | figures
 
   def _of_variables(
-    self, params: Any, memory: Any, split: str, averaged: bool
+    self, step: Step, params: Any, memory: Any, split: str, averaged: bool
   ) -> dict[Figure, float]:
     # Every batch is sent before the first result is waited for.
-    pending = [
-      self._eval_fn(params, memory, batch) for batch in self._batches(split)
-    ]
+    pending = [step(params, memory, batch) for batch in self._batches(split)]
     sums = total(pending)
     setup, num_peers = self._setup, self._setup.peers.num_peers
 

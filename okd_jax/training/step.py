@@ -139,7 +139,13 @@ def eval_step(
     task's references;
     `diversity`: a sum over examples; `count`: of examples.
   """
-  logits, predictions = predict(setup, params, memory, batch)
+  return measured(setup, batch, *predict(setup, params, memory, batch))
+
+
+def measured(
+  setup: Setup, batch: Batch, logits: Array, predictions: dict[str, Array]
+) -> dict[str, Any]:
+  """The sums of `eval_step`, of what `predict` gives."""
   references = setup.task.references(batch)
   known = {figure_lib.reference(name): r for name, r in references.items()}
   members = logits[jnp.array(setup.method.members(len(logits)))]

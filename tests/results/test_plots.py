@@ -26,7 +26,7 @@ def figures(num_peers, value):
 
 def test_a_finished_run_is_drawn(trained):
   files = sorted(path.name for path in (trained / "plots").iterdir())
-  names = ("accuracy", "attention", "diversity", "learning_rate", "loss")
+  names = "accuracy attention diversity gap learning_rate loss".split()
   assert files == [f"{n}.{s}" for n in names for s in ("png", "svg")]
 
 
@@ -68,7 +68,9 @@ def test_not_finite_values_and_large_groups_are_drawn(workdir):
       value = 0.1 if step == 1 else float("nan")
       writer.write(step, figures(9, value), kind="eval")
   names = {path.stem for path in plots.plot(workdir)}
-  assert names == {"accuracy", "attention", "diversity", "gate", "loss"}
+  assert names == {
+    *("accuracy", "attention", "diversity", "gap", "gate", "loss")
+  }
 
 
 def shown_colors(path):

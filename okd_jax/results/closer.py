@@ -1,0 +1,263 @@
+"""What a closer look at a run has found, as values and as files."""
+
+import base64
+from collections.abc import Mapping, Sequence
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from okd_jax.results import classes, formats
+from okd_jax.results.classes import ByClass, Reliability
+from okd_jax.results.formats import Table
+from okd_jax.storage import files
+from okd_jax.tasks.figure import peer_index
+from okd_jax.training.closely import Seen
+
+_FILE = "per_class.json"
+_MOST = 20
+_SIDE = 96
+
+
+@dataclasses.dataclass(frozen=True)
+class Closer:
+  """A closer look at the leader of a run, and at its peers.
+
+  Attributes:
+    about: what was looked at, for people.
+    names: of the classes.
+    matrix: int [C, C], see `classes.confusion`; of the leader.
+    reliability: of the leader and of the ensemble, by name.
+    peers: names of the peers, in the order of `agreement`.
+    agreement: [P, P], see `classes.agreement`.
+    wrong: all mistakes of the leader: index of the example, its class, what it
+      was taken for, and how sure the leader was; the surest first.
+    images: of the first of these, as PNG.
+  """
+
+  about: str
+  names: Sequence[str]
+  matrix: np.ndarray
+  reliability: Mapping[str, Reliability]
+  peers: Sequence[str]
+  agreement: np.ndarray
+  wrong: Sequence[tuple[int, int, int, float]]
+  images: Sequence[bytes]
+
+  @property
+  def by_class(self) -> ByClass:
+    """Figures of each class."""
+    return classes.by_class(self.matrix)
+
+  def tables(self) -> list[Table]:
+    """Classes, confusions, and agreement where there are several peers."""
+    found = self.by_class
+    columns = (found.accuracy, found.precision, found.recall)
+    made = [
+      Table(
+        f"Classes, {self.about}",
+        ["class", "images", "accuracy", "precision", "recall"],
+        [
+          [name, str(found.count[i]), *(_percent(c[i]) for c in columns)]
+          for i, name in enumerate(self.names)
+        ],
+        ["Accuracy is that of the question whether an image is of the class."],
+      ),
+      Table(
+        f"Most frequent confusions, {self.about}",
+        ["is", "taken for", "images", "of the class"],
+        [
+          [
+            self.names[a],
+            self.names[b],
+            str(count),
+            _percent(count / found.count[a]),
+          ]
+          for a, b, count in classes.frequent(self.matrix, _MOST)
+        ],
+      ),
+    ]
+    if len(self.peers) > 1:
+      rows = zip(self.peers, self.agreement, strict=True)
+      made.append(
+        Table(
+          "Images that two peers take for the same class",
+          ["peer", *self.peers],
+          [[name, *map(_percent, row)] for name, row in rows],
+        )
+      )
+    return made
+
+  def as_json(self) -> dict[str, Any]:
+    """Everything except the images."""
+    found = self.by_class
+    return {
+      "about": self.about,
+      "classes": {
+        name: {
+          "count": int(found.count[i]),
+          "accuracy": _number(found.accuracy[i]),
+          "precision": _number(found.precision[i]),
+          "recall": _number(found.recall[i]),
+        }
+        for i, name in enumerate(self.names)
+      },
+      "confusion": self.matrix.tolist(),
+      "reliability": {
+        who: {
+          "count": each.count.tolist(),
+          "confidence": list(map(_number, each.confidence)),
+          "accuracy": list(map(_number, each.accuracy)),
+        }
+        for who, each in self.reliability.items()
+      },
+      "peers": list(self.peers),
+      "agreement": self.agreement.tolist(),
+      "wrong": [list(each) for each in self.wrong],
+    }
+
+
+def of(seen: Seen, names: Sequence[str], leader: int, about: str) -> Closer:
+  """Puts together what was seen of a run.
+
+  Args:
+    seen: with choices.
+    names: of the classes.
+    leader: index of the peer that is deployed.
+    about: what was looked at, for people.
+  """
+  choices = seen.choices
+  assert choices is not None, "looked at with per_class"
+  label = np.asarray(choices.label)
+  first, sure = np.asarray(choices.first), np.asarray(choices.confidence)
+  right = first == label
+  peers = [name for name in seen.names if peer_index(name) is not None]
+  shown = {"leader": leader}
+  if len(peers) > 1 and "ensemble" in seen.names:
+    shown["ensemble"] = seen.names.index("ensemble")
+  # In the order of `seen.mistakes`.
+  places = [place for place, _ in seen.mistakes]
+  others = np.flatnonzero(~right[leader])
+  others = others[np.argsort(-sure[leader][others], kind="stable")]
+  known = set(places)
+  places += [int(place) for place in others if int(place) not in known]
+  return Closer(
+    about=about,
+    names=names,
+    matrix=classes.confusion(label, first[leader], len(names)),
+    reliability={
+      who: classes.reliability(sure[i], right[i]) for who, i in shown.items()
+    },
+    peers=peers,
+    agreement=classes.agreement(first[: len(peers)]),
+    wrong=[
+      (
+        int(choices.index[place]),
+        int(label[place]),
+        int(first[leader][place]),
+        float(sure[leader][place]),
+      )
+      for place in places
+    ],
+    images=[_thumbnail(image) for _, image in seen.mistakes],
+  )
+
+
+def write(found: Closer, folder: Path) -> list[Path]:
+  """Writes confusion.csv, classes.csv, wrong.csv and per_class.json.
+
+  Args:
+    found: what to write.
+    folder: made if it is not there.
+
+  Returns:
+    The files.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  by_class, names = found.by_class, found.names
+  columns = (by_class.accuracy, by_class.precision, by_class.recall)
+  tables = {
+    "confusion.csv": Table(
+      "",
+      ["class", *names],
+      [
+        [name, *map(str, row)]
+        for name, row in zip(names, found.matrix, strict=True)
+      ],
+    ),
+    "classes.csv": Table(
+      "",
+      ["class", "count", "accuracy", "precision", "recall"],
+      [
+        [name, str(by_class.count[i]), *(_plain(c[i]) for c in columns)]
+        for i, name in enumerate(names)
+      ],
+    ),
+    "wrong.csv": Table(
+      "",
+      ["index", "class", "taken_for", "confidence"],
+      [
+        [str(index), names[label], names[said], _plain(sure)]
+        for index, label, said, sure in found.wrong
+      ],
+    ),
+  }
+  content = found.as_json() | {
+    "images": [base64.b64encode(image).decode() for image in found.images]
+  }
+  texts = {name: formats.as_csv(table) for name, table in tables.items()}
+  texts[_FILE] = json.dumps(content) + "\n"
+  for name, text in texts.items():
+    files.write(folder / name, text)
+  return [folder / name for name in texts]
+
+
+def read(folder: Path) -> Closer | None:
+  """Reads what `write` wrote; None if it has not been there."""
+  path = folder / _FILE
+  if not path.exists():
+    return None
+  saved = json.loads(path.read_text())
+  return Closer(
+    about=saved["about"],
+    names=list(saved["classes"]),
+    matrix=np.array(saved["confusion"]),
+    reliability={
+      who: Reliability(*(np.array(values, float) for values in each.values()))
+      for who, each in saved["reliability"].items()
+    },
+    peers=saved["peers"],
+    agreement=np.array(saved["agreement"]),
+    wrong=[tuple(each) for each in saved["wrong"]],
+    images=[base64.b64decode(image) for image in saved["images"]],
+  )
+
+
+def _thumbnail(image: np.ndarray) -> bytes:
+  """A small PNG; what is smaller still is enlarged by whole pixels."""
+  picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+  width, height = picture.size
+  factor = _SIDE // max(width, height)
+  if factor > 1:
+    size = (factor * width, factor * height)
+    picture = picture.resize(size, Image.Resampling.NEAREST)
+  picture.thumbnail((_SIDE, _SIDE))
+  content = io.BytesIO()
+  picture.save(content, "PNG")
+  return content.getvalue()
+
+
+def _percent(value: float) -> str:
+  return "-" if np.isnan(value) else f"{100 * value:.2f} %"
+
+
+def _plain(value: float) -> str:
+  return "" if np.isnan(value) else f"{value:.6f}"
+
+
+def _number(value: float) -> float | None:
+  return None if np.isnan(value) else float(value)

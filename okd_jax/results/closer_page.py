@@ -1,0 +1,68 @@
+"""What a closer look has found, as a part of a page."""
+
+import base64
+import html
+from pathlib import Path
+import tempfile
+
+from okd_jax.results import closer as closer_lib, closer_plots, formats, page
+from okd_jax.results.closer import Closer
+
+# Longer tables are shown when they are asked for.
+_LONG = 40
+
+
+def parts(workdir: Path, prefix: str) -> list[str]:
+  """HTML about every split that `eval --per-class` has looked at.
+
+  Args:
+    workdir: of a run.
+    prefix: that no other call has for this page.
+  """
+  made = []
+  for folder in sorted((workdir / "per_class").glob("*")):
+    found = closer_lib.read(folder)
+    if found is not None:
+      made += _of_split(found, f"{prefix}_{folder.name}")
+  return made
+
+
+def _of_split(found: Closer, prefix: str) -> list[str]:
+  tables = [
+    page.folded_html(table.title, formats.as_html(table))
+    if len(table.rows) > _LONG
+    else formats.as_html(table)
+    for table in found.tables()
+  ]
+  with tempfile.TemporaryDirectory() as folder:
+    files = closer_plots.plot(found, Path(folder))
+    pictures = page.pictures(files, prefix)
+  return [*tables, pictures, _mistakes(found)]
+
+
+def _mistakes(found: Closer) -> str:
+  """The images that the leader gets wrong, the surest first."""
+  total = int(found.matrix.sum())
+  title = (
+    f"Images that the leader gets wrong, {found.about}: {len(found.wrong)} of "
+    f"{total}"
+  )
+  items = []
+  for png, mistake in zip(found.images, found.wrong, strict=False):
+    index, label, said, sure = mistake
+    text = (
+      f"{found.names[label]} taken for {found.names[said]}, {100 * sure:.1f} %"
+    )
+    source = base64.b64encode(png).decode()
+    items.append(
+      f'<li><img alt="{html.escape(text, quote=True)}" '
+      f'src="data:image/png;base64,{source}">{html.escape(text)}<br>'
+      f"<small>image {index}</small></li>"
+    )
+  left = len(found.wrong) - len(items)
+  more = f"<p>And {left} more: see wrong.csv.</p>" if left else ""
+  return (
+    f'<figure>\n<h3>{html.escape(title)}</h3>\n<ul class="images">'
+    f"{''.join(items)}</ul>\n<figcaption>The surest first.{more}</figcaption>\n"
+    "</figure>"
+  )

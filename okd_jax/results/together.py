@@ -1,0 +1,148 @@
+"""Runs beside each other: which there are, and one table."""
+
+from collections.abc import Sequence
+import dataclasses
+from pathlib import Path
+
+from okd_jax.results import course as course_lib, rows as results
+from okd_jax.results.course import Course
+from okd_jax.results.curves import Curve
+from okd_jax.results.formats import Table
+from okd_jax.tasks.figure import (
+  ENSEMBLE,
+  Figure,
+  is_group,
+  LEADER,
+  PEERS_MEAN,
+)
+from okd_jax.tasks.task import Measure
+
+_HEADS = ("deployed network", "mean of peers", "ensemble", "group prediction")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """Runs that share a line, which differ in their seeds alone.
+
+  Attributes:
+    label: tells it from the others.
+    course: how they went.
+  """
+
+  label: str
+  course: Course
+
+  @property
+  def split(self) -> str:
+    """What it is judged on; empty if it was not evaluated."""
+    there = {figure.split for figure in self.course.evaluated}
+    return next((s for s in ("test", "validation") if s in there), "")
+
+
+def entries(workdirs: Sequence[Path]) -> list[Entry]:
+  """What there is to be shown side by side.
+
+  Args:
+    workdirs: of runs, of several seeds of a run, and of comparisons, of which
+      every row that has begun is one entry.
+
+  Raises:
+    ConfigError: if a folder is none of these.
+  """
+  found: list[tuple[str, Course]] = []
+  for workdir in workdirs:
+    if not results.exists(workdir):
+      course = course_lib.read(workdir)
+      found.append((course.config.method.name, course))
+      continue
+    for path in results.begun(workdir):
+      found.append((path.name, course_lib.read(path)))
+  return [
+    Entry(label, course)
+    for label, (_, course) in zip(_labels(found), found, strict=True)
+  ]
+
+
+def tables(shown: Sequence[Entry]) -> list[Table]:
+  """The last figures of all entries, a table for each headline."""
+  measures = dict.fromkeys(entry.course.headline for entry in shown)
+  return [
+    _table([e for e in shown if e.course.headline == measure], measure)
+    for measure in measures
+  ]
+
+
+def _labels(found: Sequence[tuple[str, Course]]) -> list[str]:
+  """The shortest names that differ: method, network and folder as needed."""
+  texts = [name for name, _ in found]
+  for more in (
+    lambda course: course.group,
+    lambda course: course.workdir.name,
+    lambda course: str(course.workdir.parent),
+  ):
+    if len(set(texts)) == len(texts):
+      break
+    texts = [
+      f"{text}, {more(course)}" if texts.count(text) > 1 else text
+      for text, (_, course) in zip(texts, found, strict=True)
+    ]
+  return texts
+
+
+def _table(shown: Sequence[Entry], measure: Measure) -> Table:
+  rows = []
+  for entry in shown:
+    course, config = entry.course, entry.course.config
+    in_step = course.task.in_step(course.info)
+    rows.append(
+      [
+        entry.label,
+        f"{course.group} on {course.info.name}",
+        str(config.epochs + config.extra_epochs),
+        str(len(course.runs)),
+        entry.split or "-",
+        *(
+          _last(course.evaluated.get(figure) if figure else None, measure)
+          for figure in _figures(entry, measure)
+        ),
+        _last(course.trained.get(in_step.name), in_step),
+      ]
+    )
+  notes = [
+    f"{measure.words.capitalize()}{measure.unit} of the last evaluation, mean "
+    "± sample standard deviation over seeds; that of training batches is of "
+    "the last record."
+  ]
+  heads = ["run", "networks and data", "epochs", "seeds", "split", *_HEADS]
+  return Table("Side by side", [*heads, "training batches"], rows, notes)
+
+
+def _figures(entry: Entry, measure: Measure) -> list[Figure | None]:
+  """Those under `_HEADS`, of averages where these are deployed."""
+  there = [
+    f
+    for f in entry.course.evaluated
+    if (f.split, f.measure) == (entry.split, measure.name)
+  ]
+  averaged = any(f.averaged and f.who == PEERS_MEAN for f in there)
+
+  def first(fits):
+    return next((f for f in there if fits(f)), None)
+
+  return [
+    first(lambda f: f.who == LEADER),
+    first(lambda f: f.who == PEERS_MEAN and f.averaged == averaged),
+    first(lambda f: f.who == ENSEMBLE and f.averaged == averaged),
+    first(
+      lambda f: is_group(f.who) and f.who != ENSEMBLE and f.averaged == averaged
+    ),
+  ]
+
+
+def _last(curve: Curve | None, measure: Measure) -> str:
+  """The last value of a curve, in the unit of people."""
+  if curve is None:
+    return "-"
+  shown = curve.scaled(measure.scaled(1.0))
+  spread = None if shown.deviation is None else float(shown.deviation[-1])
+  return str(results.Spread(float(shown.values[-1]), spread))

@@ -1,0 +1,155 @@
+"""Runs beside each other: one picture of each kind."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from okd_jax.results import canvas
+from okd_jax.results.course import TEACHER
+from okd_jax.results.curves import Curve
+from okd_jax.results.together import Entry
+from okd_jax.tasks.figure import (
+  DIVERSITY,
+  ENSEMBLE,
+  Figure as Measured,
+  GROUP,
+  LEADER,
+)
+from okd_jax.tasks.task import Measure
+
+_RECORDED = {"loss": "sum of loss terms", "learning_rate": "learning rate"}
+
+
+def plot(shown: Sequence[Entry], to: Path) -> list[Path]:
+  """Draws all entries in one picture of each kind.
+
+  Lines are means over seeds, with bands of the sample standard deviation.
+
+  Args:
+    shown: what to draw.
+    to: folder for the pictures.
+
+  Returns:
+    The files written, a PNG and an SVG of each of: the task's headline of the
+    leaders, beside that of training batches (`accuracy`); `loss`;
+    `learning_rate`; how far several peers are apart (`diversity`); and how far
+    a teacher or the ensemble is ahead of the leader (`gap`).
+  """
+  with mpl.rc_context(canvas.STYLE):
+    figures = {
+      measure.name: _headlines(
+        {i: e for i, e in enumerate(shown) if e.course.headline == measure},
+        measure,
+      )
+      for measure in dict.fromkeys(e.course.headline for e in shown)
+    }
+    for name, words in _RECORDED.items():
+      curves = {i: e.course.trained.get(name) for i, e in enumerate(shown)}
+      figures[name] = _one(shown, curves, words)
+      if name == "loss":
+        figures[name].axes[0].set_yscale("log", nonpositive="mask")
+    distances = {
+      i: e.course.evaluated.get(Measured(e.split, GROUP, False, DIVERSITY))
+      for i, e in enumerate(shown)
+    }
+    if any(distances.values()):
+      words = "mean distance between two peers"
+      figures["diversity"] = _one(shown, distances, words)
+      figures["diversity"].axes[0].set_ylim(bottom=0)
+    gaps = {i: _gap(e) for i, e in enumerate(shown)}
+    if any(gaps.values()):
+      unit = canvas.points(shown[0].course.headline)
+      words = f"teacher minus leader{unit}"
+      figures["gap"] = _one(shown, gaps, words)
+      figures["gap"].axes[0].axhline(0, color=canvas.BLACK, linewidth=0.8)
+    return canvas.save(figures, to)
+
+
+def _gap(entry: Entry) -> Curve | None:
+  """That of its frozen teacher, or else of its ensemble."""
+  of_split = {
+    f.who: c for f, c in entry.course.gaps.items() if f.split == entry.split
+  }
+  found = of_split.get(TEACHER, of_split.get(ENSEMBLE))
+  factor = entry.course.headline.scaled(1.0)
+  return None if found is None else found.scaled(factor)
+
+
+def _headlines(shown: Mapping[int, Entry], measure: Measure) -> Figure:
+  entries = shown.values()
+  splits = [
+    split
+    for split in ("test", "validation")
+    if any(f.split == split for e in entries for f in e.course.evaluated)
+  ] or ["test"]
+  in_steps = {e.course.task.in_step(e.course.info) for e in entries}
+  alike = in_steps == {measure}
+  unit = " (%)" if measure.fraction else ""
+  label = f"{measure.words}{unit}"
+  figure, panels = canvas.panels(
+    "Leaders and training batches", 1 + len(splits), label, alike=alike
+  )
+  drawn: list[Curve] = []
+  for split, panel in zip(splits, panels, strict=False):
+    panel.set_title(f"{split}: leader")
+    drawn += _lines(
+      panel,
+      shown,
+      {
+        i: e.course.evaluated.get(Measured(split, LEADER, False, measure.name))
+        for i, e in shown.items()
+      },
+      measure.scaled(1.0),
+    )
+  (in_step, *_) = in_steps
+  words = "" if alike else f", {in_step.words}"
+  panels[-1].set_title(f"training batches{words}")
+  batches = _lines(
+    panels[-1],
+    shown,
+    {i: e.course.trained.get(in_step.name) for i, e in shown.items()},
+    in_step.scaled(1.0),
+  )
+  canvas.set_range(panels[0], drawn + (batches if alike else []), measure)
+  canvas.legend(figure, panels[0])
+  return figure
+
+
+def _one(
+  shown: Sequence[Entry], curves: Mapping[int, Curve | None], words: str
+) -> Figure:
+  """One panel with a line for every entry that has one."""
+  figure, (panel,) = canvas.panels(words.capitalize(), 1, words)
+  _lines(panel, dict(enumerate(shown)), curves)
+  canvas.legend(figure, panel)
+  return figure
+
+
+def _lines(
+  panel: Axes,
+  shown: Mapping[int, Entry],
+  curves: Mapping[int, Curve | None],
+  factor: float = 1.0,
+) -> list[Curve]:
+  """Draws one line an entry, of which each looks the same everywhere."""
+  drawn = []
+  for i, curve in curves.items():
+    if curve is None:
+      continue
+    scaled = curve.scaled(factor)
+    mark = canvas.MARKERS[i % len(canvas.MARKERS)]
+    canvas.draw(
+      panel,
+      scaled,
+      mark,
+      **canvas.line_look(i),
+      marker=mark,
+      markersize=4,
+      markevery=max(1, len(curve.epochs) // 8),
+      label=shown[i].label,
+    )
+    drawn.append(scaled)
+  return drawn
