@@ -25,6 +25,8 @@ BLACK = "#000000"
 STYLES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _PER_ROW = 4
+# Characters of the names of lines.
+_USUAL = 16
 STYLE: Any = {
   "axes.grid": True,
   "axes.spines.right": False,
@@ -66,7 +68,7 @@ def panels(
   """A picture of panels over epochs.
 
   Args:
-    title: of the picture.
+    title: of the picture; may be empty.
     count: of the panels, one or more.
     label: of what they show, if that is the same.
     alike: whether they share a scale.
@@ -80,7 +82,8 @@ def panels(
   ).ravel()
   for panel in axes[count:]:
     panel.remove()
-  figure.suptitle(title)
+  if title:
+    figure.suptitle(title)
   figure.supxlabel("epoch")
   figure.supylabel(label)
   return figure, list(axes[:count])
@@ -90,6 +93,9 @@ def legend(figure: Figure, panel: Axes) -> None:
   """Says what the lines of a panel are, if there is more than one."""
   handles, labels = panel.get_legend_handles_labels()
   if len(handles) > 1:
+    # Long names take no room away from the panels.
+    longer = max(0, max(map(len, labels)) - _USUAL)
+    figure.set_figwidth(figure.get_figwidth() + 0.085 * longer)
     figure.legend(handles, labels, loc="outside right center")
 
 

@@ -20,7 +20,7 @@ _LATEX = {
   "±": r"$\pm$",
 }
 # Cells of more characters than that may take several lines.
-_LONG = 40
+_LONG = 24
 
 
 @dataclasses.dataclass(frozen=True)

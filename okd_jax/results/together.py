@@ -100,7 +100,6 @@ def _table(shown: Sequence[Entry], measure: Measure) -> Table:
         f"{course.group} on {course.info.name}",
         str(config.epochs + config.extra_epochs),
         str(len(course.runs)),
-        entry.split or "-",
         *(
           _last(course.evaluated.get(figure) if figure else None, measure)
           for figure in _figures(entry, measure)
@@ -109,11 +108,11 @@ def _table(shown: Sequence[Entry], measure: Measure) -> Table:
       ]
     )
   notes = [
-    f"{measure.words.capitalize()}{measure.unit} of the last evaluation, mean "
-    "± sample standard deviation over seeds; that of training batches is of "
-    "the last record."
+    f"{measure.words.capitalize()} on test data{measure.unit}, or on validation "
+    "data where there are none, at the last evaluation, mean ± sample standard "
+    "deviation over seeds; that of training batches is of the last record."
   ]
-  heads = ["run", "networks and data", "epochs", "seeds", "split", *_HEADS]
+  heads = ["run", "networks and data", "epochs", "seeds", *_HEADS]
   return Table("Side by side", [*heads, "training batches"], rows, notes)
 
 

@@ -89,9 +89,7 @@ def _headlines(shown: Mapping[int, Entry], measure: Measure) -> Figure:
   alike = in_steps == {measure}
   unit = " (%)" if measure.fraction else ""
   label = f"{measure.words}{unit}"
-  figure, panels = canvas.panels(
-    "Leaders and training batches", 1 + len(splits), label, alike=alike
-  )
+  figure, panels = canvas.panels("", 1 + len(splits), label, alike=alike)
   drawn: list[Curve] = []
   for split, panel in zip(splits, panels, strict=False):
     panel.set_title(f"{split}: leader")
@@ -122,7 +120,7 @@ def _one(
   shown: Sequence[Entry], curves: Mapping[int, Curve | None], words: str
 ) -> Figure:
   """One panel with a line for every entry that has one."""
-  figure, (panel,) = canvas.panels(words.capitalize(), 1, words)
+  figure, (panel,) = canvas.panels("", 1, words)
   _lines(panel, dict(enumerate(shown)), curves)
   canvas.legend(figure, panel)
   return figure
