@@ -165,7 +165,7 @@ def _evaluate(workdir: Path, args: argparse.Namespace) -> _Evaluated:
   seen = closely.seen()
   closer = None
   if seen.choices is not None:
-    about = f"step {opened.step}, {args.split}"
+    about = f"seed {config.seed}, step {opened.step}, {args.split}"
     to = args.to or workdir / "per_class" / args.split
     closer = closer_lib.of(seen, info.class_names, opened.leader, about)
     closer_lib.write(closer, to)

@@ -163,7 +163,7 @@ def of(seen: Seen, names: Sequence[str], leader: int, about: str) -> Closer:
       )
       for place in places
     ],
-    images=[_thumbnail(image) for _, image in seen.mistakes],
+    images=[thumbnail(image) for _, image in seen.mistakes],
   )
 
 
@@ -237,7 +237,7 @@ def read(folder: Path) -> Closer | None:
   )
 
 
-def _thumbnail(image: np.ndarray) -> bytes:
+def thumbnail(image: np.ndarray) -> bytes:
   """A small PNG; what is smaller still is enlarged by whole pixels."""
   picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
   width, height = picture.size

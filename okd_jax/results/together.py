@@ -108,9 +108,10 @@ def _table(shown: Sequence[Entry], measure: Measure) -> Table:
       ]
     )
   notes = [
-    f"{measure.words.capitalize()} on test data{measure.unit}, or on validation "
-    "data where there are none, at the last evaluation, mean ± sample standard "
-    "deviation over seeds; that of training batches is of the last record."
+    f"{measure.words.capitalize()}{measure.unit} on test data, or on "
+    "validation data where there are none, at the last evaluation, mean ± "
+    "sample standard deviation over seeds; that of training batches is of the "
+    "last record."
   ]
   heads = ["run", "networks and data", "epochs", "seeds", *_HEADS]
   return Table("Side by side", [*heads, "training batches"], rows, notes)

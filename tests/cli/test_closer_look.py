@@ -92,7 +92,7 @@ def test_mistakes_are_shown_with_their_images(trained, logits, tmp_path):
     place = np.flatnonzero(places == mistake[0])[0]
     assert mistake[1] == labels[place]
     assert mistake[2] == logits[2][place].argmax()
-    assert png == closer._thumbnail(images[place])
+    assert png == closer.thumbnail(images[place])
 
 
 def test_what_has_no_classes_is_refused():
