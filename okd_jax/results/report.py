@@ -50,7 +50,7 @@ def write(workdirs: Sequence[Path], to: Path) -> None:
 
 def _together(workdirs: Sequence[Path]) -> str:
   shown = together.entries(workdirs)
-  if not shown:
+  if len(shown) < 2:
     return ""
   with tempfile.TemporaryDirectory() as folder:
     drawn = pictures.draw(workdirs, Path(folder))

@@ -84,7 +84,8 @@ def shown_colors(path):
 
 def test_a_single_evaluation_is_a_mark(workdir):
   with records.Writer(workdir, tensorboard=False) as writer:
-    writer.write(9, figures(3, 0.5), kind="eval")
+    apart = {"test/peer_0/accuracy": 0.4}  # not below another mark
+    writer.write(9, figures(3, 0.5) | apart, kind="eval")
   plots.plot(workdir)
   found = shown_colors(workdir / "plots/accuracy.png")
   # Beside its key in the legend, which is as large.

@@ -87,7 +87,7 @@ def test_pictures_show_every_run(runs, tmp_path):
   }
   assert set(canvas.COLORS[:3]) <= seen
   # Of the seeds alone there is a band.
-  assert (tmp_path / "loss.svg").read_text().count("FillBetween") == 1
+  assert (tmp_path / "loss.svg").read_text().count('id="FillBetween') == 1
 
 
 def test_the_page_begins_with_all_runs(runs, tmp_path):
