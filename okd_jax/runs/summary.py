@@ -49,10 +49,7 @@ def show_plan(config: RunConfig, setup: Setup, source: Source) -> None:
       "peers",
       f"{setup.peers.num_peers} {config.peers.kind} of {config.peers.net}",
     ),
-    (
-      "parameters of all peers",
-      f"{sizes_lib.parameters(setup):,}",
-    ),
+    ("parameters of all peers", f"{sizes_lib.parameters(setup):,}"),
     (
       "deployed",
       f"peer {leader}: {sizes_lib.text(sizes[figure_lib.peer(leader)])}",
@@ -197,10 +194,9 @@ def show_results(config: RunConfig, results: Sequence[dict[str, Any]]) -> None:
   if len(results) < 2:
     return
   values: dict[str, list[float]] = {}
-  splits = _shown_splits(results[0])
-  if not splits:
+  split = next(iter(_shown_splits(results[0])), None)
+  if split is None:
     return
-  split = splits[0]
   for result in results:
     for figure, value in _on(split, result["last"], headline).items():
       shown = values.setdefault(figure.prediction, [])

@@ -80,11 +80,15 @@ def found():
 
 def test_files_hold_what_was_found(found, tmp_path):
   closer.write(found, tmp_path)
-  lines = list(csv.reader((tmp_path / "confusion.csv").open()))
+
+  def lines_of(name):
+    return (tmp_path / name).read_text().splitlines()
+
+  lines = list(csv.reader(lines_of("confusion.csv")))
   assert lines[0] == ["class", *NAMES]
   counted = np.array([line[1:] for line in lines[1:]], int)
   np.testing.assert_array_equal(counted, found.matrix)
-  mistakes = list(csv.DictReader((tmp_path / "wrong.csv").open()))
+  mistakes = list(csv.DictReader(lines_of("wrong.csv")))
   assert len(mistakes) == np.sum(LABEL != SAID)
   sure = [float(line["confidence"]) for line in mistakes]
   assert sure == sorted(sure, reverse=True)
@@ -94,7 +98,7 @@ def test_files_hold_what_was_found(found, tmp_path):
     assert line["taken_for"] == NAMES[SAID[place]]
   (last,) = [
     line
-    for line in csv.DictReader((tmp_path / "classes.csv").open())
+    for line in csv.DictReader(lines_of("classes.csv"))
     if line["class"] == "d<g"
   ]
   assert last["recall"] == "" and float(last["precision"]) == 0
