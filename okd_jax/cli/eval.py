@@ -240,6 +240,8 @@ def _show_extra(found: _Evaluated) -> None:
     )
   for table in found.closer.tables() if found.closer else []:
     display.table(table.title, table.columns, table.rows)
+    for note in table.notes:
+      print(note)
 
 
 def _by_prediction(

@@ -81,7 +81,7 @@ def _reliability(found: Closer) -> Figure:
     lower.stairs(each.count, edges, color=canvas.COLORS[i])
   upper.set_ylabel("right (%)")
   upper.set_ylim(0, 102)
-  upper.legend(loc="upper left")
+  figure.legend(loc="outside lower center", ncols=2)
   lower.set_ylabel("images")
   lower.set_xlabel("confidence of the first choice (%)")
   lower.set_xlim(0, 100)
