@@ -9,13 +9,15 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 import json
-import os
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from okd_jax.storage import files
+from okd_jax.storage.paths import Path
 
 _VERSION = 1
+# Bytes that are read at once.
+_PART = 2**20
 
 # (path, shape, dtype) of one leaf of a state.
 Leaf = tuple[str, tuple[int, ...], str]
@@ -50,16 +52,18 @@ class Manifest:
 
 def hash_files(directory: Path) -> dict[str, tuple[int, str]]:
   """Size and SHA-256 of every file under `directory`, by relative path."""
-  files = {}
-  for path in sorted(p for p in directory.rglob("*") if p.is_file()):
-    files[path.relative_to(directory).as_posix()] = _fingerprint(path)
-  return files
+  names = files.names_below(directory)
+  return {name: _fingerprint(directory / name) for name in names}
 
 
 def _fingerprint(path: Path) -> tuple[int, str]:
   with path.open("rb") as file:
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return os.fstat(file.fileno()).st_size, digest
+    digest = hashlib.sha256()
+    size = 0
+    while part := file.read(_PART):
+      digest.update(part)
+      size += len(part)
+    return size, digest.hexdigest()
 
 
 def check_files(directory: Path, manifest: Manifest) -> None:
@@ -76,10 +80,10 @@ def check_files(directory: Path, manifest: Manifest) -> None:
   for name, (size, digest) in manifest.files.items():
     path = directory / name
     try:
-      found_size = path.stat().st_size
+      found_size, found_digest = _fingerprint(path)
       if found_size != size:
         raise ManifestError(f"{path} has {found_size} bytes, {size} were saved")
-      if _fingerprint(path)[1] != digest:
+      if found_digest != digest:
         raise ManifestError(f"{path} is damaged: its SHA-256 has changed")
     except FileNotFoundError:
       raise ManifestError(f"{path} is missing") from None
