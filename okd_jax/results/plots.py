@@ -1,7 +1,6 @@
 """Pictures of a run, in colours that colour-blind people can tell apart."""
 
 from collections.abc import Mapping
-import io
 from typing import Any
 
 import matplotlib as mpl
@@ -124,9 +123,8 @@ def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
       ("svg", {"metadata": {"Date": None}}),
     ):
       written.append(folder / f"{name}.{suffix}")
-      drawn = io.BytesIO()
-      figure.savefig(drawn, format=suffix, **options)
-      files.write(written[-1], drawn.getvalue())
+      with written[-1].open("wb") as file:
+        figure.savefig(file, format=suffix, **options)
   return written
 
 
