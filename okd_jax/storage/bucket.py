@@ -3,6 +3,7 @@
 Paths are those of epath over gcsfs, as Orbax uses it.
 """
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,6 @@ def path(address: str) -> "epath.Path":
   Raises:
     ConfigError: if the packages for it are not installed.
   """
-  # TensorFlow's file system takes seconds to import and is another one.
-  os.environ.setdefault("EPATH_USE_TF", "false")
   try:
     from etils import epath
     import fsspec
@@ -31,6 +30,8 @@ def path(address: str) -> "epath.Path":
       "pip install gcsfs google-cloud-storage adds them."
     ) from error
   del gcsfs, storage  # only whether they are there
+  # What fails is raised; gcsfs also prints it, with a traceback.
+  logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
   # Other programs write there too.
   fsspec.config.conf.setdefault("gs", {}).setdefault(
     "use_listings_cache", False

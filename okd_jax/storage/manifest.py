@@ -27,6 +27,10 @@ class ManifestError(ValueError):
   """A manifest that is damaged, or of files that are."""
 
 
+class UnreadableError(ManifestError):
+  """Files that may be whole, but cannot be read now."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Manifest:
   """What one saved step holds.
@@ -81,14 +85,14 @@ def check_files(directory: Path, manifest: Manifest) -> None:
     path = directory / name
     try:
       found_size, found_digest = _fingerprint(path)
-      if found_size != size:
-        raise ManifestError(f"{path} has {found_size} bytes, {size} were saved")
-      if found_digest != digest:
-        raise ManifestError(f"{path} is damaged: its SHA-256 has changed")
     except FileNotFoundError:
       raise ManifestError(f"{path} is missing") from None
-    except OSError as error:
-      raise ManifestError(f"{path} cannot be read: {error}") from error
+    except Exception as error:
+      raise _unreadable(path, error) from error
+    if found_size != size:
+      raise ManifestError(f"{path} has {found_size} bytes, {size} were saved")
+    if found_digest != digest:
+      raise ManifestError(f"{path} is damaged: its SHA-256 has changed")
 
 
 def compare_leaves(
@@ -138,8 +142,8 @@ def read(path: Path) -> Manifest:
   Raises:
     ManifestError: if it cannot be read, or one bit of it has changed.
   """
+  raw = _content(path)
   try:
-    raw = path.read_bytes()
     body = json.loads(raw)["manifest"]
     if body["version"] != _VERSION:
       raise ManifestError(
@@ -165,10 +169,6 @@ def read(path: Path) -> Manifest:
     )
   except ManifestError:
     raise
-  except FileNotFoundError:
-    raise ManifestError(f"{path} is missing: the save was cut off") from None
-  except OSError as error:
-    raise ManifestError(f"{path} cannot be read: {error}") from error
   except (
     ArithmeticError,
     AttributeError,
@@ -178,6 +178,22 @@ def read(path: Path) -> Manifest:
     ValueError,
   ) as error:
     raise ManifestError(f"{path} is damaged: {error!r}") from error
+
+
+def _content(path: Path) -> bytes:
+  try:
+    return path.read_bytes()
+  except FileNotFoundError:
+    raise ManifestError(f"{path} is missing: the save was cut off") from None
+  except Exception as error:
+    raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ManifestError:
+  """Of any error: a bucket's client raises any kind."""
+  damaged = isinstance(error, IsADirectoryError | NotADirectoryError)
+  kind = ManifestError if damaged else UnreadableError
+  return kind(f"{path} cannot be read: {error}")
 
 
 def _encode(body: Mapping[str, Any]) -> bytes:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 else:
   Path = pathlib.Path
 
+# Read once by epath, when the first path is used: it would reach buckets by
+# TensorFlow where that is installed, which takes seconds and is another way.
+os.environ.setdefault("EPATH_USE_TF", "false")
+
 _VARIABLE = re.compile(r"\$([A-Za-z_]\w*|\{[^}]*\})", re.ASCII)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 # Orbax looks for files by patterns that begin with the path.

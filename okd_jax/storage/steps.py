@@ -11,7 +11,11 @@ import jax
 
 from okd_jax.errors import CheckpointError
 from okd_jax.storage import files, manifest as manifest_lib
-from okd_jax.storage.manifest import Manifest, ManifestError
+from okd_jax.storage.manifest import (
+  Manifest,
+  ManifestError,
+  UnreadableError,
+)
 from okd_jax.storage.paths import Path
 
 _SUFFIX = ".manifest.json"
@@ -129,12 +133,17 @@ class Steps:
       keep: how many of the newest verified steps stay.
     """
     verified: dict[int, Manifest] = {}
+    # Perhaps whole: a disk or bucket that is out of reach for a while.
+    unreadable = set()
     for step in reversed(self._all()):
       try:
         verified[step] = self.verify(step)
+      except UnreadableError as error:
+        unreadable.add(step)
+        _log.warning("Checkpoint of step %d is kept: %s", step, error)
       except ManifestError as error:
         _log.warning("Checkpoint of step %d is deleted: %s", step, error)
-    kept = {just_saved, *list(verified)[:keep]}
+    kept = {just_saved, *list(verified)[:keep], *unreadable}
     scores = {s: m.score for s, m in verified.items() if m.score is not None}
     if scores:
       kept.add(max(scores, key=lambda s: (scores[s], s)))
