@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Mapping, Sequence
 import dataclasses
 import logging
-from pathlib import Path
 import sys
 from typing import Any
 
@@ -18,6 +17,7 @@ from okd_jax.results import closer as closer_lib
 from okd_jax.results.closer import Closer
 from okd_jax.runs import display, run as run_lib, spread
 from okd_jax.settings import build, freeze
+from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import (
   distinct,
   DIVERSITY,
@@ -51,7 +51,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   )
   command.add_argument(
     "--to",
-    type=common.path,
+    type=common.place,
     metavar="DIR",
     help="folder for the files of --per-class; per_class/SPLIT in the work "
     "directory of the run by default",

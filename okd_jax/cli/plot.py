@@ -1,16 +1,16 @@
 """Draw the curves of runs, of several in one picture."""
 
 import argparse
-from pathlib import Path
 
 from okd_jax.cli import common
+from okd_jax.storage.paths import Path
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
   """Adds what the command takes."""
   command.add_argument(
     "workdirs",
-    type=common.path,
+    type=common.place,
     nargs="+",
     metavar="WORKDIR",
     help="of a run, of its seeds, or of a comparison; several share pictures",
@@ -18,7 +18,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   common.add_seed(command)
   command.add_argument(
     "--to",
-    type=common.path,
+    type=common.place,
     metavar="DIR",
     help="folder for the pictures; by default plots in WORKDIR, or "
     "plots/together in the first of several",

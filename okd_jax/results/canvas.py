@@ -1,7 +1,6 @@
 """What all pictures look like, in colours that the colour-blind tell apart."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -9,6 +8,8 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from okd_jax.results.curves import Curve
+from okd_jax.storage import files
+from okd_jax.storage.paths import Path
 from okd_jax.tasks.task import Measure
 
 # Okabe and Ito, "Color Universal Design", 2008; yellow, faint on white, last.
@@ -50,7 +51,7 @@ def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
   Returns:
     The files.
   """
-  folder.mkdir(parents=True, exist_ok=True)
+  files.make_folder(folder)
   written = []
   for name, figure in figures.items():
     for suffix, options in (
@@ -58,7 +59,8 @@ def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
       ("svg", {"metadata": {"Date": None}}),
     ):
       written.append(folder / f"{name}.{suffix}")
-      figure.savefig(written[-1], **options)
+      with written[-1].open("wb") as file:
+        figure.savefig(file, format=suffix, **options)
   return written
 
 

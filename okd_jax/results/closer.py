@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import io
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from okd_jax.results import classes, formats
 from okd_jax.results.classes import ByClass, Reliability
 from okd_jax.results.formats import Table
 from okd_jax.storage import files
+from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import peer_index
 from okd_jax.training.closely import Seen
 
@@ -177,7 +177,7 @@ def write(found: Closer, folder: Path) -> list[Path]:
   Returns:
     The files.
   """
-  folder.mkdir(parents=True, exist_ok=True)
+  files.make_folder(folder)
   by_class, names = found.by_class, found.names
   columns = (by_class.accuracy, by_class.precision, by_class.recall)
   tables = {

@@ -2,11 +2,12 @@
 
 import base64
 import html
-from pathlib import Path
+import pathlib
 import tempfile
 
 from okd_jax.results import closer as closer_lib, closer_plots, formats, page
 from okd_jax.results.closer import Closer
+from okd_jax.storage.paths import Path
 
 # Longer tables are shown when they are asked for.
 _LONG = 40
@@ -35,7 +36,7 @@ def _of_split(found: Closer, prefix: str) -> list[str]:
     for table in found.tables()
   ]
   with tempfile.TemporaryDirectory() as folder:
-    files = closer_plots.plot(found, Path(folder))
+    files = closer_plots.plot(found, pathlib.Path(folder))
     pictures = page.pictures(files, prefix)
   return [*tables, pictures, _mistakes(found)]
 

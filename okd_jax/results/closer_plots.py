@@ -1,7 +1,6 @@
 """Pictures of a closer look: confusions, reliability, agreement."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -10,6 +9,7 @@ import numpy as np
 
 from okd_jax.results import canvas
 from okd_jax.results.closer import Closer
+from okd_jax.storage.paths import Path
 
 # More classes than that have no room for their names or numbers.
 _NAMED, _NUMBERED = 40, 20

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from okd_jax import tasks
@@ -13,6 +12,7 @@ from okd_jax.runs import records, run as run_lib, workdir as workdir_lib
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import paths as paths_lib
+from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import distinct, Figure, is_group, LEADER
 from okd_jax.tasks.task import Measure, Task
 
@@ -133,7 +133,7 @@ def _teacher(config: RunConfig) -> Mapping[Figure, float]:
   """The last figures of the frozen teacher, if it is a run that is there."""
   if not config.teacher:
     return {}
-  found = records.read_evaluations(paths_lib.expand(config.teacher))
+  found = records.read_evaluations(paths_lib.anywhere(config.teacher))
   return found[-1][1] if found else {}
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 import html
-from pathlib import Path
 import re
+
+from okd_jax.storage.paths import Path
 
 _CSS = """
 :root { color-scheme: light dark; --text: #222; --page: #fff; --soft: #555;

@@ -1,7 +1,6 @@
 """Which pictures there are of work directories."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from okd_jax.results import (
   comparison_plots,
@@ -10,6 +9,7 @@ from okd_jax.results import (
   together,
   together_plots,
 )
+from okd_jax.storage.paths import Path
 
 
 def draw(workdirs: Sequence[Path], to: Path | None = None) -> list[Path]:

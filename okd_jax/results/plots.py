@@ -1,7 +1,6 @@
 """Pictures of a run."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 from okd_jax.results import canvas, course as course_lib
 from okd_jax.results.course import Course
 from okd_jax.results.curves import Curve
+from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import (
   DIVERSITY,
   Figure as Measured,

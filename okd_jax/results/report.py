@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 import dataclasses
 import json
-from pathlib import Path
+import pathlib
 import tempfile
 
 from okd_jax import tasks
@@ -26,6 +26,7 @@ from okd_jax.runs import (
 )
 from okd_jax.settings import freeze
 from okd_jax.storage import files
+from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import distinct, DIVERSITY, Figure
 from okd_jax.tasks.task import Measure
 
@@ -44,7 +45,7 @@ def write(workdirs: Sequence[Path], to: Path) -> None:
   for number, workdir in enumerate(workdirs):
     section = _comparison if results.exists(workdir) else run_section
     sections.append(section(workdir, f"s{number}"))
-  to.parent.mkdir(parents=True, exist_ok=True)
+  files.make_folder(to.parent)
   files.write(to, page.page("Online knowledge distillation", sections))
 
 
@@ -53,7 +54,7 @@ def _together(workdirs: Sequence[Path]) -> str:
   if len(shown) < 2:
     return ""
   with tempfile.TemporaryDirectory() as folder:
-    drawn = pictures.draw(workdirs, Path(folder))
+    drawn = pictures.draw(workdirs, pathlib.Path(folder))
     inline = page.pictures(drawn, "together")
   made = map(tables.as_html, together.tables(shown))
   labels = "; ".join(f"{e.label}: {e.course.workdir}" for e in shown)
@@ -63,7 +64,9 @@ def _together(workdirs: Sequence[Path]) -> str:
 def _comparison(workdir: Path, prefix: str) -> str:
   rows = results.read(workdir)
   with tempfile.TemporaryDirectory() as folder:
-    inline = page.pictures(pictures.draw([workdir], Path(folder)), prefix)
+    inline = page.pictures(
+      pictures.draw([workdir], pathlib.Path(folder)), prefix
+    )
   done = sum(row.finished for row in rows)
   about = f"A comparison: {done} of {sum(r.planned for r in rows)} runs done."
   config = json.loads((workdir / results.CONFIG).read_text())
@@ -87,7 +90,9 @@ def run_section(workdir: Path, prefix: str) -> str:
   if len(runs) > 1:
     seeds = f"seeds {', '.join(map(str, runs))}"
   with tempfile.TemporaryDirectory() as folder:
-    inline = page.pictures(pictures.draw([workdir], Path(folder)), prefix)
+    inline = page.pictures(
+      pictures.draw([workdir], pathlib.Path(folder)), prefix
+    )
   about = (
     f"{config.method.name}, {course.group} on {course.info.name}, {seeds}, "
     f"{config.epochs + config.extra_epochs} epochs."

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 import dataclasses
-from pathlib import Path
 
 from okd_jax.results import course as course_lib, rows as results
 from okd_jax.results.course import Course
 from okd_jax.results.curves import Curve
 from okd_jax.results.formats import Table
+from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import (
   ENSEMBLE,
   Figure,

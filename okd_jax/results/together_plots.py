@@ -1,7 +1,6 @@
 """Runs beside each other: one picture of each kind."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -11,6 +10,7 @@ from okd_jax.results import canvas
 from okd_jax.results.course import TEACHER
 from okd_jax.results.curves import Curve
 from okd_jax.results.together import Entry
+from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import (
   DIVERSITY,
   ENSEMBLE,
