@@ -15,7 +15,7 @@ import rich.progress
 import rich.table
 import rich.text
 
-from okd_jax.tasks.figure import distinct, DIVERSITY, Figure
+from okd_jax.tasks.figure import DIVERSITY, Figure
 from okd_jax.tasks.task import Measure
 
 # Between plain lines within an epoch: often enough to see that it runs.
@@ -105,7 +105,7 @@ class Display:
       figures: of the evaluation; others are not shown.
     """
     splits: dict[str, list[str]] = {}
-    for figure, value in distinct(figures).items():
+    for figure, value in figures.items():
       shown = splits.setdefault(figure.split, [])
       if figure.measure == self._headline.name:
         who = figure.prediction.replace("peers_mean", "peers mean")
