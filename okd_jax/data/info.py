@@ -67,9 +67,13 @@ class DataInfo:
     """What `dataclasses.asdict` gave, after a file of JSON has held it."""
     values = {name: _tuples(value) for name, value in saved.items()}
     if values.get("keypoints") is not None:
-      given = {name: _tuples(v) for name, v in saved["keypoints"].items()}
-      values["keypoints"] = KeypointInfo(**given)
+      values["keypoints"] = cls.keypoints_of_json(saved["keypoints"])
     return cls(**values)
+
+  @staticmethod
+  def keypoints_of_json(saved: Mapping[str, Any]) -> KeypointInfo:
+    """The same of `KeypointInfo`."""
+    return KeypointInfo(**{name: _tuples(v) for name, v in saved.items()})
 
 
 @dataclasses.dataclass(frozen=True)

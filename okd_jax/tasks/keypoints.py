@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-import numpy as np
 
 from okd_jax.core import Array, Batch
 from okd_jax.data.augment import normalize
@@ -16,7 +15,12 @@ from okd_jax.data.keypoints.figures import Joints
 from okd_jax.data.keypoints.info import TURNED
 from okd_jax.devices.mesh import DATA
 from okd_jax.errors import ConfigError
-from okd_jax.tasks import keypoint_figures, keypoint_maps as maps_lib, task
+from okd_jax.tasks import (
+  keypoint_answers,
+  keypoint_figures,
+  keypoint_maps as maps_lib,
+  task,
+)
 from okd_jax.tasks.task import Measure, Rows
 
 # Heat maps are that much smaller than images.
@@ -42,7 +46,6 @@ class Task(task.Task):
   name: ClassVar[str] = "keypoints"
   measures: ClassVar[tuple[Measure, ...]] = keypoint_figures.MEASURES
   classes_are: ClassVar[str] = "joints"
-  asked_by_crops: ClassVar[bool] = True
   step_measure: ClassVar[Measure | None] = Measure(
     "map_accuracy", "accuracy of maps"
   )
@@ -203,24 +206,9 @@ class Task(task.Task):
     }
 
   @classmethod
-  def answers(cls, logits, card, top):
+  def asking(cls, card, *, top=5, boxes=None):
     del top
-    points, peak = (np.asarray(x) for x in maps_lib.decode(logits))
-    return [
-      [
-        {"joint": name, "x": float(x), "y": float(y), "confidence": float(sure)}
-        for name, (x, y), sure in zip(card["joints"], *figure, strict=True)
-      ]
-      for figure in zip(STRIDE * points, peak, strict=True)
-    ]
-
-  @classmethod
-  def answer_cells(cls, answer):
-    return [
-      f"{joint['joint']} {joint['x']:.0f},{joint['y']:.0f} "
-      f"({joint['confidence']:.2f})"
-      for joint in answer
-    ]
+    return keypoint_answers.Asking(card, boxes)
 
   @property
   def _known(self):

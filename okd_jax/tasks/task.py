@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from flax import struct
@@ -16,6 +17,7 @@ from okd_jax.data.augmentation import Augment
 from okd_jax.data.info import DataInfo
 from okd_jax.devices import mesh
 from okd_jax.errors import ConfigError
+from okd_jax.tasks.asking import Asking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +80,6 @@ class Task(abc.ABC):
       Data may lack what some of them need.
     step_measure: the figure of training batches, where it is not the headline.
     classes_are: what people call what `DataInfo.class_names` names.
-    asked_by_crops: its networks look at crops around boxes, so that nobody can
-      ask them about a picture alone.
     info: of a data set whose images are augmented and normalised here; None
       for batches of one's own, which hold floats.
   """
@@ -88,7 +88,6 @@ class Task(abc.ABC):
   measures: ClassVar[tuple[Measure, ...]]
   step_measure: ClassVar[Measure | None] = None
   classes_are: ClassVar[str] = "classes"
-  asked_by_crops: ClassVar[bool] = False
   info: DataInfo | None
 
   @classmethod
@@ -227,21 +226,20 @@ class Task(abc.ABC):
 
   @classmethod
   @abc.abstractmethod
-  def answers(
-    cls, logits: Array, card: Mapping[str, Any], top: int
-  ) -> list[Any]:
-    """What a network says about each image, for people, as JSON values.
+  def asking(
+    cls, card: Mapping[str, Any], *, top: int = 5, boxes: Path | None = None
+  ) -> Asking:
+    """How a network is asked about pictures.
 
     Args:
-      logits: [B, *out].
       card: of the network.
-      top: how many guesses to give.
-    """
+      top: how many guesses to give, where it makes many.
+      boxes: a file that says where to look in each picture.
 
-  @classmethod
-  @abc.abstractmethod
-  def answer_cells(cls, answer: Any) -> Sequence[str]:
-    """One such answer as cells of a table."""
+    Raises:
+      ConfigError: if the task has no use for boxes.
+      DataError: naming the rule that the file of boxes breaks.
+    """
 
 
 @struct.dataclass

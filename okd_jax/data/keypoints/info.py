@@ -22,6 +22,8 @@ class KeypointInfo:
     mpii: the joints are the 16 of MPII, in its order.
     head_boxes: figures have the box of their head, for PCKh.
     official_sigmas: the sigmas are those of COCO, so that its figures compare.
+    box_padding: of boxes, before crops are made around them: a share of the
+      longer side, on every side. Annotated boxes have it already.
     mean_pose: mean place (x, y) of every joint in the crop, in its pixels.
     margin: pixels around the crop, (x, y), that are there for augmentation.
     scale: spread of the random zoom, at most this far from 1.
@@ -36,6 +38,7 @@ class KeypointInfo:
   mpii: bool = False
   head_boxes: bool = False
   official_sigmas: bool = False
+  box_padding: float = 0.0
   mean_pose: tuple[tuple[float, float], ...] = ()
   margin: tuple[int, int] = (0, 0)
   scale: float = 0.25
