@@ -128,7 +128,7 @@ class Asking(asking.Asking):
         table[:, :2],
         visible,
         self._known.bones,
-        f"{figure['score']:.2f}",
+        label=f"{figure['score']:.2f}",
       )
     return drawn
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+import numpy as np
 
 from okd_jax.core import Array, Batch
 from okd_jax.data.augment import normalize
@@ -17,6 +18,7 @@ from okd_jax.devices.mesh import DATA
 from okd_jax.errors import ConfigError
 from okd_jax.tasks import (
   keypoint_answers,
+  keypoint_drawing,
   keypoint_figures,
   keypoint_maps as maps_lib,
   task,
@@ -46,6 +48,7 @@ class Task(task.Task):
   name: ClassVar[str] = "keypoints"
   measures: ClassVar[tuple[Measure, ...]] = keypoint_figures.MEASURES
   classes_are: ClassVar[str] = "joints"
+  num_pictures: ClassVar[int] = 8
   step_measure: ClassVar[Measure | None] = Measure(
     "map_accuracy", "accuracy of maps"
   )
@@ -170,6 +173,7 @@ class Task(task.Task):
       "crop_area": jnp.square(maps_lib.SCALE_UNIT * joints.scale)
       * (height / width),
       "image_id": joints.image_id,
+      "score": joints.score,
       "mask": batch.mask,
     }
     rows = {
@@ -195,6 +199,24 @@ class Task(task.Task):
     pairs = len(points) * (len(points) - 1)
     each = jnp.sum(jnp.mean(gap, -1), (0, 1)) / pairs
     return jnp.sum(jnp.where(batch.mask, each, 0))
+
+  def pictures(self, batch, logits):
+    points, peak = maps_lib.decode(logits)
+    sure = np.asarray(peak) > keypoint_answers.SURE
+    view = np.asarray(self.normalize(batch).image)
+    mean, std = np.array(self.info.mean), np.array(self.info.std)
+    drawn = [
+      keypoint_drawing.compare(*each, self._known.bones)
+      for each in zip(
+        np.rint(np.clip(view * std + mean, 0, 1) * 255).astype(np.uint8),
+        np.asarray(batch.target.points),
+        np.asarray(batch.target.visible),
+        STRIDE * np.asarray(points),
+        np.where(sure, 2, 1),
+        strict=True,
+      )
+    ]
+    return {"figures": keypoint_drawing.sheet(drawn, 4)}
 
   @classmethod
   def card(cls, info):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
+from PIL import Image
 
 from okd_jax.core import Array, Batch
 from okd_jax.data.augmentation import Augment
@@ -80,6 +81,7 @@ class Task(abc.ABC):
       Data may lack what some of them need.
     step_measure: the figure of training batches, where it is not the headline.
     classes_are: what people call what `DataInfo.class_names` names.
+    num_pictures: how many examples `pictures` shows; 0 if there are none.
     info: of a data set whose images are augmented and normalised here; None
       for batches of one's own, which hold floats.
   """
@@ -88,6 +90,7 @@ class Task(abc.ABC):
   measures: ClassVar[tuple[Measure, ...]]
   step_measure: ClassVar[Measure | None] = None
   classes_are: ClassVar[str] = "classes"
+  num_pictures: ClassVar[int] = 0
   info: DataInfo | None
 
   @classmethod
@@ -218,6 +221,16 @@ class Task(abc.ABC):
   @abc.abstractmethod
   def diversity_sum(self, logits: Array, batch: Batch) -> Array:
     """Sum over examples of how far the members [M, B, *out] are apart."""
+
+  def pictures(self, batch: Batch, logits: Array) -> Mapping[str, Image.Image]:
+    """What a network makes of a few examples, beside the truth, by name.
+
+    Args:
+      batch: as it comes from the source.
+      logits: of the network, [B, *out].
+    """
+    del batch, logits
+    return {}
 
   @classmethod
   @abc.abstractmethod

@@ -175,6 +175,14 @@ def test_the_crop_of_a_whole_picture_holds_just_it(leader, tmp_path):
   np.testing.assert_array_equal(views, [picture, picture[:, ::-1]])
 
 
+def test_plot_shows_figures_of_the_validation_split(whole, tmp_path, capsys):
+  __main__.main(["plot", str(whole[0]), f"--to={tmp_path}"])
+  assert str(tmp_path / "figures.png") in capsys.readouterr().out
+  with Image.open(tmp_path / "figures.png") as sheet:
+    # All six of the test split, in rows of four.
+    assert sheet.size == (4 * 192, 2 * 192)
+
+
 @pytest.mark.checklist("A4")
 def test_two_devices_end_where_one_does(folder):
   """In float64, augmentation included."""

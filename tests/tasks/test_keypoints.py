@@ -82,6 +82,7 @@ def batch(size=8, seed=0):
     box=jnp.asarray(rng.uniform(20, 90, (size, 4)), jnp.float32),
     area=1000 * step**2,
     image_id=jnp.arange(size),
+    score=ones,
   )
   return core.Batch(jnp.asarray(image), joints, jnp.arange(size), ones > 0)
 

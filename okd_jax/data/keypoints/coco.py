@@ -62,7 +62,7 @@ def read(
   Raises:
     DataError: naming the file, what is wrong in it, and the rule.
   """
-  content = _load(path)
+  content = load(path)
   images = _by_id(path, content["images"], "images")
   _by_id(path, content["annotations"], "annotations")
   names, bones = _joints(path, content["categories"])
@@ -76,7 +76,8 @@ def read(
   return File(names, bones, figures, tuple(reader.notes()))
 
 
-def _load(path: pathlib.Path) -> dict[str, Any]:
+def load(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a file, and checks that it has its three lists."""
   try:
     content = json.loads(path.read_text(encoding="utf-8"))
   except (OSError, ValueError) as error:
