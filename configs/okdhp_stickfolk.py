@@ -19,5 +19,5 @@ def get_config(words: str = ""):
   config.peers.net = "hourglass2_small"
   config.peers.num_peers = 3
   if short:
-    config.epochs = 6
+    config.epochs = 4
   return common.variant(config, words)

@@ -29,24 +29,18 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     metavar="IMAGE",
     help="files or folders",
   )
-  command.add_argument(
-    "--boxes",
-    type=common.path,
-    metavar="FILE",
-    help="keypoints: COCO annotations or detections that say where figures are",
-  )
-  command.add_argument(
-    "--to",
-    type=common.path,
-    metavar="FILE",
-    help="write JSON; for keypoints results as COCO has them",
-  )
-  command.add_argument(
-    "--draw",
-    type=common.path,
-    metavar="DIR",
-    help="keypoints: write the pictures with the figures found",
-  )
+  for flag, metavar, what in (
+    (
+      "boxes",
+      "FILE",
+      "keypoints: COCO annotations or detections, where to look",
+    ),
+    ("to", "FILE", "write JSON; of keypoints results as COCO has them"),
+    ("draw", "DIR", "keypoints: write the pictures with the figures found"),
+  ):
+    command.add_argument(
+      f"--{flag}", type=common.path, metavar=metavar, help=what
+    )
   common.add_seed(command)
   common.add_json(command)
 

@@ -1,6 +1,7 @@
 """What a run's leader makes of a few examples, as pictures."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import jax
@@ -40,8 +41,8 @@ def draw(workdir: Path, to: Path | None = None) -> list[Path]:
   run_lib.require_same_data(first, source)
   split = "validation" if len(source.positions["validation"]) else "test"
   batch = next(source.evaluation(split))
-  params, memory = opened.deployed
-  logits, _ = steps.predict(opened.setup, params, memory, batch)
+  predict = jax.jit(functools.partial(steps.predict, opened.setup))
+  logits, _ = predict(*opened.deployed, batch)
   shown = np.flatnonzero(batch.mask)
   some, leader = jax.tree.map(
     lambda leaf: leaf[shown], (batch, logits[opened.leader])

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from okd_jax.data.info import DataInfo
 from okd_jax.data.keypoints import boxes as boxes_lib, found, pictures
 from okd_jax.data.keypoints.found import Found
+from okd_jax.data.keypoints.info import KeypointInfo
 from okd_jax.errors import DataError
 from okd_jax.tasks import (
   asking,
@@ -52,7 +52,7 @@ class Asking(asking.Asking):
 
   def __init__(self, card: Mapping[str, Any], boxes: Path | None):
     super().__init__(card)
-    self._known = DataInfo.keypoints_of_json(card["keypoints"])
+    self._known = KeypointInfo.of_json(card["keypoints"])
     self._boxes = None if boxes is None else found.ByPicture(boxes)
     self._count = 0
 

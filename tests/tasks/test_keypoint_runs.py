@@ -120,10 +120,15 @@ def test_predict_says_what_is_measured(whole, folder, leader, exported_too):
   """With the boxes of the annotators, of which each picture has one."""
   run = run_lib.run(whole[0])
   batches = build.source(configured(folder)).evaluation("test")
+
+  @jax.jit
+  def rows_of(batch):
+    logits, _ = steps.predict(run.setup, *run.deployed, batch)
+    return run.setup.task.measure(logits[run.leader], batch).values
+
   measured = []
   for batch in batches:
-    logits, _ = steps.predict(run.setup, *run.deployed, batch)
-    rows = run.setup.task.measure(logits[run.leader], batch).values
+    rows = rows_of(batch)
     measured += [
       (rows["points"][i], rows["peak"][i]) for i in np.flatnonzero(batch.mask)
     ]

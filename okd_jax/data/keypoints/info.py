@@ -1,7 +1,9 @@
 """What is known of the joints of a data set, and how crops are augmented."""
 
+from collections.abc import Mapping
 import dataclasses
 import math
+from typing import Any, Self
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -44,6 +46,16 @@ class KeypointInfo:
   scale: float = 0.25
   rotation: float = 30.0
   sigma: float = 2.0
+
+  @classmethod
+  def of_json(cls, saved: Mapping[str, Any]) -> Self:
+    """What `dataclasses.asdict` gave, after a file of JSON has held it."""
+    return cls(**{name: tuples(value) for name, value in saved.items()})
+
+
+def tuples(value: Any) -> Any:
+  """Lists, and lists in them, as the tuples that they were before JSON."""
+  return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
 def margin(
