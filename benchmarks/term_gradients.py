@@ -8,13 +8,13 @@ of all the others.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -26,24 +26,25 @@ from okd_jax.training import step as steps
 
 
 def pulls(
-  terms_of: Callable[[Any], dict[str, Any]], params: Any
-) -> dict[str, tuple[Any, Any]]:
+  gradient: Callable[[dict[str, float]], Any], names: Sequence[str]
+) -> dict[str, tuple[float, float]]:
   """Norm of the gradient of every term, and its cosine to all the others'.
 
   Args:
-    terms_of: scalars by name, of parameters.
-    params: where.
+    gradient: of the sum of the terms, each times its weight.
+    names: of the terms.
   """
-  terms, back = jax.vjp(terms_of, params)
-  zeros = jax.tree.map(jnp.zeros_like, terms)
+  each = {
+    name: gradient({other: float(other == name) for other in names})
+    for name in names
+  }
+  total = functools.reduce(optax.tree.add, each.values())
   found = {}
-  for name, value in terms.items():
-    (grads,) = back(zeros | {name: jnp.ones_like(value)})
-    (others,) = back({n: jnp.ones_like(v) for n, v in terms.items()})
-    others = optax.tree.sub(others, grads)
-    norm, other = optax.tree.norm(grads), optax.tree.norm(others)
-    cosine = optax.tree.vdot(grads, others) / (norm * other)
-    found[name] = norm, cosine
+  for name, grads in each.items():
+    others = optax.tree.sub(total, grads)
+    norm = optax.tree.norm(grads)
+    cosine = optax.tree.vdot(grads, others) / (norm * optax.tree.norm(others))
+    found[name] = float(norm), float(cosine)
   return found
 
 
@@ -53,26 +54,29 @@ def measure(workdir: Path, batches: int) -> dict[str, np.ndarray]:
   run = run_lib.run(workdir, on)
   config = dataclasses.replace(run.config, eval_batch_size=1)
   source = build.source(config, on)
-  key = jax.random.key(0)
+  names: list[str] = []
 
+  # One program for all terms.
   @jax.jit
-  def of_batch(params, state, batch):
-    def terms_of(params):
-      _, aux = steps.loss_fn(run.setup, params, state, batch, key)
-      return {
-        name: core.objective({name: term})
-        for name, term in aux.result.terms.items()
-      }
+  @jax.grad
+  def gradient(params, state, batch, weights):
+    key = jax.random.key(0)
+    _, aux = steps.loss_fn(run.setup, params, state, batch, key)
+    names[:] = aux.result.terms
+    terms = {
+      name: core.objective({name: term})
+      for name, term in aux.result.terms.items()
+    }
+    return sum(weights.get(name, 0.0) * value for name, value in terms.items())
 
-    return pulls(terms_of, params)
-
-  found = [
-    of_batch(run.state.params, run.state, batch)
-    for _, batch in zip(range(batches), source.batches(0), strict=False)
-  ]
+  found = []
+  for _, batch in zip(range(batches), source.batches(0), strict=False):
+    given = run.state.params, run.state, batch
+    if not names:
+      jax.eval_shape(gradient, *given, {})
+    found.append(pulls(functools.partial(gradient, *given), names))
   return {
-    name: np.mean([each[name] for each in jax.device_get(found)], axis=0)
-    for name in found[0]
+    name: np.mean([each[name] for each in found], axis=0) for name in names
   }
 
 

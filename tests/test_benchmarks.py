@@ -89,9 +89,9 @@ def test_a_training_step_is_measured(tmp_path):
 
 
 def test_how_strongly_terms_pull():
-  def terms(params):
-    return {"a": 3 * params["x"], "b": -4 * params["x"] + params["y"]}
+  def gradient(weights):
+    return {"x": 3.0 * weights["a"] - 4 * weights["b"], "y": weights["b"]}
 
-  found = term_gradients.pulls(terms, {"x": 1.0, "y": 2.0})
+  found = term_gradients.pulls(gradient, ("a", "b"))
   np.testing.assert_allclose(found["a"], [3, -4 / 17**0.5], rtol=1e-6)
   np.testing.assert_allclose(found["b"], [17**0.5, -4 / 17**0.5], rtol=1e-6)
