@@ -10,7 +10,7 @@ from configs import common, comparison
 
 def get_config(words: str = ""):
   base = common.stickfolk(common.base())
-  base.epochs = 4
+  base.epochs = 5
   config = comparison.grid(
     base, "hourglass2_small", "hourglass3_small", "keypoints"
   )
