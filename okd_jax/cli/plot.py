@@ -1,8 +1,10 @@
-"""Draw the curves of runs, of several in one picture."""
+"""Draw the curves of runs, and what their leaders make of a few examples."""
 
 import argparse
+import sys
 
 from okd_jax.cli import common
+from okd_jax.errors import CheckpointError, DataError
 from okd_jax.storage.paths import Path
 
 
@@ -28,9 +30,18 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
   with common.needing_matplotlib():
-    from okd_jax.results import pictures
+    from okd_jax.results import examples, pictures, rows
   workdirs: list[Path] = args.workdirs
   if args.seed is not None:
     workdirs = [common.runs(each, args.seed)[0] for each in workdirs]
   for path in pictures.draw(workdirs, args.to):
     print(path)
+  (first, *others) = workdirs
+  if others or rows.exists(first):
+    return
+  try:
+    for path in examples.draw(first, args.to):
+      print(path)
+  except (CheckpointError, DataError) as error:
+    # Curves need neither a state nor the data.
+    print(f"No examples are drawn: {error}", file=sys.stderr)
