@@ -43,11 +43,16 @@ def prepare(encoded: bytes, *, exif: bool = True) -> tuple[bytes, np.ndarray]:
   return b"", images.decode(encoded, exif=exif)
 
 
-def fold(seed: int, *numbers: Tensor) -> Tensor:
-  """Makes a seed for stateless random operations from integers."""
+def fold(seed: Tensor, *numbers: Tensor) -> Tensor:
+  """Makes a seed for stateless random operations from integers.
+
+  Args:
+    seed: an integer, or what this has made of one.
+    *numbers: what comes after it.
+  """
   import tensorflow as tf
 
-  key = tf.constant([seed, 0])
+  key = tf.constant([seed, 0]) if isinstance(seed, int) else seed
   for number in numbers:
     key = tf.random.experimental.stateless_fold_in(key, number)
   return key
@@ -201,6 +206,16 @@ def _decode_window(encoded: Tensor, shape: Tensor, window: Tensor) -> Tensor:
 def _resize(image: Tensor, shape: Any) -> Tensor:
   import tensorflow as tf
 
-  resized = tf.image.resize(image, shape, antialias=True)
+  # What tf.image.resize ends in, without the operations around it.
+  size = tf.stack(shape)
+  scale = tf.cast(size, tf.float32) / tf.cast(tf.shape(image)[:2], tf.float32)
+  resized = tf.raw_ops.ScaleAndTranslate(
+    images=image[None],
+    size=size,
+    scale=scale,
+    translation=(0.0, 0.0),
+    kernel_type="triangle",
+    antialias=True,
+  )[0]
   # Means of uint8 values cannot leave their range; the cast cuts off.
   return tf.cast(resized + 0.5, tf.uint8)

@@ -59,15 +59,17 @@ class StreamSource(Source):
         lambda step: self.order(int(step))[slots], [step], tf.int32
       )
       rows = tf.ensure_shape(rows, slots.shape)
-      return rows, tf.repeat(step, len(slots)), slots
+      # Once a batch: it takes as long as the rest of an image's seed.
+      of_step = crops.fold(self._seed, step)
+      return rows, tf.repeat(of_step[None], len(slots), 0), slots
 
-    def crop(encoded, pixels, step, slot):
+    def crop(encoded, pixels, of_step, slot):
       cropped = [
         crops.random_crop(
           encoded,
           pixels,
           self.info.image_shape[0],
-          crops.fold(self._seed, step, slot, view),
+          crops.fold(of_step, slot, view),
           flip=self.info.flip,
         )
         for view in views
