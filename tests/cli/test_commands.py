@@ -121,24 +121,6 @@ def test_export_and_plot_say_what_they_wrote(trained, tmp_path, capsys):
   assert str(trained / "plots" / "loss.png") in capsys.readouterr().out
 
 
-def test_commands_leave_a_run_as_it_is(trained, pictures, tmp_path):
-  def times():
-    """When every folder of the run last changed, and every file."""
-    return {
-      path: path.stat().st_mtime_ns for path in (trained, *trained.rglob("*"))
-    }
-
-  before = times()
-  command("eval", trained)
-  command("predict", trained, pictures)
-  command("predict", trained / "leader", pictures)
-  command("export", trained, "--what=peer_1", f"--to={tmp_path / 'net'}")
-  command("plot", trained, f"--to={tmp_path / 'plots'}")
-  assert (tmp_path / "plots" / "loss.png").exists()
-  command("report", trained, f"--to={tmp_path / 'page.html'}")
-  assert times() == before
-
-
 @pytest.mark.checklist("F1")
 def test_a_run_in_a_read_only_folder(trained, pictures, tmp_path, capsys):
   run = tmp_path / "read [only]"
