@@ -160,8 +160,13 @@ class HourglassNet(nn.Module):
         setattr(self, f"_score_b_0_s_{i}", conv(joints, width, 1, bias=True))
 
   def forward(self, x):
+    return self.of_root(self.stem(x))
+
+  def stem(self, x):
     x = self.layer1(F.relu(self.bn1(self.conv1(x))))
-    x = self.layer3(self.layer2(F.max_pool2d(x, 2)))
+    return self.layer3(self.layer2(F.max_pool2d(x, 2)))
+
+  def of_root(self, x):
     scores = []
     for i in range(self.stacks):
       y = getattr(self, f"ind_b_0_s_{i}")(x)

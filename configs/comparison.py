@@ -66,7 +66,8 @@ def variant(config: ConfigDict, words: str | None) -> ConfigDict:
     common.smoke(config.base)
     config.nets = (config.base.peers.net,)
     config.teacher_net = config.base.peers.net
-    config.methods = ("independent", "okddip")
+    other = "okddip" if "okddip" in config.methods else "okdhp"
+    config.methods = ("independent", other)
     config.seeds = (0, 1)
   elif nets:
     config.nets = tuple(nets)

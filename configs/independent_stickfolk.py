@@ -15,5 +15,5 @@ def get_config(words: str = ""):
   config.peers.net = "hourglass2_small"
   config.peers.num_peers = 1
   if short:
-    config.epochs = 6
+    config.epochs = 5
   return common.variant(config, words)

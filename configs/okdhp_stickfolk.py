@@ -1,8 +1,8 @@
 """OKDHP on drawn figures: one shared stack and three branches of one each.
 
 Reproduces no published figure. `:short` is made for about three minutes on two
-CPU cores. Its first branch had a PCKh@0.5 of 71.0 (one seed), where a guess
-without a look has 21.8 and the targets themselves 98.0, and a PCK@0.2 of 85.6,
+CPU cores. Its first branch had a PCKh@0.5 of 64.8 (one seed), where a guess
+without a look has 21.8 and the targets themselves 98.0, and a PCK@0.2 of 80.9,
 where the guess has 39.3.
 
     python main.py --config=configs/okdhp_stickfolk.py:short
@@ -19,5 +19,5 @@ def get_config(words: str = ""):
   config.peers.net = "hourglass2_small"
   config.peers.num_peers = 3
   if short:
-    config.epochs = 6
+    config.epochs = 5
   return common.variant(config, words)

@@ -5,7 +5,9 @@ from pathlib import Path
 import subprocess
 import sys
 
-from benchmarks import goals, table
+import numpy as np
+
+from benchmarks import goals, table, term_gradients
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -84,3 +86,12 @@ def test_a_training_step_is_measured(tmp_path):
   one += (9 * 16 * 32 + 9 * 32 * 32 + 16 * 32) * 16**2
   one += (9 * 32 * 64 + 9 * 64 * 64 + 32 * 64) * 8**2 + 64 * 100
   assert found["about"]["multiply_adds"] == 2 * one
+
+
+def test_how_strongly_terms_pull():
+  def gradient(weights):
+    return {"x": 3.0 * weights["a"] - 4 * weights["b"], "y": weights["b"]}
+
+  found = term_gradients.pulls(gradient, ("a", "b"))
+  np.testing.assert_allclose(found["a"], [3, -4 / 17**0.5], rtol=1e-6)
+  np.testing.assert_allclose(found["b"], [17**0.5, -4 / 17**0.5], rtol=1e-6)

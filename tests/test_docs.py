@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 import re
 import runpy
+import shutil
 
 import matplotlib
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from configs import common, compare_digits
 from okd_jax import __main__, methods, train
 from okd_jax.cli import common as cli
+from okd_jax.data.keypoints import stickfolk
 from okd_jax.settings.freeze import flatten
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +85,45 @@ def test_commands_of_recipes_train(tmp_path, monkeypatch, capsys):
     _, summary = train.train(config, tmp_path / page.stem)
     assert summary["last"]["step"] == 10
   capsys.readouterr()
+
+
+@pytest.mark.slow
+def test_commands_for_ones_own_keypoints_run(tmp_path, monkeypatch, capsys):
+  """In the order of the page, on a few drawn figures and a toy network."""
+  page = ROOT / "docs" / "own_keypoints.md"
+  commands = re.findall(
+    r"^python ((?:.*\\\n)*.*)$", page.read_text(), re.MULTILINE
+  )
+  assert len(commands) == 6
+  monkeypatch.chdir(tmp_path)
+  for seed, (split, count) in enumerate({"train": 20, "test": 6}.items()):
+    stickfolk.write(tmp_path / "mine", split, "easy", count, seed)
+  shutil.copytree("mine/images", "photos")
+  shutil.copy("mine/annotations/train.json", "boxes.json")
+  for name in Path("photos").glob("test_*"):
+    name.unlink()
+  for command in commands:
+    words = command.replace("\\\n", " ").split()
+    words = [word.replace("image_size=64", "image_size=16") for word in words]
+    if words[0] != "main.py":
+      assert words[:2] == ["-m", "okd_jax"]
+      __main__.main(words[2:])
+      continue
+    recipe = f"--config={ROOT}/configs/okdhp_stickfolk.py"
+    assert words[1] == "--config=configs/okdhp_stickfolk.py"
+    config, workdir = cli.read_recipe(
+      [words[0], f"{recipe}:smoke", *words[2:]]
+      + [
+        "--config.data.train_examples=0",
+        "--config.peers.net=toys:hourglass",
+        "--config.mesh.data=1",
+      ]
+    )
+    train.train(config, workdir)
+  capsys.readouterr()
+  for name in ("sheet.png", "runs/mine/plots/figures.png", "found"):
+    assert Path(name).exists(), name
+  assert len(json.loads(Path("found.json").read_text())) == 20
 
 
 def test_losses_work_in_plain_jax():

@@ -1,20 +1,21 @@
-"""Draw the curves of runs."""
+"""Draw the curves of runs, and what their leaders make of a few examples."""
 
 import argparse
+import sys
 
 from okd_jax.cli import common
-from okd_jax.errors import ConfigError
+from okd_jax.errors import CheckpointError, ConfigError, DataError
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
   """Adds what the command takes."""
   command.add_argument(
-    "workdirs", type=common.path, nargs="+", metavar="WORKDIR"
+    "workdirs", type=common.place, nargs="+", metavar="WORKDIR"
   )
   common.add_seed(command)
   command.add_argument(
     "--to",
-    type=common.path,
+    type=common.place,
     metavar="DIR",
     help="folder for the pictures; plots in WORKDIR by default",
   )
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     ConfigError: if several runs are to be drawn into one folder.
   """
   with common.needing_matplotlib():
-    from okd_jax.results import plots
+    from okd_jax.results import examples, plots
   if args.to and len(args.workdirs) > 1:
     raise ConfigError(
       f"--to={args.to} takes the pictures of one WORKDIR, and there are "
@@ -38,3 +39,9 @@ def run(args: argparse.Namespace) -> None:
       (workdir,) = common.runs(workdir, args.seed)
     for path in plots.plot(workdir, args.to):
       print(path)
+    try:
+      for path in examples.draw(workdir, args.to):
+        print(path)
+    except (CheckpointError, DataError) as error:
+      # Curves need neither a state nor the data.
+      print(f"No examples are drawn: {error}", file=sys.stderr)

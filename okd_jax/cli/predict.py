@@ -2,12 +2,16 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
+import json
+import pathlib
 from typing import Any
 
 from okd_jax.cli import common
-from okd_jax.errors import DataError
+from okd_jax.errors import ConfigError, DataError
 from okd_jax.runs import display
+from okd_jax.storage import files as storage
+from okd_jax.storage.paths import Path
+from okd_jax.tasks.asking import Asking
 from okd_jax.weights import exported, predict
 
 
@@ -15,7 +19,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   """Adds what the command takes."""
   command.add_argument(
     "target",
-    type=common.path,
+    type=common.place,
     metavar="WORKDIR|LEADER",
     help="run, runs of several seeds, or exported folder",
   )
@@ -26,6 +30,18 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     metavar="IMAGE",
     help="files or folders",
   )
+  for flag, metavar, what in (
+    (
+      "boxes",
+      "FILE",
+      "keypoints: COCO annotations or detections, where to look",
+    ),
+    ("to", "FILE", "write JSON; of keypoints results as COCO has them"),
+    ("draw", "DIR", "keypoints: write the pictures with the figures found"),
+  ):
+    command.add_argument(
+      f"--{flag}", type=common.path, metavar=metavar, help=what
+    )
   common.add_seed(command)
   common.add_json(command)
 
@@ -34,13 +50,28 @@ def run(args: argparse.Namespace) -> None:
   """Runs the command.
 
   Raises:
-    DataError: naming the files that cannot be read, after the others.
+    ConfigError: if several networks were to write one file.
+    DataError: naming the files that cannot be asked about, after the others.
   """
   target: Path = args.target
   targets = [target]
   if args.seed is not None or not (target / exported.CARD).exists():
     targets = common.runs(target, args.seed)
-  results = [predict.predict(each, args.images) for each in targets]
+  if len(targets) > 1 and (args.to or args.draw):
+    raise ConfigError(
+      f"{target} holds runs of {len(targets)} seeds, and --to and --draw are "
+      "for one; choose it by --seed=K."
+    )
+  files = predict.find(args.images)
+  networks = [predict.open_network(each, boxes=args.boxes) for each in targets]
+  results = [predict.ask(network, files) for network in networks]
+  first = networks[0].asking
+  if args.draw:
+    _draw(first, results[0], args.draw)
+  if args.to:
+    content = json.dumps(first.document(results[0]), indent=2) + "\n"
+    storage.make_folder(args.to.parent)
+    storage.write(args.to, content)
   if args.json:
     by_name = {
       each.name: result for each, result in zip(targets, results, strict=True)
@@ -48,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
     common.print_json(results[0] if len(targets) == 1 else by_name)
   else:
     for each, result in zip(targets, results, strict=True):
-      _show(each, result)
+      _show(f"Predictions of {each}", first, result)
   bad = [result["error"] for result in results[0] if "error" in result]
   if bad:
     listed = "\n  ".join(bad)
@@ -57,16 +88,29 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-def _show(target: Path, results: Sequence[dict[str, Any]]) -> None:
-  answer_cells = predict.task_of(target).answer_cells
+def _show(
+  title: str, asking: Asking, results: Sequence[dict[str, Any]]
+) -> None:
   rows = [
-    (result["image"], *answer_cells(result["predictions"]))
+    (result["image"], *cells)
     for result in results
     if "predictions" in result
+    for cells in asking.cells(result["predictions"])
   ]
   if rows:
-    display.table(
-      f"Predictions of {target}",
-      ["image", *map(str, range(1, len(rows[0])))],
-      rows,
-    )
+    display.table(title, ["image", *asking.heads], rows)
+
+
+def _draw(
+  asking: Asking, results: Sequence[dict[str, Any]], folder: pathlib.Path
+) -> None:
+  folder.mkdir(parents=True, exist_ok=True)
+  taken: set[str] = set()
+  for number, result in enumerate(results):
+    if "predictions" in result:
+      file = pathlib.Path(result["image"])
+      # Files of several folders may have one name.
+      name = file.stem if file.stem not in taken else f"{file.stem}_{number}"
+      taken.add(name)
+      drawn = asking.draw(file, result["predictions"])
+      drawn.save(folder / f"{name}.png")

@@ -27,12 +27,15 @@ class Keypoints:
     scale: spread of the random zoom, at most this far from 1.
     rotation: spread of the random angle in degrees, at most twice of it.
     sigma: of the Gaussian around a joint, in pixels of a heat map.
+    boxes: a file of what a detector found in the test pictures of
+      coco_keypoints, for AP; "" takes the annotators' boxes.
   """
 
   width: int = rules.between(0, 0, 2**31, added=True)
   scale: float = rules.between(0.25, 0, 1, added=True)
   rotation: float = rules.between(30.0, 0, 181, added=True)
   sigma: float = rules.positive(2.0, added=True)
+  boxes: str = rules.text("", "a file, or empty", added=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +138,12 @@ def _check_keypoints(config: Config) -> None:
     raise ConfigError(
       f"config.data.per_class={config.per_class} must be 0 for keypoints, "
       "which have no classes; change it."
+    )
+  if config.keypoints.boxes and config.name != "coco_keypoints":
+    raise ConfigError(
+      f"config.data.keypoints.boxes={config.keypoints.boxes!r} must be empty "
+      f"for {config.name}, whose figures are looked for where they are "
+      "annotated; change it."
     )
   for key, value in (
     ("image_size", config.image_size),

@@ -11,7 +11,7 @@ from okd_jax.data.checks import (
   check_labels as check_labels,
   check_split,
 )
-from okd_jax.data.keypoints.info import KeypointInfo
+from okd_jax.data.keypoints.info import KeypointInfo, tuples
 from okd_jax.errors import DataError
 
 Rows = TypeVar("Rows")
@@ -65,10 +65,9 @@ class DataInfo:
   @classmethod
   def of_json(cls, saved: Mapping[str, Any]) -> "DataInfo":
     """What `dataclasses.asdict` gave, after a file of JSON has held it."""
-    values = {name: _tuples(value) for name, value in saved.items()}
+    values = {name: tuples(value) for name, value in saved.items()}
     if values.get("keypoints") is not None:
-      given = {name: _tuples(v) for name, v in saved["keypoints"].items()}
-      values["keypoints"] = KeypointInfo(**given)
+      values["keypoints"] = KeypointInfo.of_json(saved["keypoints"])
     return cls(**values)
 
 
@@ -291,7 +290,3 @@ def describe(
 def may_flip(name: str) -> bool:
   """Whether a horizontal flip keeps the classes of a data set."""
   return name.split("/")[0] not in _CHARACTERS
-
-
-def _tuples(value: Any) -> Any:
-  return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -8,7 +8,10 @@ from okd_jax.tasks.task import Measure as Measure, Task as Task
 
 # Modules of this package that are no tasks.
 _COMMON = (
+  "asking",
+  "class_answers",
   "figure",
+  "keypoint_answers",
   "keypoint_drawing",
   "keypoint_figures",
   "keypoint_maps",

@@ -15,7 +15,7 @@ from okd_jax.data.augment import augment, normalize
 from okd_jax.data.augmentation import Augment, PLAIN
 from okd_jax.data.info import DataInfo
 from okd_jax.errors import ConfigError
-from okd_jax.tasks import task
+from okd_jax.tasks import class_answers, task
 from okd_jax.tasks.task import Measure
 
 NUM_BINS = 15
@@ -235,21 +235,13 @@ class Task(task.Task):
     }
 
   @classmethod
-  def answers(cls, logits, card, top):
-    rows = np.asarray(jax.nn.softmax(logits))
-    return [
-      [
-        {"class": card["classes"][i], "probability": float(row[i])}
-        for i in np.argsort(-row, kind="stable")[:top]
-      ]
-      for row in rows
-    ]
-
-  @classmethod
-  def answer_cells(cls, answer):
-    return [
-      f"{guess['class']} {100 * guess['probability']:.2f} %" for guess in answer
-    ]
+  def asking(cls, card, *, top=5, boxes=None):
+    if boxes is not None:
+      raise ConfigError(
+        "a network that tells classes apart looks at whole pictures; leave "
+        "--boxes out."
+      )
+    return class_answers.Asking(card, top)
 
 
 def _labels(batch: Batch) -> Array:

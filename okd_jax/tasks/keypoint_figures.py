@@ -41,7 +41,7 @@ def measured(
   Args:
     rows: of N figures, in pixels of their pictures: `points` and `truth`
       [N, J, 2], `peak` and `visible` [N, J], `head`, `torso`, `area`,
-      `crop_area` and `image_id` [N], `box` [N, 4].
+      `crop_area`, `image_id` and `score` [N], `box` [N, 4].
     known: about the joints.
   """
   points, truth = rows["points"].astype(float), rows["truth"].astype(float)
@@ -70,11 +70,17 @@ def _by_oks(
   rows: Mapping[str, np.ndarray], sigmas: np.ndarray
 ) -> dict[str, float]:
   visible = rows["visible"]
+  annotated = np.flatnonzero(np.any(visible > 0, axis=1))
+  asked = np.flatnonzero(~np.isnan(rows["score"]))
+  if not rows["peak"][asked].any():
+    # What is made of annotations says nothing where a detector has looked.
+    asked = annotated
   tables = {
     "truth": np.concatenate([rows["truth"], visible[..., None]], axis=-1),
     "points": np.concatenate([rows["points"], rows["peak"][..., None]], -1),
   }
-  scores = metrics.rescore(rows["peak"], np.ones(len(visible)))
+  box_scores = np.where(np.isnan(rows["score"]), 1, rows["score"])
+  scores = metrics.rescore(rows["peak"], box_scores)
   annotations = [
     {
       "image_id": int(rows["image_id"][i]),
@@ -83,7 +89,7 @@ def _by_oks(
       "num_keypoints": int(np.sum(visible[i] > 0)),
       "keypoints": tables["truth"][i],
     }
-    for i in range(len(visible))
+    for i in annotated
   ]
   detections = [
     {
@@ -91,7 +97,7 @@ def _by_oks(
       "keypoints": tables["points"][i],
       "score": float(scores[i]),
     }
-    for i in _apart(rows, scores, sigmas)
+    for i in _apart(rows, asked, scores, sigmas)
   ]
   found = keypoint_oks.oks_figures(annotations, detections, sigmas)
   # Without a figure of that size there is no such value.
@@ -101,12 +107,16 @@ def _by_oks(
 
 
 def _apart(
-  rows: Mapping[str, np.ndarray], scores: np.ndarray, sigmas: np.ndarray
+  rows: Mapping[str, np.ndarray],
+  asked: np.ndarray,
+  scores: np.ndarray,
+  sigmas: np.ndarray,
 ) -> list[int]:
   """Of figures found almost at one place of an image, the one of best score."""
   kept = []
-  for image in np.unique(rows["image_id"]):
-    there = np.flatnonzero(rows["image_id"] == image)
+  images = rows["image_id"][asked]
+  for image in np.unique(images):
+    there = asked[images == image]
     arguments = rows["points"][there], scores[there], rows["crop_area"][there]
     kept += there[metrics.suppress(*arguments, _SAME, sigmas)].tolist()
   return sorted(kept)

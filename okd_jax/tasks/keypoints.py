@@ -16,7 +16,13 @@ from okd_jax.data.keypoints.figures import Joints
 from okd_jax.data.keypoints.info import TURNED
 from okd_jax.devices.mesh import DATA
 from okd_jax.errors import ConfigError
-from okd_jax.tasks import keypoint_figures, keypoint_maps as maps_lib, task
+from okd_jax.tasks import (
+  keypoint_answers,
+  keypoint_drawing,
+  keypoint_figures,
+  keypoint_maps as maps_lib,
+  task,
+)
 from okd_jax.tasks.task import Measure, Rows
 
 # Heat maps are that much smaller than images.
@@ -42,7 +48,7 @@ class Task(task.Task):
   name: ClassVar[str] = "keypoints"
   measures: ClassVar[tuple[Measure, ...]] = keypoint_figures.MEASURES
   classes_are: ClassVar[str] = "joints"
-  asked_by_crops: ClassVar[bool] = True
+  num_pictures: ClassVar[int] = 8
   step_measure: ClassVar[Measure | None] = Measure(
     "map_accuracy", "accuracy of maps"
   )
@@ -167,6 +173,7 @@ class Task(task.Task):
       "crop_area": jnp.square(maps_lib.SCALE_UNIT * joints.scale)
       * (height / width),
       "image_id": joints.image_id,
+      "score": joints.score,
       "mask": batch.mask,
     }
     rows = {
@@ -193,6 +200,24 @@ class Task(task.Task):
     each = jnp.sum(jnp.mean(gap, -1), (0, 1)) / pairs
     return jnp.sum(jnp.where(batch.mask, each, 0))
 
+  def pictures(self, batch, logits):
+    points, peak = maps_lib.decode(logits)
+    sure = np.asarray(peak) > keypoint_answers.SURE
+    view = np.asarray(self.normalize(batch).image)
+    mean, std = np.array(self.info.mean), np.array(self.info.std)
+    drawn = [
+      keypoint_drawing.compare(*each, self._known.bones)
+      for each in zip(
+        np.rint(np.clip(view * std + mean, 0, 1) * 255).astype(np.uint8),
+        np.asarray(batch.target.points),
+        np.asarray(batch.target.visible),
+        STRIDE * np.asarray(points),
+        np.where(sure, 2, 1),
+        strict=True,
+      )
+    ]
+    return {"figures": keypoint_drawing.sheet(drawn, 4)}
+
   @classmethod
   def card(cls, info):
     return {
@@ -203,24 +228,9 @@ class Task(task.Task):
     }
 
   @classmethod
-  def answers(cls, logits, card, top):
+  def asking(cls, card, *, top=5, boxes=None):
     del top
-    points, peak = (np.asarray(x) for x in maps_lib.decode(logits))
-    return [
-      [
-        {"joint": name, "x": float(x), "y": float(y), "confidence": float(sure)}
-        for name, (x, y), sure in zip(card["joints"], *figure, strict=True)
-      ]
-      for figure in zip(STRIDE * points, peak, strict=True)
-    ]
-
-  @classmethod
-  def answer_cells(cls, answer):
-    return [
-      f"{joint['joint']} {joint['x']:.0f},{joint['y']:.0f} "
-      f"({joint['confidence']:.2f})"
-      for joint in answer
-    ]
+    return keypoint_answers.Asking(card, boxes)
 
   @property
   def _known(self):

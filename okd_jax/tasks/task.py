@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from flax import struct
@@ -10,12 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
+from PIL import Image
 
 from okd_jax.core import Array, Batch
 from okd_jax.data.augmentation import Augment
 from okd_jax.data.info import DataInfo
 from okd_jax.devices import mesh
 from okd_jax.errors import ConfigError
+from okd_jax.tasks.asking import Asking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +81,7 @@ class Task(abc.ABC):
       Data may lack what some of them need.
     step_measure: the figure of training batches, where it is not the headline.
     classes_are: what people call what `DataInfo.class_names` names.
-    asked_by_crops: its networks look at crops around boxes, so that nobody can
-      ask them about a picture alone.
+    num_pictures: how many examples `pictures` shows; 0 if there are none.
     info: of a data set whose images are augmented and normalised here; None
       for batches of one's own, which hold floats.
   """
@@ -88,7 +90,7 @@ class Task(abc.ABC):
   measures: ClassVar[tuple[Measure, ...]]
   step_measure: ClassVar[Measure | None] = None
   classes_are: ClassVar[str] = "classes"
-  asked_by_crops: ClassVar[bool] = False
+  num_pictures: ClassVar[int] = 0
   info: DataInfo | None
 
   @classmethod
@@ -220,6 +222,16 @@ class Task(abc.ABC):
   def diversity_sum(self, logits: Array, batch: Batch) -> Array:
     """Sum over examples of how far the members [M, B, *out] are apart."""
 
+  def pictures(self, batch: Batch, logits: Array) -> Mapping[str, Image.Image]:
+    """What a network makes of a few examples, beside the truth, by name.
+
+    Args:
+      batch: as it comes from the source.
+      logits: of the network, [B, *out].
+    """
+    del batch, logits
+    return {}
+
   @classmethod
   @abc.abstractmethod
   def card(cls, info: DataInfo) -> dict[str, Any]:
@@ -227,21 +239,20 @@ class Task(abc.ABC):
 
   @classmethod
   @abc.abstractmethod
-  def answers(
-    cls, logits: Array, card: Mapping[str, Any], top: int
-  ) -> list[Any]:
-    """What a network says about each image, for people, as JSON values.
+  def asking(
+    cls, card: Mapping[str, Any], *, top: int = 5, boxes: Path | None = None
+  ) -> Asking:
+    """How a network is asked about pictures.
 
     Args:
-      logits: [B, *out].
       card: of the network.
-      top: how many guesses to give.
-    """
+      top: how many guesses to give, where it makes many.
+      boxes: a file that says where to look in each picture.
 
-  @classmethod
-  @abc.abstractmethod
-  def answer_cells(cls, answer: Any) -> Sequence[str]:
-    """One such answer as cells of a table."""
+    Raises:
+      ConfigError: if the task has no use for boxes.
+      DataError: naming the rule that the file of boxes breaks.
+    """
 
 
 @struct.dataclass

@@ -1,87 +1,104 @@
 """Asks a run's leader, or an exported network, about image files."""
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
 from typing import Any
 
 import jax
 import numpy as np
 
 from okd_jax import tasks
-from okd_jax.data import images as pictures
 from okd_jax.data.formats import finder
-from okd_jax.errors import ConfigError, DataError
+from okd_jax.errors import DataError
 from okd_jax.runs import run as run_lib
+from okd_jax.storage.paths import Path
+from okd_jax.tasks.asking import Asking, Question
 from okd_jax.weights import export, exported as leader_lib
 
 _BATCH_SIZE = 64
 
 
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """What is asked.
+
+  Attributes:
+    asking: how, by its task.
+    apply: logits [N, *out] of views [N, H, W, c].
+  """
+
+  asking: Asking
+  apply: Callable[[np.ndarray], Any]
+
+
 def predict(
-  target: Path, paths: Iterable[Path], top: int = 5
+  target: Path,
+  paths: Iterable[Path],
+  top: int = 5,
+  boxes: Path | None = None,
 ) -> list[dict[str, Any]]:
   """Asks a network about images.
 
   An image of any size and mode is converted to the channels that the network
-  was trained on and resized to its input; its centre is taken where training
-  was on crops of random size.
+  was trained on. For classification it is resized to its input; its centre is
+  taken where training was on crops of random size. For keypoints the crop is
+  around each box, or holds the whole image.
 
   Args:
     target: a work directory or an exported network.
     paths: image files, and folders that are searched for image files.
     top: how many guesses to give.
+    boxes: for keypoints, COCO annotations or detections that say where.
 
   Returns:
-    For each image its `image` (the path) and `predictions`, see
-    `okd_jax.tasks.task.Task.answers`: for classification the most probable
-    classes, most probable first, each with `class` and `probability`. For a
-    file that cannot be decoded `image` and `error`, the reason.
+    For each image its `image` (the path) and `predictions`: for classification
+    those of `okd_jax.tasks.class_answers`, for keypoints those of
+    `okd_jax.tasks.keypoint_answers`. For a file that cannot be asked about
+    `image` and `error`, the reason.
 
   Raises:
-    ConfigError: if target is no run, or of a task that looks at crops.
+    ConfigError: if target is no run, or its task has no use for boxes.
     LeaderError: if it is a damaged export.
-    DataError: naming a path where no image is.
+    DataError: naming a path where no image is, or what is wrong with boxes.
   """
+  return ask(open_network(target, top, boxes), find(paths))
+
+
+def open_network(
+  target: Path, top: int = 5, boxes: Path | None = None
+) -> Network:
+  """Opens a network; arguments and errors as for `predict`."""
   if (target / leader_lib.CARD).exists():
-    card = _card(target)
+    # Cards of earlier releases name no task, and say nothing of EXIF.
+    before: dict[str, Any] = {"task": "classification", "exif": False}
+    card = before | leader_lib.read_card(target)
     apply, variables = leader_lib.load_leader(target)
   else:
     run = run_lib.run(target)
     card = export.describe(run)
     apply, variables = export.function(run)
-  task = tasks.load(card["task"])
-  if task.asked_by_crops:
-    raise ConfigError(
-      f"{target} is a network for '{task.name}', which looks at crops around "
-      "boxes and cannot be asked about whole pictures yet; measure it with "
-      "`python -m okd_jax eval`, or export it and give it crops."
-    )
-  files = find(paths)
+  asking = tasks.load(card["task"]).asking(card, top=top, boxes=boxes)
   logits_of = jax.jit(apply)
   variables = jax.device_put(variables)
+  return Network(asking, lambda views: logits_of(variables, views))
+
+
+def ask(network: Network, files: Sequence[Path]) -> list[dict[str, Any]]:
+  """Asks about image files; see `predict`."""
   results: list[dict[str, Any]] = []
   for start in range(0, len(files), _BATCH_SIZE):
     part = [
-      (file, *_try(file, card)) for file in files[start : start + _BATCH_SIZE]
+      (file, *_try(network.asking, file))
+      for file in files[start : start + _BATCH_SIZE]
     ]
-    images = [image for _, image, _ in part if image is not None]
-    answers = iter(())
-    if images:
-      logits = logits_of(variables, np.stack(images))
-      answers = iter(task.answers(logits, card, top))
-    for file, image, error in part:
+    questions = [question for _, question, _ in part if question is not None]
+    answers = _answers(network, questions)
+    for file, question, error in part:
       about = (
-        {"error": error} if image is None else {"predictions": next(answers)}
+        {"error": error} if question is None else {"predictions": next(answers)}
       )
       results.append({"image": str(file)} | about)
   return results
-
-
-def task_of(target: Path) -> type[tasks.Task]:
-  """The task of a work directory or an exported network."""
-  if (target / leader_lib.CARD).exists():
-    return tasks.load(_card(target)["task"])
-  return tasks.load(run_lib.about(target)[1].task)
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
@@ -108,37 +125,33 @@ def find(paths: Iterable[Path]) -> list[Path]:
   return files
 
 
-def read(file: Path, card: Mapping[str, Any]) -> np.ndarray:
-  """Reads an image as float32 [H, W, c] in [0, 1], as a card asks for it.
+def _answers(network: Network, questions: Sequence[Question]) -> Iterator[Any]:
+  if not questions:
+    return
+  views = np.concatenate([question.views for question in questions])
+  logits = np.concatenate(
+    [
+      _logits(network, views[start : start + _BATCH_SIZE])
+      for start in range(0, len(views), _BATCH_SIZE)
+    ]
+  )
+  ends = np.cumsum([len(question.views) for question in questions])
+  parts = np.split(logits, ends[:-1])
+  for question, part in zip(questions, parts, strict=True):
+    yield network.asking.answer(question, part)
 
-  Raises:
-    DataError: if the file cannot be decoded.
-  """
-  height, width, channels = card["image_shape"]
-  take = pictures.center if card["resized_crop"] else pictures.whole
+
+def _logits(network: Network, views: np.ndarray) -> np.ndarray:
+  # A program is compiled for every size, so there are few.
+  size = 1 << (len(views) - 1).bit_length()
+  missing = np.zeros((size - len(views), *views.shape[1:]), views.dtype)
+  filled = np.concatenate([views, missing])
+  return np.asarray(network.apply(filled))[: len(views)]
+
+
+def _try(asking: Asking, file: Path) -> tuple[Question | None, str]:
+  """The question, or why there is none."""
   try:
-    pixels = take(
-      file.read_bytes(),
-      "L" if channels == 1 else "RGB",
-      (height, width),
-      exif=card["exif"],
-    )
-  except (OSError, pictures.Undecodable) as error:
-    raise DataError(
-      f"{file} cannot be decoded ({error}); replace it or leave it out."
-    ) from error
-  return pixels.astype(np.float32) / 255
-
-
-def _try(file: Path, card: Mapping[str, Any]) -> tuple[np.ndarray | None, str]:
-  """The image, or why there is none."""
-  try:
-    return read(file, card), ""
+    return asking.question(file), ""
   except DataError as error:
     return None, str(error)
-
-
-def _card(target: Path) -> dict[str, Any]:
-  # Cards of earlier releases name no task, and say nothing of EXIF.
-  before = {"task": "classification", "exif": False}
-  return before | leader_lib.read_card(target)

@@ -367,6 +367,7 @@ def test_wrong_descriptions_are_refused(tmp_path, text, message):
     ({"image_size": 18}, "multiple of 4"),
     ({"source": "tfds"}, "'memory' or 'stream'"),
     ({"keypoints": {"width": 6}}, "keypoints.width=6"),
+    ({"keypoints": {"boxes": "a.json"}}, "must be empty for keypoints:"),
     ({"keypoints": {"sigma": 0.0}}, "keypoints.sigma=0.0"),
   ],
 )
@@ -474,7 +475,9 @@ def test_mpii(tmp_path):
     mpii.read(tmp_path)
 
 
-def test_coco(tmp_path):
+@pytest.fixture
+def coco2017(tmp_path):
+  """A folder as COCO's publisher has it."""
   said = content(2)
   said["annotations"] += [
     said["annotations"][0] | {"id": 30, "iscrowd": 1},
@@ -495,17 +498,25 @@ def test_coco(tmp_path):
     place.mkdir(exist_ok=True)
     path = place / f"person_keypoints_{split}.json"
     path.write_text(json.dumps(said))
-  source = data.make(
+  return tmp_path
+
+
+def coco_source(folder, **keypoints):
+  return data.make(
     {
       "name": "coco_keypoints",
-      "dir": str(tmp_path),
+      "dir": str(folder),
       "image_size": 32,
-      "keypoints": {"width": 24},
+      "keypoints": {"width": 24} | keypoints,
     },
     batch_size=1,
-    eval_batch_size=3,
+    eval_batch_size=5,
     seed=0,
   )
+
+
+def test_coco(coco2017):
+  source = coco_source(coco2017)
   assert source.info.num_test == 3 and source.info.image_shape == (32, 24, 3)
   assert source.info.of_keypoints.official_sigmas
   target = next(source.evaluation("test")).target
@@ -513,6 +524,40 @@ def test_coco(tmp_path):
   np.testing.assert_allclose(target.box[0], [10, 5, 19, 19])
   np.testing.assert_allclose(target.scale[0], 19 * 1.25 / 200, rtol=1e-6)
   np.testing.assert_allclose(target.box[2], [0, 2, 29, 27])
+
+
+DETECTED = {"image_id": 7, "category_id": 1, "bbox": [2, 3, 9, 8], "score": 0.3}
+
+
+def test_boxes_of_a_detector(coco2017):
+  path = coco2017 / "COCO_val2017_detections_AP_H_56_person.json"
+  cat = DETECTED | {"category_id": 17}
+  path.write_text(json.dumps([DETECTED, cat, DETECTED | {"image_id": 14}]))
+  source = coco_source(coco2017, boxes=str(path))
+  assert source.info.num_test == 5 and source.train_size == 3
+  (batch,) = source.evaluation("test")
+  target = batch.target
+  np.testing.assert_allclose(target.score, [*[np.nan] * 3, 0.3, 0.3])
+  np.testing.assert_array_equal(target.image_id[3:], [1, 2])
+  assert not np.any(target.visible[3:])
+  # Neither cleaned nor padded: 9 by 8 is made 3 : 4 and a quarter larger.
+  np.testing.assert_allclose(target.center[3], [6.5, 7])
+  np.testing.assert_allclose(target.scale[3], 9 * 1.25 / 200, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    ([DETECTED | {"image_id": 99}], "box in image 99, which is not in"),
+    ([DETECTED | {"bbox": [1, 2, 3]}], "entry 0 of its boxes"),
+    ({"annotations": []}, "must hold what a detector found"),
+  ],
+)
+def test_damaged_boxes_of_a_detector_are_refused(coco2017, content, message):
+  path = coco2017 / "found.json"
+  path.write_text(json.dumps(content))
+  with pytest.raises(DataError, match=rf"found\.json.* {message}"):
+    coco_source(coco2017, boxes=str(path))
 
 
 def test_drawn_figures_are_written_as_coco(tmp_path, monkeypatch):

@@ -141,7 +141,9 @@ def test_every_cell_is_one_recipe(tmp_path):
     assert named[f"resnet8/{alone}/seed0"].method.name == "independent"
 
 
-@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "c10", "c100"])
+@pytest.mark.parametrize(
+  "name", ["digits", "fashion_mnist", "c10", "c100", "stickfolk"]
+)
 def test_every_comparison_passes_the_checks(name, tmp_path):
   module = importlib.import_module(f"configs.compare_{name}")
   assert f"configs/compare_{name}.py" in module.__doc__

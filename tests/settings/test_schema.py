@@ -162,6 +162,7 @@ ADDED_SINCE |= {"schedule.warmup_epochs", "schedule.warmup_steps"}
 ADDED_SINCE |= {"extra_epochs", "init_from_head"}
 ADDED_SINCE |= {"data.keypoints.width", "data.keypoints.sigma"}
 ADDED_SINCE |= {"data.keypoints.rotation", "data.keypoints.scale"}
+ADDED_SINCE |= {"data.keypoints.boxes"}
 
 
 def digest_then(config):

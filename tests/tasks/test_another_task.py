@@ -13,7 +13,7 @@ import optax
 from okd_jax import core, groups, training
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.results import rows
-from okd_jax.tasks import task
+from okd_jax.tasks import asking, task
 from okd_jax.tasks.figure import Figure
 from okd_jax.tasks.task import Measure
 from okd_jax.training import finite
@@ -75,12 +75,21 @@ class Task(task.Task):
     return {"output": "float32 [batch, 1, 2]"}
 
   @classmethod
-  def answers(cls, logits, card, top):
-    return np.asarray(logits).tolist()
+  def asking(cls, card, *, top=5, boxes=None):
+    return Asking(card)
 
-  @classmethod
-  def answer_cells(cls, answer):
-    return [f"{x:.1f}, {y:.1f}" for x, y in answer]
+
+class Asking(asking.Asking):
+  heads = ("point",)
+
+  def question(self, file):
+    return asking.Question(file, asking.resized(file, self.card)[None])
+
+  def answer(self, question, logits):
+    return np.asarray(logits[0, 0]).tolist()
+
+  def cells(self, answer):
+    return [[f"{x:.1f}, {y:.1f}" for x, y in [answer]]]
 
 
 def _distances(logits, batch):

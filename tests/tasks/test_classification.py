@@ -1,6 +1,7 @@
 """Measures of predictions against NumPy."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from okd_jax import core, tasks
 from okd_jax.errors import ConfigError
 from okd_jax.tasks import classification
+from okd_jax.tasks.asking import Question
 from okd_jax.tasks.task import total
 
 TASK = classification.Task(num_classes=7, image_shape=(2, 2, 1))
@@ -136,13 +138,15 @@ def test_batches_of_ones_own_are_taken_as_they_are():
 
 def test_answers_name_the_most_probable_classes():
   card = {"classes": ["cat", "dog", "owl"]}
-  (answer,) = TASK.answers(jnp.array([[0.0, 2.0, 1.0]]), card, 2)
+  asking = TASK.asking(card, top=2)
+  asked = Question(Path("a.png"), np.zeros((1, 4, 4, 1)))
+  answer = asking.answer(asked, np.array([[0.0, 2.0, 1.0]]))
   assert [guess["class"] for guess in answer] == ["dog", "owl"]
   probs = np.exp([2.0, 1.0]) / np.exp([0.0, 2.0, 1.0]).sum()
   np.testing.assert_allclose(
     [guess["probability"] for guess in answer], probs, rtol=1e-6
   )
-  assert TASK.answer_cells(answer)[0] == f"dog {100 * probs[0]:.2f} %"
+  assert asking.cells(answer)[0][0] == f"dog {100 * probs[0]:.2f} %"
 
 
 def test_an_unknown_task_is_refused_by_name():

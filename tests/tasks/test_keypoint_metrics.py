@@ -69,6 +69,7 @@ def test_two_findings_at_one_place_are_one():
     "box": np.array([[0, 0, 40, 60.0]] * 4),
     "area": 1200 * ones,
     "crop_area": 4000 * ones,
+    "score": ones,
     "head": ones,
     "torso": ones,
   }
@@ -76,6 +77,35 @@ def test_two_findings_at_one_place_are_one():
   # Three of four, without a wrong one among them: 76 of the 101 recalls.
   found = keypoint_figures.measured(rows, known)
   assert found["ap"] == pytest.approx(76 / 101) and found["ar"] == 0.75
+
+
+def test_a_detector_is_measured_by_what_it_found():
+  """Two people; one is found twice, apart, and a third one is no person."""
+  truth = np.array([[[10, 10], [30, 50]], [[200, 10], [220, 50]]] * 2, float)
+  truth = np.concatenate([truth[:2], np.zeros((3, 2, 2))])
+  points = np.concatenate([truth[[1, 1, 0]], [truth[0] + 900, truth[0] + 500]])
+  nan, one = np.nan, np.ones(5)
+  rows = {
+    "points": points,
+    "truth": truth,
+    "peak": np.full((5, 2), 0.5),
+    "visible": np.array([[2, 2], [2, 1], [0, 0], [0, 0], [0, 0]]),
+    "image_id": np.ones(5),
+    "box": np.array([[0, 0, 40, 60.0]] * 5),
+    "area": 1200 * one,
+    "crop_area": 4000 * one,
+    "score": np.array([nan, nan, 0.2, 0.9, 0.1]),
+    "head": nan * one,
+    "torso": 40 * one,
+  }
+  known = KeypointInfo(pairs=(), bones=(), sigmas=(0.1, 0.1))
+  found = keypoint_figures.measured(rows, known)
+  # The first is found, after one wrong one: half of it up to a recall of one
+  # half, 51 of the 101. What is made of annotated boxes counts for PCK alone.
+  assert found["ap"] == pytest.approx(51 / 101 / 2) and found["ar"] == 0.5
+  assert found["pck"] == 0.5
+  rows["peak"][2:] = 0
+  assert keypoint_figures.measured(rows, known)["ar"] == 0.5
 
 
 def test_joint_without_a_label_has_no_share():

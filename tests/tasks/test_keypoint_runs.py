@@ -1,14 +1,16 @@
 """Whole runs on keypoints: saved, gone on with, exported, on two devices."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import ExifTags, Image
 import pytest
 
 from configs import okdhp_stickfolk
-from okd_jax import train
+from okd_jax import __main__, tasks, train
 from okd_jax.data.keypoints import stickfolk
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import DataError
@@ -16,7 +18,7 @@ from okd_jax.runs import records, run as run_lib
 from okd_jax.settings import build
 from okd_jax.settings.freeze import freeze
 from okd_jax.training import finite, state as state_lib, step as steps
-from okd_jax.weights import export, exported
+from okd_jax.weights import export, exported, predict
 import runs
 
 
@@ -103,6 +105,87 @@ def test_what_is_exported_says_the_same(whole, folder, what, tmp_path):
   found = apply(variables, crops.astype(np.float32))
   assert found.shape == (4, 4, 4, 16)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def leader(whole):
+  """The exported leader."""
+  to = whole[0] / "leader"
+  export.export(run_lib.run(whole[0]), to)
+  return to
+
+
+@pytest.mark.parametrize("exported_too", [False, True])
+def test_predict_says_what_is_measured(whole, folder, leader, exported_too):
+  """With the boxes of the annotators, of which each picture has one."""
+  run = run_lib.run(whole[0])
+  batches = build.source(configured(folder)).evaluation("test")
+
+  @jax.jit
+  def rows_of(batch):
+    logits, _ = steps.predict(run.setup, *run.deployed, batch)
+    return run.setup.task.measure(logits[run.leader], batch).values
+
+  measured = []
+  for batch in batches:
+    rows = rows_of(batch)
+    measured += [
+      (rows["points"][i], rows["peak"][i]) for i in np.flatnonzero(batch.mask)
+    ]
+  files = sorted((folder / "images").glob("test_*"))
+  target = leader if exported_too else whole[0]
+  boxes = folder / "annotations" / "test.json"
+  results = predict.predict(target, files, boxes=boxes)
+  for result, (points, peak) in zip(results, measured, strict=True):
+    (figure,) = result["predictions"]
+    table = np.array(figure["keypoints"]).reshape(-1, 3)
+    np.testing.assert_allclose(table[:, :2], points, rtol=1e-6, atol=1e-4)
+    np.testing.assert_allclose(table[:, 2], peak, rtol=1e-3, atol=1e-6)
+
+
+def test_predict_finds_joints_where_people_see_them(leader, folder, tmp_path):
+  """A whole picture, and the same one, stored lying on its side."""
+  file = sorted((folder / "images").glob("test_*"))[0]
+  turned = tmp_path / "turned.png"
+  exif = Image.Exif()
+  exif[ExifTags.Base.Orientation] = 6
+  with Image.open(file) as image:
+    wide = Image.new("RGB", (120, 96))
+    wide.paste(image)
+    wide.save(tmp_path / "upright.png")
+    wide.rotate(90, expand=True).save(turned, exif=exif)
+  (tmp_path / "broken.png").write_bytes(file.read_bytes()[:100])
+  arguments = ["predict", str(leader), str(tmp_path)]
+  arguments += [f"--to={tmp_path}/found.json", f"--draw={tmp_path}/drawn"]
+  with pytest.raises(SystemExit) as left:
+    __main__.main(arguments)
+  assert left.value.code == DataError.exit_code
+  found = json.loads((tmp_path / "found.json").read_text())
+  one, other = ({**f, "image_id": 0, "file_name": ""} for f in found)
+  assert one == other
+  assert one["box"] == [0, 0, 120, 96]
+  assert len(one["keypoints"]) == 48 and one["category_id"] == 1
+  names = sorted(path.name for path in (tmp_path / "drawn").iterdir())
+  assert names == ["turned.png", "upright.png"]
+  with Image.open(tmp_path / "drawn" / "turned.png") as drawn:
+    assert drawn.size == (120, 96)
+
+
+def test_the_crop_of_a_whole_picture_holds_just_it(leader, tmp_path):
+  picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+  Image.fromarray(picture).save(tmp_path / "a.png")
+  task = tasks.load("keypoints")
+  asked = task.asking(exported.read_card(leader)).question(tmp_path / "a.png")
+  views = np.rint(255 * asked.views)
+  np.testing.assert_array_equal(views, [picture, picture[:, ::-1]])
+
+
+def test_plot_shows_figures_of_the_validation_split(whole, tmp_path, capsys):
+  __main__.main(["plot", str(whole[0]), f"--to={tmp_path}"])
+  assert str(tmp_path / "figures.png") in capsys.readouterr().out
+  with Image.open(tmp_path / "figures.png") as sheet:
+    # All six of the test split, in rows of four.
+    assert sheet.size == (4 * 192, 2 * 192)
 
 
 @pytest.mark.checklist("A4")

@@ -8,10 +8,9 @@ import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 import pytest
 
-from okd_jax import __main__, core, tasks
+from okd_jax import core, tasks
 from okd_jax.data.augmentation import Augment
 from okd_jax.data.info import DataInfo
 from okd_jax.data.keypoints.figures import Joints
@@ -20,7 +19,6 @@ from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import ConfigError
 from okd_jax.tasks import keypoint_maps, keypoints
 from okd_jax.tasks.task import total
-from okd_jax.weights import exported, predict
 
 WIDTH, HEIGHT, J = 48, 64, 4
 KNOWN = KeypointInfo(
@@ -84,6 +82,7 @@ def batch(size=8, seed=0):
     box=jnp.asarray(rng.uniform(20, 90, (size, 4)), jnp.float32),
     area=1000 * step**2,
     image_id=jnp.arange(size),
+    score=ones,
   )
   return core.Batch(jnp.asarray(image), joints, jnp.arange(size), ones > 0)
 
@@ -234,20 +233,6 @@ def test_accuracy_of_maps_in_a_step():
 def test_changes_of_classes_are_refused():
   with pytest.raises(ConfigError, match="'keypoints', which config.augment"):
     task().changed(Augment(cutout=4), 0.0, ())
-
-
-def test_predict_refuses_what_looks_at_crops(tmp_path, monkeypatch):
-  """A picture of any size is no crop: places in it would be wrong."""
-  card = {"task": "keypoints", "files": {}}
-  (tmp_path / exported.CARD).write_text(json.dumps(card))
-  monkeypatch.setattr(exported, "load_leader", lambda folder: (None, {}))
-  picture = tmp_path / "a.png"
-  Image.new("RGB", (50, 40)).save(picture)
-  with pytest.raises(ConfigError, match="crops around boxes"):
-    predict.predict(tmp_path, [picture])
-  with pytest.raises(SystemExit) as left:
-    __main__.main(["predict", str(tmp_path), str(picture)])
-  assert left.value.code == ConfigError.exit_code
 
 
 def test_facts_survive_a_file():

@@ -20,6 +20,20 @@ def clean_box(box: np.ndarray, image_size: Size) -> np.ndarray | None:
   return np.array([left, top, right - left, bottom - top], float)
 
 
+def around(joints: np.ndarray, visible: np.ndarray) -> np.ndarray:
+  """The tight box (x, y, w, h) of labelled joints [J, 2]."""
+  labelled = joints[visible > 0]
+  low = labelled.min(axis=0)
+  return np.array([*low, *(labelled.max(axis=0) - low)])
+
+
+def padded(box: np.ndarray, share: float) -> np.ndarray:
+  """A box with a share of its longer side on every side of it."""
+  x, y, width, height = box
+  pad = share * max(width, height)
+  return np.array([x - pad, y - pad, width + 2 * pad, height + 2 * pad])
+
+
 def center_and_scale(
   box: np.ndarray, aspect: float
 ) -> tuple[np.ndarray, np.ndarray]:

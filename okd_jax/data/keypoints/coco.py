@@ -62,7 +62,7 @@ def read(
   Raises:
     DataError: naming the file, what is wrong in it, and the rule.
   """
-  content = _load(path)
+  content = load(path)
   images = _by_id(path, content["images"], "images")
   _by_id(path, content["annotations"], "annotations")
   names, bones = _joints(path, content["categories"])
@@ -76,7 +76,8 @@ def read(
   return File(names, bones, figures, tuple(reader.notes()))
 
 
-def _load(path: pathlib.Path) -> dict[str, Any]:
+def load(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a file, and checks that it has its three lists."""
   try:
     content = json.loads(path.read_text(encoding="utf-8"))
   except (OSError, ValueError) as error:
@@ -233,8 +234,7 @@ class _Reader:
   def _box(self, entry, joints, visible, size) -> np.ndarray | None:
     given = entry.get("bbox")
     if given is None:
-      low = joints[visible > 0].min(axis=0)
-      given = [*low, *(joints[visible > 0].max(axis=0) - low)]
+      given = boxes.around(joints, visible)
     box = np.array(given, float)
     if box.shape != (4,) or not np.isfinite(box).all() or box[2:].min() < 0:
       raise self._wrong(entry, f"bbox {given} must be x, y, width, height")
@@ -249,8 +249,7 @@ class _Reader:
       raise self._wrong(
         entry, f"bbox {given} lies outside the picture of {size[0]} x {size[1]}"
       )
-    pad = self._padding * max(width, height)
-    return np.array([x - pad, y - pad, width + 2 * pad, height + 2 * pad])
+    return boxes.padded(box, self._padding)
 
   def _area(self, entry, box) -> float:
     if entry.get("area"):

@@ -29,6 +29,8 @@ class Figure:
     area: of the figure, for OKS.
     head_box: two corners [2, 2]; None where it is not known.
     size: (width, height) of the picture, likewise.
+    score: how sure it is that a figure is there; nan where a detector was
+      asked, and this is not what it found.
   """
 
   picture: pathlib.Path
@@ -41,6 +43,7 @@ class Figure:
   area: float
   head_box: np.ndarray | None = None
   size: boxes.Size | None = None
+  score: float = 1.0
 
 
 @struct.dataclass
@@ -59,6 +62,7 @@ class Joints:
     box: float32 [N, 4], likewise.
     area: float32 [N], likewise.
     image_id: int32 [N], likewise.
+    score: float32 [N], likewise.
   """
 
   points: Any
@@ -70,6 +74,7 @@ class Joints:
   box: Any
   area: Any
   image_id: Any
+  score: Any
 
 
 def to_arrays(
@@ -114,6 +119,7 @@ def to_arrays(
     "torso": [torso_length(figure, torso) for figure in figures],
     "box": array("box", 4),
     "area": array("area"),
+    "score": array("score"),
   }
   return Joints(
     visible=visible,

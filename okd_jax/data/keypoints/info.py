@@ -1,7 +1,9 @@
 """What is known of the joints of a data set, and how crops are augmented."""
 
+from collections.abc import Mapping
 import dataclasses
 import math
+from typing import Any, Self
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -22,6 +24,8 @@ class KeypointInfo:
     mpii: the joints are the 16 of MPII, in its order.
     head_boxes: figures have the box of their head, for PCKh.
     official_sigmas: the sigmas are those of COCO, so that its figures compare.
+    box_padding: of boxes, before crops are made around them: a share of the
+      longer side, on every side. Annotated boxes have it already.
     mean_pose: mean place (x, y) of every joint in the crop, in its pixels.
     margin: pixels around the crop, (x, y), that are there for augmentation.
     scale: spread of the random zoom, at most this far from 1.
@@ -36,11 +40,22 @@ class KeypointInfo:
   mpii: bool = False
   head_boxes: bool = False
   official_sigmas: bool = False
+  box_padding: float = 0.0
   mean_pose: tuple[tuple[float, float], ...] = ()
   margin: tuple[int, int] = (0, 0)
   scale: float = 0.25
   rotation: float = 30.0
   sigma: float = 2.0
+
+  @classmethod
+  def of_json(cls, saved: Mapping[str, Any]) -> Self:
+    """What `dataclasses.asdict` gave, after a file of JSON has held it."""
+    return cls(**{name: tuples(value) for name, value in saved.items()})
+
+
+def tuples(value: Any) -> Any:
+  """Lists, and lists in them, as the tuples that they were before JSON."""
+  return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
 def margin(

@@ -3,13 +3,24 @@
 import dataclasses
 import pathlib
 
+import numpy as np
+
 from okd_jax.data.config import Config, KEYPOINTS
 from okd_jax.data.formats import tfds as prepared
 from okd_jax.data.info import HostData
-from okd_jax.data.keypoints import boxes, coco, mpii, own, pictures, stickfolk
+from okd_jax.data.keypoints import (
+  boxes,
+  coco,
+  detected,
+  mpii,
+  own,
+  pictures,
+  stickfolk,
+)
 from okd_jax.data.keypoints.own import Set
 from okd_jax.data.keypoints.pictures import Listing
 from okd_jax.errors import ConfigError, DataError
+from okd_jax.storage import paths
 
 
 def load(config: Config) -> HostData | Listing:
@@ -48,33 +59,47 @@ def find(config: Config) -> Set:
   if name == "mpii":
     return mpii.read(_root(folder, "mpii", "annot"))
   if name == "coco_keypoints":
-    return coco2017(_root(folder, "coco", "annotations"), aspect)
+    root = _root(folder, "coco", "annotations")
+    return coco2017(root, aspect, config.keypoints.boxes)
   return _stickfolk(stickfolk.prepare(folder, name.split("/")[1]), aspect)
 
 
-def coco2017(root: pathlib.Path, aspect: float) -> Set:
-  """The keypoints of COCO 2017, with the boxes of its annotators.
+def coco2017(root: pathlib.Path, aspect: float, found: str = "") -> Set:
+  """The keypoints of COCO 2017.
+
+  People are where annotators say, in tests also where a detector says: OKS is
+  of the latter alone.
 
   Args:
     root: holds annotations/person_keypoints_{train,val}2017.json and
       images/{train,val}2017/*.jpg.
     aspect: width over height of the crops.
+    found: a file of what the detector found in val2017.
   """
-  files = {
-    split: coco.read(
+  places = {
+    split: (
       root / "annotations" / f"person_keypoints_{name}.json",
       root / "images" / name,
-      aspect,
-      official=True,
     )
     for split, name in (("train", "train2017"), ("test", "val2017"))
   }
+  files = {
+    split: coco.read(*place, aspect, official=True)
+    for split, place in places.items()
+  }
+  splits = {split: file.figures for split, file in files.items()}
+  if found:
+    path = paths.expand(found)
+    splits["test"] = (
+      *(dataclasses.replace(f, score=np.nan) for f in splits["test"]),
+      *detected.figures(path, *places["test"], aspect),
+    )
   train = files["train"]
   info, _ = own.describe(root, train.names, train.bones, {})
   return Set(
     train.names,
     dataclasses.replace(info, sigmas=coco.SIGMAS, official_sigmas=True),
-    {split: file.figures for split, file in files.items()},
+    splits,
     tuple(note for file in files.values() for note in file.notes),
     exif=False,
   )

@@ -100,7 +100,9 @@ def read(path: str, aspect: float, test_fraction: float) -> Set:
   heads = [
     f.head_box is not None for figures in splits.values() for f in figures
   ]
-  info = dataclasses.replace(info, head_boxes=all(heads))
+  info = dataclasses.replace(
+    info, head_boxes=all(heads), box_padding=coco.PADDING
+  )
   return Set(
     names,
     info,

@@ -132,10 +132,30 @@ def window(picture: np.ndarray, figure: Figure, info: DataInfo) -> np.ndarray:
     info: says how large.
   """
   height, width = info.image_shape[:2]
-  across, down = info.of_keypoints.margin
-  step = boxes.SCALE_UNIT * figure.scale / width
-  x = figure.center[0] - step * (width / 2 + across)
-  y = figure.center[1] - step * (height / 2 + down)
+  margin = info.of_keypoints.margin
+  return crop(picture, figure.center, figure.scale, (width, height), margin)
+
+
+def crop(
+  picture: np.ndarray,
+  center: np.ndarray,
+  scale: float,
+  size: boxes.Size,
+  margin: boxes.Size = (0, 0),
+) -> np.ndarray:
+  """A part of a picture, uint8 [height + 2 down, width + 2 across, 3].
+
+  Args:
+    picture: uint8 [H, W, 3].
+    center: of the crop, (x, y).
+    scale: of its width, in units of 200 pixels.
+    size: (width, height) of the crop.
+    margin: (across, down), pixels around it.
+  """
+  (width, height), (across, down) = size, margin
+  step = boxes.SCALE_UNIT * scale / width
+  x = center[0] - step * (width / 2 + across)
+  y = center[1] - step * (height / 2 + down)
   # Pillow counts from the corner of a pixel, not from its middle.
   shift = 0.5 - 0.5 * step
   drawn = Image.fromarray(picture).transform(

@@ -1,0 +1,17 @@
+"""All methods for keypoints on drawn figures, hourglass of two stacks.
+
+No published figures. Short, as the recipes' `:short` are.
+
+    python -m okd_jax compare --config=configs/compare_stickfolk.py
+"""
+
+from configs import common, comparison
+
+
+def get_config(words: str = ""):
+  base = common.stickfolk(common.base())
+  base.epochs = 5
+  config = comparison.grid(
+    base, "hourglass2_small", "hourglass3_small", "keypoints"
+  )
+  return comparison.variant(config, words)

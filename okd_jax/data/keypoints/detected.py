@@ -1,0 +1,68 @@
+"""Figures where a detector says that people are, to be looked at in tests."""
+
+from collections.abc import Iterator
+import pathlib
+
+import numpy as np
+
+from okd_jax.data.keypoints import boxes, coco, found
+from okd_jax.data.keypoints.figures import Figure
+from okd_jax.errors import DataError
+
+
+def figures(
+  path: pathlib.Path,
+  annotations: pathlib.Path,
+  pictures: pathlib.Path,
+  aspect: float,
+) -> Iterator[Figure]:
+  """Figures of which nothing is known but the box.
+
+  Boxes are taken as they are, as in the published code, and those of other
+  categories than people are left out.
+
+  Args:
+    path: what the detector found, a list of {"image_id", "category_id", "bbox",
+      "score"}.
+    annotations: COCO's file of the same pictures.
+    pictures: their folder.
+    aspect: width over height of the crops.
+
+  Raises:
+    DataError: naming the file and the rule that it breaks.
+  """
+  content = coco.load(annotations)
+  (category,) = (c for c in content["categories"] if c.get("keypoints"))
+  count = len(category["keypoints"])
+  images = {
+    image["id"]: (number, image)
+    for number, image in enumerate(content["images"], 1)
+  }
+  for each in found.detections(path):
+    if each.category_id != found.PERSON or not each.box[2:].any():
+      continue
+    if each.image_id not in images:
+      raise DataError(
+        f"{path} has a box in image {each.image_id}, which is not in "
+        f"{annotations}; use what was found in these pictures."
+      )
+    number, image = images[each.image_id]
+    picture = pictures / image["file_name"]
+    if not picture.is_file():
+      raise DataError(
+        f"{path} has a box in image {each.image_id}, whose picture {picture} "
+        "is not there; copy it."
+      )
+    center, scale = boxes.center_and_scale(each.box, aspect)
+    yield Figure(
+      picture,
+      number,
+      np.zeros((count, 2)),
+      np.zeros(count, int),
+      box=each.box,
+      center=center,
+      scale=float(scale[0]),
+      area=float(coco.AREA_SHARE * each.box[2] * each.box[3]),
+      size=(int(image["width"]), int(image["height"])),
+      score=each.score,
+    )

@@ -1,0 +1,181 @@
+"""Boxes of figures that somebody found: annotators or a detector.
+
+Either COCO annotations, with their list of images, or what detectors write: a
+list of {"image_id", "category_id", "bbox", "score"}.
+"""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from okd_jax.data.keypoints import boxes
+from okd_jax.errors import DataError
+
+# The category of people, in COCO.
+PERSON = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """Where a figure is.
+
+  Attributes:
+    image_id: of its picture, as the file has it.
+    category_id: what it is.
+    box: (x, y, w, h).
+    score: how sure it is; 1 of annotators.
+    size: (width, height) of the picture; None where the file does not say.
+  """
+
+  image_id: int | str
+  category_id: int
+  box: np.ndarray
+  score: float
+  size: boxes.Size | None = None
+
+
+class ByPicture:
+  """The boxes in each picture, by the name of its file.
+
+  Of names with folders as many parts are compared as both have. Detections
+  that have no "file_name" are of the picture whose name is their image's id,
+  with zeros before it or not, as COCO names pictures.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    """Reads a file.
+
+    Raises:
+      DataError: naming the file and the rule that it breaks.
+    """
+    self._path = path
+    self._by_name: dict[str, list[Found]] = {}
+    for name, figure in _named(path):
+      self._by_name.setdefault(name, []).append(figure)
+
+  def of(self, file: pathlib.Path) -> list[Found]:
+    """The boxes in a picture.
+
+    Raises:
+      DataError: if there are none.
+    """
+    parts = file.absolute().parts
+    for start in range(len(parts)):
+      if found := self._by_name.get("/".join(parts[start:])):
+        return found
+    by_end = [
+      found
+      for name, found in self._by_name.items()
+      if pathlib.PurePosixPath(name).name == file.name
+    ]
+    by_end += [
+      self._by_name[stem]
+      for stem in {file.stem, file.stem.lstrip("0")}
+      if stem in self._by_name
+    ]
+    if len(by_end) == 1:
+      return by_end[0]
+    raise DataError(
+      f"{self._path} has {'several pictures' if by_end else 'no box'} for "
+      f"{file}; a box of a picture with this name was expected. Correct its "
+      "'file_name', or leave the picture out."
+    )
+
+
+def detections(path: pathlib.Path) -> list[Found]:
+  """What a detector has found.
+
+  Raises:
+    DataError: naming the file and the rule that it breaks.
+  """
+  content = _load(path)
+  if not isinstance(content, list):
+    raise DataError(
+      f"{path} must hold what a detector found, a list of objects with "
+      '"image_id", "category_id", "bbox" and "score".'
+    )
+  return [_found(path, i, entry, None) for i, entry in enumerate(content)]
+
+
+def _named(path: pathlib.Path) -> Iterator[tuple[str, Found]]:
+  """Boxes with the name of their picture, or its id."""
+  content = _load(path)
+  if isinstance(content, list):
+    for i, entry in enumerate(content):
+      figure = _found(path, i, entry, None)
+      yield _slashed(entry.get("file_name") or figure.image_id), figure
+    return
+  try:
+    images = {image["id"]: image for image in content["images"]}
+    entries = content["annotations"]
+    names = {key: image["file_name"] for key, image in images.items()}
+  except (LookupError, TypeError) as error:
+    raise DataError(
+      f"{path} has neither images with 'id' and 'file_name', and annotations, "
+      f"nor is it a list of detections ({error!r}); export it as COCO."
+    ) from error
+  for i, entry in enumerate(entries):
+    if isinstance(entry, dict) and entry.get("iscrowd"):
+      continue
+    figure = _found(path, i, entry, images)
+    if figure.box[2:].any():
+      yield _slashed(names[figure.image_id]), figure
+
+
+def _load(path: pathlib.Path) -> Any:
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise DataError(
+      f"{path} cannot be read as JSON ({error}); write it again."
+    ) from error
+
+
+def _found(
+  path: pathlib.Path,
+  number: int,
+  entry: Any,
+  images: Mapping[Any, Any] | None,
+) -> Found:
+  """One entry; of a detector where there is no list of images."""
+  try:
+    image = entry["image_id"]
+    if not isinstance(image, int | str):
+      raise ValueError(f"image_id {image!r}")
+    box = np.array(_box(entry), float)
+    score = float(entry["score"] if images is None else 1)
+    if box.shape != (4,) or not np.isfinite([*box, score]).all():
+      raise ValueError(f"bbox {box.tolist()}, score {score}")
+    if box[2:].min() < 0:
+      raise ValueError(f"bbox {box.tolist()}")
+    size = images and (images[image].get("width"), images[image].get("height"))
+    return Found(
+      image,
+      int(entry.get("category_id", PERSON)),
+      box,
+      score,
+      (int(size[0]), int(size[1])) if size and all(size) else None,
+    )
+  except (LookupError, TypeError, ValueError) as error:
+    raise DataError(
+      f"{path}: entry {number} of its boxes is not as COCO has them "
+      f"({error!r}): image_id of an image, bbox x, y, width, height, and the "
+      "score of a detection were expected. Correct it, or leave it out."
+    ) from error
+
+
+def _box(entry: Any) -> Any:
+  """The box; without one that of the labelled joints, as in training."""
+  if entry.get("bbox") is not None:
+    return entry["bbox"]
+  table = np.array(entry["keypoints"], float).reshape(-1, 3)
+  return boxes.around(table[:, :2], table[:, 2])
+
+
+def _slashed(name: Any) -> str:
+  # Exports from Windows.
+  return str(name).replace("\\", "/")

@@ -1,0 +1,56 @@
+"""What a run's leader makes of a few examples, as pictures."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from okd_jax import tasks
+from okd_jax.devices import mesh as mesh_lib
+from okd_jax.runs import run as run_lib, workdir as workdir_lib
+from okd_jax.settings import build
+from okd_jax.training import step as steps
+
+
+def draw(workdir: Path, to: Path | None = None) -> list[Path]:
+  """Draws the first examples of the validation split, or of the test split.
+
+  Args:
+    workdir: of a run; of the runs of several seeds the first is taken.
+    to: folder for the pictures; `plots` in the work directory by default.
+
+  Returns:
+    The files written; none if the task has no such pictures.
+
+  Raises:
+    CheckpointError: if the run has no verified checkpoint yet.
+    ConfigError: if there is no run.
+    DataError: if its data are not there, or are others.
+  """
+  first = next(iter(workdir_lib.runs(workdir).values()))
+  config, info, _ = run_lib.about(first)
+  count = tasks.load(info.task).num_pictures
+  if not count:
+    return []
+  on = mesh_lib.make_mesh(1, 1)
+  opened = run_lib.run(first, on)
+  config = dataclasses.replace(config, batch_size=1, eval_batch_size=count)
+  source = build.source(config, on)
+  run_lib.require_same_data(first, source)
+  split = "validation" if len(source.positions["validation"]) else "test"
+  batch = next(source.evaluation(split))
+  predict = jax.jit(functools.partial(steps.predict, opened.setup))
+  logits, _ = predict(*opened.deployed, batch)
+  shown = np.flatnonzero(batch.mask)
+  some, leader = jax.tree.map(
+    lambda leaf: leaf[shown], (batch, logits[opened.leader])
+  )
+  folder = to or workdir / "plots"
+  folder.mkdir(parents=True, exist_ok=True)
+  written = []
+  for name, picture in opened.setup.task.pictures(some, leader).items():
+    written.append(folder / f"{name}.png")
+    picture.save(written[-1])
+  return written

@@ -1,0 +1,117 @@
+"""How people ask a network about pictures: the contract of all tasks."""
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from okd_jax.data import images
+from okd_jax.errors import ConfigError, DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+  """A picture as a network is asked about it.
+
+  Attributes:
+    file: of the picture.
+    views: float32 [N, H, W, c] in [0, 1], what the network looks at.
+    about: what the answer has to know of them.
+  """
+
+  file: Path
+  views: np.ndarray
+  about: Any = None
+
+
+class Asking(abc.ABC):
+  """What a network of one task is asked, and what it says.
+
+  Attributes:
+    card: of the network, see `okd_jax.weights.export.describe`.
+    heads: of the columns of `cells`.
+  """
+
+  heads: Sequence[str]
+
+  def __init__(self, card: Mapping[str, Any]):
+    self.card = card
+
+  @abc.abstractmethod
+  def question(self, file: Path) -> Question:
+    """Prepares a picture.
+
+    Raises:
+      DataError: if it cannot be asked about; the others still are.
+    """
+
+  @abc.abstractmethod
+  def answer(self, question: Question, logits: np.ndarray) -> Any:
+    """What the network says about a picture, for people, as JSON values.
+
+    Args:
+      question: about it.
+      logits: of its views, [N, *out].
+    """
+
+  @abc.abstractmethod
+  def cells(self, answer: Any) -> Sequence[Sequence[str]]:
+    """An answer as rows of cells of a table."""
+
+  def document(self, results: Sequence[Mapping[str, Any]]) -> Any:
+    """All results, as a file has them; as `predict` returns them by default."""
+    return list(results)
+
+  def draw(self, file: Path, answer: Any) -> Image.Image:
+    """The picture with the answer in it.
+
+    Raises:
+      ConfigError: if there is nothing to be drawn.
+    """
+    del file, answer
+    raise ConfigError(
+      f"a network for '{self.card['task']}' says nothing that can be drawn "
+      "into a picture; leave --draw out."
+    )
+
+
+def read(file: Path, *, exif: bool) -> np.ndarray:
+  """Reads a picture as uint8 [H, W, 3].
+
+  Args:
+    file: of the picture.
+    exif: whether it is turned as EXIF says.
+
+  Raises:
+    DataError: if it cannot be decoded.
+  """
+  return _decoded(file, lambda content: images.decode(content, exif=exif))
+
+
+def resized(file: Path, card: Mapping[str, Any]) -> np.ndarray:
+  """Reads a picture as float32 [H, W, c] in [0, 1], as a card asks for it.
+
+  Raises:
+    DataError: if it cannot be decoded.
+  """
+  height, width, channels = card["image_shape"]
+  mode = "L" if channels == 1 else "RGB"
+  take = images.center if card["resized_crop"] else images.whole
+  pixels = _decoded(
+    file,
+    lambda content: take(content, mode, (height, width), exif=card["exif"]),
+  )
+  return pixels.astype(np.float32) / 255
+
+
+def _decoded(file: Path, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
+  try:
+    return decode(file.read_bytes())
+  except (OSError, images.Undecodable) as error:
+    raise DataError(
+      f"{file} cannot be decoded ({error}); replace it or leave it out."
+    ) from error

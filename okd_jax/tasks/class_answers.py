@@ -1,0 +1,36 @@
+"""What a network says about the class of a picture."""
+
+import jax
+import numpy as np
+
+from okd_jax.tasks import asking
+
+
+class Asking(asking.Asking):
+  """Asks about whole pictures; an answer is the most probable classes.
+
+  Each is a dict with "class" and "probability", the most probable one first.
+  """
+
+  def __init__(self, card, top: int):
+    super().__init__(card)
+    self._top = min(top, len(card["classes"]))
+    self.heads = [str(place) for place in range(1, self._top + 1)]
+
+  def question(self, file):
+    return asking.Question(file, asking.resized(file, self.card)[None])
+
+  def answer(self, question, logits):
+    (row,) = np.asarray(jax.nn.softmax(logits))
+    return [
+      {"class": self.card["classes"][i], "probability": float(row[i])}
+      for i in np.argsort(-row, kind="stable")[: self._top]
+    ]
+
+  def cells(self, answer):
+    return [
+      [
+        f"{guess['class']} {100 * guess['probability']:.2f} %"
+        for guess in answer
+      ]
+    ]
