@@ -6,11 +6,10 @@ decodes to the same, it does, as it is faster and decodes windows alone.
 TensorFlow is imported when a function is called.
 """
 
-import io
 import math
 from typing import Any
 
-from PIL import Image
+import numpy as np
 
 from okd_jax.data import images
 
@@ -26,34 +25,29 @@ _DCT = "INTEGER_ACCURATE"
 # A TensorFlow tensor, or an array.
 Tensor = Any
 
+_NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 
-def prepare(encoded: bytes, *, exif: bool = True) -> bytes:
+
+def prepare(encoded: bytes, *, exif: bool = True) -> tuple[bytes, np.ndarray]:
   """Makes a picture's file ready for the functions below.
 
   Returns:
-    What TensorFlow decodes to the pixels of `images.decode`: the file as it is,
-    or those pixels as BMP.
+    The content of a file that TensorFlow is to decode, b"" for any other; and
+    the pixels of the latter, uint8 [H, W, 3].
 
   Raises:
-    images.Undecodable: if it has to be decoded here and cannot be.
+    images.Undecodable: if it is of the latter and cannot be read.
   """
   if images.is_plain(encoded, exif=exif):
-    return encoded
-  bitmap = io.BytesIO()
-  Image.fromarray(images.decode(encoded, exif=exif)).save(bitmap, "BMP")
-  return bitmap.getvalue()
+    return encoded, _NO_PIXELS
+  return b"", images.decode(encoded, exif=exif)
 
 
-def fold(seed: Tensor, *numbers: Tensor) -> Tensor:
-  """Makes a seed for stateless random operations from integers.
-
-  Args:
-    seed: an integer, or what this has made of one.
-    *numbers: what comes after it.
-  """
+def fold(seed: int, *numbers: Tensor) -> Tensor:
+  """Makes a seed for stateless random operations from integers."""
   import tensorflow as tf
 
-  key = tf.constant([seed, 0]) if isinstance(seed, int) else seed
+  key = tf.constant([seed, 0])
   for number in numbers:
     key = tf.random.experimental.stateless_fold_in(key, number)
   return key
@@ -103,12 +97,13 @@ def random_window(height: Tensor, width: Tensor, seed: Tensor) -> Tensor:
 
 
 def random_crop(
-  encoded: Tensor, size: int, seed: Tensor, *, flip: bool
+  encoded: Tensor, pixels: Tensor, size: int, seed: Tensor, *, flip: bool
 ) -> Tensor:
   """Takes a random part of an image, resized and perhaps mirrored.
 
   Args:
     encoded: as from `prepare`.
+    pixels: likewise.
     size: height and width of the result.
     seed: as from `fold`.
     flip: mirror with probability 1/2.
@@ -124,7 +119,7 @@ def random_crop(
     return _decode_window(encoded, shape, window)
 
   def other():
-    image = _decode(encoded)
+    image = _decode(encoded, pixels)
     window = random_window(tf.shape(image)[0], tf.shape(image)[1], seed)
     return tf.image.crop_to_bounding_box(image, *tf.unstack(window))
 
@@ -139,11 +134,12 @@ def random_crop(
   return tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
 
 
-def center_crop(encoded: Tensor, size: int) -> Tensor:
+def center_crop(encoded: Tensor, pixels: Tensor, size: int) -> Tensor:
   """Resizes an image's shorter side and takes the centre.
 
   Args:
     encoded: as from `prepare`.
+    pixels: likewise.
     size: height and width of the result; 224 is cut from a side of 256.
 
   Returns:
@@ -151,7 +147,7 @@ def center_crop(encoded: Tensor, size: int) -> Tensor:
   """
   import tensorflow as tf
 
-  image = _decode(encoded)
+  image = _decode(encoded, pixels)
   height, width = tf.unstack(tf.shape(image)[:2])
   short = round(size * images.MARGIN)
   shorter = tf.minimum(height, width)
@@ -173,13 +169,19 @@ def _at_least_1(x: Tensor) -> Tensor:
   return tf.maximum(1, tf.cast(tf.round(x), tf.int32))
 
 
-def _decode(encoded: Tensor) -> Tensor:
+def _decode(encoded: Tensor, pixels: Tensor) -> Tensor:
   import tensorflow as tf
 
+  def jpeg():
+    return tf.io.decode_jpeg(encoded, channels=3, dct_method=_DCT)
+
+  def png():
+    return tf.io.decode_png(encoded, channels=3)
+
   return tf.cond(
-    tf.io.is_jpeg(encoded),
-    lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method=_DCT),
-    lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+    tf.strings.length(encoded) == 0,
+    lambda: pixels,
+    lambda: tf.cond(tf.io.is_jpeg(encoded), jpeg, png),
   )
 
 
@@ -199,16 +201,6 @@ def _decode_window(encoded: Tensor, shape: Tensor, window: Tensor) -> Tensor:
 def _resize(image: Tensor, shape: Any) -> Tensor:
   import tensorflow as tf
 
-  # What tf.image.resize ends in, without the operations around it.
-  size = tf.stack(shape)
-  scale = tf.cast(size, tf.float32) / tf.cast(tf.shape(image)[:2], tf.float32)
-  resized = tf.raw_ops.ScaleAndTranslate(
-    images=image[None],
-    size=size,
-    scale=scale,
-    translation=(0.0, 0.0),
-    kernel_type="triangle",
-    antialias=True,
-  )[0]
+  resized = tf.image.resize(image, shape, antialias=True)
   # Means of uint8 values cannot leave their range; the cast cuts off.
   return tf.cast(resized + 0.5, tf.uint8)

@@ -152,7 +152,7 @@ def as_pillow(content, size):
 def test_evaluation_is_pillows_to_one_grey_level(kind, size):
   content = encoded(3, size, kind)
   expected = as_pillow(content, 224)
-  ours = crops.center_crop(crops.prepare(content), 224).numpy().astype(int)
+  ours = crops.center_crop(*crops.prepare(content), 224).numpy().astype(int)
   # Pillow rounds between its two passes.
   assert np.abs(ours - expected).max() <= 1
   # For `predict`, which does without TensorFlow.
@@ -207,14 +207,14 @@ def test_crops_of_a_jpeg_are_those_of_its_pixels():
     top, left, height, width = crops.random_window(375, 500, seed).numpy()
     box = (left, top, left + width, top + height)
     expected = image.crop(box).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-    ours = crops.random_crop(picture, SIZE, seed, flip=False).numpy()
+    ours = crops.random_crop(*picture, SIZE, seed, flip=False).numpy()
     difference = np.abs(ours.astype(int) - np.asarray(expected))
     # Pillow rounds between its two passes.
     assert difference.max() <= 1
     flips = {
-      np.array_equal(crops.random_crop(picture, SIZE, s, flip=True), plain)
+      np.array_equal(crops.random_crop(*picture, SIZE, s, flip=True), plain)
       for s in (crops.fold(1, j) for j in range(8))
-      for plain in [crops.random_crop(picture, SIZE, s, flip=False).numpy()]
+      for plain in [crops.random_crop(*picture, SIZE, s, flip=False).numpy()]
     }
   assert flips == {True, False}
 

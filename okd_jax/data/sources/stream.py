@@ -59,16 +59,15 @@ class StreamSource(Source):
         lambda step: self.order(int(step))[slots], [step], tf.int32
       )
       rows = tf.ensure_shape(rows, slots.shape)
-      # Once a batch: it takes as long as the rest of an image's seed.
-      of_step = crops.fold(self._seed, step)
-      return rows, tf.repeat(of_step[None], len(slots), 0), slots
+      return rows, tf.repeat(step, len(slots)), slots
 
-    def crop(encoded, of_step, slot):
+    def crop(encoded, pixels, step, slot):
       cropped = [
         crops.random_crop(
           encoded,
+          pixels,
           self.info.image_shape[0],
-          crops.fold(of_step, slot, view),
+          crops.fold(self._seed, step, slot, view),
           flip=self.info.flip,
         )
         for view in views
@@ -94,7 +93,7 @@ class StreamSource(Source):
     size = self.info.image_shape[0]
     return self._stream(
       tf.data.Dataset.from_tensor_slices((rows,)),
-      lambda encoded: crops.center_crop(encoded, size),
+      lambda encoded, pixels: crops.center_crop(encoded, pixels, size),
       files,
       iter(batches),
       self.eval_batch_size,
@@ -123,12 +122,13 @@ class StreamSource(Source):
     exif = self.info.exif
 
     def load(row, *rest):
-      encoded = tf.numpy_function(
+      encoded, pixels = tf.numpy_function(
         lambda row: crops.prepare(files.read(int(row)), exif=exif),
         [row],
-        tf.string,
+        [tf.string, tf.uint8],
       )
-      return transform(tf.ensure_shape(encoded, ()), *rest)
+      encoded = tf.ensure_shape(encoded, ())
+      return transform(encoded, tf.ensure_shape(pixels, (None, None, 3)), *rest)
 
     local = len(local_slots(self._mesh, size))
     dataset = pipeline.parallel_map(examples, load)
@@ -162,7 +162,9 @@ def _explain(files: Files, rows: Any, exif: bool, error: Exception) -> str:
     try:
       content = files.read(row)
       images.decode(content, exif=exif)  # Pillow's reasons are the shorter ones
-      crops.center_crop(crops.prepare(content, exif=exif), 8)
+      encoded, pixels = crops.prepare(content, exif=exif)
+      if encoded:
+        crops.center_crop(encoded, pixels, 8)
     # TensorFlow's errors have no common base below Exception.
     except Exception as damage:
       return (
