@@ -33,6 +33,8 @@ def trained(tmp_path_factory):
   config.mesh.data = 1
   config.epochs = 1
   config.log_steps = 2
+  # Something that holds for training batches alone.
+  config.data.per_class = 2
   workdir = tmp_path_factory.mktemp("runs") / "trained"
   train.train(freeze(config), workdir)
   return workdir

@@ -70,8 +70,9 @@ class Network(nn.Module):
     fewest = 1 if type(self).stem is Network.stem else 0
     if self.split not in range(fewest, self.num_stages + 1):
       raise ConfigError(
-        f"split={self.split} is not a number of stages of this network; use "
-        f"{fewest} to {self.num_stages}."
+        f"config.peers.split={self.split} is not a number of stages that "
+        f"branches of this network can share; use {fewest} to "
+        f"{self.num_stages}, or another config.peers.net."
       )
 
   @nn.compact

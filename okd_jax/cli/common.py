@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 import contextlib
 import errno
+import io
 import json
 import logging
 import os
@@ -105,6 +106,9 @@ def exit_codes() -> Iterator[None]:
   A program whose output is cut off, as by `head`, ends quietly.
   """
   logging.basicConfig(format="okd_jax: %(message)s", level=logging.WARNING)
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    # A file's name may hold what a terminal has no character for.
+    sys.stdout.reconfigure(errors="backslashreplace")
   try:
     yield
   except BrokenPipeError:

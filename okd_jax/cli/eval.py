@@ -138,7 +138,8 @@ def _evaluate(workdir: Path, args: argparse.Namespace) -> _Evaluated:
   mesh = mesh_lib.make_mesh(parts, 1)
   opened = run_lib.run(workdir, mesh)
   # Any size that the devices divide; nothing is trained.
-  config = dataclasses.replace(config, batch_size=parts)
+  untrained = {"batch_size": parts, "data.per_class": 0}
+  config = freeze.replace(config, untrained)
   if args.data:
     config = freeze.replace(config, {"data.dir": str(args.data)})
   source = build.source(config, mesh)

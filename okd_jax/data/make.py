@@ -56,7 +56,7 @@ def make(
     )
   if config.per_class and batch_size % config.per_class:
     raise ConfigError(
-      f"batch_size={batch_size} must be a multiple of "
+      f"config.batch_size={batch_size} must be a multiple of "
       f"config.data.per_class={config.per_class}; change one of them."
     )
   data = _load(config)

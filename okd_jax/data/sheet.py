@@ -38,7 +38,9 @@ def write(
   """
   if path.suffix.lower() != ".png":
     raise ConfigError(f"--show={path} must be a file that ends in .png.")
-  source = data.make(config, batch_size=1, eval_batch_size=1, seed=0)
+  # A batch of another kind is put together below.
+  alone = dataclasses.replace(config, per_class=0)
+  source = data.make(alone, batch_size=1, eval_batch_size=1, seed=0)
   info = source.info
   labels = source.train_labels(info.num_train)
   classes = range(min(info.num_classes, _MOST_CLASSES))

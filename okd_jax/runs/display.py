@@ -7,6 +7,7 @@ import sys
 import time
 from types import TracebackType
 from typing import Any
+import unicodedata
 
 import rich.box
 import rich.console
@@ -21,6 +22,8 @@ from okd_jax.tasks.task import Measure
 # Between plain lines within an epoch: often enough to see that it runs.
 _LINE_SECONDS = 10.0
 
+# Controls, ends of lines and paragraphs, and parts of characters.
+_NO_CHARACTERS = ("Cc", "Zl", "Zp", "Cs")
 # A figure, or nothing to show: aligned to the right.
 _FIGURE = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( ?(%|[kKMGT]?B|s|M|G))?|-?|nan")
 
@@ -177,6 +180,14 @@ def format_metrics(metrics: Mapping[str, Any], headline: Measure) -> str:
   )
 
 
+def _on_one_line(text: str) -> str:
+  """Escapes what would move the cursor, as names of files and classes may."""
+  return "".join(
+    repr(c)[1:-1] if unicodedata.category(c) in _NO_CHARACTERS else c
+    for c in text
+  )
+
+
 def table(
   title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
 ) -> None:
@@ -188,7 +199,7 @@ def table(
     rows: cells, one a column; shown by `str`. Columns of figures are aligned
       to the right.
   """
-  cells = [[str(cell) for cell in row] for row in rows]
+  cells = [[_on_one_line(str(cell)) for cell in row] for row in rows]
   for row in cells:
     if len(row) != len(columns):
       raise ValueError(

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-import errno
+import io
 import json
 import logging
 import os
@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from PIL import Image
 import pytest
+import read_only
 
 from okd_jax import __main__, train
 from okd_jax.cli import doctor
@@ -120,33 +121,45 @@ def test_export_and_plot_say_what_they_wrote(trained, tmp_path, capsys):
   assert str(trained / "plots" / "loss.png") in capsys.readouterr().out
 
 
-def test_a_run_that_cannot_be_written_is_used(
-  trained, pictures, tmp_path, capsys, monkeypatch
+@pytest.mark.checklist("F1")
+def test_a_run_in_a_read_only_folder(trained, pictures, tmp_path, capsys):
+  run = tmp_path / "read [only]"
+  shutil.copytree(trained, run)
+  with read_only.read_only(run):
+    with pytest.raises(PermissionError):
+      (run / "anything").touch()
+    command("eval", run)
+    command("predict", run, pictures)
+    command("predict", run / "leader", pictures)
+    for what, name in (("export", "net"), ("plot", "plots"), ("report", "it")):
+      command(what, run, f"--to={tmp_path / name}")
+      assert (tmp_path / name).exists()
+      with leaving(CheckpointError.exit_code):
+        command(what, run)
+      said = capsys.readouterr().err
+      assert str(run) in said and "write elsewhere (--workdir, --to)" in said
+
+
+def test_names_that_cannot_be_printed_are_escaped(
+  trained, pictures, tmp_path, monkeypatch
 ):
-  def times():
-    """When every folder of the run last changed, and every file."""
-    return {
-      path: path.stat().st_mtime_ns for path in (trained, *trained.rglob("*"))
+  for name in (b"\xff.jpg", b"a\nb.jpg", b"\xc3\xbc.jpg", b"c\x1b[2J\n"):
+    shutil.copy(pictures / "b.jpg", tmp_path / os.fsdecode(name))
+  for encoding in ("utf-8", "ascii"):
+    written = io.BytesIO()
+    shown = io.TextIOWrapper(written, encoding, "strict")
+    with monkeypatch.context() as patch:
+      patch.setattr(sys, "stdout", shown)
+      command("predict", trained / "leader", tmp_path)
+    lines = written.getvalue().decode(encoding).splitlines()
+    names = [line.split("  ")[0] for line in lines if str(tmp_path) in line]
+    umlaut = "ü" if encoding == "utf-8" else r"\xfc"
+    assert {Path(name).name for name in names} >= {
+      r"\udcff.jpg",
+      r"a\nb.jpg",
+      f"{umlaut}.jpg",
+      r"c\x1b[2J\n",
     }
-
-  before = times()
-  command("eval", trained)
-  command("predict", trained, pictures)
-  command("predict", trained / "leader", pictures)
-  command("export", trained, "--what=peer_1", f"--to={tmp_path / 'net'}")
-  command("plot", trained, f"--to={tmp_path / 'plots'}")
-  assert (tmp_path / "plots" / "loss.png").exists()
-  command("report", trained, f"--to={tmp_path / 'page.html'}")
-  assert times() == before
-
-  def refuse(path, *args, **kwargs):
-    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-
-  monkeypatch.setattr(Path, "mkdir", refuse)
-  with leaving(CheckpointError.exit_code):
-    command("plot", trained)
-  said = capsys.readouterr().err
-  assert "plots" in said and "write elsewhere (--workdir, --to)" in said
 
 
 def test_data_reports_damage_and_duplicates(pictures, tmp_path, capsys):

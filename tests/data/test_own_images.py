@@ -100,7 +100,8 @@ def test_data_tells_what_training_uses(pictures, tmp_path, capsys):
   assert told["left_out"] == {
     "no pictures": [str(tmp_path / "set" / "notes.txt")]
   }
-  command("data", tmp_path / "set", *flags, f"--show={sheet}")
+  balanced = "--config.data.per_class=2"
+  command("data", tmp_path / "set", *flags, balanced, f"--show={sheet}")
   said = capsys.readouterr().out
   assert "86 for train, 10 for validation, 24 for test" in said
   assert "no pictures: 1 (notes.txt)" in said

@@ -12,6 +12,7 @@ import bucket_server
 import numpy as np
 import pytest
 
+from okd_jax import __main__
 from okd_jax.data.keypoints import stickfolk
 from okd_jax.storage import paths
 from okd_jax.storage.checkpoint import Checkpoints
@@ -226,7 +227,11 @@ def test_every_method_on_two_processes(tmp_path, mesh):
   jobs.append(job(tmp_path / "two" / "renewed", "okddip", mesh, trained))
   in_pair(jobs, timeout=1500)
   for name in toys.OF_CLASSES:
-    assert_close_runs(tmp_path / "two" / name, tmp_path / "one" / name)
+    two = tmp_path / "two" / name
+    assert_close_runs(two, tmp_path / "one" / name)
+    __main__.main(["eval", str(two)])
+    __main__.main(["export", str(two), f"--to={tmp_path / name}"])
+    assert (tmp_path / name / "card.json").exists()
   assert len(metrics(tmp_path / "two" / "renewed")) > 0
 
 
