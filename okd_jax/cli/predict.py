@@ -3,13 +3,14 @@
 import argparse
 from collections.abc import Sequence
 import json
-from pathlib import Path
+import pathlib
 from typing import Any
 
 from okd_jax.cli import common
 from okd_jax.errors import ConfigError, DataError
 from okd_jax.runs import display
 from okd_jax.storage import files as storage
+from okd_jax.storage.paths import Path
 from okd_jax.tasks.asking import Asking
 from okd_jax.weights import exported, predict
 
@@ -18,7 +19,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   """Adds what the command takes."""
   command.add_argument(
     "target",
-    type=common.path,
+    type=common.place,
     metavar="WORKDIR|LEADER",
     help="run, runs of several seeds, or exported folder",
   )
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     _draw(first, results[0], args.draw)
   if args.to:
     content = json.dumps(first.document(results[0]), indent=2) + "\n"
-    args.to.parent.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(args.to.parent)
     storage.write(args.to, content)
   if args.json:
     by_name = {
@@ -101,13 +102,13 @@ def _show(
 
 
 def _draw(
-  asking: Asking, results: Sequence[dict[str, Any]], folder: Path
+  asking: Asking, results: Sequence[dict[str, Any]], folder: pathlib.Path
 ) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   taken: set[str] = set()
   for number, result in enumerate(results):
     if "predictions" in result:
-      file = Path(result["image"])
+      file = pathlib.Path(result["image"])
       # Files of several folders may have one name.
       name = file.stem if file.stem not in taken else f"{file.stem}_{number}"
       taken.add(name)

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from okd_jax import methods
 from okd_jax.errors import ConfigError
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.settings.schema import Comparison, RunConfig
+from okd_jax.storage.paths import Path
 
 # Rows besides the methods: one network alone, and what teaches others.
 BASELINE = "baseline"

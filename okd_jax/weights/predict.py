@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from okd_jax import tasks
 from okd_jax.data.formats import finder
 from okd_jax.errors import DataError
 from okd_jax.runs import run as run_lib
+from okd_jax.storage.paths import Path
 from okd_jax.tasks.asking import Asking, Question
 from okd_jax.weights import export, exported as leader_lib
 
