@@ -16,8 +16,15 @@ import jax
 
 from okd_jax.devices import distributed, processes
 from okd_jax.errors import CheckpointError, ConfigError, OkdError
+from okd_jax.results import grid
 from okd_jax.runs import workdir as workdir_lib
-from okd_jax.settings import config as config_lib, flags, freeze, layout
+from okd_jax.settings import (
+  config as config_lib,
+  flags,
+  freeze,
+  layout,
+  ranges,
+)
 from okd_jax.settings.schema import Comparison, RunConfig
 from okd_jax.storage import paths
 
@@ -167,10 +174,11 @@ def read_recipe(argv: Sequence[str]) -> tuple[RunConfig, Path]:
 
 def read_comparison(argv: Sequence[str]) -> tuple[Comparison, Path]:
   """Reads the flags of a comparison, as `read_recipe` does those of a run."""
+  argv, values = ranges.take(argv, "grid")
   recipe, named, workdir = flags.read(argv)
   if "base" not in recipe:
     raise _of_another_command(named)
-  config = freeze.freeze_comparison(recipe)
+  config = grid.ranged(freeze.freeze_comparison(recipe), values)
   return config, _workdir(workdir, config.base, named)
 
 
