@@ -7,7 +7,6 @@ validation data alone.
 
 from collections.abc import Mapping
 import dataclasses
-import itertools
 import json
 import logging
 from pathlib import Path
@@ -16,13 +15,13 @@ from typing import Any
 import jax
 import optuna
 from optuna import distributions
-from optuna.storages import JournalStorage, journal
+from optuna.storages import journal, JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from okd_jax import tasks, train as train_lib
 from okd_jax.devices import signals
 from okd_jax.errors import ConfigError, Interrupted, NotFiniteError
-from okd_jax.runs import best as best_lib, workdir as workdir_lib
+from okd_jax.runs import workdir as workdir_lib
 from okd_jax.settings import (
   build,
   config as config_lib,
@@ -32,7 +31,7 @@ from okd_jax.settings import (
 )
 from okd_jax.settings.schema import RunConfig
 from okd_jax.tasks.figure import Figure, LEADER, parse
-from okd_jax.tasks.task import Task
+from okd_jax.tasks.task import Measure, Task
 
 _log = logging.getLogger(__name__)
 # Trials that differ in them cannot be compared.
@@ -53,9 +52,19 @@ class Judge:
   task: type[Task]
   name: str
 
+  @property
+  def measure(self) -> Measure:
+    """What the figure measures."""
+    name = parse(self.name).measure
+    return next(each for each in self.task.measures if each.name == name)
+
   def merit(self, record: Mapping[str, Any]) -> float:
     """Of an evaluation; higher is better."""
-    return best_lib.merit(self.task, record, self.name)
+    return self.measure.merit(record[self.name])
+
+  def figure(self, merit: float) -> float:
+    """The figure that has a merit."""
+    return self.measure.merit(merit)  # which keeps or turns its sign
 
 
 def space(config: RunConfig, texts: Mapping[str, str]) -> Space:
@@ -207,6 +216,24 @@ def _run(
   judge: Judge,
   stop: signals.Stop,
 ) -> None:
-  (frozen,) = itertools.islice(study.get_trials(), trial.number, None, None) or (
-    None,
-  )
+  known = study.get_trials()[trial.number].intermediate_values
+
+  def watch(record: Mapping[str, Any]) -> None:
+    """Ends a run that is worse than most were at this step."""
+    step = record["step"]
+    if step in known:
+      return  # evaluated again after an interruption
+    trial.report(judge.merit(record), step)
+    if trial.should_prune():
+      raise optuna.TrialPruned
+
+  try:
+    _, summary = train_lib.train(config, workdir, stop=stop, watch=watch)
+  except optuna.TrialPruned:
+    print("Pruned: worse than most of the others at this step.", flush=True)
+    study.tell(trial, state=TrialState.PRUNED)
+  except NotFiniteError as error:
+    _log.error("Trial %d diverged: %s", trial.number, error)
+    study.tell(trial, state=TrialState.FAIL)
+  else:
+    study.tell(trial, judge.merit(summary[config.deploy]))

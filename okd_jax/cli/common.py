@@ -153,11 +153,12 @@ def needing_matplotlib() -> Iterator[None]:
     leave(f"{error}; pip install matplotlib adds it.", ConfigError.exit_code)
 
 
-def read_recipe(argv: Sequence[str]) -> tuple[RunConfig, Path]:
+def read_recipe(argv: Sequence[str], what: str = "") -> tuple[RunConfig, Path]:
   """Reads the flags of a run: --config, --config.KEY and --workdir.
 
   Args:
     argv: the program's name and its arguments.
+    what: added to the name of the default work directory.
 
   Returns:
     The configuration, and the work directory: a folder under runs/ by default.
@@ -169,6 +170,8 @@ def read_recipe(argv: Sequence[str]) -> tuple[RunConfig, Path]:
   if "base" in recipe:
     raise _of_another_command(named)
   config = freeze.freeze(recipe)
+  if what:
+    named = f"{Path(named.split(':')[0]).stem}_{what}"
   return config, _workdir(workdir, config, named)
 
 

@@ -66,6 +66,38 @@ def values(flag: str, text: str, default: Any) -> Values:
   return made
 
 
+def bounds(flag: str, text: str, default: Any) -> tuple[Any, Any, bool]:
+  """Reads a range.
+
+  Args:
+    flag: it was given by, for messages.
+    text: LOW..HIGH, both included, or log:LOW..HIGH, even in the logarithm.
+    default: of the key, a number; whole numbers where it is one.
+
+  Returns:
+    The lowest value, the highest one, and whether it is even in the logarithm.
+
+  Raises:
+    ConfigError: if it is no range, or the key holds no number.
+  """
+  log = text.startswith("log:")
+  low, _, high = text.removeprefix("log:").partition("..")
+  kind = type(default)
+  try:
+    if kind not in (int, float):
+      raise ValueError
+    found = kind(low), kind(high)
+    if not (found[0] < found[1] and (not log or found[0] > 0)):
+      raise ValueError
+  except ValueError:
+    raise ConfigError(
+      f"{flag}={text} must be LOW..HIGH or log:LOW..HIGH, a smaller and a "
+      "larger number (whole where the key is), and the key one of numbers; for "
+      'others name values: "(VALUE,VALUE)".'
+    ) from None
+  return *found, log
+
+
 def default_of(
   flag: str, key: str, config: RunConfig, names: Sequence[str]
 ) -> Any:
