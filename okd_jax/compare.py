@@ -2,8 +2,6 @@
 
 import json
 import logging
-from pathlib import Path
-import shutil
 import traceback
 
 import jax
@@ -17,6 +15,7 @@ from okd_jax.runs import summary
 from okd_jax.settings import freeze
 from okd_jax.settings.schema import Comparison
 from okd_jax.storage import files, paths
+from okd_jax.storage.paths import Path
 
 _log = logging.getLogger(__name__)
 
@@ -74,20 +73,21 @@ def compare(config: Comparison, workdir: Path) -> dict[str, str]:
 
 
 def _remember(config: Comparison, workdir: Path) -> None:
-  workdir.mkdir(parents=True, exist_ok=True)
+  files.make_folder(workdir)
   path = workdir / results.CONFIG
   files.write(path, json.dumps(freeze.as_dict(config), indent=2) + "\n")
   try:
-    shutil.copyfile(paths.expand(config.published), workdir / results.PUBLISHED)
+    published = paths.expand(config.published).read_bytes()
   except OSError as error:
     raise ConfigError(
       f"config.published='{config.published}' must be a file like "
       f"configs/published.json ({error.strerror})."
     ) from error
+  files.write(workdir / results.PUBLISHED, published)
 
 
 def _require_teacher(cell: Cell, failed: dict[str, str]) -> None:
-  teacher = "/".join(Path(cell.config.teacher).parts[-3:])
+  teacher = "/".join(cell.config.teacher.split("/")[-3:])
   # What it left behind may look like a run.
   if teacher in failed:
     raise ConfigError(f"its teacher, {teacher}, failed.")
@@ -96,7 +96,7 @@ def _require_teacher(cell: Cell, failed: dict[str, str]) -> None:
 def _record_failure(cell: Cell, why: str) -> None:
   if jax.process_index() != 0:
     return
-  cell.workdir.mkdir(parents=True, exist_ok=True)
+  files.make_folder(cell.workdir)
   text = f"{why}\n\n{traceback.format_exc()}"
   files.write(cell.workdir / results.ERROR, text)
 

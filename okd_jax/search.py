@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import dataclasses
 import json
 import logging
-from pathlib import Path
+import pathlib
 from typing import Any
 
 import jax
@@ -30,6 +30,7 @@ from okd_jax.settings import (
   ranges,
 )
 from okd_jax.settings.schema import RunConfig
+from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import Figure, LEADER, parse
 from okd_jax.tasks.task import Measure, Task
 
@@ -130,6 +131,10 @@ def search(
     raise ConfigError(
       "a search trains one seed at a time, on one machine; leave "
       "config.num_seeds at 1."
+    )
+  if not isinstance(workdir, pathlib.Path):
+    raise ConfigError(
+      f"--workdir={workdir}: a search needs a folder on this machine."
     )
   judge = _judge(config)
   workdir.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-from pathlib import Path
 import time
 from typing import Any
 
@@ -14,6 +13,7 @@ from okd_jax.errors import Interrupted, NotFiniteError
 from okd_jax.runs import spread, summary, workdir as workdir_lib
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
+from okd_jax.storage.paths import Path
 
 _log = logging.getLogger(__name__)
 

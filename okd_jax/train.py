@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
 import logging
-from pathlib import Path
 import time
 from typing import Any
 
@@ -29,6 +28,7 @@ from okd_jax.settings import build, config as config_lib, layout
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import paths
 from okd_jax.storage.checkpoint import Checkpoints
+from okd_jax.storage.paths import Path
 from okd_jax.training import autotune, finite, state as state_lib
 from okd_jax.training.evaluate import Evaluator
 from okd_jax.training.runner import Runner
@@ -69,7 +69,7 @@ def train(
   config = workdir_lib.as_begun(config, workdir)
   source, setup, frozen = _open(config, workdir)
   with contextlib.ExitStack() as stack:
-    stack.enter_context(workdir_lib.lock(workdir))
+    still_ours = stack.enter_context(workdir_lib.lock(workdir))
     stop = stop or stack.enter_context(signals.Stop())
     checkpoints = workdir_lib.checkpoints(config, workdir)
     summary.show_plan(config, setup, source)
@@ -107,11 +107,13 @@ def train(
         ended = step == total or best.exhausted
 
         # Saved last, so that what is saved was recorded.
+        still_ours()
         checkpoints.check()
         stopping = stop.agreed()
         score = best.score_at(step)
         if stopping or ended or score is not None or due.save(step):
           finite.check_state(step, state)
+          recorder.flush()
           extra = {"unrecorded": runner.unrecorded}
           wait = stopping or ended
           checkpoints.save(step, state, wait=wait, extra=extra, score=score)
@@ -208,7 +210,7 @@ def _new_or_saved(
     return state, step, extra.get("unrecorded", {})
   state = state_lib.init(setup, key)
   if config.init_from:
-    path = paths.expand(config.init_from)
+    path = paths.anywhere(config.init_from)
     state = init_from.fill(setup, state, path, head=config.init_from_head)
   return state, 0, {}
 

@@ -7,7 +7,7 @@ import errno
 import json
 import logging
 import os
-from pathlib import Path
+import pathlib
 import select
 import sys
 from typing import Any, NoReturn
@@ -27,14 +27,23 @@ from okd_jax.settings import (
 )
 from okd_jax.settings.schema import Comparison, RunConfig
 from okd_jax.storage import paths
+from okd_jax.storage.paths import Path
 
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
-def path(text: str) -> Path:
-  """The type of all arguments that are paths; see `okd_jax.storage.paths`."""
+def path(text: str) -> pathlib.Path:
+  """The type of arguments that are paths; see `okd_jax.storage.paths`."""
   try:
     return paths.expand(text)
+  except ConfigError as error:
+    raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def place(text: str) -> Path:
+  """The type of arguments that are paths, also in a bucket."""
+  try:
+    return paths.anywhere(text)
   except ConfigError as error:
     raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -42,7 +51,7 @@ def path(text: str) -> Path:
 def add_workdir(command: argparse.ArgumentParser) -> None:
   """Adds the folder of a run, or of the runs of several seeds."""
   command.add_argument(
-    "workdir", type=path, metavar="WORKDIR", help="of a run, or of its seeds"
+    "workdir", type=place, metavar="WORKDIR", help="of a run, or of its seeds"
   )
   add_seed(command)
 
@@ -171,7 +180,7 @@ def read_recipe(argv: Sequence[str], what: str = "") -> tuple[RunConfig, Path]:
     raise _of_another_command(named)
   config = freeze.freeze(recipe)
   if what:
-    named = f"{Path(named.split(':')[0]).stem}_{what}"
+    named = f"{pathlib.Path(named.split(':')[0]).stem}_{what}"
   return config, _workdir(workdir, config, named)
 
 
@@ -186,7 +195,7 @@ def read_comparison(argv: Sequence[str]) -> tuple[Comparison, Path]:
 
 
 def _workdir(given: str | None, config: RunConfig, named: str) -> Path:
-  return paths.expand(given) if given else default_workdir(config, named)
+  return paths.anywhere(given) if given else default_workdir(config, named)
 
 
 def _of_another_command(named: str) -> ConfigError:
@@ -212,7 +221,7 @@ def prepare_jax(config: RunConfig | None = None) -> None:
     ):
       jax.config.update("jax_num_cpu_devices", layout.cpu_devices(config))
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    cache = Path.home() / ".cache" / "okd_jax" / "xla"
+    cache = pathlib.Path.home() / ".cache" / "okd_jax" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
@@ -222,5 +231,5 @@ def default_workdir(config: RunConfig, config_file: str) -> Path:
   That of a comparison follows from its base, so comparisons that differ in
   their grids alone share one, and with it their cells.
   """
-  stem = Path(config_file.split(":")[0]).stem
-  return Path("runs") / f"{stem}-{config_lib.digest(config)}"
+  stem = pathlib.Path(config_file.split(":")[0]).stem
+  return pathlib.Path("runs") / f"{stem}-{config_lib.digest(config)}"

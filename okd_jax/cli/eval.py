@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Mapping, Sequence
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import DataError
 from okd_jax.runs import display, run as run_lib, spread
 from okd_jax.settings import build, freeze
+from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import (
   DIVERSITY,
   Figure,

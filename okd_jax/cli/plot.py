@@ -9,12 +9,12 @@ from okd_jax.errors import ConfigError
 def add_arguments(command: argparse.ArgumentParser) -> None:
   """Adds what the command takes."""
   command.add_argument(
-    "workdirs", type=common.path, nargs="+", metavar="WORKDIR"
+    "workdirs", type=common.place, nargs="+", metavar="WORKDIR"
   )
   common.add_seed(command)
   command.add_argument(
     "--to",
-    type=common.path,
+    type=common.place,
     metavar="DIR",
     help="folder for the pictures; plots in WORKDIR by default",
   )

@@ -2,12 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from okd_jax.cli import common
 from okd_jax.errors import DataError
 from okd_jax.runs import display
+from okd_jax.storage.paths import Path
 from okd_jax.weights import exported, predict
 
 
@@ -15,7 +15,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   """Adds what the command takes."""
   command.add_argument(
     "target",
-    type=common.path,
+    type=common.place,
     metavar="WORKDIR|LEADER",
     help="run, runs of several seeds, or exported folder",
   )

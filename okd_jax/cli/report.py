@@ -8,12 +8,12 @@ from okd_jax.cli import common
 def add_arguments(command: argparse.ArgumentParser) -> None:
   """Adds what the command takes."""
   command.add_argument(
-    "workdirs", type=common.path, nargs="+", metavar="WORKDIR"
+    "workdirs", type=common.place, nargs="+", metavar="WORKDIR"
   )
   common.add_seed(command)
   command.add_argument(
     "--to",
-    type=common.path,
+    type=common.place,
     help="file; report.html in the first WORKDIR by default",
   )
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 import json
-from pathlib import Path
 from typing import Any
 
 from okd_jax.results import formats as tables, rows as results
 from okd_jax.results.formats import Table
 from okd_jax.results.rows import Row, times, WHO
 from okd_jax.storage import files
+from okd_jax.storage.paths import Path
 
 
 def read(workdir: Path) -> list[Table]:

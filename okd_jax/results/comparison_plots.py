@@ -1,7 +1,6 @@
 """Pictures of a comparison."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -9,6 +8,7 @@ import numpy as np
 
 from okd_jax.results import plots, rows as results
 from okd_jax.results.rows import Row
+from okd_jax.storage.paths import Path
 
 _SHOWN = ("deployed", "peers_mean", "ensemble")
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 import dataclasses
 import itertools
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -11,6 +10,7 @@ from okd_jax import methods
 from okd_jax.errors import ConfigError
 from okd_jax.settings import config as config_lib, freeze, ranges
 from okd_jax.settings.schema import Comparison, RunConfig
+from okd_jax.storage.paths import Path
 
 # Rows besides the methods: one network alone, and what teaches others.
 BASELINE = "baseline"

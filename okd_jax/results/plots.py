@@ -1,7 +1,6 @@
 """Pictures of a run, in colours that colour-blind people can tell apart."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -18,6 +17,8 @@ from okd_jax.runs import (
   workdir as workdir_lib,
 )
 from okd_jax.settings import config as config_lib
+from okd_jax.storage import files
+from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import (
   DIVERSITY,
   Figure as Measured,
@@ -114,7 +115,7 @@ def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
   Returns:
     The files.
   """
-  folder.mkdir(parents=True, exist_ok=True)
+  files.make_folder(folder)
   written = []
   for name, figure in figures.items():
     for suffix, options in (
@@ -122,7 +123,8 @@ def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
       ("svg", {"metadata": {"Date": None}}),
     ):
       written.append(folder / f"{name}.{suffix}")
-      figure.savefig(written[-1], **options)
+      with written[-1].open("wb") as file:
+        figure.savefig(file, format=suffix, **options)
   return written
 
 

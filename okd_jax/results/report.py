@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import dataclasses
 import html
 import json
-from pathlib import Path
+import pathlib
 import re
 import tempfile
 
@@ -25,6 +25,7 @@ from okd_jax.runs import (
 )
 from okd_jax.settings import freeze
 from okd_jax.storage import files
+from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import DIVERSITY, Figure
 from okd_jax.tasks.task import Measure
 
@@ -60,7 +61,7 @@ def write(workdirs: Sequence[Path], to: Path) -> None:
   for number, workdir in enumerate(workdirs):
     section = _comparison if results.exists(workdir) else _run
     sections.append(section(workdir, f"s{number}"))
-  to.parent.mkdir(parents=True, exist_ok=True)
+  files.make_folder(to.parent)
   files.write(
     to,
     "<!DOCTYPE html>\n"
@@ -76,7 +77,7 @@ def write(workdirs: Sequence[Path], to: Path) -> None:
 def _comparison(workdir: Path, prefix: str) -> str:
   rows = results.read(workdir)
   with tempfile.TemporaryDirectory() as folder:
-    files = compare_plots.plot(workdir, Path(folder))
+    files = compare_plots.plot(workdir, pathlib.Path(folder))
     pictures = _pictures(files, prefix)
   done = sum(row.finished for row in rows)
   about = f"A comparison: {done} of {sum(r.planned for r in rows)} runs done."
@@ -92,7 +93,7 @@ def _run(workdir: Path, prefix: str) -> str:
   if len(runs) > 1:
     seeds = f"seeds {', '.join(map(str, runs))}"
   with tempfile.TemporaryDirectory() as folder:
-    pictures = _pictures(plots.plot(workdir, Path(folder)), prefix)
+    pictures = _pictures(plots.plot(workdir, pathlib.Path(folder)), prefix)
   about = (
     f"{config.method.name}, {config.peers.num_peers} {config.peers.kind} of "
     f"{config.peers.net} on {info.name}, {seeds}, "

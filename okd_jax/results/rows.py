@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import json
-from pathlib import Path
 import statistics
 from typing import Any
 
@@ -15,6 +14,7 @@ from okd_jax.results import grid
 from okd_jax.results.grid import BASELINE, Cell, KD_TEACHER
 from okd_jax.runs import records, run as run_lib
 from okd_jax.settings import config as config_lib, freeze
+from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import (
   DIVERSITY,
   ENSEMBLE,

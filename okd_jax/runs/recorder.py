@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 import contextlib
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ from okd_jax.runs import records, trackers
 from okd_jax.runs.best import Best
 from okd_jax.runs.display import Display
 from okd_jax.settings.schema import RunConfig
+from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import Figure, parse_element
 from okd_jax.training import finite
 from okd_jax.training.runner import Runner
@@ -46,6 +46,10 @@ class Recorder:
     # What fits on a line: the terms, without the method's summaries.
     line = {n: value for n, value in record.items() if not parse_element(n)[1]}
     self._display.update(step, line, runner.images_per_second)
+
+  def flush(self) -> None:
+    """Has all written soon, as a checkpoint is about to be."""
+    self._writer.flush()
 
   def evaluated(
     self, step: int, figures: Mapping[Figure, float]

@@ -6,12 +6,13 @@ import io
 import json
 import logging
 import math
-import os
-from pathlib import Path
+import pathlib
+import tempfile
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
-from okd_jax.storage import files
+from okd_jax.storage import files, growing
+from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import Figure, of_record
 
 _log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Writer:
 
   def __init__(
     self,
-    workdir: str | os.PathLike[str],
+    workdir: Path,
     *,
     tensorboard: bool = True,
     resume_step: int | None = None,
@@ -52,14 +53,14 @@ class Writer:
         record is that of a run without a break; None starts anew.
       trackers: also told every metric.
     """
-    self.workdir = Path(workdir)
-    self.workdir.mkdir(parents=True, exist_ok=True)
+    self.workdir = workdir
+    files.make_folder(workdir)
     kept = []
     if resume_step is not None:
       kept = [r for r in _records(self.workdir) if r["step"] <= resume_step]
     text = "".join(json.dumps(record) + "\n" for record in kept)
-    files.write(self.workdir / _LINES, text)
-    self._file = (self.workdir / _LINES).open("a", encoding="utf-8")
+    self._lines = growing.text(self.workdir / _LINES, text)
+    self._closed = False
     self._trackers: list[Tracker] = list(trackers)
     if tensorboard:
       first_step = None if resume_step is None else resume_step + 1
@@ -90,10 +91,8 @@ class Writer:
       name: value if math.isfinite(value) else None
       for name, value in scalars.items()
     }
-    self._file.write(json.dumps(record, allow_nan=False) + "\n")
-    # To the operating system: it outlives this process, however that ends.
-    self._file.flush()
-    if kind == "eval":
+    self._lines.add(json.dumps(record, allow_nan=False) + "\n")
+    if kind == "eval" and isinstance(self.workdir, pathlib.Path):
       self._write_table()
     for tracker in tuple(self._trackers):
       try:
@@ -107,11 +106,16 @@ class Writer:
           *(name, step, error, _LINES, self.workdir),
         )
 
+  def flush(self) -> None:
+    """Has all written soon; a bucket gets the rest at intervals."""
+    self._lines.flush()
+
   def close(self) -> None:
     """Writes the CSV and closes all files; may be called twice."""
-    if self._file.closed:
+    if self._closed:
       return
-    self._file.close()
+    self._closed = True
+    self._lines.close()
     self._write_table()
     for tracker in self._trackers:
       if isinstance(tracker, _TensorBoard):
@@ -154,11 +158,14 @@ class NoWriter(Writer):
   ) -> None:
     """Writes nothing."""
 
+  def flush(self) -> None:
+    """Has nothing to write."""
+
   def close(self) -> None:
     """Closes nothing."""
 
 
-def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
   """Reads the metrics of a run, also while it runs.
 
   Args:
@@ -170,17 +177,17 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
   """
   return [
     {name: math.nan if v is None else v for name, v in record.items()}
-    for record in _records(Path(workdir))
+    for record in _records(workdir)
   ]
 
 
-def until(workdir: str | os.PathLike[str], step: int) -> list[dict[str, Any]]:
+def until(workdir: Path, step: int) -> list[dict[str, Any]]:
   """Reads the metrics up to a step, and that of the step itself."""
   return [r for r in read_metrics(workdir) if r["step"] <= step]
 
 
 def read_evaluations(
-  workdir: str | os.PathLike[str],
+  workdir: Path,
 ) -> list[tuple[int, dict[Figure, float]]]:
   """Reads the evaluations of a run: the step and the figures of each."""
   return [
@@ -219,14 +226,30 @@ class _TensorBoard:
     # Optional, and slow to import where TensorFlow is installed too.
     import tensorboardX
 
+    self._events = workdir / "tensorboard"
+    folder, self._uploads = self._events, None
+    if not isinstance(folder, pathlib.Path):
+      self._local = tempfile.TemporaryDirectory(prefix="okd_jax_")
+      folder = pathlib.Path(self._local.name)
+      self._uploads = growing.Uploads(self._upload, every_secs=120.0)
     # Events from this step on, of the run that broke off, are hidden.
     self._writer = tensorboardX.SummaryWriter(
-      str(workdir / "tensorboard"), purge_step=first_step
+      str(folder), purge_step=first_step
     )
 
   def log(self, step: int, metrics: dict[str, float]) -> None:
     for name, value in metrics.items():
       self._writer.add_scalar(name, value, step)
+    if self._uploads is not None:
+      self._uploads.changed()
 
   def close(self) -> None:
     self._writer.close()
+    if self._uploads is not None:
+      self._uploads.finish()
+      self._local.cleanup()
+
+  def _upload(self) -> None:
+    self._writer.flush()
+    for file in pathlib.Path(self._local.name).iterdir():
+      files.write(self._events / file.name, file.read_bytes())

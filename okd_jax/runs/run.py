@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from okd_jax.settings import build, config as config_lib, freeze
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import files
 from okd_jax.storage.checkpoint import Checkpoints
+from okd_jax.storage.paths import Path
 from okd_jax.training import setup as setup_lib, state as state_lib, targets
 from okd_jax.training.setup import Setup
 from okd_jax.training.state import TrainState, variables

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 import gzip
 import json
-from pathlib import Path
 import zlib
 
 from okd_jax.data import Source
 from okd_jax.data.info import DataInfo
 from okd_jax.errors import DataError
 from okd_jax.storage import files
+from okd_jax.storage.paths import Path
 
 # A line for every picture of a folder; absent for other data, and in runs of
 # earlier releases.

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 import json
-from pathlib import Path
 import statistics
 from typing import Any
 
 from okd_jax.runs.workdir import of_seed
 from okd_jax.storage import files
+from okd_jax.storage.paths import Path
 
 # Of the summary of a run, what all seeds have in common.
 _COMMON = ("method", "net", "kind", "num_peers", "data", "epochs", "best_by")

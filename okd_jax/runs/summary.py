@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import json
-from pathlib import Path
 import statistics
 from typing import Any
 
@@ -21,6 +20,7 @@ from okd_jax.runs import (
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import files
+from okd_jax.storage.paths import Path
 from okd_jax.tasks import figure as figure_lib
 from okd_jax.tasks.figure import (
   DIVERSITY,

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 import contextlib
 import importlib
 import logging
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ import jax
 from okd_jax.runs.records import Tracker
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.settings.schema import RunConfig
+from okd_jax.storage.paths import Path
 
 _log = logging.getLogger(__name__)
 

@@ -1,9 +1,9 @@
 """The work directory of a run: whose it is, and its checkpoints."""
 
+from collections.abc import Callable, Iterator
 import contextlib
-from pathlib import Path
+import pathlib
 import re
-from typing import Any
 
 import jax
 
@@ -11,7 +11,9 @@ from okd_jax.runs import run as run_lib
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage.checkpoint import Checkpoints
+from okd_jax.storage.lease import Lease
 from okd_jax.storage.lock import RunLock
+from okd_jax.storage.paths import Path
 
 _SEED = re.compile(r"seed(\d+)")
 
@@ -45,11 +47,23 @@ def checkpoints(config: RunConfig, workdir: Path) -> Checkpoints:
   )
 
 
-def lock(workdir: Path) -> contextlib.AbstractContextManager[Any]:
-  """Keeps other programs from training in a folder."""
+@contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[Callable[[], None]]:
+  """Keeps other programs from training in a folder.
+
+  Yields:
+    A function that raises RunLockError if another run has taken it over, as
+      may happen in a bucket that was out of reach.
+  """
   # The processes of one run share the folder; the first one speaks for all.
-  first = jax.process_index() == 0
-  return RunLock(workdir) if first else contextlib.nullcontext()
+  if jax.process_index() != 0:
+    yield lambda: None
+  elif isinstance(workdir, pathlib.Path):
+    with RunLock(workdir):
+      yield lambda: None
+  else:
+    with Lease(workdir) as lease:
+      yield lease.check
 
 
 def require_same_run(config: RunConfig, workdir: Path) -> None:

@@ -115,7 +115,7 @@ def _check_teacher(config: RunConfig, needed: bool) -> None:
       "teacher; set it to the work directory of a run, or to a .safetensors "
       "or .pth file and config.teacher_net to its network."
     )
-  path = paths.expand(config.teacher)
+  path = paths.anywhere(config.teacher)
   if not path.exists():
     raise ConfigError(
       f"config.teacher={config.teacher!r} must be an existing path."

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
-from pathlib import Path
+import pathlib
 import re
 import tempfile
 from typing import Any
@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 
 from okd_jax.devices.processes import Meeting
 from okd_jax.errors import CheckpointError
+from okd_jax.storage.paths import Path
 
 # Paths that mean the same to the file system and to Orbax. It looks for files
 # by patterns that begin with the path, takes some paths for addresses of
@@ -75,11 +76,11 @@ def _check(path: Path, tree: Any) -> None:
 @contextlib.contextmanager
 def _plain(folder: Path) -> Iterator[Path]:
   """The folder by a path that Orbax reads as the file system does."""
-  if _PLAIN.fullmatch(str(folder)):
+  if not isinstance(folder, pathlib.Path) or _PLAIN.fullmatch(str(folder)):
     yield folder
     return
   with tempfile.TemporaryDirectory(prefix="okd_jax_") as made:
-    alias = Path(made) / "to"
+    alias = pathlib.Path(made) / "to"
     alias.symlink_to(folder.parent.resolve(), target_is_directory=True)
     yield alias / folder.name
 

@@ -9,8 +9,6 @@ from concurrent import futures
 import dataclasses
 import json
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,9 +17,10 @@ import jax.numpy as jnp
 from okd_jax.devices import signals
 from okd_jax.devices.processes import Meeting
 from okd_jax.errors import CheckpointError
-from okd_jax.storage import arrays, manifest as manifest_lib, packing
+from okd_jax.storage import arrays, manifest as manifest_lib, packing, paths
 from okd_jax.storage.manifest import Leaf, Manifest, ManifestError
 from okd_jax.storage.packing import Named
+from okd_jax.storage.paths import Path
 from okd_jax.storage.steps import Steps
 
 
@@ -42,14 +41,14 @@ class Checkpoints:
 
   def __init__(
     self,
-    directory: str | os.PathLike[str],
+    directory: str | Path,
     *,
     keep: int = 2,
     config_hash: str = "",
   ):
     if keep < 1:
       raise ValueError(f"keep={keep} must be at least 1, or nothing is left.")
-    self.directory = Path(directory).absolute()
+    self.directory = paths.absolute(directory)
     self._steps = Steps(self.directory)
     self.keep = keep
     self.config_hash = config_hash

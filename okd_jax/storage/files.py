@@ -1,7 +1,17 @@
-"""Files that are whole or not there at all."""
+"""Files that are whole or not there at all, here and in buckets.
 
+A bucket has no folders, no renaming and no appending; its files appear when
+they are whole.
+"""
+
+from collections.abc import Iterator
+import contextlib
 import os
-from pathlib import Path
+import pathlib
+import shutil
+import tempfile
+
+from okd_jax.storage.paths import Path
 
 
 def write(
@@ -14,15 +24,20 @@ def write(
   """Writes a file so that a reader sees the old content or the new one.
 
   Args:
-    path: of the file; while it is written, `<name>.tmp` lies beside it.
+    path: of the file; while it is written, `<name>.tmp` lies beside it on a
+      disk.
     content: text is written as UTF-8.
     durable: return only when it would outlive a loss of power.
     shared: several processes may write it at the same time.
   """
+  raw = content.encode() if isinstance(content, str) else content
+  if not isinstance(path, pathlib.Path):
+    path.write_bytes(raw)
+    return
   writer = f".{os.getpid()}" if shared else ""
   temporary = path.with_name(f"{path.name}{writer}.tmp")
   with temporary.open("wb") as file:
-    file.write(content.encode() if isinstance(content, str) else content)
+    file.write(raw)
     if durable:
       file.flush()
       os.fsync(file.fileno())
@@ -31,7 +46,89 @@ def write(
     _sync(path.parent)
 
 
-def _sync(directory: Path) -> None:
+def make_folder(path: Path) -> None:
+  """Makes a folder and those above it, where there is such a thing."""
+  if isinstance(path, pathlib.Path):
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def remove_folder(path: Path) -> None:
+  """Removes a folder and all in it; the files of one on a disk at once."""
+  if not isinstance(path, pathlib.Path):
+    if path.exists():
+      path.rmtree()
+    return
+  if path.exists():
+    removed = path.with_name(f"{path.name}.deleted")
+    shutil.rmtree(removed, ignore_errors=True)
+    path.rename(removed)
+    shutil.rmtree(removed)
+
+
+def names_below(folder: Path) -> list[str]:
+  """Paths of all files below a folder, relative to it, sorted."""
+  if isinstance(folder, pathlib.Path):
+    files = (p for p in folder.rglob("*") if p.is_file())
+    return sorted(p.relative_to(folder).as_posix() for p in files)
+  found = []
+  # The addresses there lack the scheme.
+  top = os.fspath(folder).partition("://")[2]
+  for inside, _, names in folder.walk():
+    part = os.fspath(inside).removeprefix(top).strip("/")
+    found += [f"{part}/{name}" if part else name for name in names]
+  return sorted(found)
+
+
+@contextlib.contextmanager
+def on_disk(path: Path) -> Iterator[pathlib.Path]:
+  """A file as one of this machine, for what needs to seek in it."""
+  if isinstance(path, pathlib.Path):
+    yield path
+    return
+  with tempfile.TemporaryDirectory(prefix="okd_jax_") as made:
+    copied = pathlib.Path(made) / path.name
+    copied.write_bytes(path.read_bytes())
+    yield copied
+
+
+@contextlib.contextmanager
+def replacing(folder: Path, last: str) -> Iterator[pathlib.Path]:
+  """Gives a folder to fill, which then replaces another one as a whole.
+
+  Args:
+    folder: what is replaced, if it is there.
+    last: name of the file without which a reader takes the folder for absent:
+      in a bucket it goes first and comes last.
+
+  Yields:
+    An empty folder on this machine.
+  """
+  if not isinstance(folder, pathlib.Path):
+    with tempfile.TemporaryDirectory(prefix="okd_jax_") as made:
+      filled = pathlib.Path(made)
+      yield filled
+      (folder / last).unlink(missing_ok=True)
+      remove_folder(folder)
+      inside = [p for p in sorted(filled.rglob("*")) if p.is_file()]
+      for file in sorted(inside, key=lambda p: p == filled / last):
+        write(folder / file.relative_to(filled).as_posix(), file.read_bytes())
+    return
+  filled = folder.with_name(f"{folder.name}.tmp")
+  shutil.rmtree(filled, ignore_errors=True)
+  filled.mkdir(parents=True)
+  yield filled
+  # Only whole folders ever have the final name.
+  if folder.exists():
+    replaced = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(replaced, ignore_errors=True)
+    folder.rename(replaced)
+    filled.rename(folder)
+    shutil.rmtree(replaced)
+  else:
+    filled.rename(folder)
+
+
+def _sync(directory: pathlib.Path) -> None:
   descriptor = os.open(directory, os.O_RDONLY)
   try:
     os.fsync(descriptor)

@@ -9,13 +9,15 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 import json
-import os
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from okd_jax.storage import files
+from okd_jax.storage.paths import Path
 
 _VERSION = 1
+# Bytes that are read at once.
+_PART = 2**20
 
 # (path, shape, dtype) of one leaf of a state.
 Leaf = tuple[str, tuple[int, ...], str]
@@ -23,6 +25,10 @@ Leaf = tuple[str, tuple[int, ...], str]
 
 class ManifestError(ValueError):
   """A manifest that is damaged, or of files that are."""
+
+
+class UnreadableError(ManifestError):
+  """Files that may be whole, but cannot be read now."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,16 +56,18 @@ class Manifest:
 
 def hash_files(directory: Path) -> dict[str, tuple[int, str]]:
   """Size and SHA-256 of every file under `directory`, by relative path."""
-  files = {}
-  for path in sorted(p for p in directory.rglob("*") if p.is_file()):
-    files[path.relative_to(directory).as_posix()] = _fingerprint(path)
-  return files
+  names = files.names_below(directory)
+  return {name: _fingerprint(directory / name) for name in names}
 
 
 def _fingerprint(path: Path) -> tuple[int, str]:
   with path.open("rb") as file:
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return os.fstat(file.fileno()).st_size, digest
+    digest = hashlib.sha256()
+    size = 0
+    while part := file.read(_PART):
+      digest.update(part)
+      size += len(part)
+    return size, digest.hexdigest()
 
 
 def check_files(directory: Path, manifest: Manifest) -> None:
@@ -76,15 +84,15 @@ def check_files(directory: Path, manifest: Manifest) -> None:
   for name, (size, digest) in manifest.files.items():
     path = directory / name
     try:
-      found_size = path.stat().st_size
-      if found_size != size:
-        raise ManifestError(f"{path} has {found_size} bytes, {size} were saved")
-      if _fingerprint(path)[1] != digest:
-        raise ManifestError(f"{path} is damaged: its SHA-256 has changed")
+      found_size, found_digest = _fingerprint(path)
     except FileNotFoundError:
       raise ManifestError(f"{path} is missing") from None
-    except OSError as error:
-      raise ManifestError(f"{path} cannot be read: {error}") from error
+    except Exception as error:
+      raise _unreadable(path, error) from error
+    if found_size != size:
+      raise ManifestError(f"{path} has {found_size} bytes, {size} were saved")
+    if found_digest != digest:
+      raise ManifestError(f"{path} is damaged: its SHA-256 has changed")
 
 
 def compare_leaves(
@@ -134,8 +142,8 @@ def read(path: Path) -> Manifest:
   Raises:
     ManifestError: if it cannot be read, or one bit of it has changed.
   """
+  raw = _content(path)
   try:
-    raw = path.read_bytes()
     body = json.loads(raw)["manifest"]
     if body["version"] != _VERSION:
       raise ManifestError(
@@ -161,10 +169,6 @@ def read(path: Path) -> Manifest:
     )
   except ManifestError:
     raise
-  except FileNotFoundError:
-    raise ManifestError(f"{path} is missing: the save was cut off") from None
-  except OSError as error:
-    raise ManifestError(f"{path} cannot be read: {error}") from error
   except (
     ArithmeticError,
     AttributeError,
@@ -174,6 +178,22 @@ def read(path: Path) -> Manifest:
     ValueError,
   ) as error:
     raise ManifestError(f"{path} is damaged: {error!r}") from error
+
+
+def _content(path: Path) -> bytes:
+  try:
+    return path.read_bytes()
+  except FileNotFoundError:
+    raise ManifestError(f"{path} is missing: the save was cut off") from None
+  except Exception as error:
+    raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ManifestError:
+  """Of any error: a bucket's client raises any kind."""
+  damaged = isinstance(error, IsADirectoryError | NotADirectoryError)
+  kind = ManifestError if damaged else UnreadableError
+  return kind(f"{path} cannot be read: {error}")
 
 
 def _encode(body: Mapping[str, Any]) -> bytes:

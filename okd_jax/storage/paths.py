@@ -1,39 +1,98 @@
-"""Paths as people write them."""
+"""Paths as people write them: on this machine, or in a bucket."""
 
 import os
-from pathlib import Path
+import pathlib
 import re
+from typing import TYPE_CHECKING, TypeAlias
 
 from okd_jax.errors import ConfigError
 
+# Of the methods only those are called that both have; `files` has the rest.
+if TYPE_CHECKING:
+  from etils import epath
+
+  Path: TypeAlias = pathlib.Path | epath.Path
+else:
+  Path = pathlib.Path
+
+# Read once by epath, when the first path is used: it would reach buckets by
+# TensorFlow where that is installed, which takes seconds and is another way.
+os.environ.setdefault("EPATH_USE_TF", "false")
+
 _VARIABLE = re.compile(r"\$([A-Za-z_]\w*|\{[^}]*\})", re.ASCII)
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+# Orbax looks for files by patterns that begin with the path.
+_IN_A_BUCKET = re.compile(r"[\w-][\w.-]*(/[\w ./=,+@:~%-]*)?", re.ASCII)
 
 
-def expand(text: str | os.PathLike[str]) -> Path:
+def expand(text: str | os.PathLike[str]) -> pathlib.Path:
   """Replaces ~ and $VARIABLES as a shell does.
 
   A shell itself does not replace them everywhere, for example not behind
   `--workdir=`, and recipes are read by no shell.
 
   Args:
-    text: a path. One that exists as it is written is that path.
+    text: a path on this machine. One that exists as it is written is that
+      path.
 
   Raises:
-    ConfigError: naming a variable or a user that there is not.
+    ConfigError: naming a variable or a user that there is not, or a bucket.
   """
   written = os.fspath(text)
   if not written.startswith("~") and os.path.lexists(written):
-    return Path(written)
+    return pathlib.Path(written)
+  expanded = os.path.expanduser(_with_variables(written))
+  if written.startswith("~") and expanded.startswith("~"):
+    raise ConfigError(
+      f"the path {written!r} begins with the home of a user who is not known; "
+      "write ./~ for a file that is called so."
+    )
+  if _SCHEME.fullmatch(expanded):
+    raise ConfigError(
+      f"{written!r} must be on this machine: work directories, networks and "
+      "what is written may be in a bucket, data may not. Copy it here first."
+    )
+  return pathlib.Path(expanded)
+
+
+def anywhere(text: str | os.PathLike[str]) -> Path:
+  """As `expand`, for what may also be in a bucket: gs://BUCKET/PATH.
+
+  Args:
+    text: a path, or an address in Google Cloud Storage.
+
+  Raises:
+    ConfigError: likewise; for other addresses, for characters that files in
+      buckets cannot have here, and if packages for buckets are missing.
+  """
+  written = os.fspath(text)
+  found = _SCHEME.fullmatch(written)
+  if not found or os.path.lexists(written):
+    return expand(written)
+  expanded = _with_variables(written)
+  place = expanded.partition("://")[2].rstrip("/")
+  if found[1] != "gs" or not _IN_A_BUCKET.fullmatch(place):
+    raise ConfigError(
+      f"{written!r} must be a path of this machine, or gs://BUCKET/PATH of "
+      "letters, digits, spaces and ./_=,+@:~%- in Google Cloud Storage."
+    )
+  from okd_jax.storage import bucket
+
+  return bucket.path(f"gs://{place}")
+
+
+def absolute(path: str | Path) -> Path:
+  """The path, whatever the working directory will be."""
+  if isinstance(path, str | pathlib.Path):
+    return pathlib.Path(path).absolute()
+  return path
+
+
+def _with_variables(written: str) -> str:
   for variable in _VARIABLE.finditer(written):
     if variable[1].strip("{}") not in os.environ:
       raise ConfigError(
         f"the path {written!r} needs {variable[0]}, which is not set; set it, "
         "or choose a path without $."
       )
-  expanded = os.path.expanduser(os.path.expandvars(written))
-  if written.startswith("~") and expanded.startswith("~"):
-    raise ConfigError(
-      f"the path {written!r} begins with the home of a user who is not known; "
-      "write ./~ for a file that is called so."
-    )
-  return Path(expanded)
+  return os.path.expandvars(written)

@@ -1,15 +1,22 @@
 """The saved steps of one directory: which there are, and which stay."""
 
+import contextlib
+import fnmatch
 import logging
 import os
-from pathlib import Path
+import pathlib
 import shutil
 
 import jax
 
 from okd_jax.errors import CheckpointError
-from okd_jax.storage import manifest as manifest_lib
-from okd_jax.storage.manifest import Manifest, ManifestError
+from okd_jax.storage import files, manifest as manifest_lib
+from okd_jax.storage.manifest import (
+  Manifest,
+  ManifestError,
+  UnreadableError,
+)
+from okd_jax.storage.paths import Path
 
 _SUFFIX = ".manifest.json"
 # Left behind by a process that died while it saved or deleted.
@@ -40,22 +47,26 @@ class Steps:
         space than twice that size.
     """
     try:
-      self.directory.mkdir(parents=True, exist_ok=True)
+      files.make_folder(self.directory)
       if not self._swept and jax.process_index() == 0:
         self.sweep()
       self._swept = True
-      free = shutil.disk_usage(self.directory).free
+      if isinstance(self.directory, pathlib.Path):
+        self._require_space(self.directory, size)
     except OSError as error:
       raise CheckpointError(
         f"{self.directory} cannot be written: {error}. Choose another workdir."
       ) from error
-    if not os.access(self.directory, os.W_OK | os.X_OK):
+
+  def _require_space(self, directory: pathlib.Path, size: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if not os.access(directory, os.W_OK | os.X_OK):
       raise CheckpointError(
-        f"{self.directory} is read-only. Choose another workdir."
+        f"{directory} is read-only. Choose another workdir."
       )
     if free < 2 * size:
       raise CheckpointError(
-        f"{self.directory} has {free / 1e6:.1f} MB free, a save needs twice "
+        f"{directory} has {free / 1e6:.1f} MB free, a save needs twice "
         f"the state, {2 * size / 1e6:.1f} MB. Free some space or choose "
         "another workdir; older checkpoints are untouched."
       )
@@ -72,7 +83,7 @@ class Steps:
     """The steps with a manifest, ascending; not verified."""
     return sorted(
       int(path.name.removesuffix(_SUFFIX))
-      for path in self.directory.glob(f"*{_SUFFIX}")
+      for path in self._inside(f"*{_SUFFIX}")
       if path.name.removesuffix(_SUFFIX).isdecimal()
     )
 
@@ -122,12 +133,17 @@ class Steps:
       keep: how many of the newest verified steps stay.
     """
     verified: dict[int, Manifest] = {}
+    # Perhaps whole: a disk or bucket that is out of reach for a while.
+    unreadable = set()
     for step in reversed(self._all()):
       try:
         verified[step] = self.verify(step)
+      except UnreadableError as error:
+        unreadable.add(step)
+        _log.warning("Checkpoint of step %d is kept: %s", step, error)
       except ManifestError as error:
         _log.warning("Checkpoint of step %d is deleted: %s", step, error)
-    kept = {just_saved, *list(verified)[:keep]}
+    kept = {just_saved, *list(verified)[:keep], *unreadable}
     scores = {s: m.score for s, m in verified.items() if m.score is not None}
     if scores:
       kept.add(max(scores, key=lambda s: (scores[s], s)))
@@ -139,27 +155,32 @@ class Steps:
     """Deletes a step, whatever there is of it."""
     # In this order a process that dies here leaves nothing half usable.
     self.manifest_path(step).unlink(missing_ok=True)
-    folder = self.folder(step)
-    if folder.exists():
-      deleted = folder.with_name(f"{step}.deleted")
-      shutil.rmtree(deleted, ignore_errors=True)
-      folder.rename(deleted)
-      shutil.rmtree(deleted)
+    files.remove_folder(self.folder(step))
 
   def sweep(self) -> None:
     """Deletes what a process left that died while it saved or deleted."""
     for pattern in _DEBRIS:
-      for path in self.directory.glob(pattern):
-        if path.is_dir():
-          shutil.rmtree(path, ignore_errors=True)
-        else:
-          path.unlink(missing_ok=True)
+      for path in self._inside(pattern):
+        with contextlib.suppress(OSError):
+          if path.is_dir():
+            files.remove_folder(path)
+          else:
+            path.unlink(missing_ok=True)
 
   def _all(self) -> list[int]:
     """Steps with a manifest or a folder, ascending."""
     folders = (
       int(path.name)
-      for path in self.directory.glob("*")
+      for path in self._inside("*")
       if path.name.isdecimal() and path.is_dir()
     )
     return sorted({*self.with_manifest(), *folders})
+
+  def _inside(self, pattern: str) -> list[Path]:
+    if not self.directory.is_dir():
+      return []
+    return [
+      path
+      for path in self.directory.iterdir()
+      if fnmatch.fnmatchcase(path.name, pattern)
+    ]

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 import dataclasses
 import json
-from pathlib import Path
-import shutil
 from typing import Any
 
 import jax
@@ -19,6 +17,8 @@ from okd_jax.groups import as_outputs
 from okd_jax.runs import records
 from okd_jax.runs.run import Run
 from okd_jax.settings import config as config_lib
+from okd_jax.storage import files
+from okd_jax.storage.paths import Path
 from okd_jax.tasks import figure as figure_lib
 from okd_jax.training import state as state_lib, step as steps
 from okd_jax.weights import exported as leader_lib
@@ -59,32 +59,22 @@ def export(
   if jax.process_index() != 0:
     return
   shape = run.info.image_shape
-  written = to.with_name(f"{to.name}.tmp")
-  shutil.rmtree(written, ignore_errors=True)
-  written.mkdir(parents=True)
-  (written / leader_lib.WEIGHTS).write_bytes(safetensors.numpy.save(weights))
-  if form == "savedmodel":
-    _saved_model().write(_of_weights(apply), weights, shape, written, PLATFORMS)
-  else:
-    program = _program(_of_weights(apply), weights, shape)
-    (written / leader_lib.PROGRAM).write_bytes(program)
-  files = {
-    str(file.relative_to(written)): leader_lib.digest(file.read_bytes())
-    for file in sorted(written.rglob("*"))
-    if file.is_file()
-  }
-  card = describe(run, what) | {"format": form, "files": files}
-  text = json.dumps(card, indent=2) + "\n"
-  (written / leader_lib.CARD).write_text(text)
-  # Only whole folders ever have the final name.
-  if to.exists():
-    replaced = to.with_name(f"{to.name}.old")
-    shutil.rmtree(replaced, ignore_errors=True)
-    to.rename(replaced)
-    written.rename(to)
-    shutil.rmtree(replaced)
-  else:
-    written.rename(to)
+  with files.replacing(to, leader_lib.CARD) as written:
+    (written / leader_lib.WEIGHTS).write_bytes(safetensors.numpy.save(weights))
+    if form == "savedmodel":
+      _saved_model().write(
+        _of_weights(apply), weights, shape, written, PLATFORMS
+      )
+    else:
+      program = _program(_of_weights(apply), weights, shape)
+      (written / leader_lib.PROGRAM).write_bytes(program)
+    sums = {
+      name: leader_lib.digest((written / name).read_bytes())
+      for name in files.names_below(written)
+    }
+    card = describe(run, what) | {"format": form, "files": sums}
+    text = json.dumps(card, indent=2) + "\n"
+    (written / leader_lib.CARD).write_text(text)
 
 
 def describe(run: Run, what: str = "leader") -> dict[str, Any]:

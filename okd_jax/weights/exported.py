@@ -14,7 +14,6 @@ from collections.abc import Callable
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +22,8 @@ import safetensors
 import safetensors.numpy
 
 from okd_jax.errors import LeaderError
+from okd_jax.storage import paths
+from okd_jax.storage.paths import Path
 
 Variables = dict[str, Any]
 
@@ -49,7 +50,7 @@ def load_leader(
   Raises:
     LeaderError: if a file is missing or is not the one that was exported.
   """
-  folder = Path(path)
+  folder = paths.anywhere(path)
   card = read_card(folder)
   if PROGRAM not in card["files"]:
     raise LeaderError(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from flax import linen as nn
@@ -14,6 +13,7 @@ from okd_jax.errors import ConfigError, DataError, WeightsError
 from okd_jax.runs import run as run_lib, same_data
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import paths
+from okd_jax.storage.paths import Path
 from okd_jax.training import state as state_lib
 from okd_jax.training.setup import Setup
 from okd_jax.training.state import Average, TrainState
@@ -37,7 +37,7 @@ def check(config: RunConfig, workdir: Path) -> None:
   """
   if not config.init_from or run_lib.saved_config(workdir) is not None:
     return
-  path = paths.expand(config.init_from)
+  path = paths.anywhere(config.init_from)
   if path.is_file():
     return
   if (path / exported.CARD).exists():

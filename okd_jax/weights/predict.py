@@ -1,7 +1,6 @@
 """Asks a run's leader, or an exported network, about image files."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from okd_jax.data import images as pictures
 from okd_jax.data.formats import finder
 from okd_jax.errors import ConfigError, DataError
 from okd_jax.runs import run as run_lib
+from okd_jax.storage.paths import Path
 from okd_jax.weights import export, exported as leader_lib
 
 _BATCH_SIZE = 64

@@ -1,7 +1,6 @@
 """Writes TensorFlow's SavedModel."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from okd_jax.errors import ConfigError
+from okd_jax.storage.paths import Path
 
 
 def write(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-from pathlib import Path
 from typing import Any
 
 from flax import linen as nn
@@ -20,6 +19,7 @@ from okd_jax.runs import run as run_lib, same_data
 from okd_jax.settings import build, config as config_lib
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import paths
+from okd_jax.storage.paths import Path
 from okd_jax.weights import torch as interop, torch_archive
 
 _log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def load(
       f"{devices.size} devices, which share the teacher's work; change it."
     )
   path, info = (
-    paths.expand(config.teacher),
+    paths.anywhere(config.teacher),
     build.with_normalization(config, info),
   )
   read = _from_run if path.is_dir() else _from_state_dict

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from okd_jax.errors import WeightsError
+from okd_jax.storage import files, paths
+from okd_jax.storage.paths import Path
 
 # Where people keep the state dict in a larger file, most likely first.
 _PLACES = (
@@ -26,7 +28,7 @@ _PLACES = (
 )
 
 
-def read_state_dict(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
   """Reads a state dict from a file without running code from it.
 
   Args:
@@ -42,7 +44,11 @@ def read_state_dict(path: str | pathlib.Path) -> dict[str, np.ndarray]:
   Raises:
     WeightsError: if the file is of another format, or holds no state dict.
   """
-  path = pathlib.Path(path)
+  with files.on_disk(paths.anywhere(path)) as file:
+    return _state_dict(file)
+
+
+def _state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
   if not zipfile.is_zipfile(path) and path.suffix.lower() == ".safetensors":
     # Not among the base dependencies.
     import safetensors.numpy

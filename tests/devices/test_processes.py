@@ -1,5 +1,6 @@
 """Runs of two processes, which share arrays and checkpoints."""
 
+import io
 import json
 import os
 from pathlib import Path
@@ -7,10 +8,12 @@ import socket
 import subprocess
 import sys
 
+import bucket_server
 import numpy as np
 import pytest
 
 from okd_jax.data.keypoints import stickfolk
+from okd_jax.storage import paths
 from okd_jax.storage.checkpoint import Checkpoints
 import toys
 
@@ -225,3 +228,16 @@ def test_every_method_on_two_processes(tmp_path, mesh):
   for name in toys.OF_CLASSES:
     assert_close_runs(tmp_path / "two" / name, tmp_path / "one" / name)
   assert len(metrics(tmp_path / "two" / "renewed")) > 0
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_bucket(tmp_path):
+  flags = ("okddip", "2x2", "--config.checkpoint_secs=1")
+  in_pair([job(tmp_path, *flags)])
+  with bucket_server.serving("okd-pair"):
+    in_pair([job("gs://okd-pair/run", *flags, stop_at=4)])
+    there = paths.anywhere("gs://okd-pair/run") / "state.npz"
+    found = np.load(io.BytesIO(there.read_bytes()))
+  expected = np.load(tmp_path / "state.npz")
+  for name in expected:
+    np.testing.assert_array_equal(found[name], expected[name])

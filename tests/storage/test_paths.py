@@ -231,7 +231,7 @@ def test_every_argument_that_is_a_path_is_expanded(home):
     module.add_arguments(parser)
     for action in parser._actions:
       assert action.type is not Path, f"{name}: {action.dest}"
-      if action.type is common.path:
+      if action.type in (common.path, common.place):
         found.add((name, action.dest))
         assert action.type("~/a") == home / "a"
   assert {

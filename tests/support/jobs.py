@@ -8,7 +8,6 @@ and `broken`, the number of a save that fails in that process.
 """
 
 import json
-from pathlib import Path
 import sys
 
 import jax
@@ -69,7 +68,8 @@ def run(job):
       jax.tree_util.keystr(path): leaf
       for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
-    np.savez(Path(job["workdir"]) / "state.npz", **arrays)
+    with (workdir / "state.npz").open("wb") as file:
+      np.savez(file, **arrays)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,122 @@
+"""Files that grow while a run trains, on a disk or in a bucket."""
+
+from collections.abc import Callable
+from concurrent import futures
+import logging
+import pathlib
+import time
+from typing import Protocol
+
+from okd_jax.errors import CheckpointError
+from okd_jax.storage import files
+from okd_jax.storage.paths import Path
+
+_log = logging.getLogger(__name__)
+
+
+class Text(Protocol):
+  """A text file that grows by lines."""
+
+  def add(self, line: str) -> None:
+    """Adds a line, its end included."""
+
+  def flush(self) -> None:
+    """Writes soon what is not written yet."""
+
+  def close(self) -> None:
+    """Writes all; may be called twice."""
+
+
+def text(path: Path, kept: str) -> Text:
+  """Begins a file anew, with what is kept of it.
+
+  On a disk every line is with the operating system at once; in a bucket all of
+  the file is written at intervals.
+  """
+  if isinstance(path, pathlib.Path):
+    return _OnDisk(path, kept)
+  return _InBucket(path, kept)
+
+
+class Uploads:
+  """Writes to a bucket at intervals, in a thread.
+
+  Training goes on while the bucket cannot be reached; what failed is tried
+  again at the next interval.
+  """
+
+  def __init__(self, write: Callable[[], None], every_secs: float = 30.0):
+    self._write, self._every_secs = write, every_secs
+    self._worker = futures.ThreadPoolExecutor(1, "uploads")
+    self._running: futures.Future[None] | None = None
+    self._started = time.monotonic()
+
+  def changed(self) -> None:
+    """Says that there is something new."""
+    if time.monotonic() - self._started >= self._every_secs:
+      self.now()
+
+  def now(self) -> None:
+    """Begins to write, unless an earlier writing still runs."""
+    if self._running is not None:
+      if not self._running.done():
+        return
+      if error := self._running.exception():
+        _log.warning("A bucket could not be written: %s; again later.", error)
+    self._started = time.monotonic()
+    self._running = self._worker.submit(self._write)
+
+  def finish(self) -> None:
+    """Writes a last time, and waits for it.
+
+    Raises:
+      CheckpointError: if that failed.
+    """
+    try:
+      self._worker.submit(self._write).result()
+    except Exception as error:  # of the client and what is below it
+      raise CheckpointError(
+        f"A bucket could not be written ({error}); run the same command again."
+      ) from error
+    finally:
+      self._worker.shutdown()
+
+
+class _OnDisk:
+  def __init__(self, path: pathlib.Path, kept: str):
+    files.write(path, kept)
+    self._file = path.open("a", encoding="utf-8")
+
+  def add(self, line: str) -> None:
+    self._file.write(line)
+    # To the operating system: it outlives this process, however that ends.
+    self._file.flush()
+
+  def flush(self) -> None:
+    pass
+
+  def close(self) -> None:
+    self._file.close()
+
+
+class _InBucket:
+  def __init__(self, path: Path, kept: str):
+    self._path, self._lines = path, [kept]
+    self._closed = False
+    self._uploads = Uploads(self._write)
+    self._write()
+
+  def _write(self) -> None:
+    files.write(self._path, "".join(tuple(self._lines)))
+
+  def add(self, line: str) -> None:
+    self._lines.append(line)
+    self._uploads.changed()
+
+  def flush(self) -> None:
+    self._uploads.now()
+
+  def close(self) -> None:
+    if not self._closed:
+      self._closed = True
+      self._uploads.finish()

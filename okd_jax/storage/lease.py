@@ -1,0 +1,200 @@
+"""One run at a time in one work directory of a bucket.
+
+There is no lock that an operating system would drop. An object is made if there
+is none, and written again every few seconds while its owner lives; who finds
+one that stays as it is for longer takes it over. No clocks are compared.
+"""
+
+from collections.abc import Callable
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+import uuid
+
+from okd_jax.errors import RunLockError
+from okd_jax.storage import bucket
+
+if TYPE_CHECKING:
+  from etils import epath
+
+_log = logging.getLogger(__name__)
+
+
+class Lease:
+  """Context manager that holds a work directory for this process.
+
+  Attributes:
+    workdir: in a bucket.
+    renewed_secs: how often a living owner writes.
+    dead_secs: after how long without that an owner is dead.
+  """
+
+  def __init__(
+    self,
+    workdir: "epath.Path",
+    *,
+    renewed_secs: float = 10.0,
+    dead_secs: float = 60.0,
+  ):
+    self.workdir = workdir
+    self.renewed_secs, self.dead_secs = renewed_secs, dead_secs
+    self._object = bucket.Object(workdir / "run.lease.json")
+    self._token = uuid.uuid4().hex
+    self._generation = 0
+    self._lost = threading.Event()
+    self._released = threading.Event()
+    self._thread: threading.Thread | None = None
+
+  def acquire(self) -> None:
+    """Takes the lease.
+
+    An owner that may have died is waited for; one on this machine that is known
+    to have died is not.
+
+    Raises:
+      RunLockError: if another run has it, or the bucket cannot be written.
+    """
+    try:
+      generation = self._free_generation()
+      taken = self._object.replace(self._content(), generation)
+    except RunLockError:
+      raise
+    except Exception as error:  # of the client and what is below it
+      raise RunLockError(
+        f"{self.workdir} cannot be locked: {error}. Check the bucket's name "
+        "and your access to it, or choose another workdir."
+      ) from error
+    if taken is None:
+      raise self._in_use(self._object.read())
+    self._generation = taken
+    self._thread = threading.Thread(target=self._renew, daemon=True)
+    self._thread.start()
+
+  def check(self) -> None:
+    """Raises RunLockError if another run has taken the lease over."""
+    if self._lost.is_set():
+      raise RunLockError(
+        f"{self.workdir} was taken over by another run: this one could not "
+        f"reach the bucket for {self.dead_secs:g} seconds. Let the other one "
+        "go on, or stop it and run the same command again."
+      )
+
+  def release(self) -> None:
+    """Gives the lease back; does nothing if it is not held."""
+    if self._thread is None:
+      return
+    self._released.set()
+    self._thread.join()
+    self._thread = None
+    if not self._lost.is_set():
+      _quietly(lambda: self._object.remove(self._generation))
+
+  def _free_generation(self) -> int:
+    """What the object's generation is when nobody holds it; 0 without one."""
+    found = self._object.read()
+    if found is None:
+      return 0
+    if _is_dead(found[0]):
+      return found[1]
+    _log.warning(
+      "%s is held by %s; waiting up to %g s to see whether it lives.",
+      *(self.workdir, _describe(found[0]), self.dead_secs),
+    )
+    until = time.monotonic() + self.dead_secs
+    while time.monotonic() < until:
+      time.sleep(min(1.0, self.renewed_secs / 2))
+      now = self._object.read()
+      if now is None:
+        return 0
+      if now[1] != found[1]:
+        raise self._in_use(now)
+    return found[1]
+
+  def _renew(self) -> None:
+    while not self._released.wait(self.renewed_secs):
+      _quietly(self._renew_once)
+      if self._lost.is_set():
+        return
+
+  def _renew_once(self) -> None:
+    taken = self._object.replace(self._content(), self._generation)
+    if taken is None:
+      found = self._object.read()
+      # An upload that was repeated may have met its own first attempt.
+      if found is None or _field(found[0], "token") != self._token:
+        self._lost.set()
+        return
+      taken = found[1]
+    self._generation = taken
+
+  def _content(self) -> bytes:
+    owner = _here() | {"pid": os.getpid(), "token": self._token}
+    return (json.dumps(owner) + "\n").encode()
+
+  def _in_use(self, found: tuple[bytes, int] | None) -> RunLockError:
+    owner = _describe(found[0]) if found else "which has not said who it is"
+    return RunLockError(
+      f"{self.workdir} is in use by another run ({owner}). Wait until it ends, "
+      "stop it, or choose another workdir."
+    )
+
+  def __enter__(self) -> "Lease":
+    self.acquire()
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+  ) -> None:
+    self.release()
+
+
+def _quietly(act: Callable[[], None]) -> None:
+  """Leaves a bucket that cannot be reached for the next time."""
+  try:
+    act()
+  except Exception as error:  # of the client and what is below it
+    _log.warning("The lease could not be renewed: %s", error)
+
+
+def _field(content: bytes, name: str) -> object:
+  try:
+    return json.loads(content)[name]
+  except (ValueError, LookupError, TypeError):
+    return None
+
+
+def _describe(content: bytes) -> str:
+  host, pid = _field(content, "host"), _field(content, "pid")
+  return f"host {host}, process id {pid}"
+
+
+def _here() -> dict[str, str]:
+  """Where a process id means the same process."""
+  try:
+    space = os.readlink("/proc/self/ns/pid")
+  except OSError:
+    space = ""
+  return {"host": socket.gethostname(), "processes": space}
+
+
+def _is_dead(content: bytes) -> bool:
+  """Whether the owner was a process of this machine that there is no more."""
+  pid, here = _field(content, "pid"), _here()
+  same = all(_field(content, name) == value for name, value in here.items())
+  if not (same and here["processes"] and isinstance(pid, int)):
+    return False
+  try:
+    os.kill(pid, 0)
+  except ProcessLookupError:
+    return True
+  except OSError:
+    pass
+  return False

@@ -1,0 +1,276 @@
+"""Work directories in a bucket, of a real server on this machine."""
+
+import logging
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+import bucket_server
+import jax
+import numpy as np
+import pytest
+
+from okd_jax import __main__, train
+from okd_jax.cli import common as cli
+from okd_jax.errors import CheckpointError, ConfigError, RunLockError
+from okd_jax.runs import records, run as run_lib
+from okd_jax.storage import bucket, files, growing, manifest, paths
+from okd_jax.storage.checkpoint import Checkpoints
+from okd_jax.storage.lease import Lease
+from okd_jax.weights import exported
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = (
+  "--config=configs/okddip_digits.py:smoke",
+  "--config.peers.net=toys:Toy",
+  "--config.peers.num_peers=3",
+  "--config.mesh.data=1",
+  "--config.epochs=4",
+  "--config.checkpoint_secs=1e-9",
+)
+
+
+@pytest.fixture(scope="module")
+def place():
+  """The address of an empty bucket, which child processes reach, too."""
+  with pytest.MonkeyPatch.context() as patch:
+    search = (str(ROOT), str(ROOT / "tests" / "support"))
+    patch.setenv("PYTHONPATH", os.pathsep.join(search))
+    patch.chdir(ROOT)
+    with bucket_server.serving("okd-tests"):
+      yield "gs://okd-tests"
+
+
+def config(workdir):
+  return cli.read_recipe(["main.py", *FLAGS, f"--workdir={workdir}"])
+
+
+@pytest.fixture(scope="module")
+def on_disk(place, tmp_path_factory):
+  made = config(tmp_path_factory.mktemp("disk") / "run")
+  state, _ = train.train(*made)
+  return made[1], jax.device_get(state)
+
+
+@pytest.fixture(scope="module")
+def in_bucket(place, on_disk):
+  made = config(f"{place}/runs/one")
+  state, _ = train.train(*made)
+  return made[1], jax.device_get(state)
+
+
+def command(*args):
+  with cli.exit_codes():
+    __main__.main([str(arg) for arg in args])
+
+
+def test_a_run_is_that_of_a_disk(on_disk, in_bucket):
+  jax.tree.map(np.testing.assert_array_equal, in_bucket[1], on_disk[1])
+  folder, workdir = on_disk[0], in_bucket[0]
+  assert records.read_metrics(workdir) == records.read_metrics(folder)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    jax.device_get(run_lib.run(workdir).state),
+    on_disk[1],
+  )
+  # Numbers of checkpoints apart, and TensorBoard's names, which hold times.
+  here, there = (
+    {
+      name
+      for name in files.names_below(each)
+      if not name.startswith(("checkpoints/", "tensorboard/", "run.lock"))
+    }
+    for each in (folder, workdir)
+  )
+  assert there == here
+  events = [p.name for p in (workdir / "tensorboard").iterdir()]
+  assert len(events) == 1 and "tfevents" in events[0]
+
+
+def test_commands_take_it(in_bucket, place, capsys):
+  workdir = in_bucket[0]
+  command("eval", workdir)
+  assert "leader" in capsys.readouterr().out
+  command("plot", workdir, f"--to={place}/plots")
+  assert (paths.anywhere(f"{place}/plots") / "accuracy.png").exists()
+  command("report", workdir, f"--to={place}/page.html")
+  assert "okddip" in paths.anywhere(f"{place}/page.html").read_text()
+  for _ in range(2):  # the second replaces the first
+    command("export", workdir, f"--to={place}/net")
+  apply, variables = exported.load_leader(f"{place}/net")
+  assert apply(variables, np.zeros((2, 8, 8, 1), np.float32)).shape == (2, 10)
+
+
+@pytest.mark.slow  # it compiles another step
+def test_it_begins_from_a_run_in_a_bucket(in_bucket, tmp_path):
+  made, workdir = cli.read_recipe(
+    [
+      "main.py",
+      *FLAGS,
+      "--config.epochs=1",
+      f"--config.init_from={in_bucket[0]}",
+      f"--workdir={tmp_path / 'tuned'}",
+    ]
+  )
+  train.train(made, workdir)
+
+
+@pytest.mark.checklist("A2")
+def test_a_killed_run_goes_on(place, on_disk):
+  workdir = paths.anywhere(f"{place}/runs/killed")
+  start = [sys.executable, "main.py", *FLAGS, f"--workdir={workdir}"]
+  first = subprocess.Popen(start, stdout=subprocess.DEVNULL)
+  while not Checkpoints(workdir / "checkpoints").steps():
+    assert first.poll() is None
+    time.sleep(0.05)
+  first.send_signal(signal.SIGKILL)
+  first.wait()
+  assert Checkpoints(workdir / "checkpoints").latest_verified() < 20
+  # Its lease is left, and its process known to be gone.
+  state, _ = train.train(*config(workdir))
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), on_disk[1])
+  found = records.read_metrics(workdir)
+  assert found == records.read_metrics(on_disk[0])
+
+
+@pytest.mark.checklist("C1", "C2", "F2")
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "manifest"])
+def test_damage_is_noticed(place, harm):
+  checkpoints = Checkpoints(paths.anywhere(f"{place}/damaged/{harm}"), keep=2)
+  state = {"a": jax.numpy.arange(1000.0), "b": jax.numpy.ones(3)}
+  for step in (1, 2, 3):
+    checkpoints.save(step, state, wait=True)
+  assert checkpoints.steps() == [2, 3]
+  folder = checkpoints.directory / "3"
+  sizes = {
+    name: len((folder / name).read_bytes())
+    for name in files.names_below(folder)
+  }
+  path = folder / max(sizes, key=sizes.__getitem__)
+  if harm == "manifest":
+    path = checkpoints.directory / "3.manifest.json"
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 4
+  if harm == "remove":
+    path.unlink()
+  else:
+    path.write_bytes(bytes(content[:-1] if harm == "cut" else content))
+  assert checkpoints.latest_verified() == 2
+  _, step, _ = checkpoints.restore(state)
+  assert step == 2
+
+
+def test_what_cannot_be_reached_is_not_deleted(tmp_path, monkeypatch, caplog):
+  checkpoints = Checkpoints(tmp_path, keep=1)
+  state = {"a": jax.numpy.ones(3)}
+  checkpoints.save(1, state, wait=True)
+  whole = manifest._fingerprint
+
+  def unreachable(path):
+    if path.parent.name == "1":
+      raise ConnectionError("nobody answers")
+    return whole(path)
+
+  monkeypatch.setattr(manifest, "_fingerprint", unreachable)
+  checkpoints.save(2, state, wait=True)
+  assert checkpoints.steps() == [1, 2]
+  assert "step 1 is kept: " in caplog.text
+  monkeypatch.undo()
+  checkpoints.save(3, state, wait=True)
+  assert checkpoints.steps() == [3]
+
+
+def lease(place, **changes):
+  times = {"renewed_secs": 0.1, "dead_secs": 0.6} | changes
+  return Lease(paths.anywhere(f"{place}/leases"), **times)
+
+
+@pytest.mark.checklist("I2")
+def test_one_run_at_a_time(place):
+  with lease(place):
+    with pytest.raises(RunLockError, match=f"process id {os.getpid()}"):
+      lease(place).acquire()
+  with lease(place) as again:
+    again.check()
+
+
+def test_a_dead_owner_elsewhere_is_waited_for(place, caplog):
+  left = bucket.Object(paths.anywhere(f"{place}/leases/run.lease.json"))
+  left.replace(b'{"host": "elsewhere", "pid": 1}\n', 0)
+  began = time.monotonic()
+  with lease(place):
+    assert time.monotonic() - began >= 0.6
+  assert "held by host elsewhere, process id 1; waiting" in caplog.text
+
+
+def test_a_run_that_was_taken_over_notices(place):
+  slow = lease(place, renewed_secs=1.0)
+  with slow, lease(place):
+    time.sleep(1.2)
+    with pytest.raises(RunLockError, match="was taken over by another run"):
+      slow.check()
+
+
+def test_a_bucket_that_is_not_there_is_refused(place):
+  workdir = paths.anywhere("gs://okd-others/run")
+  with pytest.raises(RunLockError, match="(?s)okd-others.*Check the bucket"):
+    Lease(workdir).acquire()
+
+
+def test_uploads_are_tried_again(caplog):
+  calls = []
+
+  def write():
+    calls.append(len(calls))
+    if len(calls) < 3:
+      raise ConnectionError("nobody answers")
+
+  uploads = growing.Uploads(write, every_secs=0.0)
+  while len(calls) < 3:
+    uploads.changed()
+    time.sleep(0.01)
+  uploads.finish()
+  assert len(calls) == 4
+  assert "could not be written: nobody answers; again later" in caplog.text
+
+
+def test_a_last_upload_that_fails_is_an_error():
+  def write():
+    raise ConnectionError("nobody answers")
+
+  uploads = growing.Uploads(write)
+  with pytest.raises(CheckpointError, match="nobody answers"):
+    uploads.finish()
+
+
+@pytest.mark.parametrize(
+  ("written", "message"),
+  [
+    ("s3://bucket/run", "in Google Cloud Storage"),
+    ("gs://", "gs://BUCKET/PATH"),
+    ("gs://bucket/lr=[0.1]", "letters, digits"),
+    ("gs://bucket/$NOT_SET_ANYWHERE", "which is not set"),
+  ],
+)
+def test_other_addresses_are_refused(written, message):
+  with pytest.raises(ConfigError, match=message):
+    paths.anywhere(written)
+
+
+def test_data_in_a_bucket_are_refused():
+  with pytest.raises(ConfigError, match="data may not. Copy it here first"):
+    paths.expand("gs://bucket/pictures")
+
+
+def test_missing_packages_are_named(monkeypatch):
+  monkeypatch.setitem(sys.modules, "gcsfs", None)
+  with pytest.raises(ConfigError, match="pip install gcsfs"):
+    paths.anywhere("gs://bucket/run")
+
+
+def test_messages_of_the_client_are_ours(place):
+  paths.anywhere(place)
+  assert logging.getLogger("gcsfs").level == logging.CRITICAL
