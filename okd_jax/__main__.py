@@ -17,6 +17,7 @@ COMMANDS = (
   "predict",
   "plot",
   "compare",
+  "search",
   "report",
   "data",
   "nets",

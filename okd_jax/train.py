@@ -1,5 +1,6 @@
 """The training loop: one function, read from top to bottom."""
 
+from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
 import logging
@@ -43,6 +44,7 @@ def train(
   workdir: Path,
   began: float | None = None,
   stop: signals.Stop | None = None,
+  watch: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
   """Trains a group, or goes on where an earlier call stopped.
 
@@ -52,6 +54,7 @@ def train(
     began: `time.monotonic()` at the start of the program, for the time to the
       first step; now by default.
     stop: entered already, where signals count outside this run too.
+    watch: is given every evaluation, and may raise to end the run.
 
   Returns:
     The final state and the summary.
@@ -95,7 +98,10 @@ def train(
         if due.record(step):
           recorder.trained(step, runner)
         if due.evaluation(step):
-          best.evaluated(recorder.evaluated(step, evaluator.figures(state)))
+          evaluated = recorder.evaluated(step, evaluator.figures(state))
+          best.evaluated(evaluated)
+          if watch is not None:
+            watch(evaluated)
           if best.exhausted and not due.record(step):
             recorder.trained(step, runner)
         ended = step == total or best.exhausted

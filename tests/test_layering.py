@@ -33,6 +33,7 @@ PACKAGES = (
   "train",
   "seeds",
   "compare",
+  "search",
   "cli",
 )
 

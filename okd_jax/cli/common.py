@@ -17,8 +17,15 @@ import jax
 
 from okd_jax.devices import distributed, processes
 from okd_jax.errors import CheckpointError, ConfigError, OkdError
+from okd_jax.results import grid
 from okd_jax.runs import workdir as workdir_lib
-from okd_jax.settings import config as config_lib, flags, freeze, layout
+from okd_jax.settings import (
+  config as config_lib,
+  flags,
+  freeze,
+  layout,
+  ranges,
+)
 from okd_jax.settings.schema import Comparison, RunConfig
 from okd_jax.storage import paths
 from okd_jax.storage.paths import Path
@@ -159,11 +166,12 @@ def needing_matplotlib() -> Iterator[None]:
     leave(f"{error}; pip install matplotlib adds it.", ConfigError.exit_code)
 
 
-def read_recipe(argv: Sequence[str]) -> tuple[RunConfig, Path]:
+def read_recipe(argv: Sequence[str], what: str = "") -> tuple[RunConfig, Path]:
   """Reads the flags of a run: --config, --config.KEY and --workdir.
 
   Args:
     argv: the program's name and its arguments.
+    what: added to the name of the default work directory.
 
   Returns:
     The configuration, and the work directory: a folder under runs/ by default.
@@ -175,15 +183,18 @@ def read_recipe(argv: Sequence[str]) -> tuple[RunConfig, Path]:
   if "base" in recipe:
     raise _of_another_command(named)
   config = freeze.freeze(recipe)
+  if what:
+    named = f"{pathlib.Path(named.split(':')[0]).stem}_{what}"
   return config, _workdir(workdir, config, named)
 
 
 def read_comparison(argv: Sequence[str]) -> tuple[Comparison, Path]:
   """Reads the flags of a comparison, as `read_recipe` does those of a run."""
+  argv, values = ranges.take(argv, "grid")
   recipe, named, workdir = flags.read(argv)
   if "base" not in recipe:
     raise _of_another_command(named)
-  config = freeze.freeze_comparison(recipe)
+  config = grid.ranged(freeze.freeze_comparison(recipe), values)
   return config, _workdir(workdir, config.base, named)
 
 

@@ -15,7 +15,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   command.set_defaults(takes_settings=True)
   command.usage = (
     "python -m okd_jax compare --config=configs/compare_c100.py "
-    "[--workdir=DIR] [--config.key=value ...]"
+    '[--workdir=DIR] [--config.key=value ...] [--grid.key="(1,3,5)" ...]'
   )
 
 

@@ -1,18 +1,32 @@
 """The cells of a comparison: every method, network and seed, one recipe."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import dataclasses
+import itertools
 from typing import Any
+from urllib.parse import quote
 
 from okd_jax import methods
 from okd_jax.errors import ConfigError
-from okd_jax.settings import config as config_lib, freeze
+from okd_jax.settings import config as config_lib, freeze, ranges
 from okd_jax.settings.schema import Comparison, RunConfig
 from okd_jax.storage.paths import Path
 
 # Rows besides the methods: one network alone, and what teaches others.
 BASELINE = "baseline"
 KD_TEACHER = "kd_teacher"
+# Keys that a comparison sets, and what to change instead.
+_SET = {
+  "seed": "--config.seeds",
+  "num_seeds": "--config.seeds",
+  "peers.net": "--config.nets",
+  "peers.kind": "--config.kinds.METHOD",
+  "method.name": "--config.methods",
+  "teacher": "--config.teacher_net",
+  "teacher_net": "--config.teacher_net",
+}
+# Is 1 where a network is alone.
+_NUM_PEERS = "peers.num_peers"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,17 +35,24 @@ class Cell:
 
   Attributes:
     net: name of the network that the row stands under.
-    row: a method, `BASELINE` or `KD_TEACHER`.
+    method: that is trained, `BASELINE` or `KD_TEACHER`.
+    values: of the keys in `Comparison.grid` that concern it.
     seed: of the run.
     workdir: of the run.
     config: of the run.
   """
 
   net: str
-  row: str
+  method: str
+  values: Mapping[str, Any]
   seed: int
   workdir: Path
   config: RunConfig
+
+  @property
+  def row(self) -> str:
+    """The name of its row: "okddip,method.temperature=3.0"."""
+    return _row(self.method, self.values)
 
   @property
   def name(self) -> str:
@@ -50,15 +71,16 @@ def cells(config: Comparison, workdir: Path) -> list[Cell]:
     workdir: of the comparison.
   """
   return [
-    _cell(config, workdir, net, row, seed)
+    _cell(config, workdir, net, method, values, seed)
     for net in config.nets
-    for row in rows(config)
+    for method in rows(config)
+    for values in _choices(config, method)
     for seed in config.seeds
   ]
 
 
 def rows(config: Comparison) -> Iterator[str]:
-  """Rows for every network: the baseline, and the methods as listed."""
+  """What is trained on every network: the baseline, the methods as listed."""
   yield BASELINE
   taught = [m for m in config.methods if methods.make(m).needs.teacher]
   for method in config.methods:
@@ -94,15 +116,55 @@ def check(config: Comparison, grid: list[Cell]) -> None:
     config_lib.check(checked)
 
 
-def _cell(
-  config: Comparison, workdir: Path, net: str, row: str, seed: int
-) -> Cell:
-  def place(row):
-    return workdir / net / row / f"seed{seed}"
+def _alone(method: str) -> bool:
+  return method in (BASELINE, KD_TEACHER)
 
-  alone = row in (BASELINE, KD_TEACHER)
+
+def _concerned(method: str, key: str) -> bool:
+  return not (
+    _alone(method) and (key.startswith("method.") or key == _NUM_PEERS)
+  )
+
+
+def _choices(config: Comparison, method: str) -> Iterator[dict[str, Any]]:
+  """All values of the grid that concern a method, one of each key."""
+  grid = config.grid or {}
+  keys = [key for key in grid if _concerned(method, key)]
+  for chosen in itertools.product(*(grid[key] for key in keys)):
+    # A file of JSON has lists for tuples.
+    yield {
+      key: tuple(value) if isinstance(value, list) else value
+      for key, value in zip(keys, chosen, strict=True)
+    }
+
+
+def _row(method: str, values: Mapping[str, Any]) -> str:
+  # It is the name of a folder, too.
+  shown = (f",{k}={quote(str(v), safe=' ()')}" for k, v in values.items())
+  return method + "".join(shown)
+
+
+def _cell(
+  config: Comparison,
+  workdir: Path,
+  net: str,
+  row: str,
+  values: dict[str, Any],
+  seed: int,
+) -> Cell:
+  def place(row, values):
+    return workdir / net / _row(row, values) / f"seed{seed}"
+
+  alone = _alone(row)
   name = "independent" if alone else row
-  method = freeze.method_section(name)
+  method = freeze.method_section(
+    name,
+    **{
+      key.partition(".")[2]: value
+      for key, value in values.items()
+      if key.startswith("method.")
+    },
+  )
   if not alone and name not in config.kinds:
     raise ConfigError(
       f"config.kinds has no entry for '{name}'; methods with one: "
@@ -122,6 +184,34 @@ def _cell(
   if alone or "," in changes["peers.net"]:
     changes["mesh.peer"] = min(config.base.mesh.peer, 1)
   if row != KD_TEACHER and methods.make(name).needs.teacher:
-    changes["teacher"] = str(place(KD_TEACHER))
-  made = freeze.replace(config.base, changes)
-  return Cell(net, row, seed, place(row), made)
+    shared = {k: v for k, v in values.items() if _concerned(KD_TEACHER, k)}
+    changes["teacher"] = str(place(KD_TEACHER, shared))
+  others = {k: v for k, v in values.items() if not k.startswith("method.")}
+  if taken := sorted(others.keys() & changes.keys()):
+    raise ConfigError(
+      f"--grid.{taken[0]}: a comparison sets config.{taken[0]} for '{row}' "
+      "itself; leave one of them out."
+    )
+  made = freeze.replace(config.base, changes | others)
+  return Cell(net, row, values, seed, place(row, values), made)
+
+
+def ranged(config: Comparison, texts: Mapping[str, str]) -> Comparison:
+  """A comparison with what a command line says of --grid.KEY.
+
+  Args:
+    config: without a grid.
+    texts: the values of every key, as they were written.
+
+  Raises:
+    ConfigError: for an unknown key, one that a method does not have or that a
+      comparison sets itself, and for no values.
+  """
+  grid = {}
+  for key, text in texts.items():
+    flag = f"--grid.{key}"
+    if key in _SET:
+      raise ConfigError(f"{flag}: change {_SET[key]} instead.")
+    default = ranges.default_of(flag, key, config.base, config.methods)
+    grid[key] = ranges.values(flag, text, default)
+  return dataclasses.replace(config, grid=grid or None)

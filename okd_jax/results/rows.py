@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import statistics
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,9 @@ class Row:
 
   Attributes:
     net: name of the network.
-    name: a method, `baseline` or `kd_teacher`.
+    name: what stands in tables: the method, and the values that it has.
+    method: a method, `baseline` or `kd_teacher`.
+    values: of the keys that the comparison varies.
     data: name of the data set.
     kind: replicas or branches.
     num_peers: P.
@@ -82,6 +85,8 @@ class Row:
 
   net: str
   name: str
+  method: str
+  values: Mapping[str, Any]
   data: str
   kind: str
   num_peers: int
@@ -134,14 +139,18 @@ def times(row: Row, rows: Sequence[Row]) -> tuple[float | None, float | None]:
       return None
     return row.seconds / other.seconds
 
-  named = {r.name: r for r in rows}
-  several = named.get("independent")
+  def trained_alike(method: str) -> Row | None:
+    """The row of a method with those of the values that concern it."""
+    alike = (r for r in rows if r.values.items() <= row.values.items())
+    return next((r for r in alike if r.method == method), None)
+
+  several = trained_alike("independent")
   if several and (several.kind, several.num_peers) != (
     "replicas",
     row.num_peers,
   ):
     several = None
-  return relative_to(named.get(BASELINE)), relative_to(several)
+  return relative_to(trained_alike(BASELINE)), relative_to(several)
 
 
 def _cells(workdir: Path) -> list[Cell]:
@@ -156,7 +165,7 @@ def _row(cells: Sequence[Cell]) -> Row:
   config = cells[0].config
   method = config_lib.make_method(config)
   measure = _measure(cells, method)
-  compared, compared_as = _compared(cells[0].row, method)
+  compared, compared_as = _compared(cells[0].method, method)
   headlines: dict[tuple[str, str], list[float]] = {}
   speeds, diversity, failures = [], [], {}
   finished = 0
@@ -181,6 +190,8 @@ def _row(cells: Sequence[Cell]) -> Row:
   return Row(
     net=cells[0].net,
     name=cells[0].row,
+    method=cells[0].method,
+    values=cells[0].values,
     data=config.data.name,
     kind=config.peers.kind,
     num_peers=config.peers.num_peers,

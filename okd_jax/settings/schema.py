@@ -203,6 +203,8 @@ class Comparison:
     teacher_net: a larger network: the trained teacher of kd and ctkd, and the
       one that learns along in ctkd and switokd.
     published: a file of figures to stand beside ours.
+    grid: values for keys of the runs, each of which makes rows of its own;
+      given as --grid.KEY.
   """
 
   base: RunConfig = RunConfig()
@@ -218,3 +220,6 @@ class Comparison:
   )
   teacher_net: str = rules.text("", "the name of a network")
   published: str = rules.text("", "a file like configs/published.json")
+  grid: Mapping[str, tuple[Any, ...]] | None = rules.field(
+    None, Rule(lambda v: True, "a tuple of values for every key")
+  )

@@ -1,0 +1,55 @@
+"""Look for good values of keys by validation data, with Optuna."""
+
+import argparse
+
+from okd_jax.cli import common
+from okd_jax.runs import display
+from okd_jax.settings import ranges
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+  """Adds what the command takes."""
+  command.set_defaults(takes_settings=True)
+  command.add_argument(
+    "--trials", type=int, default=20, help="number of runs, 20 by default"
+  )
+  command.usage = (
+    "python -m okd_jax search --config=configs/RECIPE.py [--workdir=DIR] "
+    "[--trials=N] [--config.key=value ...] --search.key=log:LOW..HIGH "
+    '--search.key="(VALUE,VALUE)" ...'
+  )
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs the command."""
+  try:
+    from okd_jax import search
+  except ModuleNotFoundError as error:
+    if (error.name or "").split(".")[0] != "optuna":
+      raise
+    common.leave(f"{error}; pip install 'okd_jax[search]' adds it.", 2)
+  rest, texts = ranges.take(args.settings, "search")
+  config, workdir = common.read_recipe(["search", *rest], "search")
+  looked = search.space(config, texts)
+  common.prepare_jax(config)
+  judge, trials = search.search(config, looked, args.trials, workdir)
+  done = sorted((t for t in trials if t.values), key=lambda t: -t.values[0])
+  rest_of_them = [t for t in trials if not t.values]
+  measure = judge.measure
+  display.table(
+    f"Trials by {judge.name} ({config.deploy} evaluation)",
+    ["trial", measure.words, "state", *looked],
+    [
+      (
+        trial.number,
+        measure.text(judge.figure(trial.values[0])) if trial.values else "",
+        trial.state.name.lower(),
+        *(f"{trial.params.get(key, '')}" for key in looked),
+      )
+      for trial in [*done, *rest_of_them]
+    ],
+  )
+  if done:
+    flags = (f"--config.{key}={v}" for key, v in done[0].params.items())
+    print(f"The best one is in {workdir / f'trial{done[0].number}'}:")
+    print(" ".join(flags))

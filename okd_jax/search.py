@@ -1,0 +1,244 @@
+"""Looks for good values of keys: a study by Optuna, one run after another.
+
+Every trial is an ordinary run in a folder of its own. What Optuna knows is in
+the file `study.journal` beside them. Trials are judged by a figure on
+validation data alone.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import optuna
+from optuna import distributions
+from optuna.storages import journal, JournalStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from okd_jax import tasks, train as train_lib
+from okd_jax.devices import signals
+from okd_jax.errors import ConfigError, Interrupted, NotFiniteError
+from okd_jax.runs import workdir as workdir_lib
+from okd_jax.settings import (
+  build,
+  config as config_lib,
+  freeze,
+  layout,
+  ranges,
+)
+from okd_jax.settings.schema import RunConfig
+from okd_jax.storage.paths import Path
+from okd_jax.tasks.figure import Figure, LEADER, parse
+from okd_jax.tasks.task import Measure, Task
+
+_log = logging.getLogger(__name__)
+# Trials that differ in them cannot be compared.
+_COMMON = ("num_seeds", "best_by", "deploy", "data.name", "data.validation")
+
+Space = dict[str, distributions.BaseDistribution]
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+  """What a trial is judged by.
+
+  Attributes:
+    task: of the runs.
+    name: of the figure, on validation data.
+  """
+
+  task: type[Task]
+  name: str
+
+  @property
+  def measure(self) -> Measure:
+    """What the figure measures."""
+    name = parse(self.name).measure
+    return next(each for each in self.task.measures if each.name == name)
+
+  def merit(self, record: Mapping[str, Any]) -> float:
+    """Of an evaluation; higher is better."""
+    return self.measure.merit(record[self.name])
+
+  def figure(self, merit: float) -> float:
+    """The figure that has a merit."""
+    return self.measure.merit(merit)  # which keeps or turns its sign
+
+
+def space(config: RunConfig, texts: Mapping[str, str]) -> Space:
+  """What to look through, as a command line says it.
+
+  Args:
+    config: of the run.
+    texts: for every key `ranges.bounds` or `ranges.values`.
+
+  Raises:
+    ConfigError: for an unknown key or wrong values, and without any.
+  """
+  if not texts:
+    raise ConfigError(
+      "nothing to search: name a key with --search.KEY=LOW..HIGH, "
+      '--search.KEY=log:LOW..HIGH or --search.KEY="(VALUE,VALUE)".'
+    )
+  found: Space = {}
+  for key, text in texts.items():
+    flag = f"--search.{key}"
+    if key in _COMMON:
+      raise ConfigError(f"{flag}: all trials must have the same; leave it out.")
+    default = ranges.default_of(flag, key, config, [config.method.name])
+    if ".." not in text:
+      chosen = ranges.values(flag, text, default)
+      found[key] = distributions.CategoricalDistribution(chosen)
+      tried: tuple[Any, ...] = chosen
+    else:
+      low, high, log = ranges.bounds(flag, text, default)
+      kind = (
+        distributions.IntDistribution
+        if isinstance(low, int)
+        else distributions.FloatDistribution
+      )
+      found[key] = kind(low, high, log=log)
+      tried = low, high
+    for value in tried:
+      config_lib.check(freeze.replace(config, {key: value}))
+  return found
+
+
+def search(
+  config: RunConfig, looked: Space, trials: int, workdir: Path
+) -> tuple[Judge, list[FrozenTrial]]:
+  """Runs what is left of a study.
+
+  Args:
+    config: of the run whose keys are looked for.
+    looked: see `space`.
+    trials: number of them, those before included.
+    workdir: of the study; trial k is the run in `trial<k>`.
+
+  Returns:
+    What they were judged by, and the trials so far.
+
+  Raises:
+    ConfigError: if there are no validation data, or the folder has another
+      study.
+    Interrupted: after a signal; the same command goes on.
+  """
+  config_lib.check(config)
+  if config.num_seeds != 1 or jax.process_count() > 1:
+    raise ConfigError(
+      "a search trains one seed at a time, on one machine; leave "
+      "config.num_seeds at 1."
+    )
+  if not isinstance(workdir, pathlib.Path):
+    raise ConfigError(
+      f"--workdir={workdir}: a search needs a folder on this machine."
+    )
+  judge = _judge(config)
+  workdir.mkdir(parents=True, exist_ok=True)
+  with workdir_lib.lock(workdir), signals.Stop() as stop:
+    study = _open(config, looked, workdir)
+    while trial := _next(study, config, looked, trials):
+      if stop.requested:
+        raise Interrupted(
+          f"Stopped before trial {trial.number} of {trials}; the same command "
+          "goes on."
+        )
+      shown = ", ".join(f"{k}={v}" for k, v in trial.params.items())
+      print(f"\nTrial {trial.number} of {trials}: {shown}", flush=True)
+      made = freeze.replace(config, trial.params)
+      _run(study, trial, made, workdir / f"trial{trial.number}", judge, stop)
+    return judge, study.get_trials()
+
+
+def _judge(config: RunConfig) -> Judge:
+  if config.best_by and parse(config.best_by).split != "validation":
+    raise ConfigError(
+      f"config.best_by='{config.best_by}' would choose by test data; name a "
+      "figure on validation data, such as validation/leader/accuracy."
+    )
+  source = build.source(config, layout.mesh(config))
+  if not len(source.positions["validation"]):
+    raise ConfigError(
+      f"config.data.validation={config.data.validation:g}: "
+      f"{config.data.name} has no validation data to choose by, and test data "
+      "must not choose; --config.data.validation=0.1 holds out a tenth of the "
+      "training images."
+    )
+  task = tasks.load(source.info.task)
+  headline = task.headline(source.info).name
+  leader = Figure("validation", LEADER, False, headline).name
+  return Judge(task, config.best_by or leader)
+
+
+def _open(config: RunConfig, looked: Space, workdir: Path) -> optuna.Study:
+  optuna.logging.set_verbosity(optuna.logging.ERROR)
+  file = journal.JournalFileBackend(str(workdir / "study.journal"))
+  study = optuna.create_study(
+    storage=JournalStorage(file),
+    study_name="search",
+    direction="maximize",
+    load_if_exists=True,
+    pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
+  )
+  about = {
+    "config": config_lib.digest(config),
+    "searched": json.dumps({k: repr(v) for k, v in sorted(looked.items())}),
+  }
+  for name, value in about.items():
+    if study.user_attrs.setdefault(name, value) != value:
+      raise ConfigError(
+        f"{workdir} holds a search of another "
+        f"{'recipe' if name == 'config' else 'space'}; choose another "
+        "--workdir, or take the changes back."
+      )
+    study.set_user_attr(name, value)
+  return study
+
+
+def _next(
+  study: optuna.Study, config: RunConfig, looked: Space, trials: int
+) -> Trial | None:
+  """The trial that was interrupted, or a new one; None if all are done."""
+  for begun in study.get_trials(states=(TrialState.RUNNING,)):
+    return Trial(study, begun._trial_id)
+  number = len(study.get_trials())
+  if number >= trials:
+    return None
+  # Drawn anew for each, so that a search that goes on makes the same choices.
+  seed = (config.seed + 1_000_003 * number) % 2**32
+  study.sampler = optuna.samplers.TPESampler(seed=seed)
+  return study.ask(looked)
+
+
+def _run(
+  study: optuna.Study,
+  trial: Trial,
+  config: RunConfig,
+  workdir: Path,
+  judge: Judge,
+  stop: signals.Stop,
+) -> None:
+  known = study.get_trials()[trial.number].intermediate_values
+
+  def watch(record: Mapping[str, Any]) -> None:
+    """Ends a run that is worse than most were at this step."""
+    step = record["step"]
+    if step in known:
+      return  # evaluated again after an interruption
+    trial.report(judge.merit(record), step)
+    if trial.should_prune():
+      raise optuna.TrialPruned
+
+  try:
+    _, summary = train_lib.train(config, workdir, stop=stop, watch=watch)
+  except optuna.TrialPruned:
+    print("Pruned: worse than most of the others at this step.", flush=True)
+    study.tell(trial, state=TrialState.PRUNED)
+  except NotFiniteError as error:
+    _log.error("Trial %d diverged: %s", trial.number, error)
+    study.tell(trial, state=TrialState.FAIL)
+  else:
+    study.tell(trial, judge.merit(summary[config.deploy]))

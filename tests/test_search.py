@@ -1,0 +1,138 @@
+"""A study by Optuna: its choices, what it goes on with, prunes and refuses."""
+
+import re
+
+import pytest
+
+from okd_jax import __main__, search, train
+from okd_jax.cli import common as cli
+from okd_jax.errors import ConfigError, Interrupted, NotFiniteError
+from okd_jax.settings import ranges
+
+JUDGE = "validation/leader/accuracy"
+RECIPE = (
+  "--config=configs/okddip_digits.py:smoke",
+  "--config.peers.net=toys:Quick",
+  "--config.peers.num_peers=2",
+  "--config.mesh.data=1",
+  "--config.data.validation=0.2",
+)
+SEARCHED = (
+  "--search.optim.learning_rate=log:0.001..0.1",
+  "--search.batch_size=10..20",
+)
+
+
+def read(*flags):
+  rest, texts = ranges.take(flags, "search")
+  config, _ = cli.read_recipe(["search", *RECIPE, *rest])
+  return config, search.space(config, texts)
+
+
+@pytest.fixture
+def pretending(monkeypatch):
+  """Runs of no time, which are the better, the higher their rate is."""
+  ran, events = [], {}
+
+  def fake(config, workdir, stop, watch):
+    number = len(ran)
+    rate = config.optim.learning_rate
+    ran.append((workdir.name, rate, config.batch_size))
+    watch({"step": 5, JUDGE: rate})
+    if number in events:
+      raise events[number]
+    watch({"step": 10, JUDGE: 2 * rate})
+    return None, {"last": {JUDGE: 2 * rate}}
+
+  monkeypatch.setattr(train, "train", fake)
+  return ran, events
+
+
+def test_an_interrupted_search_makes_the_same_choices(pretending, tmp_path):
+  ran, events = pretending
+  config, looked = read(*SEARCHED)
+  judge, whole = search.search(config, looked, 6, tmp_path / "whole")
+  assert judge.name == JUDGE
+  undisturbed = ran.copy()
+  ran.clear()
+  events[2] = Interrupted("stopped")
+  with pytest.raises(Interrupted):
+    search.search(config, looked, 6, tmp_path / "broken")
+  _, broken = search.search(config, looked, 6, tmp_path / "broken")
+  # The interrupted trial goes on in its folder, and then the others follow.
+  assert ran == [*undisturbed[:3], *undisturbed[2:]]
+  for one, other in zip(whole, broken, strict=True):
+    assert one.params == other.params and one.values == other.values
+    assert one.state == other.state
+  for _, rate, batch_size in ran:
+    assert 0.001 <= rate <= 0.1 and batch_size in range(10, 21)
+  # Nothing is left to do.
+  ran.clear()
+  search.search(config, looked, 6, tmp_path / "broken")
+  assert not ran
+
+
+def test_trials_behind_most_others_are_pruned(pretending, tmp_path):
+  ran, events = pretending
+  events[1] = NotFiniteError("diverged")
+  config, looked = read(*SEARCHED)
+  _, trials = search.search(config, looked, 12, tmp_path)
+  states = [trial.state.name for trial in trials]
+  assert states[1] == "FAIL" and "PRUNED" in states
+  pruned = [t for t in trials if t.state.name == "PRUNED"]
+  finished = [t.values[0] for t in trials if t.values]
+  for trial in pruned:
+    assert set(trial.intermediate_values) < {5, 10}
+    assert 2 * trial.params["optim.learning_rate"] < max(finished)
+
+
+@pytest.mark.parametrize(
+  ("flags", "says"),
+  [
+    ([], "nothing to search"),
+    (["--search.optim.rate=1..2"], "there is no key 'optim.rate'"),
+    (["--search.method.gate=1..2"], "'okddip' has no hyperparameter 'gate'"),
+    (["--search.batch_size=20..10"], "must be LOW..HIGH"),
+    (["--search.batch_size=log:0..10"], "must be LOW..HIGH"),
+    (["--search.peers.net=1..2"], "must be LOW..HIGH"),
+    (["--search.batch_size=0..10"], "config.batch_size=0 must be"),
+    (["--search.batch_size=()"], "must be values in brackets"),
+    (["--search.data.validation=0.1..0.2"], "all trials must have the same"),
+  ],
+)
+def test_wrong_ranges_are_refused(flags, says):
+  with pytest.raises(ConfigError, match=re.escape(says)):
+    read(*flags)
+
+
+@pytest.mark.parametrize(
+  ("flag", "says"),
+  [
+    ("--config.data.validation=0", "--config.data.validation=0.1 holds out"),
+    ("--config.best_by=test/leader/accuracy", "would choose by test data"),
+  ],
+)
+def test_test_data_do_not_choose(flag, says, tmp_path, capsys):
+  flags = ["search", *RECIPE, flag, f"--workdir={tmp_path}", *SEARCHED]
+  with pytest.raises(SystemExit) as left:
+    __main__.main(flags)
+  assert left.value.code == ConfigError.exit_code
+  assert says in capsys.readouterr().err
+  assert not list(tmp_path.iterdir())
+
+
+def test_another_search_is_refused_in_its_folder(pretending, tmp_path):
+  config, looked = read(*SEARCHED)
+  search.search(config, looked, 1, tmp_path)
+  with pytest.raises(ConfigError, match="a search of another space"):
+    search.search(*read(SEARCHED[0]), 1, tmp_path)
+
+
+def test_the_command_trains_and_says_what_is_best(tmp_path, capsys):
+  flags = ["search", *RECIPE, f"--workdir={tmp_path}", "--trials=2"]
+  __main__.main([*flags, "--search.optim.learning_rate=(0.1,0.0001)"])
+  said = capsys.readouterr().out
+  assert f"Trials by {JUDGE} (last evaluation)" in said
+  best = re.search(r"trial(\d):\n--config.optim.learning_rate=(.*)\n", said)
+  assert best and best[2] in ("0.1", "0.0001")
+  assert (tmp_path / f"trial{best[1]}" / "summary.json").exists()
