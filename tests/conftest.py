@@ -27,8 +27,22 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 gc.set_threshold(100_000, 20, 100)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def draw():
+  """Draws the curves of a run; runs of this process leave it to the tests.
+
+  It would take half of their time. `trained` and runs of commands draw them.
+  """
+  from okd_jax import train
+
+  with pytest.MonkeyPatch.context() as patch:
+    whole = train.draw
+    patch.setattr(train, "draw", lambda workdir: None)
+    yield whole
+
+
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, draw):
   """The work directory of a finished run of ten steps; not to be changed."""
   from configs import okddip_digits
   from okd_jax import train
@@ -40,5 +54,7 @@ def trained(tmp_path_factory):
   config.epochs = 1
   config.log_steps = 2
   workdir = tmp_path_factory.mktemp("runs") / "trained"
-  train.train(freeze(config), workdir)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train, "draw", draw)
+    train.train(freeze(config), workdir)
   return workdir
