@@ -80,7 +80,7 @@ def train(
     due = Due(setup, config)
     first, total = step, setup.total_steps
     best = Best(config, setup.task, records.until(workdir, step))
-    with recording(config, setup, workdir, step) as recorder:
+    with recording(config, setup, workdir, step, best) as recorder:
       while step < total and not best.exhausted:
         compiling = stop.busy("compiling") if step == first else None
         with compiling or contextlib.nullcontext():

@@ -11,6 +11,7 @@ ROOT = Path(okd_jax.__file__).parent
 PACKAGES = (
   "errors",
   "rules",
+  "outside",
   "schedules",
   "losses",
   "layers",

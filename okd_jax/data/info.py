@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from okd_jax.data.checks import (
 )
 from okd_jax.data.keypoints.info import KeypointInfo
 from okd_jax.errors import DataError
+
+Rows = TypeVar("Rows")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +97,8 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True)
-class HostData:
-  """A whole data set in host memory.
+class DataSet(Generic[Rows]):
+  """A data set: in memory, or as a list of files.
 
   Attributes:
     info: what is known about it.
@@ -104,15 +106,19 @@ class HostData:
     test: the test split, which may be empty.
     num_validation: size of the validation split.
     notes: what people may not expect, each a sentence.
-    files: of a folder of pictures, see `formats.finder.Found.describe`.
+    files: of pictures in folders, see `formats.fingerprint.describe`.
   """
 
   info: DataInfo
-  train: Split
-  test: Split
+  train: Rows
+  test: Rows
   num_validation: int = 0
   notes: tuple[str, ...] = ()
   files: tuple[str, ...] = ()
+
+
+class HostData(DataSet[Split]):
+  """A whole data set in host memory."""
 
 
 _FASHION = (

@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 from typing import Any
 
-from okd_jax import rules
+from okd_jax import outside, rules
 from okd_jax.core import Method
 from okd_jax.errors import closest, ConfigError
 
@@ -45,15 +45,7 @@ def load(name: str) -> type[Method]:
 
 
 def _from_outside(name: str) -> type[Method]:
-  module, _, attribute = name.partition(":")
-  try:
-    found = getattr(importlib.import_module(module), attribute)
-  except (ImportError, AttributeError, TypeError, ValueError) as error:
-    raise ConfigError(
-      f"config.method.name={name!r} must name an importable module and a class "
-      f"in it, as module:Class ({error}); check the spelling, and that the "
-      "module is in the working directory or installed."
-    ) from error
+  found = outside.find("config.method.name", name, "class")
   if not (isinstance(found, type) and issubclass(found, Method)):
     raise ConfigError(
       f"config.method.name={name!r} is no method; name a subclass of "

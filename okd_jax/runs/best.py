@@ -101,3 +101,8 @@ class Best:
   def exhausted(self) -> bool:
     """Whether it did not get better for so long that the run is to end."""
     return 0 < self._config.patience <= self._since
+
+  @property
+  def why(self) -> str:
+    """What has not become better, and for how long."""
+    return f"{self._since} evaluations in a row without a better {self.name}"

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from okd_jax.runs import records, trackers
+from okd_jax.runs.best import Best
 from okd_jax.runs.display import Display
 from okd_jax.settings.schema import RunConfig
 from okd_jax.tasks.figure import Figure, parse_element
@@ -58,7 +59,7 @@ class Recorder:
 
 @contextlib.contextmanager
 def recording(
-  config: RunConfig, setup: Setup, workdir: Path, step: int
+  config: RunConfig, setup: Setup, workdir: Path, step: int, best: Best
 ) -> Iterator[Recorder]:
   """Opens the records of a run that begins, or goes on after a step.
 
@@ -67,6 +68,7 @@ def recording(
     setup: of the run.
     workdir: of the run.
     step: number of finished training steps.
+    best: which may say that the run has ended.
 
   Yields:
     The recorder; of several processes only the first one writes.
@@ -82,6 +84,11 @@ def recording(
   with _writer(config, workdir, step) as writer, display:
     if step == total:
       display.note(f"This run is finished: {total} steps of {total}.")
+    elif best.exhausted:
+      display.note(
+        f"This run has ended after step {step} of {total}: {best.why}. Raise "
+        "config.patience to go on."
+      )
     elif step:
       display.note(f"Resuming after step {step} of {total}.")
     yield Recorder(writer, display)

@@ -1,7 +1,6 @@
 """Builds the parts of a run from its configuration."""
 
 import dataclasses
-import importlib
 from typing import Any
 
 from flax import linen as nn, nnx
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from okd_jax import backbones, data, groups, tasks
+from okd_jax import backbones, data, groups, outside, tasks
 from okd_jax.backbones import nnx_network
 from okd_jax.core import Needs
 from okd_jax.data.augmentation import PLAIN
@@ -173,15 +172,7 @@ def network(
     if raw_maps:
       options["raw_maps"] = True
     return backbones.make(name, info.num_classes, **options)
-  module, _, attribute = name.partition(":")
-  try:
-    made = getattr(importlib.import_module(module), attribute)
-  except (ImportError, AttributeError, TypeError, ValueError) as error:
-    raise ConfigError(
-      f"config.peers.net='{name}' must name an importable module and a class "
-      f"in it, as module:Class ({error}); check the spelling, and that the "
-      "module is in the working directory or installed."
-    ) from error
+  made = outside.find("config.peers.net", name, "class")
   if isinstance(made, type) and issubclass(made, nnx.Module):
     return nnx_network.make(made, info.num_classes, **options)
   try:

@@ -106,7 +106,7 @@ def _define(argv: Sequence[str]) -> tuple[flags.FlagValues, Any]:
 
 
 def _require_known_keys(argv: Sequence[str]) -> None:
-  """Names the first key of a command line that its recipe does not have."""
+  """Names the first key of a command line that is none of its recipe."""
   plain = [word for word in argv if not _OVERRIDE.match(word)]
   known, recipe = _define(plain)
   try:
@@ -121,7 +121,21 @@ def _require_known_keys(argv: Sequence[str]) -> None:
         raise ConfigError(f"{name} is one value; it has no key '{key}'.")
       if key not in section:
         raise ConfigError(
-          f"{name} has no key '{key}'{closest(key, section)} See "
+          f"{name} has no key '{key}'{_meant(key, section, recipe.value)} See "
           "docs/settings.md."
         )
       section, name = section[key], f"{name}.{key}"
+    if isinstance(section, ConfigDict):
+      raise ConfigError(
+        f"{name} is a section; change one of its keys, such as "
+        f"--{name}.{next(iter(section))}."
+      )
+
+
+def _meant(key: str, section: ConfigDict, whole: ConfigDict) -> str:
+  """Ends a sentence about a key that its section does not have."""
+  close = closest(key, section)
+  paths = [p for p in freeze.flatten(whole) if p.rpartition(".")[2] == key]
+  if close == "." and len(paths) == 1:
+    return f"; did you mean 'config.{paths[0]}'?"
+  return close

@@ -41,12 +41,7 @@ def prepare(
   """Draws at random, and passes the batch through averages and teachers.
 
   Args:
-    setup: what stays fixed.
-    state: before the step.
-    batch: images and targets.
-    key: of the run; the step is folded in here.
-    teacher: variables of the frozen teachers, if the method needs them.
-    train_labels: int32 [N], see `okd_jax.core.Context`, likewise.
+    setup: this and what follows are those of `step.train_step`.
 
   Returns:
     The inputs, what the method may know, and the memory of the averages after

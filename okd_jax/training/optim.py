@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import importlib
 from typing import Any
 
 import jax
 import optax
 from optax import contrib
 
-from okd_jax import rules
+from okd_jax import outside, rules
 from okd_jax.errors import ConfigError
 
 NAMES = ("sgd", "adam", "adamw", "lamb", "lion", "muon")
@@ -177,16 +176,13 @@ def _adam(
 
 
 def _outside(name: str) -> Any:
-  module, _, attribute = name.partition(":")
+  function = outside.find("config.optim.name", name, "function")
   try:
-    made = getattr(importlib.import_module(module), attribute)(
-      learning_rate=1.0
-    )
-  except (ImportError, AttributeError, TypeError, ValueError) as error:
+    made = function(learning_rate=1.0)
+  except TypeError as error:
     raise ConfigError(
-      f"config.optim.name='{name}' must name an importable module and a "
-      f"function in it that takes learning_rate ({error}); check the spelling, "
-      "or write such a function."
+      f"config.optim.name='{name}' must be a function that takes learning_rate "
+      f"alone ({error}); write such a function."
     ) from error
   if not isinstance(made, optax.GradientTransformation):
     raise ConfigError(

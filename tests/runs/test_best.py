@@ -116,10 +116,13 @@ def test_the_best_step_is_kept_deployed_and_told(tmp_path, rising, capsys):
   assert run.step == int(run.state.step) == second
   card = json.loads((tmp_path / "leader" / "card.json").read_text())
   assert card["step"] == second
-  # The same command finds the run ended.
+  # The same command finds the run ended, and says why.
+  capsys.readouterr()
   again, _ = train.train(made, tmp_path)
   assert int(again.step) == int(state.step)
-  capsys.readouterr()
+  said = " ".join(capsys.readouterr().out.split())
+  assert "Resuming" not in said
+  assert "ended after step 25 of 30: 3 evaluations in a row without" in said
   summary.show_results(made, [result])
   said = " ".join(capsys.readouterr().out.split())
   assert "on test and validation" in said and "validation: leader" in said

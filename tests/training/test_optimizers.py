@@ -256,7 +256,7 @@ def not_an_optimizer(learning_rate):
   [
     ("no_such_module:adam", "must name an importable module"),
     ("optax:no_such_function", "must name an importable module"),
-    ("optax:apply_updates", "must name an importable module"),
+    ("optax:apply_updates", "must be a function that takes learning_rate"),
     (f"{__name__}:not_an_optimizer", "made a float; let the function return"),
   ],
 )

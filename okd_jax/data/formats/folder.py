@@ -73,20 +73,19 @@ def read(
     test = rest[0]
   else:
     train, test = prepared.hold_out(train, test_fraction)
-  described = describe(f"folder:{path}", train, test, found.class_names)
-  described = dataclasses.replace(
-    described,
-    notes=found.notes,
-    files=fingerprint.describe(found.root, found.files, sums),
-  )
-  if validation is None:
-    return described
-  joined = Split(
-    np.concatenate([train.images, validation.images]),
-    np.concatenate([train.labels, validation.labels]),
-  )
-  return dataclasses.replace(
-    described, train=joined, num_validation=len(validation.labels)
+  info = describe(f"folder:{path}", train, test, found.class_names).info
+  if validation is not None:
+    train = Split(
+      np.concatenate([train.images, validation.images]),
+      np.concatenate([train.labels, validation.labels]),
+    )
+  return HostData(
+    info,
+    train,
+    test,
+    0 if validation is None else len(validation.labels),
+    found.notes,
+    fingerprint.describe(found.root, found.files, sums),
   )
 
 

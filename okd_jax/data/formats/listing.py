@@ -21,6 +21,7 @@ from okd_jax.data.info import (
   check_every_class,
   check_labels,
   DataInfo,
+  DataSet,
   may_flip,
 )
 from okd_jax.errors import DataError
@@ -78,16 +79,8 @@ class Files:
     return Files(self.paths + other.paths, file.astype(np.int32), **rows)
 
 
-@dataclasses.dataclass(frozen=True)
-class Listing:
-  """A data set on disk: what `okd_jax.data.info.HostData` is in memory."""
-
-  info: DataInfo
-  train: Files
-  test: Files
-  num_validation: int = 0
-  notes: tuple[str, ...] = ()
-  files: tuple[str, ...] = ()
+class Listing(DataSet[Files]):
+  """Pictures on disk."""
 
 
 def from_folder(path: str, image_size: int, test_fraction: float) -> Listing:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from okd_jax.data import images
 from okd_jax.data.formats import tfds as prepared
-from okd_jax.data.info import DataInfo, HostData, Split
+from okd_jax.data.info import DataInfo, DataSet, HostData, Split
 from okd_jax.data.keypoints import boxes, info as info_lib
 from okd_jax.data.keypoints.figures import Figure, Joints, to_arrays
 from okd_jax.data.keypoints.own import Set
@@ -41,16 +41,8 @@ class Files:
   groups: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
-class Listing:
-  """A data set on disk, as `okd_jax.data.info.HostData` is one in memory."""
-
-  info: DataInfo
-  train: Files
-  test: Files
-  num_validation: int = 0
-  notes: tuple[str, ...] = ()
-  files: tuple[str, ...] = ()
+class Listing(DataSet[Files]):
+  """Figures in pictures on disk."""
 
 
 def describe(

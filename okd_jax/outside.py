@@ -1,0 +1,28 @@
+"""Things of the user's that a recipe names as "module:attribute"."""
+
+import importlib
+from typing import Any
+
+from okd_jax.errors import ConfigError
+
+
+def find(key: str, name: str, what: str) -> Any:
+  """Imports what a key of the recipe names.
+
+  Args:
+    key: the key, for messages.
+    name: the module and the attribute in it, with a colon between them.
+    what: what is expected, for messages.
+
+  Raises:
+    ConfigError: if it cannot be imported.
+  """
+  module, _, attribute = name.partition(":")
+  try:
+    return getattr(importlib.import_module(module), attribute)
+  except (ImportError, AttributeError, TypeError, ValueError) as error:
+    raise ConfigError(
+      f"{key}='{name}' must name an importable module and a {what} in it, as "
+      f"module:{what.capitalize()} ({error}); check the spelling, and that the "
+      "module is in the working directory or installed."
+    ) from error
