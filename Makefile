@@ -6,13 +6,18 @@ BIN := $(VENV)/bin
 SMOKE := tests/losses/test_losses_okddip.py tests/training/test_optim.py \
 	tests/groups/test_group.py tests/devices/test_mesh.py tests/test_train.py
 
-.PHONY: demo docs test check smoke matrix clean
+.PHONY: demo docs test test-slow check smoke matrix clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
+
+# What `make test` leaves out because it takes hours; `make test-slow
+# TESTS=tests/devices` runs a part.
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10 -m slow $(TESTS)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

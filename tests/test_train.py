@@ -243,5 +243,6 @@ def test_command_trains_and_goes_on(tmp_path):
   assert done.returncode == 0, done.stderr
   for word in ("Plan", "branches of resnet8", "First step after", "leader"):
     assert word in done.stdout
+  assert (tmp_path / "run" / "plots" / "loss.png").stat().st_size
   again = run_main(*command)
   assert again.returncode == 0 and "finished" in again.stdout, again.stderr

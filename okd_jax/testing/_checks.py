@@ -181,9 +181,10 @@ def evaluation_reads_no_target(method: core.Method) -> None:
     )
     return result.predictions
 
+  jitted = jax.jit(predictions, compiler_options=_outputs.QUICK)
   _require_close(
-    predictions(hidden, blind),
-    predictions(variables, seen),
+    jitted(hidden, blind),
+    jitted(variables, seen),
     0,
     method,
     "needs averages, a teacher or memory per example for its predictions, and "
@@ -214,16 +215,15 @@ def apply(
 def variables_of(method: core.Method) -> Any:
   """The variables of a method for random outputs, drawn once."""
   with jax.ensure_compile_time_eval():  # may be called while tracing
+    # As arguments: what is known would be computed operation by operation.
     init = jax.jit(
-      lambda key: method.init(
-        key,
-        random_outputs(method),
-        _outputs.random_batch(method),
-        _outputs.context(method),
+      lambda key, seen, batch: method.init(
+        key, seen, batch, _outputs.context(method)
       ),
       compiler_options=_outputs.QUICK,
     )
-    return jax.device_get(init(jax.random.key(0)))
+    seen, batch = random_outputs(method), _outputs.random_batch(method)
+    return jax.device_get(init(jax.random.key(0), seen, batch))
 
 
 def _not_a_number(leaf: Any) -> Any:

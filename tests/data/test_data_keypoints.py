@@ -633,5 +633,5 @@ def test_the_command_counts_and_draws(tmp_path, capsys):
     assert drawn.size == (8 * 32, 32)
   (folder / "images" / "1.png").write_bytes(b"no picture")
   with pytest.raises(SystemExit) as left:
-    __main__.main(command)
+    __main__.main([*command, "--config.data.image_size=32"])
   assert left.value.code == 3

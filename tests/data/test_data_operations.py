@@ -174,17 +174,20 @@ def test_policies_draw_every_change_and_keep_uint8():
   different = np.unique(np.asarray(rand(picture, keys(200))), axis=0)
   # As it was, autocontrast, equalize, and white inverted: 255 is solarized.
   assert len(different) == 4
-  two = jax.vmap(
-    lambda image, key: policies.rand_augment(image, key, count=2, level=9),
-    (None, 0),
-  )(picture, keys(50))
+  strong = jax.jit(
+    jax.vmap(
+      lambda image, key: policies.rand_augment(image, key, count=2, level=9),
+      (None, 0),
+    )
+  )
+  two = strong(picture, keys(50))
   assert len(np.unique(np.asarray(two), axis=0)) > 40
 
 
 def test_jitter_stays_in_its_range():
   flat = np.full((4, 4, 3), (50, 100, 150), np.uint8)
-  jitter = jax.vmap(
-    lambda key: policies.jitter(flat, key, (0.4, 0.0, 0.0, 0.0))
+  jitter = jax.jit(
+    jax.vmap(lambda key: policies.jitter(flat, key, (0.4, 0.0, 0.0, 0.0)))
   )
   factors = np.asarray(jitter(keys(200)))[:, 0, 0] / (50, 100, 150)
   assert 0.59 < factors.min() < 0.65 and 1.2 < factors.max() < 1.41

@@ -117,7 +117,9 @@ def test_a_batch_is_a_function_of_seed_and_step(pictures):
   assert all(not np.array_equal(*images) for images in shown.values())
 
 
-@pytest.mark.parametrize("shape", [(2, 2), (1, 4)])
+@pytest.mark.parametrize(
+  "shape", [(2, 2), pytest.param((1, 4), marks=pytest.mark.slow)]
+)
 def test_views_differ_and_do_not_depend_on_the_mesh(pictures, shape):
   alone = take(make(pictures, num_views=4), 1)[0]
   assert alone.image.shape == (4, 4, SIZE, SIZE, 3)

@@ -38,7 +38,8 @@ def start(workdir, num_devices, *settings, **environment):
     "JAX_PLATFORMS": "cpu",
     "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
     "PYTHONPATH": str(ROOT / "tests" / "support"),
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+    "XLA_FLAGS": os.environ["XLA_FLAGS"]
+    + f" --xla_force_host_platform_device_count={num_devices}",
     **environment,
   }
   return subprocess.Popen(

@@ -42,7 +42,6 @@ def test_pair(name, soft):
   def pair(x):
     return x["teacher_logits"], x["student_logits"], labels
 
-  @jax.jit
   def loss(x):
     terms = losses.switokd(
       *pair(x),
@@ -52,9 +51,8 @@ def test_pair(name, soft):
 
   inputs = golden.arrays(case["inputs"], ("teacher_logits", "student_logits"))
   assert_gap(losses.switokd_gap(*pair(inputs)), expected)
-  (total, (terms, expert_mode)), grads = jax.value_and_grad(loss, has_aux=True)(
-    inputs
-  )
+  run = golden.jit_once(jax.value_and_grad(loss, has_aux=True))
+  (total, (terms, expert_mode)), grads = run(inputs)
   assert expert_mode.dtype == bool and expert_mode == expected["expert_mode"]
   teacher = 0 if expert_mode else expected["loss_teacher_if_learning"]
   golden.assert_value(total, expected["loss_student"] + teacher)
@@ -101,15 +99,13 @@ def test_group(name, soft):
   labels = np.array(case["inputs"]["labels"])
   labels = np.eye(5)[labels] if soft else labels
 
-  @jax.jit
   def loss(logits):
     terms = losses.switokd_group(logits, labels, num_teachers=num_teachers)
     modes = terms.pop("expert_mode")
     return core.objective(terms), (sum(terms.values()), modes)
 
-  (total, (rows, modes)), grads = jax.value_and_grad(loss, has_aux=True)(
-    jnp.array(case["inputs"]["logits"])
-  )
+  run = golden.jit_once(jax.value_and_grad(loss, has_aux=True))
+  (total, (rows, modes)), grads = run(jnp.array(case["inputs"]["logits"]))
   expected = case["expected"]
   np.testing.assert_array_equal(modes, expert_mode)
   golden.assert_value(total, expected["total_of_updated"])
@@ -125,8 +121,9 @@ def test_a_group_of_two_is_a_pair(name):
     np.array(inputs[f"{role}_logits"]) for role in ("teacher", "student")
   )
   labels = np.array(inputs["labels"])
-  pair = losses.switokd(teacher, student, labels)
-  group = losses.switokd_group(np.stack([teacher, student]), labels)
+  pair = golden.jit_once(losses.switokd)(teacher, student, labels)
+  of_group = golden.jit_once(losses.switokd_group)
+  group = of_group(np.stack([teacher, student]), labels)
   assert group["expert_mode"] == pair["expert_mode"]
   for term in ("ce", "kd"):
     for row, role in enumerate(("teacher", "student")):
@@ -139,7 +136,8 @@ def test_a_teacher_pauses_when_all_its_students_are_behind():
   logits = np.array([inputs[name] for name in names])
   # The students are not the same.
   logits[2] += 0.1 * np.eye(5)[:4]
-  terms = losses.switokd_group(logits, np.array(inputs["labels"]))
+  of_group = golden.jit_once(losses.switokd_group)
+  terms = of_group(logits, np.array(inputs["labels"]))
   assert terms["expert_mode"].all()
   assert not terms["peer_ce"][0].any() and not terms["peer_kd"][0].any()
   assert terms["peer_kd"][1:].all()

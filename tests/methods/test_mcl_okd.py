@@ -76,7 +76,8 @@ def given(index=INDEX, width=8):
   logits = jnp.asarray(rng.normal(size=(P, B, C)))
   method = methods.make("mcl_okd", num_negatives=K, embedding_size=width)
   outputs = core.Outputs(logits, features)
-  variables = method.init(jax.random.key(0), outputs, batch, ctx)
+  init = jax.jit(lambda key: method.init(key, outputs, batch, ctx))
+  variables = init(jax.random.key(0))
   variables = jax.tree.map(lambda x: x.astype(features.dtype), variables)
   return method, variables, outputs, batch, ctx
 
@@ -97,9 +98,12 @@ def test_terms_and_gradients_are_those_of_the_loss(monkeypatch):
   with jax.enable_x64(True):
     method, variables, outputs, batch, ctx = given()
     bank = variables["bank"]["rows"]
-    negatives = _negatives.draw(
-      ctx.key, ctx.train_labels, batch.index, K, replacement=False
-    )
+
+    @jax.jit
+    def draw(*args):
+      return _negatives.draw(*args, K, replacement=False)
+
+    negatives = draw(ctx.key, ctx.train_labels, batch.index)
 
     def ours(params, features):
       seen = dataclasses.replace(outputs, features=features)
@@ -139,7 +143,10 @@ def test_the_bank_remembers_the_last_of_equal_examples():
   index = np.array([3, 10, 3, 1], np.int32)
   with jax.enable_x64(True):
     method, variables, outputs, batch, ctx = given(index)
-    _, after = method.apply(variables, outputs, batch, ctx, mutable=["bank"])
+    apply = jax.jit(
+      lambda v: method.apply(v, outputs, batch, ctx, mutable=["bank"])
+    )
+    _, after = apply(variables)
     before, after = variables["bank"]["rows"], after["bank"]["rows"]
     embedded = embed(variables["params"], outputs.features)
     for place, row in ((1, 10), (2, 3), (3, 1)):

@@ -128,10 +128,12 @@ def test_a_mixture_of_labels_contrasts_the_larger_part():
   )
   labels = np.array([0, 0, 1, 1])
   mixed = 0.7 * np.eye(5)[labels] + 0.3 * np.eye(5)[labels[::-1]]
-  hard, variables = method.init_with_output(
-    jax.random.key(0), seen, batch_of(labels), CONTEXT
+  init = jax.jit(
+    lambda key: method.init_with_output(key, seen, batch_of(labels), CONTEXT)
   )
-  mixed = method.apply(variables, seen, batch_of(jnp.asarray(mixed)), CONTEXT)
+  hard, variables = init(jax.random.key(0))
+  apply = jax.jit(lambda v, y: method.apply(v, seen, batch_of(y), CONTEXT))
+  mixed = apply(variables, jnp.asarray(mixed))
   for name, term in hard.terms.items():
     same = np.allclose(term, mixed.terms[name])
     assert same == (name != "peer_ce"), name

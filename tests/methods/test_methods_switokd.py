@@ -78,7 +78,7 @@ def run(tmp_path_factory):
   return workdir
 
 
-def test_paused_steps_are_recorded_and_drawn(run):
+def test_paused_steps_are_recorded_and_drawn(run, draw):
   paused = [
     record["paused/0"]
     for record in records_lib.read_metrics(run)
@@ -88,6 +88,7 @@ def test_paused_steps_are_recorded_and_drawn(run):
   for fraction in paused:
     assert 5 * fraction == pytest.approx(round(5 * fraction))
     assert 0 <= fraction <= 1
+  draw(run)
   assert (run / "plots" / "paused.png").stat().st_size
 
 

@@ -25,7 +25,7 @@ def command(*args):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, draw):
   config = okddip_digits.get_config("smoke")
   config.seed, config.num_seeds = SEEDS[0], len(SEEDS)
   config.peers.net, config.peers.num_peers = "own_networks:Small", 2
@@ -33,7 +33,9 @@ def folder(tmp_path_factory):
   config.mesh.data = 1
   config.epochs, config.rampup_epochs, config.eval_epochs = 2, 1, 1
   workdir = tmp_path_factory.mktemp("several") / "run"
-  seeds.train(freeze(config), workdir)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(seeds.train_lib, "draw", draw)
+    seeds.train(freeze(config), workdir)
   return workdir
 
 

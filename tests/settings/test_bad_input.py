@@ -99,6 +99,11 @@ def read(*arguments):
   return cli.read_recipe(["main.py", *arguments])[0]
 
 
+@functools.cache
+def okddip():
+  return read(recipe_of("okddip"))
+
+
 def keys():
   """Every key of every method, with a method that has it."""
   found = {}
@@ -485,7 +490,7 @@ JSON = st.recursive(
 @given(changes=st.dictionaries(st.sampled_from(sorted(KEYS)) | TEXT, JSON))
 @example(changes={"epochs": {}})
 def test_fuzzed_saved_configurations_are_compared(changes):
-  config = read(recipe_of("okddip"))
+  config = okddip()
   saved = json.loads(json.dumps(as_dict(config)))
   config_lib.require_resumable(config, saved)
   try:

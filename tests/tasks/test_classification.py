@@ -71,9 +71,10 @@ def test_parts_add_up_to_the_whole():
   rng = np.random.default_rng(1)
   logits = jnp.asarray(rng.normal(size=(30, 4)), jnp.float32)
   labels = rng.integers(0, 4, 30)
-  whole = total([TASK.measure(logits, batch_of(labels, [True] * 30))])
+  measure = jax.jit(TASK.measure)
+  whole = total([measure(logits, batch_of(labels, [True] * 30))])
   parts = total(
-    TASK.measure(
+    measure(
       logits[i : i + 7], batch_of(labels[i : i + 7], [True] * min(7, 30 - i))
     )
     for i in range(0, 30, 7)
@@ -101,16 +102,15 @@ def test_soft_targets_are_measured_by_their_most_probable_class():
   labels = rng.integers(0, 7, 12)
   hard = batch_of(labels, [True] * 12)
   one_hot = dataclasses.replace(hard, target=jnp.eye(7)[labels])
-  ours, theirs = TASK.measure(logits, one_hot), TASK.measure(logits, hard)
+  measure = jax.jit(TASK.measure)
+  ours, theirs = measure(logits, one_hot), measure(logits, hard)
   for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-6)
   np.testing.assert_array_equal(
     TASK.headline_in_step(logits, one_hot), TASK.headline_in_step(logits, hard)
   )
   soft = rng.dirichlet(np.ones(7), 12)
-  part = TASK.measure(
-    logits[0], dataclasses.replace(hard, target=jnp.asarray(soft))
-  )
+  part = measure(logits[0], dataclasses.replace(hard, target=jnp.asarray(soft)))
   scores = np.asarray(logits[0], np.float64)
   log_probs = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
   assert int(part.correct) == np.sum(scores.argmax(-1) == soft.argmax(-1))

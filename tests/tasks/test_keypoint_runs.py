@@ -1,6 +1,7 @@
 """Whole runs on keypoints: saved, gone on with, exported, on two devices."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -92,19 +93,26 @@ def test_a_run_does_not_go_on_with_other_annotations(whole, folder, tmp_path):
     run_lib.require_same_data(whole[0], build.source(config))
 
 
-@pytest.mark.parametrize("what", ["leader", "aggregated"])
-def test_what_is_exported_says_the_same(whole, folder, what, tmp_path):
+@pytest.fixture(scope="module")
+def predicted(whole, folder):
+  """A finished run, some of its pictures and what it says of them."""
   run = run_lib.run(whole[0])
   batch = next(build.source(configured(folder)).evaluation("test"))
   seen = run.setup.task.normalize(batch)
-  logits, named = steps.predict_normalized(run.setup, *run.deployed, seen)
-  expected = logits[run.leader] if what == "leader" else named[what]
+  predict = jax.jit(functools.partial(steps.predict_normalized, run.setup))
+  logits, named = predict(*run.deployed, seen)
+  return run, seen, {"leader": logits[run.leader]} | named
+
+
+@pytest.mark.parametrize("what", ["leader", "aggregated"])
+def test_what_is_exported_says_the_same(predicted, what, tmp_path):
+  run, seen, expected = predicted
   export.export(run, tmp_path / "net", what)
   apply, variables = exported.load_leader(tmp_path / "net")
   crops = np.asarray(seen.image) * run.info.std + run.info.mean
   found = apply(variables, crops.astype(np.float32))
   assert found.shape == (4, 4, 4, 16)
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(found, expected[what], rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def run(program):
       "PYTHONPATH": str(ROOT),
       "JAX_PLATFORMS": "cpu",
       "JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"],
-      "XLA_FLAGS": "--xla_llvm_disable_expensive_passes=true",
+      "XLA_FLAGS": re.sub(r"\S+device_count=8", "", os.environ["XLA_FLAGS"]),
     },
     capture_output=True,
     text=True,
