@@ -1,5 +1,6 @@
 """The documentation: what its pages name exists, and its programs run."""
 
+import dataclasses
 import json
 from pathlib import Path
 import re
@@ -13,6 +14,7 @@ from configs import common, compare_digits
 from okd_jax import __main__, methods, train
 from okd_jax.cli import common as cli
 from okd_jax.data.keypoints import stickfolk
+from okd_jax.settings import schema
 from okd_jax.settings.freeze import flatten
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +51,7 @@ def test_what_a_page_names_exists(page, capsys):
   # A comparison's base is such a configuration again.
   compared = flatten(compare_digits.get_config())
   keys |= {".".join(key.split(".")[:2]) for key in compared}
+  keys |= {field.name for field in dataclasses.fields(schema.Comparison)}
   keys |= {
     f"method.{option}"
     for name in methods.names()

@@ -22,6 +22,7 @@ _KEYS = (
   "train_examples",
   "flip",
   "exif",
+  "per_class",
 )
 _MOST_SIZES = 10
 

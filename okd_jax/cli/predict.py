@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> None:
       f"{target} holds runs of {len(targets)} seeds, and --to and --draw are "
       "for one; choose it by --seed=K."
     )
-  files = predict.find(args.images)
   networks = [predict.open_network(each, boxes=args.boxes) for each in targets]
+  files = predict.find(args.images)
   results = [predict.ask(network, files) for network in networks]
   first = networks[0].asking
   if args.draw:

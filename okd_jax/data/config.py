@@ -115,6 +115,12 @@ def check(config_data: Config | Mapping[str, Any]) -> Config:
       given["keypoints"] = Keypoints(**given["keypoints"])
     config = Config(**given)
   rules.check(config, "config.data")
+  if config.keypoints.boxes and config.name != "coco_keypoints":
+    raise ConfigError(
+      f"config.data.keypoints.boxes={config.keypoints.boxes!r} must be empty "
+      f"for {config.name}: coco_keypoints alone is measured with the boxes of "
+      "a detector; change it."
+    )
   if config.name == "digits":
     if config.source != "memory":
       raise ConfigError(
@@ -138,12 +144,6 @@ def _check_keypoints(config: Config) -> None:
     raise ConfigError(
       f"config.data.per_class={config.per_class} must be 0 for keypoints, "
       "which have no classes; change it."
-    )
-  if config.keypoints.boxes and config.name != "coco_keypoints":
-    raise ConfigError(
-      f"config.data.keypoints.boxes={config.keypoints.boxes!r} must be empty "
-      f"for {config.name}, whose figures are looked for where they are "
-      "annotated; change it."
     )
   for key, value in (
     ("image_size", config.image_size),

@@ -1,16 +1,22 @@
 """How people ask a network about pictures: the contract of all tasks."""
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from PIL import Image
 
-from okd_jax.data import images
-from okd_jax.errors import ConfigError, DataError
+from okd_jax.errors import ConfigError
+
+# Pillow is no part of the base install, where groups are trained as well.
+if TYPE_CHECKING:
+  from PIL import Image
+
+  Picture: TypeAlias = Image.Image
+else:
+  Picture = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +72,7 @@ class Asking(abc.ABC):
     """All results, as a file has them; as `predict` returns them by default."""
     return list(results)
 
-  def draw(self, file: Path, answer: Any) -> Image.Image:
+  def draw(self, file: Path, answer: Any) -> Picture:
     """The picture with the answer in it.
 
     Raises:
@@ -77,41 +83,3 @@ class Asking(abc.ABC):
       f"a network for '{self.card['task']}' says nothing that can be drawn "
       "into a picture; leave --draw out."
     )
-
-
-def read(file: Path, *, exif: bool) -> np.ndarray:
-  """Reads a picture as uint8 [H, W, 3].
-
-  Args:
-    file: of the picture.
-    exif: whether it is turned as EXIF says.
-
-  Raises:
-    DataError: if it cannot be decoded.
-  """
-  return _decoded(file, lambda content: images.decode(content, exif=exif))
-
-
-def resized(file: Path, card: Mapping[str, Any]) -> np.ndarray:
-  """Reads a picture as float32 [H, W, c] in [0, 1], as a card asks for it.
-
-  Raises:
-    DataError: if it cannot be decoded.
-  """
-  height, width, channels = card["image_shape"]
-  mode = "L" if channels == 1 else "RGB"
-  take = images.center if card["resized_crop"] else images.whole
-  pixels = _decoded(
-    file,
-    lambda content: take(content, mode, (height, width), exif=card["exif"]),
-  )
-  return pixels.astype(np.float32) / 255
-
-
-def _decoded(file: Path, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
-  try:
-    return decode(file.read_bytes())
-  except (OSError, images.Undecodable) as error:
-    raise DataError(
-      f"{file} cannot be decoded ({error}); replace it or leave it out."
-    ) from error

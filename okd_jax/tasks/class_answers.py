@@ -18,7 +18,10 @@ class Asking(asking.Asking):
     self.heads = [str(place) for place in range(1, self._top + 1)]
 
   def question(self, file):
-    return asking.Question(file, asking.resized(file, self.card)[None])
+    # Decodes with Pillow, which is no part of the base install.
+    from okd_jax.data import picture
+
+    return asking.Question(file, picture.resized(file, self.card)[None])
 
   def answer(self, question, logits):
     (row,) = np.asarray(jax.nn.softmax(logits))

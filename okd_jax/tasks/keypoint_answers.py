@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from okd_jax.data import picture
 from okd_jax.data.keypoints import boxes as boxes_lib, found, pictures
 from okd_jax.data.keypoints.found import Found
 from okd_jax.data.keypoints.info import KeypointInfo
@@ -145,7 +146,7 @@ class Asking(asking.Asking):
   def _picture(self, file: Path) -> np.ndarray:
     # Boxes are where those of training are; otherwise people look at it.
     upright = self.card["exif"] or self._boxes is None
-    return asking.read(file, exif=upright)
+    return picture.read(file, exif=upright)
 
   def _around(self, given: Found, file: Path, size: boxes_lib.Size) -> _Crop:
     if given.size not in (None, size):

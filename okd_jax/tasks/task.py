@@ -11,14 +11,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
-from PIL import Image
 
 from okd_jax.core import Array, Batch
 from okd_jax.data.augmentation import Augment
 from okd_jax.data.info import DataInfo
 from okd_jax.devices import mesh
 from okd_jax.errors import ConfigError
-from okd_jax.tasks.asking import Asking
+from okd_jax.tasks.asking import Asking, Picture
 from okd_jax.tasks.choices import Choices
 
 
@@ -232,7 +231,7 @@ class Task(abc.ABC):
   def diversity_sum(self, logits: Array, batch: Batch) -> Array:
     """Sum over examples of how far the members [M, B, *out] are apart."""
 
-  def pictures(self, batch: Batch, logits: Array) -> Mapping[str, Image.Image]:
+  def pictures(self, batch: Batch, logits: Array) -> Mapping[str, Picture]:
     """What a network makes of a few examples, beside the truth, by name.
 
     Args:

@@ -9,10 +9,9 @@ from PIL import Image
 import pytest
 
 from okd_jax import data
-from okd_jax.data import crops, images
+from okd_jax.data import crops, images, picture
 from okd_jax.data.formats import folder
 from okd_jax.errors import DataError
-from okd_jax.tasks import asking
 
 SIDE = 16
 EVERY = list(pictures.every())
@@ -101,7 +100,7 @@ def test_predict_sees_the_same(root, resized_crop):
   card = {"image_shape": (SIDE, SIDE, 3), "resized_crop": resized_crop}
   card["exif"] = True
   for name, _, rgb in EVERY:
-    found = asking.resized(root / "test" / "all" / name, card) * 255
+    found = picture.resized(root / "test" / "all" / name, card) * 255
     expected = center(rgb, SIDE) if resized_crop else resized(rgb, (SIDE, SIDE))
     assert off_by(found, expected) <= 1, name
 

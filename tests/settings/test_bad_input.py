@@ -59,6 +59,7 @@ MORE = {
   "batch_size": case("101"),
   "best_by": case("accuracy", "train/leader/accuracy"),
   "data.dir": case("/nowhere", also=MISSING, says="cifar-100-binary"),
+  "data.keypoints.boxes": case("found.json"),
   "data.name": case("", "zzz", "cifar11"),
   "data.per_class": case("7", says="config.data.per_class="),
   "data.train_examples": case("5"),

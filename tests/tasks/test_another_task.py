@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from okd_jax import core, groups, training
+from okd_jax.data import picture
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.results import rows
 from okd_jax.tasks import asking, task
@@ -83,7 +84,7 @@ class Asking(asking.Asking):
   heads = ("point",)
 
   def question(self, file):
-    return asking.Question(file, asking.resized(file, self.card)[None])
+    return asking.Question(file, picture.resized(file, self.card)[None])
 
   def answer(self, question, logits):
     return np.asarray(logits[0, 0]).tolist()

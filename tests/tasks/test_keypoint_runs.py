@@ -197,6 +197,7 @@ def test_plot_shows_figures_of_the_validation_split(whole, tmp_path, capsys):
 
 
 @pytest.mark.checklist("A4")
+@pytest.mark.slow  # conformance has the meshes, without pictures
 def test_two_devices_end_where_one_does(folder):
   """In float64, augmentation included."""
 
