@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch_mobile import conv
+
+from benchmarks.torch_mobile import conv
 
 
 class BasicConv(nn.Module):

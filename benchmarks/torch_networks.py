@@ -1,6 +1,6 @@
 """Writes tests/vectors/networks.json: small networks of each family in PyTorch.
 
-    python benchmarks/torch_networks.py
+    python -m benchmarks.torch_networks
 
 The modules declare their layers in the order and under the names of the public
 code that people have weights of: CRD and mdistiller (wide ResNets, MobileNetV2,
@@ -15,8 +15,9 @@ import sys
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch_gated import HcgNet, HourglassNet
-from torch_mobile import (
+
+from benchmarks.torch_gated import HcgNet, HourglassNet
+from benchmarks.torch_mobile import (
   conv,
   CrdMobileNet,
   shuffle_block_v1,
