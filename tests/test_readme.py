@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 HERE = ("configs", "examples", "main.py")
 # Makes a run of anything one of seconds.
 SHORT = (
-  "--config.peers.net=toys:Quick",
+  "--config.peers.net=toys:Toy",
   "--config.mesh.data=1",
   "--config.mesh.peer=1",
 )

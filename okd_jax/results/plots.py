@@ -168,7 +168,7 @@ def _draw_everybody(
 def _gaps(course: Course) -> Figure:
   headline = course.headline
   splits = list(dict.fromkeys(figure.split for figure in course.gaps))
-  words = f"{headline.words}, teacher minus leader{canvas.points(headline)}"
+  words = f"teacher minus leader{canvas.points(headline)}"
   figure, panels = canvas.panels(course.title, len(splits), words)
   for split, panel in zip(splits, panels, strict=True):
     panel.set_title(split)
