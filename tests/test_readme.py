@@ -23,6 +23,7 @@ HERE = ("configs", "examples", "main.py")
 # Makes a run of anything one of seconds.
 SHORT = (
   "--config.peers.net=toys:Toy",
+  "--config.schedule.warmup_epochs=0",
   "--config.mesh.data=1",
   "--config.mesh.peer=1",
 )
