@@ -12,12 +12,12 @@ import os
 import socket
 import threading
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING
 import uuid
 
 from okd_jax.errors import RunLockError
 from okd_jax.storage import bucket
+from okd_jax.storage.lock import Held
 
 if TYPE_CHECKING:
   from etils import epath
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class Lease:
+class Lease(Held):
   """Context manager that holds a work directory for this process.
 
   Attributes:
@@ -142,18 +142,6 @@ class Lease:
       f"{self.workdir} is in use by another run ({owner}). Wait until it ends, "
       "stop it, or choose another workdir."
     )
-
-  def __enter__(self) -> "Lease":
-    self.acquire()
-    return self
-
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    traceback: TracebackType | None,
-  ) -> None:
-    self.release()
 
 
 def _quietly(act: Callable[[], None]) -> None:

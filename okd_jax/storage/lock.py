@@ -1,10 +1,12 @@
 """One run at a time in one workdir."""
 
+import abc
 import json
 import os
 from pathlib import Path
 import socket
 from types import TracebackType
+from typing import Self
 
 import filelock
 
@@ -12,7 +14,31 @@ from okd_jax.errors import RunLockError
 from okd_jax.storage import files
 
 
-class RunLock:
+class Held(abc.ABC):
+  """Context manager that takes something for this process."""
+
+  @abc.abstractmethod
+  def acquire(self) -> None:
+    """Takes it; raises RunLockError if another run has it."""
+
+  @abc.abstractmethod
+  def release(self) -> None:
+    """Gives it back; does nothing if it is not held."""
+
+  def __enter__(self) -> Self:
+    self.acquire()
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+  ) -> None:
+    self.release()
+
+
+class RunLock(Held):
   """Context manager that holds a workdir for this process.
 
   The operating system drops the lock when its process dies, however it dies;
@@ -57,15 +83,3 @@ class RunLock:
       return f"host {owner['host']}, process id {owner['pid']}"
     except (OSError, ValueError, LookupError, TypeError):
       return "which has not said yet who it is"
-
-  def __enter__(self) -> "RunLock":
-    self.acquire()
-    return self
-
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    traceback: TracebackType | None,
-  ) -> None:
-    self.release()
