@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SMOKE := tests/losses/test_losses_okddip.py tests/training/test_optim.py \
 	tests/groups/test_group.py tests/devices/test_mesh.py tests/test_train.py
 
-.PHONY: demo docs test test-slow check smoke matrix clean
+.PHONY: demo docs test test-slow check smoke tpu matrix clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -17,7 +17,8 @@ test: check
 # What `make test` leaves out because it takes hours; `make test-slow
 # TESTS=tests/devices` runs a part.
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10 -m slow $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10 \
+		-m "slow and not tpu" $(TESTS)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -26,6 +27,13 @@ check: $(VENV)/.installed
 
 smoke: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(SMOKE)
+
+# Compiles every method for TPUs, without one; MARK="tpu and slow" does the
+# networks of papers.
+MARK ?= tpu and not slow
+tpu: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet 'jax[tpu]'
+	$(BIN)/python -m pytest -m "$(MARK)" tests/devices/test_tpu.py
 
 # Every method on every network, in both kinds, on every mesh.
 matrix: $(VENV)/.installed

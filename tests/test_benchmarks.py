@@ -1,5 +1,6 @@
 """The benchmarks run, and say what their figures say; no time is asserted."""
 
+import dataclasses
 import json
 from pathlib import Path
 import subprocess
@@ -8,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import cost, goals, table, term_gradients
+from benchmarks import cost, goals, hbm, table, term_gradients, tpu_table
+from benchmarks.tpu_program import Program
 from configs import independent_digits
 from okd_jax.settings import freeze
 
@@ -109,3 +111,49 @@ def test_costs_are_of_all_peers_and_the_whole_run():
   assert found["pflop"] == pytest.approx(
     found["gflop_image"] * found["images"] / 1e6
   )
+
+
+def test_only_slow_memory_counts():
+  text = """\
+HloModule jit_step
+
+%fused (param_0: bf16[8,4]) -> bf16[8,4] {
+  ROOT %n = bf16[8,4]{1,0} negate(bf16[8,4]{1,0} %param_0)
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0:T(128)} parameter(0)
+  %s = (f32[8]{0:T(128)S(1)}, f32[8]{0:T(128)}, u32[]{:S(2)}) copy-start(%x)
+  %d = f32[8]{0:T(128)S(1)} copy-done(%s)
+  %a = bf16[8,4]{1,0:T(8,128)(2,1)} fusion(%d), calls=%fused
+  %b = (bf16[8,4]{1,0}, pred[8]{0:S(1)}) fusion(%a, %d), calls=%fused
+  ROOT %g = bf16[8,4]{1,0} get-tuple-element(%b), index=0
+}
+"""
+  # The start reads 32 bytes, the first fusion writes 64, which the second
+  # reads before it writes as many.
+  assert hbm.moved(text) == 32 + 64 + 64 + 64
+
+
+def test_the_table_of_tpus_shows_what_was_found():
+  program = Program(method="plain", peers=1)
+  facts = dataclasses.asdict(program) | {
+    "estimated_ms": 2.0,
+    "hbm": 38e6,
+    "bytes": 1.153e9,
+    "flops": 50.35e9,
+    "temporaries": 44e6,
+    "collectives": {"all-reduce": 3},
+    "collective_bytes": {"all-reduce": 2.5e6},
+    "compile_seconds": 39.4,
+  }
+  assert list(tpu_table.table_of({program: facts}))[2:] == [
+    "| 1 resnet32 network, plain | v5e:2x2, 1x1 | 128 | 2.00 | 0.04 | 1.15 | "
+    "50 | 44 | 3, 2.5 MB | 39 | 64000 |"
+  ]
+
+
+def test_the_page_has_the_table_of_the_results():
+  found = tpu_table.read()
+  table = "\n".join(tpu_table.table_of(found))
+  assert table in tpu_table.PAGE.read_text()

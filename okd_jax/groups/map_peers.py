@@ -20,24 +20,24 @@ def map_peers(
 
   Args:
     fn: function of one peer.
-    mapping: "vmap"; "unroll", one copy of the program a peer, traced once; or
-      "auto", which unrolls, as is far faster on CPU (benchmarks/NOTES.md);
-      on accelerators `okd_jax.training.autotune` replaces it before a run.
+    mapping: "vmap", unless there is one peer alone; "unroll", one copy of the
+      program a peer, traced once; or "auto", which unrolls, as is far faster
+      on CPU (benchmarks/NOTES.md); on accelerators
+      `okd_jax.training.autotune` replaces it before a run.
     in_axes: 0 for arguments with a leading peer axis, None for shared ones.
 
   Returns:
     A function whose results have a leading peer axis.
   """
-  if mapping == "vmap":
-    return jax.vmap(fn, in_axes)
   one = jax.jit(fn)
 
-  def unrolled(*args):
+  def mapped(*args):
+    if mapping == "vmap" and _count(args, in_axes) > 1:
+      return jax.vmap(fn, in_axes)(*args)
     columns = [
       None if axis is None else _unstack(arg)
       for arg, axis in zip(args, in_axes, strict=True)
     ]
-    count = next(len(column) for column in columns if column is not None)
     results = [
       one(
         *(
@@ -45,11 +45,18 @@ def map_peers(
           for arg, column in zip(args, columns, strict=True)
         )
       )
-      for i in range(count)
+      for i in range(_count(args, in_axes))
     ]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
 
-  return unrolled
+  return mapped
+
+
+def _count(args: tuple[Any, ...], in_axes: tuple[int | None, ...]) -> int:
+  """How many peers the arguments have."""
+  axes = zip(args, in_axes, strict=True)
+  with_peers = [arg for arg, axis in axes if axis is not None]
+  return len(jax.tree.leaves(with_peers)[0])
 
 
 def _unstack(tree: Any) -> list[Any]:

@@ -109,7 +109,7 @@ def _batch_statistics(x, about, axis_name):
   x = at_least_float32(x)
   mean = jnp.mean(x, _axes(x))
   var = lax.platform_dependent(
-    x, mean, cpu=_variance_in_one_pass, default=_variance
+    *(x, mean, about), cpu=_variance_in_one_pass, default=_variance_about
   )
   if axis_name is not None:
     mean, var = _over_devices(mean, var, about, axis_name)
@@ -120,7 +120,17 @@ def _variance(x, mean):
   return jnp.mean(jnp.square(x - mean), _axes(x))
 
 
-def _variance_in_one_pass(x, mean):
+def _variance_about(x, mean, about):
+  """The same, from squares about a value that is near the mean.
+
+  The squares need nothing that is computed from x, so that XLA sums them while
+  a convolution still has x on the chip.
+  """
+  square = jnp.mean(jnp.square(x - about), _axes(x))
+  return jnp.maximum(square - jnp.square(mean - about), 0)
+
+
+def _variance_in_one_pass(x, mean, about):
   """The same, as the mean of squares less the squared mean where that is safe.
 
   XLA on CPU writes the differences to memory before it sums their squares. But

@@ -1,5 +1,6 @@
 """A small network and recipe for tests of everything above the networks."""
 
+from collections.abc import Sequence
 import functools
 from typing import Any
 
@@ -109,13 +110,14 @@ def recipe(
   info: DataInfo = INFO,
   sgd: Optim | None = None,
   schedule: Schedule = MULTISTEP,
+  devices: Sequence[jax.Device] | None = None,
   **changes: Any,
 ) -> Setup:
   """A setup for the toy network on `data` x `peer` devices."""
   if isinstance(method, str):
     method = methods.make(method)
   net = net or Toy(info.num_classes)
-  mesh = make_mesh(data, peer)
+  mesh = make_mesh(data, peer, devices)
   if kind == "branches":
     peers = groups.branches(
       net, num_peers, mesh, mapping, method.needs.trunk_gradient

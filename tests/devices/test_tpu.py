@@ -1,0 +1,111 @@
+"""Every method's step, compiled for TPUs; needs libtpu and no TPU."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import hbm, tpu_program
+from benchmarks.collectives import collectives
+from benchmarks.tpu_program import Program
+from okd_jax import methods, tasks
+from okd_jax.data.keypoints.figures import Joints
+from okd_jax.data.keypoints.info import KeypointInfo
+import toys
+
+pytestmark = pytest.mark.tpu
+
+OF_JOINTS = dataclasses.replace(
+  toys.INFO,
+  image_shape=(16, 16, 3),
+  mean=(0.5,) * 3,
+  std=(0.3,) * 3,
+  task="keypoints",
+  keypoints=KeypointInfo(
+    pairs=(), bones=(), sigmas=(), mean_pose=((8.0, 8.0),) * 5
+  ),
+)
+
+
+@pytest.fixture(scope="module")
+def devices():
+  with pytest.MonkeyPatch.context() as patch:
+    for name, value in tpu_program.ENVIRONMENT.items():
+      patch.setenv(name, value)
+    yield tpu_program.devices_of("v5e:2x2")
+
+
+def assert_updates_in_place(compiled, state):
+  size = sum(
+    leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
+    for leaf in jax.tree.leaves(state)
+  )
+  assert compiled.memory_analysis().alias_size_in_bytes >= size
+
+
+def joints(size=16):
+  each = {
+    field.name: np.ones(size, np.float32)
+    for field in dataclasses.fields(Joints)
+  }
+  each |= {
+    "points": np.ones((size, 5, 2), np.float32),
+    "visible": np.ones((size, 5), np.int32),
+    "center": np.ones((size, 2), np.float32),
+    "box": np.ones((size, 4), np.float32),
+    "image_id": np.ones(size, np.int32),
+  }
+  return dataclasses.replace(
+    toys.batch(0),
+    image=np.zeros((size, *OF_JOINTS.image_shape), np.uint8),
+    target=Joints(**each),
+  )
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_every_method_compiles(method, devices):
+  made = methods.make(method)
+  changes, net, batch = {}, toys.Toy, toys.batch(0)
+  if made.task == "keypoints":
+    task = tasks.load("keypoints").of(OF_JOINTS)
+    changes, net, batch = {"task": task}, toys.hourglass, joints()
+  setup = toys.recipe(
+    made,
+    kind=made.needs.kind or "replicas",
+    data=2,
+    peer=2,
+    mapping="vmap",
+    devices=devices,
+    net=net(toys.INFO.num_classes, dtype=jnp.bfloat16),
+    **changes,
+  )
+  step, arguments = tpu_program.step_of(setup, batch)
+  compiled = step.lower(*arguments).compile()
+  assert_updates_in_place(compiled, arguments[0])
+  assert any(each.kind == "all-reduce" for each in collectives(compiled))
+  assert hbm.moved(compiled.as_text()) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "program",
+  [
+    Program(method=tpu_program.PLAIN, peers=1),
+    Program(),
+    Program(kind="branches"),
+    Program(mesh=(1, 4)),
+    Program(net="resnet110"),
+    Program(net="wrn20_8"),
+    Program(net="resnet34", mesh=(4, 1)),
+  ],
+  ids=str,
+)
+def test_networks_of_papers_compile(program, devices):
+  del devices
+  compiled, seconds = tpu_program.compile_program(program)
+  found = tpu_program.facts(program, compiled, seconds)
+  assert found["hbm"] <= found["bytes"]
+  assert found["images_per_second"] > 0
