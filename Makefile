@@ -33,7 +33,7 @@ smoke: $(VENV)/.installed
 MARK ?= tpu and not slow
 tpu: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet 'jax[tpu]'
-	$(BIN)/python -m pytest -m "$(MARK)" tests/devices/test_tpu.py
+	$(BIN)/python -m pytest -n 2 -m "$(MARK)" tests/devices/test_tpu.py
 
 # Every method on every network, in both kinds, on every mesh.
 matrix: $(VENV)/.installed

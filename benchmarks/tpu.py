@@ -8,8 +8,7 @@ Prints a line a program: bytes and operations of one device in one step, and the
 time that they take at the chip's peak, which is a bound and no measurement.
 `--method=plain` is the same training in plain Flax. `--table` writes the table
 of docs/speed.md, from benchmarks/results/tpu.jsonl and, for rows that are not
-in there, by compiling them; delete the file to compile all. Only one process
-can compile for TPUs at a time.
+in there, by compiling them; delete the file to compile all.
 """
 
 import argparse

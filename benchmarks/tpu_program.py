@@ -40,8 +40,10 @@ CHIPS = {
   "v6e": Chip(918e12, 1600e9, 3200e9, None),
 }
 PLAIN = "plain"
-# What `libtpu` would look for on a machine with TPUs.
+# What `libtpu` would look for on a machine with TPUs, of which it lets one
+# process alone have a chip.
 ENVIRONMENT = {
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
   "JAX_PLATFORMS": "cpu",
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_WORKER_HOSTNAMES": "localhost",

@@ -46,6 +46,7 @@ class BatchNorm(nn.Module):
         x, running_mean.value, running_var.value, scale, bias, dtype
       )
     axis_name = None if self.is_initializing() else self.axis_name
+    x = vary(x, over=scale)
     y, mean, var = _normalise_by_batch(
       x,
       vary(scale, over=x, but=axis_name),
