@@ -12,7 +12,7 @@ _INSTRUCTION = re.compile(
   r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)"
 )
 _ARRAY = re.compile(r"([a-z]+)(\d+)?\w*\[([\d,]*)\](\{[^}]*\})?")
-# They name memory and move none; what is awaited was counted at its start.
+# They name memory and move none.
 _MOVES_NOTHING = (
   "bitcast",
   "conditional",
@@ -27,7 +27,7 @@ _MOVES_NOTHING = (
 def moved(text: str) -> int:
   """Bytes read from and written to HBM by a program.
 
-  Bodies of loops count once, and whole arrays where a part may be read.
+  Bodies of loops count once, and whole arrays where a fusion reads a part.
 
   Args:
     text: of the compiled program.
@@ -50,10 +50,15 @@ def _moved_by(lines: list[str]) -> int:
     if match is None:
       continue
     name, kind, operation, rest = match.groups()
-    arrays = [_off_chip(*array) for array in _ARRAY.findall(kind)]
-    started = operation.endswith("-start")
-    # A start gives what will be there, its operand again, and a semaphore.
-    sizes[name] = arrays[0] if started and arrays else sum(arrays)
+    arrays = [(_size(*a[:3]), _off_chip(a[3])) for a in _ARRAY.findall(kind)]
+    if operation.endswith("-start"):
+      # What is there, where it goes, in either order, and a semaphore. What is
+      # awaited was counted here.
+      sizes[name] = 0
+      both = arrays[:2]
+      total += min(size for size, _ in both) * sum(slow for _, slow in both)
+      continue
+    sizes[name] = sum(size for size, slow in arrays if slow)
     if operation.endswith("-done") or operation in _MOVES_NOTHING:
       continue
     operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
@@ -61,8 +66,12 @@ def _moved_by(lines: list[str]) -> int:
   return total
 
 
-def _off_chip(kind: str, bits: str, dims: str, layout: str) -> int:
-  if re.search(r"S\([1-9]\)", layout) or kind == "token":
+def _off_chip(layout: str) -> bool:
+  return re.search(r"S\([1-9]\)", layout) is None
+
+
+def _size(kind: str, bits: str, dims: str) -> int:
+  """Bytes of an array; tokens have none, booleans one each."""
+  if kind == "token":
     return 0
-  count = math.prod(int(n) for n in dims.split(",") if n)
-  return count * int(bits or 8) // 8
+  return math.prod(int(n) for n in dims.split(",") if n) * int(bits or 8) // 8

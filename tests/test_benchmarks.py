@@ -126,13 +126,15 @@ ENTRY %main (x: f32[8]) -> f32[8] {
   %s = (f32[8]{0:T(128)S(1)}, f32[8]{0:T(128)}, u32[]{:S(2)}) copy-start(%x)
   %d = f32[8]{0:T(128)S(1)} copy-done(%s)
   %a = bf16[8,4]{1,0:T(8,128)(2,1)} fusion(%d), calls=%fused
+  %t = (bf16[8,4]{1,0}, bf16[2,4]{1,0:S(1)}, u32[]{:S(2)}) async-start(%a)
+  %e = bf16[2,4]{1,0:S(1)} async-done(%t)
   %b = (bf16[8,4]{1,0}, pred[8]{0:S(1)}) fusion(%a, %d), calls=%fused
   ROOT %g = bf16[8,4]{1,0} get-tuple-element(%b), index=0
 }
 """
-  # The start reads 32 bytes, the first fusion writes 64, which the second
-  # reads before it writes as many.
-  assert hbm.moved(text) == 32 + 64 + 64 + 64
+  # A copy reads 32 bytes, a fusion writes 64, a slice reads 16 of those, and
+  # the last fusion all before it writes as many.
+  assert hbm.moved(text) == 32 + 64 + 16 + 64 + 64
 
 
 def test_the_table_of_tpus_shows_what_was_found():
