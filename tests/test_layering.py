@@ -33,6 +33,7 @@ PACKAGES = (
   "train",
   "seeds",
   "compare",
+  "workers",
   "search",
   "cli",
 )
