@@ -98,7 +98,7 @@ def places(asked: str) -> list[Place]:
 
 def run(
   cells: Sequence[Cell],
-  settings: Sequence[str],
+  command: Sequence[str],
   workdir: Path,
   where: Sequence[Place],
 ) -> dict[str, str]:
@@ -106,7 +106,7 @@ def run(
 
   Args:
     cells: that they share.
-    settings: of the command; each worker gets them, too.
+    command: that starts a worker.
     workdir: of the comparison.
     where: what each of them may use.
 
@@ -117,10 +117,9 @@ def run(
     Interrupted: after a signal, which the workers got, too.
     OkdError: if they ended and cells are left.
   """
-  arguments = [*settings, f"--workdir={workdir}", "--skip-failed"]
   with contextlib.ExitStack() as stack:
     workers = [
-      _start(number, place, arguments, workdir)
+      _start(number, place, command, workdir)
       for number, place in enumerate(where, 1)
     ]
     received = stack.enter_context(_passing_on(workers))
@@ -152,6 +151,11 @@ def forget_failures(cells: Sequence[Cell]) -> None:
     if (cell.workdir / rows.ERROR).exists():
       with contextlib.suppress(InUseError), workdir_lib.lock(cell.workdir):
         (cell.workdir / rows.ERROR).unlink(missing_ok=True)
+
+
+def unfinished(cells: Sequence[Cell]) -> list[Cell]:
+  """Cells that a worker may still train."""
+  return [c for c in cells if not (c.workdir / "summary.json").exists()]
 
 
 def folder(workdir: Path, what: str) -> pathlib.Path:
@@ -205,14 +209,14 @@ def _on_cards(number: int, devices: int) -> list[Place]:
 
 
 def _start(
-  number: int, place: Place, arguments: Sequence[str], workdir: Path
+  number: int, place: Place, command: Sequence[str], workdir: Path
 ) -> _Worker:
   log = folder(workdir, "workers") / f"{socket.gethostname()}-{number}.log"
   log.parent.mkdir(parents=True, exist_ok=True)
   with log.open("ab") as file, _cores(place.cores):
     begin = file.tell()
     process = subprocess.Popen(
-      [*PROGRAM, *arguments],
+      command,
       stdin=subprocess.DEVNULL,
       stdout=file,
       stderr=subprocess.STDOUT,

@@ -34,6 +34,7 @@ PACKAGES = (
   "seeds",
   "compare",
   "workers",
+  "slurm",
   "search",
   "cli",
 )

@@ -1,7 +1,7 @@
 """Train methods, networks and seeds by one recipe, and tabulate them."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping
 import sys
 
 import jax
@@ -9,9 +9,12 @@ import jax
 from okd_jax import compare, workers
 from okd_jax.cli import common
 from okd_jax.devices import distributed
+from okd_jax.errors import ConfigError
 from okd_jax.results import comparison as result_tables, grid
 from okd_jax.runs import display
+from okd_jax.settings import ranges
 from okd_jax.settings.schema import Comparison
+from okd_jax.storage import paths
 from okd_jax.storage.paths import Path
 
 
@@ -34,16 +37,31 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     metavar="N",
     help="processes on this machine; auto is one a graphics card or core",
   )
+  command.add_argument(
+    "--submit",
+    choices=["slurm"],
+    help="give the cells to a cluster, at most N tasks (--workers) at once",
+  )
+  command.add_argument(
+    "--dry-run", action="store_true", help="print what would be submitted"
+  )
   command.usage = (
     "python -m okd_jax compare --config=configs/compare_c100.py "
     '[--workdir=DIR] [--config.key=value ...] [--grid.key="(1,3,5)" ...] '
-    "[--only=NET/METHOD/SEED] [--skip-failed] [--workers=N]"
+    "[--only=NET/METHOD/SEED] [--skip-failed] [--workers=N] "
+    "[--submit=slurm [--slurm.partition=NAME ...] [--dry-run]]"
   )
 
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command; the program ends with code 1 if a cell failed."""
+  args.settings, options = ranges.take(args.settings, "slurm")
+  if (options or args.dry_run) and not args.submit:
+    raise ConfigError("--slurm.KEY and --dry-run are for --submit=slurm.")
   config, workdir = common.read_comparison(["compare", *args.settings])
+  if args.submit:
+    _submit(args, options, config, workdir)
+    return
   if args.workers:
     failed = _by_workers(args, config, workdir)
   else:
@@ -64,24 +82,60 @@ def run(args: argparse.Namespace) -> None:
 def _by_workers(
   args: argparse.Namespace, config: Comparison, workdir: Path
 ) -> dict[str, str]:
+  """Trains on this machine, in several processes."""
   where = workers.places(args.workers)
-  # The cards are for the workers.
-  jax.config.update("jax_platforms", "cpu")
   cells = _checked(args, config, workdir)
-  return workers.run(cells, _settings(args), workdir, where)
+  if not args.skip_failed:
+    workers.forget_failures(cells)
+  return workers.run(cells, _command(args, workdir), workdir, where)
+
+
+def _submit(
+  args: argparse.Namespace,
+  options: Mapping[str, str],
+  config: Comparison,
+  workdir: Path,
+) -> None:
+  """Leaves the training to a cluster."""
+  try:
+    from okd_jax import slurm
+  except ModuleNotFoundError as error:
+    if error.name != "submitit":
+      raise
+    common.leave(f"{error}; pip install 'okd_jax[slurm]' adds it.", 2)
+  if not (args.workers or "").isdecimal() or not int(args.workers):
+    raise ConfigError(
+      f"--workers={args.workers} must be the number of tasks that run at once."
+    )
+  cells = _checked(args, config, workdir)
+  left = workers.unfinished(cells)
+  if not left:
+    print("Nothing is left to train.")
+    return
+  folder = workers.folder(workdir, "slurm").absolute()
+  array = (_command(args, workdir), len(left), int(args.workers))
+  if args.dry_run:
+    print(slurm.shown(*array, folder, options))
+    return
+  if not args.skip_failed:
+    workers.forget_failures(cells)
+  number = slurm.submit(*array, folder, options)
+  print(f"Submitted {len(left)} tasks as array {number}; logs are in {folder}.")
 
 
 def _checked(
   args: argparse.Namespace, config: Comparison, workdir: Path
 ) -> list[grid.Cell]:
-  """The cells that workers will share; their failures are forgotten."""
+  """The cells that workers will share."""
+  # Cards are for the workers.
+  jax.config.update("jax_platforms", "cpu")
   cells = grid.cells(config, workdir)
   grid.check(config, cells)
-  cells = grid.only(cells, args.only)
-  if not args.skip_failed:
-    workers.forget_failures(cells)
-  return cells
+  return grid.only(cells, args.only)
 
 
-def _settings(args: argparse.Namespace) -> Sequence[str]:
-  return [*args.settings, f"--only={args.only}"]
+def _command(args: argparse.Namespace, workdir: Path) -> list[str]:
+  """What starts a worker."""
+  place = f"--workdir={paths.absolute(workdir)}"
+  only = f"--only={args.only}"
+  return [*workers.PROGRAM, *args.settings, only, place, "--skip-failed"]

@@ -22,6 +22,7 @@ from okd_jax.results import rows
 from okd_jax.results.grid import Cell
 from okd_jax.runs import summary, workdir as workdir_lib
 from okd_jax.storage import files
+from okd_jax.storage.paths import Path
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Share:
     self._known = {cell.name: _error(cell) for cell in cells}
     if skip_failed:
       self._known = dict.fromkeys(self._known, "")
-    self._row = cells[0].workdir.parent
+    self._row: Path | None = None
     self._marks: dict[str, tuple[int, float]] = {}
 
   def take(self, held: contextlib.ExitStack, stop: signals.Stop) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from cells import pretend, small
 from configs import compare_digits
 from okd_jax import __main__, backbones, compare, methods, train
 from okd_jax.cli import common as cli
@@ -37,17 +38,6 @@ PUBLISHED = json.loads((ROOT / "configs" / "published.json").read_text())
 KINDS = dict(compare_digits.get_config().kinds)
 
 
-def small(**changes):
-  """A grid of runs of three steps."""
-  config = compare_digits.get_config("smoke")
-  config.base.epochs = 1
-  config.base.data.train_examples = 60
-  config.base.peers.num_peers = 2
-  config.base.mesh.data = 1
-  config.update(changes)
-  return freeze.freeze_comparison(config)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
   """A comparison with a teacher, run to its end."""
@@ -56,24 +46,6 @@ def whole(tmp_path_factory):
     patch.setattr(train, "_export_and_plot", lambda run: None)
     failed = compare.compare(small(methods=("kd",)), workdir)
   return workdir, failed
-
-
-def pretend(cell, last=0.5, best=0.5, speed=100.0):
-  """Writes what a run leaves behind."""
-  cell.workdir.mkdir(parents=True, exist_ok=True)
-  names = ["leader", "peer_0"]
-  if cell.config.peers.num_peers > 1:
-    names += ["peer_1", "peers_mean", "ensemble", "fused"]
-  with (cell.workdir / "metrics.jsonl").open("w") as file:
-    for step, value in ((5, best), (10, last)):
-      figures = {f"test/{name}/accuracy": value for name in names}
-      record = {"step": step, "kind": "eval", "test/diversity": step / 100}
-      file.write(json.dumps(record | figures) + "\n")
-  for name, content in (
-    ("config.json", freeze.as_dict(cell.config)),
-    ("summary.json", {"images_per_second": speed}),
-  ):
-    (cell.workdir / name).write_text(json.dumps(content))
 
 
 @pytest.fixture
@@ -86,17 +58,7 @@ def pretending(monkeypatch):
     ran.append(name)
     if name in events:
       events[name]()
-    (cell,) = [
-      cell
-      for cell in grid.cells(
-        small(methods=methods_of(config)), workdir.parents[2]
-      )
-      if cell.workdir == workdir
-    ]
-    pretend(cell)
-
-  def methods_of(config):
-    return ("independent", "kd", "okddip")
+    pretend(config, workdir)
 
   monkeypatch.setattr(train, "train", fake)
   return ran, events
@@ -299,7 +261,7 @@ def known(tmp_path):
   for cell in grid.cells(config, tmp_path):
     if cell.row != "ffl":
       last, best = accuracies[cell.seed]
-      pretend(cell, last, best, speeds[cell.row])
+      pretend(cell.config, cell.workdir, last, best, speeds[cell.row])
   return tmp_path
 
 

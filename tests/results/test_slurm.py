@@ -1,0 +1,169 @@
+"""Comparisons on a cluster: what is submitted, and what its tasks do."""
+
+import os
+from pathlib import Path
+import shlex
+import signal
+import sys
+import time
+
+import pytest
+import submitit
+
+import cells
+from okd_jax import __main__, slurm, workers
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(*args):
+  with pytest.raises(SystemExit) as left:
+    __main__.main(["compare", *args])
+    sys.exit(0)
+  return left.value.code
+
+
+def dry(workdir, *others):
+  flags = cells.flags(workdir, "--submit=slurm", "--workers=3", *others)
+  return command(*flags, "--dry-run")
+
+
+def test_an_array_is_shown_and_not_submitted(tmp_path, capsys):
+  workdir = tmp_path / "compared"
+  options = ("--slurm.partition=gpu", "--slurm.gpus_per_task=1")
+  assert dry(workdir, "--only=resnet8/*/seed1", *options) == 0
+  out = capsys.readouterr().out
+  lines = out.splitlines()
+  assert lines[0] == "#!/bin/bash"
+  for line in (
+    "--array=0-3%3",
+    "--partition=gpu",
+    "--gpus-per-task=1",
+    "--requeue",
+    "--signal=USR2@120",
+    "--time=240",
+    "--nodes=1",
+    "--ntasks-per-node=1",
+    "--open-mode=append",
+    f"--output={workdir}/slurm/%A_%a_0_log.out",
+  ):
+    assert f"#SBATCH {line}" in lines, out
+  (start,) = (line for line in lines if line.startswith("srun"))
+  assert start.endswith(f"-m submitit.core._submit {workdir}/slurm")
+  words = shlex.split(lines[-2].removeprefix("# "))
+  assert words[:4] == [*workers.PROGRAM]
+  assert "--only=resnet8/*/seed1" in words and "--skip-failed" in words
+  assert not any(word.startswith("--slurm") for word in words)
+  assert not workdir.exists()
+
+
+def test_what_is_finished_needs_no_task(tmp_path, capsys):
+  listed = cells.listed(tmp_path)
+  for cell in listed[:7]:
+    cells.pretend(cell.config, cell.workdir)
+  assert dry(tmp_path) == 0
+  out = capsys.readouterr().out
+  assert "--array=0-0%1" in out
+  cells.pretend(listed[7].config, listed[7].workdir)
+  assert dry(tmp_path) == 0
+  assert "Nothing is left to train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  "flags, message",
+  [
+    (["--submit=slurm"], "--workers=None must be the number of tasks"),
+    (["--submit=slurm", "--workers=auto"], "--workers=auto must be the number"),
+    (["--submit=slurm", "--workers=2"], "there is no srun here"),
+    (["--slurm.time=5"], "are for --submit=slurm"),
+    (
+      ["--submit=slurm", "--workers=2", "--dry-run", "--slurm.time=1:00"],
+      "--slurm.time=1:00 must be minutes",
+    ),
+    (
+      ["--submit=slurm", "--workers=2", "--dry-run", "--slurm.array=1"],
+      "by --workers",
+    ),
+  ],
+)
+def test_mistakes_are_refused(tmp_path, flags, message, capsys, monkeypatch):
+  monkeypatch.setenv("PATH", str(tmp_path))
+  assert command(*cells.flags(tmp_path / "compared", *flags)) == 2
+  assert message in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, "submitit", None)
+  monkeypatch.delitem(sys.modules, "okd_jax.slurm")
+  monkeypatch.delattr("okd_jax.slurm")
+  assert dry(tmp_path / "compared") == 2
+  assert "pip install 'okd_jax[slurm]'" in capsys.readouterr().err
+
+
+def local(tmp_path, monkeypatch, command, tasks=1):
+  """Tasks that run here, and the folder with their files."""
+  search = (str(ROOT), str(ROOT / "tests" / "support"))
+  paths = [*search, os.environ.get("PYTHONPATH", "")]
+  monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+  executor = submitit.LocalExecutor(tmp_path / "slurm")
+  executor.update_parameters(timeout_min=5, stderr_to_stdout=True)
+  return slurm.submit_all(executor, command, tasks)
+
+
+def code(job):
+  return job._process.wait(timeout=120)
+
+
+def test_tasks_share_the_cells(tmp_path, monkeypatch):
+  log, workdir = tmp_path / "log", tmp_path / "compared"
+  monkeypatch.setenv("CELLS_LOG", str(log))
+  monkeypatch.setenv("CELLS_SECONDS", "0.1")
+  start = [*cells.PROGRAM, *cells.flags(workdir, "--skip-failed")]
+  jobs = local(tmp_path, monkeypatch, start, tasks=2)
+  assert [code(job) for job in jobs] == [0, 0], jobs[0].stdout()
+  ended = [line for line in log.read_text().splitlines() if line[:3] == "end"]
+  assert len(ended) == len({line.split()[1] for line in ended}) == 8
+  assert (workdir / "table.md").read_text().count("| 2 of 2 |") == 4
+
+
+STOPPED = """
+import signal, sys, time
+def stop(number, frame):
+  print("saved", flush=True)
+  sys.exit(75)
+signal.signal(signal.SIGTERM, stop)
+print("ready", flush=True)
+if "alone" in sys.argv:
+  sys.exit(75)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("who", ["submitit", "alone"])
+def test_a_task_that_stops_is_queued_again(tmp_path, monkeypatch, who):
+  """By the signal before the end, or by itself with the code for that."""
+  start = [sys.executable, "-c", STOPPED, who]
+  (job,) = local(tmp_path, monkeypatch, start)
+  out = tmp_path / "slurm" / f"{job.job_id}_0_log.out"
+  until = time.monotonic() + 60
+  while not (out.exists() and "ready" in out.read_text()):
+    assert time.monotonic() < until
+    time.sleep(0.05)
+  if who == "submitit":
+    (task,) = children(job._process.pid)
+    os.kill(task, signal.SIGUSR2)
+  job._process.wait(timeout=60)
+  text = out.read_text()
+  assert ("saved" in text) == (who == "submitit")
+  assert "Requeued job" in text
+
+
+def test_a_task_ends_with_the_code_of_its_worker(tmp_path, monkeypatch):
+  (job,) = local(tmp_path, monkeypatch, [sys.executable, "-c", "exit(1)"])
+  code(job)
+  assert job.exception() is not None
+
+
+def children(process):
+  text = Path(f"/proc/{process}/task/{process}/children").read_text()
+  return [int(word) for word in text.split()]
