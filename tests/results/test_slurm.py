@@ -100,68 +100,74 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, capsys):
   assert "pip install 'okd_jax[slurm]'" in capsys.readouterr().err
 
 
-def local(tmp_path, monkeypatch, command, tasks=1):
-  """Tasks that run here, and the folder with their files."""
-  search = (str(ROOT), str(ROOT / "tests" / "support"))
-  paths = [*search, os.environ.get("PYTHONPATH", "")]
-  monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+@pytest.fixture
+def local(tmp_path, monkeypatch):
+  """Submits a task that runs here, and says where its output will be."""
+  paths = [ROOT, ROOT / "tests" / "support", *sys.path]
+  monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
   executor = submitit.LocalExecutor(tmp_path / "slurm")
   executor.update_parameters(timeout_min=5, stderr_to_stdout=True)
-  return slurm.submit_all(executor, command, tasks)
+  jobs = []
+
+  def submit(command):
+    (job,) = slurm.submit_all(executor, command, tasks=1)
+    jobs.append(job)
+    return job, tmp_path / "slurm" / f"{job.job_id}_0_log.out"
+
+  yield submit
+  for job in jobs:
+    job._process.kill()
+    job._process.wait()
 
 
-def code(job):
-  return job._process.wait(timeout=120)
-
-
-def test_tasks_share_the_cells(tmp_path, monkeypatch):
-  log, workdir = tmp_path / "log", tmp_path / "compared"
-  monkeypatch.setenv("CELLS_LOG", str(log))
-  monkeypatch.setenv("CELLS_SECONDS", "0.1")
-  start = [*cells.PROGRAM, *cells.flags(workdir, "--skip-failed")]
-  jobs = local(tmp_path, monkeypatch, start, tasks=2)
-  assert [code(job) for job in jobs] == [0, 0], jobs[0].stdout()
-  ended = [line for line in log.read_text().splitlines() if line[:3] == "end"]
-  assert len(ended) == len({line.split()[1] for line in ended}) == 8
+def test_a_task_is_a_worker(tmp_path, monkeypatch, local):
+  workdir = tmp_path / "compared"
+  monkeypatch.setenv("CELLS_LOG", os.devnull)
+  monkeypatch.setenv("CELLS_SECONDS", "0")
+  job, out = local([*cells.PROGRAM, *cells.flags(workdir)])
+  job._process.wait(timeout=120)
+  assert job.exception() is None, out.read_text()
   assert (workdir / "table.md").read_text().count("| 2 of 2 |") == 4
 
 
+# Stops by itself or when it is told to; ends when it was there before.
 STOPPED = """
-import signal, sys, time
+import pathlib, signal, sys, time
 def stop(number, frame):
   print("saved", flush=True)
   sys.exit(75)
 signal.signal(signal.SIGTERM, stop)
+who = pathlib.Path(sys.argv[1])
+if who.exists():
+  print("goes on", flush=True)
+  sys.exit(0)
+who.touch()
 print("ready", flush=True)
-if "alone" in sys.argv:
-  sys.exit(75)
-time.sleep(60)
+if who.name == "told":
+  time.sleep(60)
+sys.exit(75)
 """
 
 
-@pytest.mark.parametrize("who", ["submitit", "alone"])
-def test_a_task_that_stops_is_queued_again(tmp_path, monkeypatch, who):
+def test_a_task_that_stops_is_queued_again(tmp_path, local):
   """By the signal before the end, or by itself with the code for that."""
-  start = [sys.executable, "-c", STOPPED, who]
-  (job,) = local(tmp_path, monkeypatch, start)
-  out = tmp_path / "slurm" / f"{job.job_id}_0_log.out"
+  start = [sys.executable, "-c", STOPPED]
+  told, said = local([*start, str(tmp_path / "told")])
+  alone, of_alone = local([*start, str(tmp_path / "alone")])
+  failed, _ = local([sys.executable, "-c", "exit(1)"])
   until = time.monotonic() + 60
-  while not (out.exists() and "ready" in out.read_text()):
+  while not (said.exists() and "ready" in said.read_text()):
     assert time.monotonic() < until
     time.sleep(0.05)
-  if who == "submitit":
-    (task,) = children(job._process.pid)
-    os.kill(task, signal.SIGUSR2)
-  job._process.wait(timeout=60)
-  text = out.read_text()
-  assert ("saved" in text) == (who == "submitit")
-  assert "Requeued job" in text
-
-
-def test_a_task_ends_with_the_code_of_its_worker(tmp_path, monkeypatch):
-  (job,) = local(tmp_path, monkeypatch, [sys.executable, "-c", "exit(1)"])
-  code(job)
-  assert job.exception() is not None
+  (task,) = children(told._process.pid)
+  os.kill(task, signal.SIGUSR2)
+  for job in (told, alone, failed):
+    job._process.wait(timeout=60)
+  for text, saved in ((said.read_text(), True), (of_alone.read_text(), False)):
+    assert text.index("Requeued job") < text.index("goes on")
+    assert ("saved" in text) == saved
+  assert alone.exception() is None and told.exception() is None
+  assert failed.exception() is not None
 
 
 def children(process):
