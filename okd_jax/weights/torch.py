@@ -76,7 +76,7 @@ def to_torch(
   leaves = traverse_util.flatten_dict(variables)
   if like is None:
     return {
-      layer.full_name(entry): layers_lib.to_theirs(leaf, leaves[leaf])
+      layer.name_in_torch(entry): layers_lib.to_theirs(leaf, leaves[leaf])
       for layer in layers_lib.ours(leaves)
       for entry, leaf in layer.entries.items()
     }
@@ -136,7 +136,7 @@ def _match(leaves, state_dict) -> Iterator[tuple[tuple[str, ...], str]]:
     other = next((each for each in theirs if each.kind == ours.kind), None)
     if other is None:
       raise WeightsError(
-        f"the state dict has no {ours.kind} layer left for '{ours.name}'; give "
+        f"the state dict has no {ours.what} left for '{ours.name}'; give "
         f"one of the same network."
       )
     theirs.remove(other)
@@ -144,10 +144,11 @@ def _match(leaves, state_dict) -> Iterator[tuple[tuple[str, ...], str]]:
       shape = layers_lib.shape_of(leaf, leaves[leaf].shape)
       name = other.entries.get(entry, "")
       theirs_shape = np.shape(state_dict[name]) if name else None
+      missing = f"{other.name}.{entry}"
       if theirs_shape is None or not layers_lib.same_shape(shape, theirs_shape):
         raise WeightsError(
           f"'{'/'.join(leaf)}' of shape {tuple(leaves[leaf].shape)} needs "
-          f"{shape} in PyTorch's layout, but '{other.full_name(entry)}' of the "
+          f"{shape} in PyTorch's layout, but '{name or missing}' of the "
           f"state dict is {theirs_shape or 'absent'}; give one of the same "
           f"network, size of images and number of classes."
         )
@@ -160,7 +161,7 @@ def _match(leaves, state_dict) -> Iterator[tuple[tuple[str, ...], str]]:
       )
   if theirs:
     raise WeightsError(
-      f"'{theirs[0].name}' of the state dict, a {theirs[0].kind} layer, is "
+      f"'{theirs[0].name}' of the state dict, a {theirs[0].what}, is "
       f"left over; give one of the same network."
     )
 

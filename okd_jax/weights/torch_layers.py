@@ -59,8 +59,12 @@ class Layer(NamedTuple):
   entries: dict[str, Any]
   order: tuple
 
-  def full_name(self, entry: str) -> str:
-    """Layer and entry with a dot, as a state dict has them."""
+  @property
+  def what(self) -> str:
+    return self.kind if self.kind == _PARAMETER else f"{self.kind} layer"
+
+  def name_in_torch(self, entry: str) -> str:
+    """For one of ours, what a state dict calls the entry."""
     return ".".join(filter(None, (self.name.replace("/", "."), entry)))
 
 
