@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 import json
 from typing import Any
 
-from okd_jax.results import formats as tables, rows as results
+from okd_jax.results import differences, formats as tables, rows as results
 from okd_jax.results.formats import Table
+from okd_jax.results.grid import BASELINE
 from okd_jax.results.rows import Row, times, WHO
 from okd_jax.storage import files
 from okd_jax.storage.paths import Path
@@ -34,7 +35,7 @@ def published(workdir: Path) -> dict[str, Any]:
 
 
 def make_tables(rows: Sequence[Row], known: Mapping[str, Any]) -> list[Table]:
-  """Tables for each network: last epoch, best epoch, beside published.
+  """Tables for each network: last epoch, how sure it is, best, published.
 
   Args:
     rows: of the comparison.
@@ -46,6 +47,8 @@ def make_tables(rows: Sequence[Row], known: Mapping[str, Any]) -> list[Table]:
     title = f"{net} on {of_net[0].data}, {of_net[0].epochs} epochs"
     made += [
       _last(title, of_net),
+      *_validation(title, of_net),
+      *_sure(title, of_net),
       _best(title, of_net),
       _beside(title, of_net, known),
     ]
@@ -79,6 +82,70 @@ def _last(title: str, rows: Sequence[Row]) -> Table:
   for row in rows:
     notes += [f"Failed: {name}: {why}" for name, why in row.failures.items()]
   return Table(f"{title}: last epoch", columns, lines, notes)
+
+
+def _validation(title: str, rows: Sequence[Row]) -> list[Table]:
+  """The table by which to choose, where there are validation data."""
+  lines = [
+    [row.name, *(_text(row.headlines.get((w, "validation"))) for w in WHO)]
+    for row in rows
+  ]
+  if not any((w, "validation") in r.headlines for r in rows for w in WHO):
+    return []
+  title = f"{title}: last epoch, validation data"
+  return [Table(title, ["method", *WHO.values()], lines)]
+
+
+def _sure(title: str, rows: Sequence[Row]) -> list[Table]:
+  """How sure the differences of the last epoch are; of two seeds or more."""
+  lines = []
+  for row in rows:
+    alone = results.counterpart(row, rows, BASELINE)
+    several = results.counterpart(row, rows, "independent")
+    line = [row.name]
+    for who, other, others in (
+      ("deployed", alone, "deployed"),
+      ("deployed", several, "peers_mean"),
+      ("peers_mean", several, "peers_mean"),
+      ("ensemble", several, "ensemble"),
+    ):
+      line.append(_difference(row, who, other, others))
+    effect = differences.peer_effect(list(row.alike.values()))
+    line.append(f"F {effect.f:.2f}, p {effect.p:.2f}" if effect else "-")
+    lines.append(line)
+  if all(cell == "-" for line in lines for cell in line[1:]):
+    return []
+  notes = [
+    "Mean difference, seed by seed, and half of its 95 % interval by Student's "
+    "t. In brackets, where the interval holds 0: the seeds at which it would "
+    "not any more, were mean and deviation to stay. One interval in twenty "
+    "misses by chance. Peers alike: whether the figures of peers that differ "
+    "in weights and place alone depend on the place (analysis of variance, "
+    "seeds as blocks); a small p says that they do."
+  ]
+  columns = [
+    "method",
+    "deployed - one network",
+    "deployed - a network of independent",
+    "mean of peers - that of independent",
+    "ensemble - that of independent",
+    "peers alike",
+  ]
+  return [
+    Table(f"{title}: differences at the last epoch", columns, lines, notes)
+  ]
+
+
+def _difference(row: Row, who: str, other: Row | None, others: str) -> str:
+  if other is None or other is row and who == others:
+    return "-"
+  ours, theirs = row.by_seed(who, "last"), other.by_seed(others, "last")
+  found = differences.paired(ours, theirs)
+  if found is None:
+    return "-"
+  if found.needed is None:
+    return str(found)
+  return f"{found} ({'>1000' if found.needed > 1000 else found.needed})"
 
 
 def _best(title: str, rows: Sequence[Row]) -> Table:

@@ -10,22 +10,11 @@ import numpy as np
 
 from okd_jax import tasks
 from okd_jax.core import Method
-from okd_jax.results import grid
+from okd_jax.results import findings, grid
 from okd_jax.results.grid import BASELINE, Cell, KD_TEACHER
 from okd_jax.runs import records, run as run_lib
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.storage.paths import Path
-from okd_jax.tasks.figure import (
-  DIVERSITY,
-  ENSEMBLE,
-  Figure,
-  GROUP,
-  is_reference,
-  LEADER,
-  peer,
-  peer_index,
-  PEERS_MEAN,
-)
 from okd_jax.tasks.task import Measure
 
 CONFIG = "comparison.json"
@@ -39,9 +28,6 @@ WHO = {
   "ensemble": "ensemble",
   "group": "group prediction",
 }
-
-# The steps and figures of a run's evaluations.
-Evaluations = Sequence[tuple[int, Mapping[Figure, float]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +59,12 @@ class Row:
     finished: number of finished runs.
     planned: number of runs.
     measure: the headline of the task.
-    headlines: its values for people, over finished runs, by a key of `WHO` and
-      "last" or "best": at the last epoch, or at the best one of this very
-      figure, on validation data if there are any and on test data otherwise.
+    runs: its values for people in finished runs, by seed; then by a key of
+      `WHO` and "last", "best" or "validation": on test data at the last epoch,
+      or at the best one of this very figure, on validation data if there are
+      any and on test data otherwise; or on validation data at the last epoch.
+    alike: of finished runs, by seed, the values at the last epoch of the peers
+      that differ in nothing but their first weights and their place.
     seconds: of training an image, averaged over runs; None if not measured.
     diversity: for each finished run its epochs and the values at them.
     failures: why runs failed, by the names of their cells.
@@ -95,12 +84,27 @@ class Row:
   finished: int
   planned: int
   measure: Measure
-  headlines: Mapping[tuple[str, str], Spread]
+  runs: Mapping[int, Mapping[tuple[str, str], float]]
+  alike: Mapping[int, Sequence[float]]
   seconds: float | None
   diversity: Sequence[tuple[np.ndarray, np.ndarray]]
   failures: Mapping[str, str]
   compared: str
   compared_as: str
+
+  @property
+  def headlines(self) -> dict[tuple[str, str], Spread]:
+    """The values of `runs`, over runs."""
+    keys = dict.fromkeys(key for run in self.runs.values() for key in run)
+    return {key: spread(list(self.by_seed(*key).values())) for key in keys}
+
+  def by_seed(self, who: str, when: str) -> dict[int, float]:
+    """One of the values of every run that has it."""
+    return {
+      seed: run[who, when]
+      for seed, run in self.runs.items()
+      if (who, when) in run
+    }
 
 
 def exists(workdir: Path) -> bool:
@@ -131,6 +135,18 @@ def read(workdir: Path) -> list[Row]:
   return [_row(group) for group in cells.values()]
 
 
+def counterpart(row: Row, rows: Sequence[Row], method: str) -> Row | None:
+  """The row of a method with those of a row's values that concern it.
+
+  Args:
+    row: of interest.
+    rows: of the same network.
+    method: of the row to find.
+  """
+  alike = (r for r in rows if r.values.items() <= row.values.items())
+  return next((r for r in alike if r.method == method), None)
+
+
 def times(row: Row, rows: Sequence[Row]) -> tuple[float | None, float | None]:
   """Seconds an image relative to one network and to P independent ones.
 
@@ -144,18 +160,13 @@ def times(row: Row, rows: Sequence[Row]) -> tuple[float | None, float | None]:
       return None
     return row.seconds / other.seconds
 
-  def trained_alike(method: str) -> Row | None:
-    """The row of a method with those of the values that concern it."""
-    alike = (r for r in rows if r.values.items() <= row.values.items())
-    return next((r for r in alike if r.method == method), None)
-
-  several = trained_alike("independent")
+  several = counterpart(row, rows, "independent")
   if several and (several.kind, several.num_peers) != (
     "replicas",
     row.num_peers,
   ):
     several = None
-  return relative_to(trained_alike(BASELINE)), relative_to(several)
+  return relative_to(counterpart(row, rows, BASELINE)), relative_to(several)
 
 
 def _cells(workdir: Path) -> list[Cell]:
@@ -171,7 +182,7 @@ def _row(cells: Sequence[Cell]) -> Row:
   method = config_lib.make_method(config)
   measure = _measure(cells, method)
   compared, compared_as = _compared(cells[0].method, method)
-  headlines: dict[tuple[str, str], list[float]] = {}
+  runs, alike = {}, {}
   speeds, diversity, failures = [], [], {}
   finished = 0
   for cell in cells:
@@ -185,12 +196,13 @@ def _row(cells: Sequence[Cell]) -> Row:
       if "images_per_second" in summary:
         speeds.append(1 / summary["images_per_second"])
       evaluations = records.read_evaluations(cell.workdir)
-      for key, value in _headlines(evaluations, measure).items():
-        headlines.setdefault(key, []).append(value)
+      runs[cell.seed] = findings.headlines(evaluations, measure)
+      if equal := findings.alike(evaluations[-1][1], config, method, measure):
+        alike[cell.seed] = equal
       tested = any(figure.split == "test" for figure in evaluations[-1][1])
       if tested and config.peers.num_peers > 1:
         epochs = config.epochs + config.extra_epochs
-        diversity.append(_diversity(evaluations, epochs))
+        diversity.append(findings.diversity(evaluations, epochs))
   return Row(
     net=cells[0].net,
     name=cells[0].row,
@@ -204,7 +216,8 @@ def _row(cells: Sequence[Cell]) -> Row:
     finished=finished,
     planned=len(cells),
     measure=measure,
-    headlines={key: spread(values) for key, values in headlines.items()},
+    runs=runs,
+    alike=alike,
     seconds=statistics.mean(speeds) if speeds else None,
     diversity=diversity,
     failures=failures,
@@ -230,50 +243,6 @@ def _compared(row: str, method: Method) -> tuple[str, str]:
     who = "deployed" if row == KD_TEACHER else method.compared
     return who, WHO[who]
   return "deployed", method.deployed_as
-
-
-def _headlines(
-  evaluations: Evaluations, measure: Measure
-) -> dict[tuple[str, str], float]:
-  """Values of one run for people, by who and when; none without test data."""
-  last = evaluations[-1][1]
-  on_test = [f for f in last if (f.split, f.measure) == ("test", measure.name)]
-  if not on_test:
-    return {}
-  averaged = any(f.averaged and f.who == PEERS_MEAN for f in on_test)
-  chosen = {"deployed": Figure("test", LEADER, False, measure.name)}
-  if any(f.who == peer(1) for f in on_test):
-    for who in (PEERS_MEAN, ENSEMBLE):
-      chosen[who] = Figure("test", who, averaged, measure.name)
-  for figure in on_test:
-    single = figure.who in (LEADER, PEERS_MEAN, ENSEMBLE)
-    if single or peer_index(figure.who) is not None:
-      continue
-    if is_reference(figure.who):
-      continue
-    if figure.averaged or not averaged:
-      chosen["group"] = figure
-  result = {}
-  for who, figure in chosen.items():
-    judge = dataclasses.replace(figure, split="validation")
-    judge = judge if judge in last else figure
-    # The later one of equals.
-    place = max(
-      (measure.merit(figures[judge]), i)
-      for i, (_, figures) in enumerate(evaluations)
-    )[1]
-    result[who, "last"] = measure.scaled(last[figure])
-    result[who, "best"] = measure.scaled(evaluations[place][1][figure])
-  return result
-
-
-def _diversity(
-  evaluations: Evaluations, epochs: int
-) -> tuple[np.ndarray, np.ndarray]:
-  diversity = Figure("test", GROUP, False, DIVERSITY)
-  points = [(step, figures[diversity]) for step, figures in evaluations]
-  steps, values = np.array(points, float).T
-  return steps * epochs / steps[-1], values
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -20,6 +20,7 @@ from okd_jax.errors import ConfigError, Interrupted, NotFiniteError
 from okd_jax.results import (
   comparison as result_tables,
   comparison_plots as compare_plots,
+  findings,
   grid,
   rows as results,
 )
@@ -268,7 +269,7 @@ def known(tmp_path):
 def headlines(records):
   """Of one run, from lines of its metrics."""
   evaluations = [(record["step"], of_record(record)) for record in records]
-  return results._headlines(evaluations, classification.Task.measures[0])
+  return findings.headlines(evaluations, classification.Task.measures[0])
 
 
 def test_rows_hold_means_and_sample_deviations(known):
@@ -410,3 +411,37 @@ def test_rows_of_a_table_stand_under_its_networks():
   assert set(nets) == expected
   assert all(nets[method] == nets["mcl_okd"] for method in expected)
   assert len(nets["mcl_okd"]) == 5
+
+
+def test_a_leader_at_the_end_is_not_among_the_peers_that_are_alike():
+  last = {figure: 0.9 for figure in of_record(EVALUATION)}
+  measure = classification.Task.measures[0]
+
+  def count(method, nets="resnet8"):
+    config = small(methods=(method,)).base
+    config = freeze.replace(config, {"peers.net": nets, "peers.num_peers": 4})
+    return len(findings.alike(last, config, methods.make(method), measure))
+
+  assert count("dml") == 4
+  assert count("okddip") == count("mcl_okd") == 3
+  assert count("dml", "resnet8,resnet8,resnet8,resnet20") == 0
+
+
+EVALUATION = {"step": 1, "kind": "eval"} | {
+  f"test/peer_{i}/accuracy": 0.9 for i in range(4)
+}
+
+
+def test_a_table_says_how_sure_differences_are(known):
+  config = small(methods=("independent", "dml", "ffl"))
+  for cell in grid.cells(config, known):
+    if cell.row == "dml":
+      pretend(cell, *{0: (0.92, 0.92), 1: (0.98, 0.98)}[cell.seed])
+  result_tables.write(known)
+  text = (known / "table.md").read_text()
+  assert "differences at the last epoch" in text
+  # 2 and 4; t(1) 12.706, t(2) 4.303 / 3**0.5, t(3) 3.182 / 2, times 1.414.
+  sure = "+3.00 ± 12.71 (4)"
+  assert f"| dml | {sure} | {sure} | {sure} | {sure} | - |" in text
+  # Without validation data there is no table of them.
+  assert "epoch, validation data" not in text

@@ -13,7 +13,7 @@ import optax
 from okd_jax import core, groups, training
 from okd_jax.data import picture
 from okd_jax.devices.mesh import make_mesh
-from okd_jax.results import rows
+from okd_jax.results import findings
 from okd_jax.tasks import asking, task
 from okd_jax.tasks.figure import Figure
 from okd_jax.tasks.task import Measure
@@ -167,8 +167,8 @@ def test_it_is_trained_and_evaluated_by_its_own_figures():
   np.testing.assert_allclose(after[ensemble], middle.mean(), rtol=1e-5)
 
   # In a comparison the least distance is the best one.
-  headlines = rows._headlines([(0, before), (20, after)], Task.headline())
+  headlines = findings.headlines([(0, before), (20, after)], Task.headline())
   assert headlines["deployed", "best"] == after[leader]
-  turned = rows._headlines([(0, after), (20, before)], Task.headline())
+  turned = findings.headlines([(0, after), (20, before)], Task.headline())
   assert turned["deployed", "last"] == before[leader]
   assert turned["deployed", "best"] == after[leader]

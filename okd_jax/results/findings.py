@@ -1,0 +1,116 @@
+"""What one run of a comparison found."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+
+import numpy as np
+
+from okd_jax.core import Method
+from okd_jax.settings.schema import RunConfig
+from okd_jax.tasks.figure import (
+  DIVERSITY,
+  ENSEMBLE,
+  Figure,
+  GROUP,
+  is_reference,
+  LEADER,
+  peer,
+  peer_index,
+  PEERS_MEAN,
+)
+from okd_jax.tasks.task import Measure
+
+# The steps and figures of a run's evaluations.
+Evaluations = Sequence[tuple[int, Mapping[Figure, float]]]
+
+
+def headlines(
+  evaluations: Evaluations, measure: Measure
+) -> dict[tuple[str, str], float]:
+  """Values of one run for people; none without test data.
+
+  Args:
+    evaluations: of the run.
+    measure: of the values.
+
+  Returns:
+    Values by who and when, see `okd_jax.results.rows.Row.runs`.
+  """
+  last = evaluations[-1][1]
+  on_test = [f for f in last if (f.split, f.measure) == ("test", measure.name)]
+  if not on_test:
+    return {}
+  averaged = any(f.averaged and f.who == PEERS_MEAN for f in on_test)
+  chosen = {"deployed": Figure("test", LEADER, False, measure.name)}
+  if any(f.who == peer(1) for f in on_test):
+    for who in (PEERS_MEAN, ENSEMBLE):
+      chosen[who] = Figure("test", who, averaged, measure.name)
+  for figure in on_test:
+    single = figure.who in (LEADER, PEERS_MEAN, ENSEMBLE)
+    if single or peer_index(figure.who) is not None:
+      continue
+    if is_reference(figure.who):
+      continue
+    if figure.averaged or not averaged:
+      chosen["group"] = figure
+  result = {}
+  for who, figure in chosen.items():
+    held = dataclasses.replace(figure, split="validation")
+    if held in last:
+      result[who, "validation"] = measure.scaled(last[held])
+    judge = held if held in last else figure
+    # The later one of equals.
+    place = max(
+      (measure.merit(figures[judge]), i)
+      for i, (_, figures) in enumerate(evaluations)
+    )[1]
+    result[who, "last"] = measure.scaled(last[figure])
+    result[who, "best"] = measure.scaled(evaluations[place][1][figure])
+  return result
+
+
+def alike(
+  last: Mapping[Figure, float],
+  config: RunConfig,
+  method: Method,
+  measure: Measure,
+) -> list[float]:
+  """Test figures of the peers that differ in weights and place alone.
+
+  Args:
+    last: figures of the last evaluation.
+    config: of the run.
+    method: of the run.
+    measure: of the figures.
+
+  Returns:
+    Values for people, in the order of the peers; none where they are of
+    several networks.
+  """
+  if "," in config.peers.net:
+    return []
+  num_peers = config.peers.num_peers
+  # A leader at the end learns otherwise than those before it.
+  last_leads = method.leader < 0
+  equal = [
+    i
+    for i in method.members(num_peers)
+    if not (last_leads and i == num_peers - 1)
+  ]
+  figures = [Figure("test", peer(i), False, measure.name) for i in equal]
+  return [measure.scaled(last[f]) for f in figures if f in last]
+
+
+def diversity(
+  evaluations: Evaluations, epochs: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """The epochs of the evaluations and the diversity at each.
+
+  Args:
+    evaluations: of the run.
+    epochs: of the run.
+  """
+  figure = Figure("test", GROUP, False, DIVERSITY)
+  points = [(step, figures[figure]) for step, figures in evaluations]
+  steps, values = np.array(points, float).T
+  return steps * epochs / steps[-1], values

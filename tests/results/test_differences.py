@@ -1,0 +1,45 @@
+"""Differences between rows of a comparison: by hand, and by many draws."""
+
+import numpy as np
+import pytest
+
+from okd_jax.results import differences
+
+
+def test_differences_are_paired_by_seed():
+  # Worked by hand: differences 1, 2, 3; t(2) at 97.5 % is 4.302653.
+  ours, theirs = {0: 11.0, 1: 22.0, 2: 33.0, 3: 5.0}, {0: 10, 1: 20, 2: 30}
+  found = differences.paired(ours, theirs)
+  assert found.mean == pytest.approx(2)
+  assert found.margin == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
+  # t(3) 3.182446 / 2 = 1.591 is below 2.
+  assert found.needed == 4
+  assert str(found) == "+2.00 ± 2.48"
+
+
+def test_a_difference_that_is_sure_needs_no_more_seeds():
+  ours = {seed: 10 + 0.01 * seed for seed in range(5)}
+  assert differences.paired(ours, dict.fromkeys(range(5), 9.0)).needed is None
+
+
+def test_a_difference_of_nothing_would_need_endless_seeds():
+  found = differences.paired({0: 1.0, 1: -1.0}, {0: 0.0, 1: 0.0})
+  assert found.needed == np.inf
+  assert differences.paired({0: 1.0}, {0: 0.0, 1: 0.0}) is None
+
+
+def test_peers_that_differ_by_their_place_are_found():
+  # By hand: squares of peers 6, of seeds 14/3, of everything 12, so 4/3 are
+  # left; F = (6 / 2) / (4/3 / 4). Of F(2, 4), p = (1 + 2 F / 4)**-2.
+  effect = differences.peer_effect([[1, 2, 4], [2, 3, 3], [3, 4, 5]])
+  assert effect.means == pytest.approx([2, 3, 4])
+  assert effect.f == pytest.approx(9)
+  assert effect.p == pytest.approx(5.5**-2)
+
+
+def test_peers_that_are_alike_are_seldom_called_different():
+  draws = np.random.default_rng(0).normal(size=(400, 10, 4))
+  # Good and bad seeds do not hide or make differences of peers.
+  draws += 5 * np.random.default_rng(1).normal(size=(400, 10, 1))
+  share = np.mean([differences.peer_effect(d).p < 0.05 for d in draws])
+  assert 0.03 < share < 0.07
