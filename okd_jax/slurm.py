@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import contextlib
+import dataclasses
 import os
 import pathlib
 import shlex
@@ -70,79 +71,66 @@ class _Shown(submitit.SlurmExecutor):
     return 1
 
 
-def submit(
-  command: Sequence[str],
-  tasks: int,
-  at_once: int,
-  folder: pathlib.Path,
-  options: Mapping[str, str],
-) -> str:
-  """Submits an array of tasks, each of which is a worker.
+@dataclasses.dataclass(frozen=True)
+class Array:
+  """Tasks that are workers on one comparison.
 
-  Args:
+  Attributes:
     command: of a worker.
     tasks: number of them; one that starts when nothing is left ends at once.
     at_once: how many of them run at the same time, at most.
     folder: for submitit's files and the tasks' output; all machines see it.
     options: further ones of sbatch, and their values.
-
-  Returns:
-    The number of the array.
-
-  Raises:
-    ConfigError: if this machine does not belong to a cluster, or its options
-      are wrong.
   """
-  if submitit.SlurmExecutor.affinity() < 0:
-    raise ConfigError(
-      "--submit=slurm: there is no srun here; give the command on a machine of "
-      "the cluster, or add --dry-run to see what would be submitted."
+
+  command: Sequence[str]
+  tasks: int
+  at_once: int
+  folder: pathlib.Path
+  options: Mapping[str, str]
+
+  def submit(self) -> str:
+    """Submits it, and returns its number.
+
+    Raises:
+      ConfigError: if this machine does not belong to a cluster, or the options
+        are wrong.
+    """
+    if submitit.SlurmExecutor.affinity() < 0:
+      raise ConfigError(
+        "--submit=slurm: there is no srun here; give the command on a machine "
+        "of the cluster, or add --dry-run to see what would be submitted."
+      )
+    executor = submitit.SlurmExecutor(self.folder, max_num_timeout=_TIMES)
+    self._configure(executor)
+    with executor.batch():
+      jobs = [executor.submit(Task(self.command)) for _ in range(self.tasks)]
+    return str(jobs[0].job_id).partition("_")[0]
+
+  def text(self) -> str:
+    """What `submit` would give to sbatch, and what each task would run."""
+    executor = _Shown(self.folder, max_num_timeout=_TIMES)
+    self._configure(executor)
+    executor.parameters["map_count"] = self.tasks
+    made = executor._make_submission_file_text(
+      executor._submitit_command_str, ""
     )
-  executor = submitit.SlurmExecutor(folder, max_num_timeout=_TIMES)
-  _configure(executor, at_once, options)
-  jobs = submit_all(executor, command, tasks)
-  return str(jobs[0].job_id).partition("_")[0]
+    return f"{made}\n# each task\n# {shlex.join(self.command)}\n"
 
-
-def submit_all(
-  executor: submitit.Executor, command: Sequence[str], tasks: int
-) -> list[submitit.Job[None]]:
-  """Submits tasks by any executor of submitit."""
-  with executor.batch():
-    return [executor.submit(Task(command)) for _ in range(tasks)]
-
-
-def shown(
-  command: Sequence[str],
-  tasks: int,
-  at_once: int,
-  folder: pathlib.Path,
-  options: Mapping[str, str],
-) -> str:
-  """What `submit` would give to sbatch, and what each task would run."""
-  executor = _Shown(folder, max_num_timeout=_TIMES)
-  _configure(executor, at_once, options)
-  executor.parameters["map_count"] = tasks
-  text = executor._make_submission_file_text(executor._submitit_command_str, "")
-  return f"{text}\n# each task\n# {shlex.join(command)}\n"
-
-
-def _configure(
-  executor: submitit.SlurmExecutor, at_once: int, options: Mapping[str, str]
-) -> None:
-  given = {key.replace("_", "-"): value for key, value in options.items()}
-  minutes = given.pop("time", str(_MINUTES))
-  if not minutes.isdecimal():
-    raise ConfigError(f"--slurm.time={minutes} must be minutes.")
-  if "array" in given:
-    raise ConfigError("--slurm.array: say how many at once by --workers.")
-  executor.update_parameters(
-    job_name="okd_compare",
-    time=int(minutes),
-    nodes=1,
-    ntasks_per_node=1,
-    array_parallelism=at_once,
-    signal_delay_s=_SIGNAL_SECONDS,
-    stderr_to_stdout=True,
-    additional_parameters={"requeue": True} | given,
-  )
+  def _configure(self, executor: submitit.SlurmExecutor) -> None:
+    given = {key.replace("_", "-"): v for key, v in self.options.items()}
+    minutes = given.pop("time", str(_MINUTES))
+    if not minutes.isdecimal():
+      raise ConfigError(f"--slurm.time={minutes} must be minutes.")
+    if "array" in given:
+      raise ConfigError("--slurm.array: say how many at once by --workers.")
+    executor.update_parameters(
+      job_name="okd_compare",
+      time=int(minutes),
+      nodes=1,
+      ntasks_per_node=1,
+      array_parallelism=self.at_once,
+      signal_delay_s=_SIGNAL_SECONDS,
+      stderr_to_stdout=True,
+      additional_parameters={"requeue": True} | given,
+    )

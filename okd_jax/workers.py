@@ -123,7 +123,8 @@ def run(
       for number, place in enumerate(where, 1)
     ]
     received = stack.enter_context(_passing_on(workers))
-    board = stack.enter_context(Board(cells))
+    board = Board(cells)
+    stack.enter_context(board.live())
     while any(worker.runs for worker in workers):
       board.show(
         [(w.place.name, *w.said()) for w in workers if w.runs],

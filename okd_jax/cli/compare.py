@@ -113,13 +113,15 @@ def _submit(
     print("Nothing is left to train.")
     return
   folder = workers.folder(workdir, "slurm").absolute()
-  array = (_command(args, workdir), len(left), int(args.workers))
+  array = slurm.Array(
+    _command(args, workdir), len(left), int(args.workers), folder, options
+  )
   if args.dry_run:
-    print(slurm.shown(*array, folder, options))
+    print(array.text())
     return
   if not args.skip_failed:
     workers.forget_failures(cells)
-  number = slurm.submit(*array, folder, options)
+  number = array.submit()
   print(f"Submitted {len(left)} tasks as array {number}; logs are in {folder}.")
 
 

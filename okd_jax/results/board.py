@@ -1,10 +1,10 @@
 """How far a comparison is: a live display on a terminal, lines elsewhere."""
 
 from collections.abc import Sequence
+import contextlib
 import datetime
 import sys
 import time
-from types import TracebackType
 
 import rich.console
 import rich.live
@@ -18,7 +18,7 @@ State = tuple[str, str, str]
 
 
 class Board:
-  """Context manager that shows cells done, running and failed.
+  """Shows cells done, running and failed.
 
   Attributes:
     left: names of the cells that are neither finished nor failed.
@@ -37,6 +37,10 @@ class Board:
       if sys.stdout.isatty()
       else None
     )
+
+  def live(self) -> contextlib.AbstractContextManager[object]:
+    """Inside it a terminal is redrawn."""
+    return self._live or contextlib.nullcontext()
 
   def show(self, workers: Sequence[State], stopping: bool = False) -> None:
     """Shows what there is in the folders, and what workers say.
@@ -86,17 +90,3 @@ class Board:
         for line in lines
       )
     )
-
-  def __enter__(self) -> "Board":
-    if self._live is not None:
-      self._live.start()
-    return self
-
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    traceback: TracebackType | None,
-  ) -> None:
-    if self._live is not None:
-      self._live.stop()

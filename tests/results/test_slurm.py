@@ -69,6 +69,27 @@ def test_what_is_finished_needs_no_task(tmp_path, capsys):
   assert "Nothing is left to train" in capsys.readouterr().out
 
 
+def test_an_array_is_submitted(tmp_path, monkeypatch, capsys):
+  """By an sbatch that only says what it was given."""
+  for name, text in (("srun", ""), ("sbatch", f"cp $1 {tmp_path}/given; ")):
+    (tmp_path / name).write_text(f"#!/bin/bash\n{text}echo job 7\n")
+    (tmp_path / name).chmod(0o755)
+  monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+  workdir = tmp_path / "compared"
+  flags = ("--submit=slurm", "--workers=3", "--slurm.account=me")
+  assert command(*cells.flags(workdir, *flags)) == 0
+  assert "Submitted 8 tasks as array 7" in capsys.readouterr().out
+  given = (tmp_path / "given").read_text()
+  assert "--array=0-7%3" in given and "--account=me" in given
+  pickles = sorted((workdir / "slurm").glob("7_*_submitted.pkl"))
+  assert len(pickles) == 8
+  task = submitit.core.utils.DelayedSubmission.load(pickles[0]).function
+  assert f"--workdir={workdir}" in task._command
+  # The text that --dry-run shows is that of the file.
+  command(*cells.flags(workdir, *flags), "--dry-run")
+  assert given in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
   "flags, message",
   [
@@ -110,7 +131,7 @@ def local(tmp_path, monkeypatch):
   jobs = []
 
   def submit(command):
-    (job,) = slurm.submit_all(executor, command, tasks=1)
+    job = executor.submit(slurm.Task(command))
     jobs.append(job)
     return job, tmp_path / "slurm" / f"{job.job_id}_0_log.out"
 

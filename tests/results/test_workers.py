@@ -270,7 +270,8 @@ def test_jax_is_asked_for_devices():
 
 def test_a_board_counts_what_lies_in_the_folders(listed, capsys):
   cells.pretend(listed[0].config, listed[0].workdir)
-  with Board(listed) as board:
+  board = Board(listed)
+  with board.live():
     running = [("GPU 0", listed[1].name, "epoch 1/3"), ("GPU 1", "", "")]
     board.show(running)
     board.show(running)
@@ -289,7 +290,8 @@ def test_a_board_counts_what_lies_in_the_folders(listed, capsys):
 
 def test_a_terminal_sees_every_worker(listed, monkeypatch, capsys):
   monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-  with Board(listed) as board:
+  board = Board(listed)
+  with board.live():
     board.show([("GPU 1", listed[1].name, "epoch 1/3 [3]"), ("GPU 2", "", "")])
   out = capsys.readouterr().out
   assert f"GPU 1: {listed[1].name}  epoch 1/3 [3]" in out
