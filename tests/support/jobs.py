@@ -4,7 +4,8 @@
 
 JOBS is JSON: [{"flags": ["--config=..."], "workdir": "..."}]. A job may have
 `stop_at`, a step after which process 1 asks to stop and the same job goes on,
-and `broken`, the number of a save that fails in that process.
+`broken`, the number of a save that fails in that process, and `silent_secs`,
+after which a process that gives no sign of life is lost.
 """
 
 import json
@@ -15,7 +16,7 @@ import numpy as np
 
 from okd_jax import train
 from okd_jax.cli import common as cli
-from okd_jax.devices import distributed, mesh, signals
+from okd_jax.devices import alive, distributed, mesh, signals
 from okd_jax.errors import Interrupted
 from okd_jax.storage import packing
 
@@ -51,6 +52,8 @@ def run(job):
   config, workdir = cli.read_recipe(
     ["main.py", *job["flags"], f"--workdir={job['workdir']}"]
   )
+  if "silent_secs" in job:
+    alive._SILENT_SECONDS = job["silent_secs"]
   if "broken" in job:
     break_save(*job["broken"])
   if "stop_at" in job:
