@@ -130,7 +130,9 @@ class _Watch:
       number += 1
       try:
         self._client.key_value_set(
-          f"{_ALIVE}{self._process}", f"{number} {self._own}", allow_overwrite=True
+          f"{_ALIVE}{self._process}",
+          f"{number} {self._own}",
+          allow_overwrite=True,
         )
         lost, failed = self._find_lost(), self._find_failed()
       except Exception:  # whatever the service and what is below it raise

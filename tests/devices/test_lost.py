@@ -1,14 +1,13 @@
 """Processes of a run that are killed, stopped or fail: the others end, too."""
 
-import os
 import random
+import resource
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
+import several
 import test_processes as pairs
 
 from okd_jax.devices import alive
@@ -34,27 +33,8 @@ FOR_EVER = "while True: signals.agree(False)"
 
 
 def two(code):
-  """Starts two processes, waits until they are in touch."""
-  with socket.socket() as taken:
-    taken.bind(("localhost", 0))
-    address = f"localhost:{taken.getsockname()[1]}"
-  processes = [
-    subprocess.Popen(
-      [sys.executable, "-c", code],
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-      env=os.environ
-      | {
-        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
-        "JAX_COORDINATOR_ADDRESS": address,
-        "JAX_NUM_PROCESSES": "2",
-        "JAX_PROCESS_ID": str(i),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-      },
-    )
-    for i in range(2)
-  ]
+  """Starts two processes of it, and waits until they are in touch."""
+  processes = several.begin(*[("-c", code)] * 2)
   for process in processes:
     for line in process.stdout:  # Gloo says hello first
       if line == "ready\n":
@@ -126,8 +106,40 @@ def test_who_is_done_waits_for_the_others():
 
 
 def train(workdir, *flags, **more):
-  flags = ("--config.peers.num_peers=2", "--config.epochs=40", *flags)
-  return pairs.job(workdir, "dml", "2x2", *flags, **more)
+  """A run on two devices, one a process."""
+  return pairs.job(
+    *(workdir, "dml", "2x2", "--config.peers.num_peers=2"),
+    *("--config.mesh.data=1", "--config.epochs=40", *flags),
+    **more,
+  )
+
+
+def wait_for_a_save(workdir, processes, newest=0):
+  checkpoints = Checkpoints(workdir / "checkpoints")
+  while max(checkpoints.steps(), default=0) <= newest:
+    assert all(process.poll() is None for process in processes)
+    time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.checklist("A5", "F1")
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_disk_that_fails_in_one_process_ends_both(tmp_path, victim):
+  processes = pairs.begin([train(tmp_path, pairs.OFTEN)], num_devices=1)
+  wait_for_a_save(tmp_path, processes)
+  # From now on it can write no byte to a file.
+  pid = processes[victim].pid
+  resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, 0))
+  codes, said = pairs.finish(processes, 120)
+  assert codes == [5, 5], said
+  assert all("File too large" in text for text in said), said
+  assert not any("Traceback" in text for text in said), said
+  assert Checkpoints(tmp_path / "checkpoints").latest_verified()
+
+
+def in_two(jobs):
+  codes, said = pairs.finish(pairs.begin(jobs, num_devices=1), 500)
+  assert codes == [0, 0], said
 
 
 @pytest.mark.slow
@@ -136,15 +148,14 @@ def train(workdir, *flags, **more):
 def test_ten_losses_change_nothing(tmp_path):
   """One run, whose processes are killed and stopped in turn."""
   rng = random.Random(0)
-  pairs.in_pair([train(tmp_path / "quiet")])
+  in_two([train(tmp_path / "quiet")])
   workdir = tmp_path / "harmed"
   checkpoints = Checkpoints(workdir / "checkpoints")
   for attempt in range(10):
     before = max(checkpoints.steps(), default=0)
-    processes = pairs.begin([train(workdir, pairs.OFTEN, silent_secs=5)])
-    while max(checkpoints.steps(), default=0) < before + rng.randint(1, 12):
-      assert all(process.poll() is None for process in processes)
-      time.sleep(0.05)
+    job = train(workdir, pairs.OFTEN, silent_secs=5)
+    processes = pairs.begin([job], num_devices=1)
+    wait_for_a_save(workdir, processes, before + rng.randint(0, 12))
     number = (signal.SIGKILL, signal.SIGSTOP)[attempt // 2 % 2]
     victim = attempt % 2
     code, seconds, said = lost(processes, number, victim)
@@ -152,7 +163,7 @@ def test_ten_losses_change_nothing(tmp_path):
     assert seconds < 30
     assert f"process id {processes[victim].pid}) " in said
     assert checkpoints.latest_verified() > before
-  pairs.in_pair([train(workdir)])
+  in_two([train(workdir)])
   pairs.assert_equal_runs(workdir, tmp_path / "quiet")
 
 

@@ -3,9 +3,12 @@
     python tests/support/jobs.py JOBS
 
 JOBS is JSON: [{"flags": ["--config=..."], "workdir": "..."}]. A job may have
-`stop_at`, a step after which process 1 asks to stop and the same job goes on,
-`broken`, the number of a save that fails in that process, and `silent_secs`,
-after which a process that gives no sign of life is lost.
+
+- `stop_at`: a step after which process 1 asks to stop; the same job then goes
+  on, unless it has `ends`;
+- `broken`: the number of a save that fails in that process;
+- `silent_secs`: after that a process that gives no sign of life is lost;
+- `wide`: it computes in float64.
 """
 
 import json
@@ -19,6 +22,9 @@ from okd_jax.cli import common as cli
 from okd_jax.devices import alive, distributed, mesh, signals
 from okd_jax.errors import Interrupted
 from okd_jax.storage import packing
+from okd_jax.tasks import classification
+from okd_jax.training import state as state_lib
+import toys
 
 
 class StopAt(signals.Stop):
@@ -48,7 +54,19 @@ def break_save(number, process):
   packing.pack = pack
 
 
+def widen():
+  """Has everything computed in float64."""
+  jax.config.update("jax_enable_x64", True)
+  of, values = classification.Task.of, state_lib._initial_values
+  classification.Task.of = lambda info, **given: of(
+    info, **(given | {"image_dtype": np.float64})
+  )
+  state_lib._initial_values = lambda *args: toys.widen(values(*args))
+
+
 def run(job):
+  if "wide" in job:
+    widen()
   config, workdir = cli.read_recipe(
     ["main.py", *job["flags"], f"--workdir={job['workdir']}"]
   )
@@ -64,6 +82,8 @@ def run(job):
         pass
       else:
         raise AssertionError("the run was not stopped")
+    if "ends" in job:
+      return
   state, _ = train.train(config, workdir)
   state = mesh.to_host(state)
   if jax.process_index() == 0:
