@@ -1,6 +1,6 @@
 """All methods on 200 of scikit-learn's digits, ResNet-8, ten seeds.
 
-Few images, and epochs until accuracy has stopped rising: where a group may help.
+Few images, and epochs until accuracy stops rising: where a group may help.
 No published figures.
 
     python -m okd_jax compare --config=configs/compare_few_digits.py

@@ -6,8 +6,11 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
-from benchmarks import goals, table, term_gradients
+from benchmarks import cost, goals, table, term_gradients
+from configs import independent_digits
+from okd_jax.settings import freeze
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -95,3 +98,14 @@ def test_how_strongly_terms_pull():
   found = term_gradients.pulls(gradient, ("a", "b"))
   np.testing.assert_allclose(found["a"], [3, -4 / 17**0.5], rtol=1e-6)
   np.testing.assert_allclose(found["b"], [17**0.5, -4 / 17**0.5], rtol=1e-6)
+
+
+def test_costs_are_of_all_peers_and_the_whole_run():
+  config = freeze.freeze(independent_digits.get_config())
+  found = cost.cost(config)
+  # The last batch is whole, too.
+  assert found["images"] == -(-30 * 1437 // 64) * 64
+  assert found["vs_one"] == 4
+  assert found["pflop"] == pytest.approx(
+    found["gflop_image"] * found["images"] / 1e6
+  )

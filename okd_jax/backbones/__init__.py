@@ -23,6 +23,7 @@ from okd_jax.backbones.count import (
   count_activations as count_activations,
   count_multiply_adds as count_multiply_adds,
   count_parameters as count_parameters,
+  multiply_adds_of as multiply_adds_of,
 )
 from okd_jax.backbones.network import Network
 from okd_jax.errors import closest, ConfigError

@@ -28,7 +28,16 @@ def count_multiply_adds(net: nn.Module, input_shape: tuple[int, ...]) -> int:
   Returns:
     The number of multiply-adds.
   """
-  return _sum(_traced(net, input_shape), _multiply_adds)
+  return multiply_adds_of(_traced(net, input_shape))
+
+
+def multiply_adds_of(jaxpr: Any) -> int:
+  """Multiply-adds of a traced program.
+
+  Args:
+    jaxpr: as `jax.make_jaxpr` gives it.
+  """
+  return _sum(jaxpr, _multiply_adds)
 
 
 def count_activations(net: nn.Module, input_shape: tuple[int, ...]) -> int:
@@ -94,7 +103,9 @@ def _count_conv(eqn) -> int:
   channels = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
   per_output = math.prod(kernel) // channels
   per_output //= eqn.params["batch_group_count"]
-  return math.prod(eqn.outvars[0].aval.shape) * per_output
+  products = math.prod(eqn.outvars[0].aval.shape) * per_output
+  # Of a dilated input, that of a gradient, most elements are zeros.
+  return products // math.prod(eqn.params["lhs_dilation"])
 
 
 def _count_dot(eqn) -> int:

@@ -18,6 +18,7 @@ from okd_jax.losses._inputs import (
   as_floats,
   as_labels,
   check_not_negative,
+  check_peers,
   check_temperature,
   check_weights,
   refuse,
@@ -53,6 +54,7 @@ def okddip(
   eps: float = 1e-7,
   aggregate: str = "logits",
   stop_gradient: bool = False,
+  attend_to_self: bool = True,
 ) -> dict[str, Array]:
   r"""Loss terms of OKDDip: attentive peers, and a leader that follows them.
 
@@ -76,6 +78,8 @@ def okddip(
       averages softened probabilities, as the paper writes.
     stop_gradient: makes the targets constant, the attention included, which
       is then not trained. The published code lets gradients through.
+    attend_to_self: a peer is part of its own target, as published; False
+      leaves it the others.
 
   Returns:
     Weighted terms: "peer_ce" [K, B], "peer_kd" [K, B] and, with a leader,
@@ -83,7 +87,8 @@ def okddip(
 
   Raises:
     AssertionError: if the shapes do not match or a dtype is wrong.
-    ValueError: for an unknown `aggregate` or an invalid temperature.
+    ValueError: for an unknown `aggregate`, an invalid temperature, or a single
+      peer that is to attend to others.
 
   References:
     Chen et al., `Online Knowledge Distillation with Diverse Peers
@@ -109,7 +114,9 @@ def okddip(
     keys=(keys, "K B E"),
   )
   labels = as_labels("okddip", labels, peer_logits)
-  log_attention = log_peer_attention(queries, keys)
+  if not attend_to_self:
+    check_peers("okddip", "peer_logits", peer_logits, at_least=2)
+  log_attention = log_peer_attention(queries, keys, attend_to_self)
   targets = targets_of(peer_logits, log_attention, temperature, eps)
   stop = jax.lax.stop_gradient if stop_gradient else lambda target: target
 

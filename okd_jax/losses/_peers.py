@@ -18,7 +18,9 @@ from okd_jax.losses._inputs import (
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def peer_attention(queries: Array, keys: Array) -> Array:
+def peer_attention(
+  queries: Array, keys: Array, *, attend_to_self: bool = True
+) -> Array:
   r"""Attention weights between peers, for every example.
 
   Computes :math:`a_{ij} = \mathrm{softmax}_j(q_i \cdot k_j)`: unscaled dot
@@ -27,12 +29,14 @@ def peer_attention(queries: Array, keys: Array) -> Array:
   Args:
     queries: projected features, float [P, B, E].
     keys: the same through the other projection, float [P, B, E].
+    attend_to_self: False leaves a peer nothing but the others.
 
   Returns:
     [P, B, P]: weight that the first index gives to the last; rows sum to one.
 
   Raises:
     AssertionError: if shapes differ, or a dtype is not floating.
+    ValueError: if a single peer is to attend to others.
 
   References:
     Chen et al., `Online Knowledge Distillation with Diverse Peers
@@ -44,12 +48,19 @@ def peer_attention(queries: Array, keys: Array) -> Array:
   queries, keys = as_floats(
     "peer_attention", queries=(queries, "P B E"), keys=(keys, "P B E")
   )
-  return jnp.exp(log_peer_attention(queries, keys))
+  if not attend_to_self:
+    check_peers("peer_attention", "queries", queries, at_least=2)
+  return jnp.exp(log_peer_attention(queries, keys, attend_to_self))
 
 
-def log_peer_attention(queries: Array, keys: Array) -> Array:
+def log_peer_attention(
+  queries: Array, keys: Array, attend_to_self: bool
+) -> Array:
   """Logarithms of `peer_attention`, of inputs that were checked."""
   energy = jnp.einsum("pbe,qbe->pbq", queries, keys, precision=HIGHEST)
+  if not attend_to_self:
+    itself = jnp.eye(energy.shape[0], dtype=bool)[:, None]
+    energy = jnp.where(itself, -jnp.inf, energy)
   return jax.nn.log_softmax(energy)
 
 

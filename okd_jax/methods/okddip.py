@@ -26,6 +26,7 @@ class Method(core.Method):
       probabilities as the paper has it.
     stop_gradient: treat targets as constants; the attention then learns
       nothing.
+    attend_to_self: False leaves a peer out of its own target.
     with_leader: False makes every peer auxiliary, for ensembles.
   """
 
@@ -34,6 +35,7 @@ class Method(core.Method):
   eps: float = core.between(1e-7, 0, 1)
   aggregate: str = core.one_of("logits", "logits", "probs")
   stop_gradient: bool = core.flag(False)
+  attend_to_self: bool = core.flag(True)
   with_leader: bool = core.flag(True)
 
   @property
@@ -50,7 +52,7 @@ class Method(core.Method):
 
   @property
   def min_peers(self):
-    return 2
+    return 2 if self.attend_to_self else 2 + self.with_leader
 
   def members(self, num_peers):
     return tuple(range(num_peers - self.with_leader))
@@ -74,8 +76,11 @@ class Method(core.Method):
       eps=self.eps,
       aggregate=self.aggregate,
       stop_gradient=self.stop_gradient,
+      attend_to_self=self.attend_to_self,
     )
-    attention = losses.peer_attention(queries, keys)
+    attention = losses.peer_attention(
+      queries, keys, attend_to_self=self.attend_to_self
+    )
     return core.MethodOutput(
       terms, summaries={"attention": jnp.mean(attention, 1)}
     )

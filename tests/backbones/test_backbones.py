@@ -321,6 +321,17 @@ def test_counts_own_modules():
   assert backbones.count_multiply_adds(Own(), (6, 6, 4)) == expected
 
 
+def test_a_gradient_through_a_stride_costs_what_the_layer_does():
+  # Of every image of 8x8x3, 4x4x5 outputs of 3x3x3 products.
+  layer = nn.Conv(5, (3, 3), strides=2, padding=1, use_bias=False)
+  x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
+  gradient = jax.grad(
+    lambda x: jnp.sum(layer.apply({"params": {"kernel": kernel}}, x))
+  )
+  counted = backbones.multiply_adds_of(jax.make_jaxpr(gradient)(x))
+  assert counted == 2 * 2 * 4 * 4 * 5 * 27
+
+
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_parts_make_the_whole(name):
   whole, image = SMALL[name]

@@ -132,6 +132,42 @@ def test_okddip_without_leader_has_the_same_peer_terms():
     golden.assert_value(term, with_leader[name])
 
 
+@pytest.mark.parametrize("aggregate", ["logits", "probs"])
+def test_two_peers_without_themselves_follow_each_other(aggregate):
+  rng = np.random.default_rng(0)
+  peers, queries, keys = (rng.normal(size=(2, 3, n)) for n in (5, 4, 4))
+  labels = np.array([0, 4, 2])
+
+  def loss(peers, queries):
+    terms = losses.okddip(
+      peers,
+      None,
+      queries,
+      keys,
+      labels,
+      eps=0.0,
+      aggregate=aggregate,
+      attend_to_self=False,
+    )
+    return jnp.sum(terms["peer_kd"]), terms["peer_kd"]
+
+  (_, kd), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(
+    jnp.asarray(peers), jnp.asarray(queries)
+  )
+  expected = losses.softened_kl(peers, peers[::-1], temperature=3.0, eps=0.0)
+  golden.assert_value(kd, expected)
+  # With nobody to choose between, attention has nothing to learn.
+  assert np.all(np.isfinite(grads[0])) and np.all(grads[1] == 0)
+
+
+def test_nobody_follows_others_alone():
+  one = np.ones((1, 2, 3))
+  with pytest.raises(ValueError, match="peer_logits"):
+    losses.okddip(one, None, one, one, np.array([0, 1]), attend_to_self=False)
+  with pytest.raises(ValueError, match="queries"):
+    losses.peer_attention(one, one, attend_to_self=False)
+
+
 def branches(x):
   """The vectors' toy: z_i = (f W3_i) V_i + c_i, batch axis second."""
   hidden = jnp.einsum("bd,pde->pbe", x["f"], x["W3"])
