@@ -56,6 +56,10 @@ class Network(nn.Module):
     """Returns the map [B, H, W, D] of stage `number` from the one before."""
     raise NotImplementedError
 
+  def positions(self, x: Array) -> Array:
+    """Returns of what a stage gave the map [B, H, W, D] of the image."""
+    return x
+
   def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
     """Returns the map that is pooled, features [B, D] and logits [B, C]."""
     raise NotImplementedError
@@ -107,10 +111,10 @@ class Network(nn.Module):
           f"{type(self).__name__}: nothing of it is left after stage {number}; "
           f"use larger images or a network that shrinks them less."
         )
-      maps.append(x)
+      maps.append(self.positions(x))
     if self.part == "trunk":
       return x
     pooled, features, logits = self.head(x, train)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    last_map = x if self.raw_maps else pooled
+    last_map = self.positions(x) if self.raw_maps else pooled
     return Outputs(logits, features, (*maps[:-1], last_map))

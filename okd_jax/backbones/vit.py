@@ -7,7 +7,8 @@ al., `Training data-efficient image transformers
 baselines <https://arxiv.org/abs/2205.01580>`_, 2022, have it, the features are
 the mean over positions and there is no class token, so that a stage returns a
 map as in other networks. Those in `_p16` are for images of 224 pixels, the
-others for 32.
+others for 32. `deit_tiny` and `deit_small` have the class token of both papers,
+and are timm's `vit_*_patch16_224` and `deit_*_patch16_224`.
 """
 
 import functools
@@ -77,13 +78,28 @@ class ViT(Network, kw_only=True):
     return 4
 
   def stem(self, x: Array, train: bool) -> Array:
+    x = self._patches(x)
+    places = self.param("stem_places", _small, (1, *x.shape[1:]))
+    return x + places.astype(x.dtype)
+
+  def stage(self, number: int, x: Array, train: bool) -> Array:
+    batch, height, width, channels = x.shape
+    x = self._blocks(number, x.reshape(batch, height * width, channels))
+    return x.reshape(batch, height, width, channels)
+
+  def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
+    x = self._head_norm(x)
+    features = jnp.mean(x, (1, 2))
+    return x, features, self._classifier(features)
+
+  def _patches(self, x: Array) -> Array:
     size = x.shape[1:3]
     if any(side % self.patch for side in size):
       raise ConfigError(
         f"an input of height and width {size} has no whole patches of "
         f"{self.patch}; use a multiple of it."
       )
-    x = nn.Conv(
+    return nn.Conv(
       self.width,
       (self.patch, self.patch),
       (self.patch, self.patch),
@@ -92,25 +108,21 @@ class ViT(Network, kw_only=True):
       dtype=self.dtype,
       name="stem_patches",
     )(x)
-    places = self.param("stem_places", _small, (1, *x.shape[1:]))
-    return x + places.astype(x.dtype)
 
-  def stage(self, number: int, x: Array, train: bool) -> Array:
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height * width, channels)
+  def _blocks(self, number: int, x: Array) -> Array:
     first, last = ((self.depth * n) // 4 for n in (number - 1, number))
     for i in range(last - first):
       name = f"stage{number}_block{i}"
       x = Block(self.heads, dtype=self.dtype, name=name)(x)
-    return x.reshape(batch, height, width, channels)
+    return x
 
-  def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
-    x = nn.LayerNorm(1e-6, dtype=self.dtype, name="head_norm")(x)
-    features = jnp.mean(x, (1, 2))
-    logits = classifier(
+  def _head_norm(self, x: Array) -> Array:
+    return nn.LayerNorm(1e-6, dtype=self.dtype, name="head_norm")(x)
+
+  def _classifier(self, features: Array) -> Array:
+    return classifier(
       features, self.num_classes, kernel_init=_small, dtype=self.dtype
     )
-    return x, features, logits
 
 
 class LargeViT(ViT, kw_only=True):
@@ -119,7 +131,49 @@ class LargeViT(ViT, kw_only=True):
   image_shape = (224, 224, 3)
 
 
+class DeiT(LargeViT, kw_only=True):
+  """The same with a class token, whose vector is the features.
+
+  So that a trunk returns one map, the token is a first row of it, the same in
+  each column. The maps of `Outputs` are without it.
+  """
+
+  def stem(self, x: Array, train: bool) -> Array:
+    x = self._patches(x)
+    batch, height, width, channels = x.shape
+    token = self.param("stem_class", _small, (1, 1, channels))
+    shape = (1, 1 + height * width, channels)
+    places = self.param("stem_places", _small, shape).astype(x.dtype)
+    token = jnp.broadcast_to(token.astype(x.dtype), (batch, 1, channels))
+    x = jnp.concatenate((token, x.reshape(batch, -1, channels)), 1) + places
+    return _as_map(x, width)
+
+  def stage(self, number: int, x: Array, train: bool) -> Array:
+    batch, _, width, channels = x.shape
+    places = self.positions(x).reshape(batch, -1, channels)
+    x = jnp.concatenate((x[:, 0, :1], places), 1)
+    return _as_map(self._blocks(number, x), width)
+
+  def positions(self, x: Array) -> Array:
+    return x[:, 1:]
+
+  def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
+    x = self._head_norm(x)
+    features = x[:, 0, 0]
+    return self.positions(x), features, self._classifier(features)
+
+
+def _as_map(x: Array, width: int) -> Array:
+  """A class token and positions [B, 1 + H * W, D] as a map [B, 1 + H, W, D]."""
+  batch, count, channels = x.shape
+  row = jnp.broadcast_to(x[:, None, :1], (batch, 1, width, channels))
+  places = x[:, 1:].reshape(batch, (count - 1) // width, width, channels)
+  return jnp.concatenate((row, places), 1)
+
+
 vit_tiny = functools.partial(ViT, width=192, heads=3, patch=4)
 vit_small = functools.partial(ViT, width=384, heads=6, patch=4)
 vit_tiny_p16 = functools.partial(LargeViT, width=192, heads=3, patch=16)
 vit_small_p16 = functools.partial(LargeViT, width=384, heads=6, patch=16)
+deit_tiny = functools.partial(DeiT, width=192, heads=3, patch=16)
+deit_small = functools.partial(DeiT, width=384, heads=6, patch=16)

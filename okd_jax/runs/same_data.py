@@ -78,7 +78,10 @@ def classes(trained: Sequence[str], now: Sequence[str]) -> str:
     for what, names in (("gone are", gone), ("new are", new))
     if names
   ]
-  return f"of {len(trained)} and now {len(now)} classes {', '.join(parts)}"
+  return (
+    f"the classes differ, {len(trained)} then and {len(now)} now: "
+    + ", ".join(parts)
+  )
 
 
 def _read(workdir: Path) -> list[str] | None:

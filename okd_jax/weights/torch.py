@@ -50,7 +50,7 @@ def load_torch(
   leaves = traverse_util.flatten_dict(variables)
   filled = dict(leaves)
   for leaf, name in _match(leaves, state_dict):
-    value = _to_ours(leaf, state_dict[name])
+    value = _to_ours(leaf, state_dict[name], leaves[leaf].shape)
     dtype = np.promote_types(value.dtype, leaves[leaf].dtype)
     filled[leaf] = jnp.asarray(value.astype(dtype))
   return traverse_util.unflatten_dict(filled)
@@ -76,15 +76,14 @@ def to_torch(
   leaves = traverse_util.flatten_dict(variables)
   if like is None:
     return {
-      f"{layer.name.replace('/', '.')}.{entry}": layers_lib.to_theirs(
-        leaf, leaves[leaf]
-      )
+      layer.name_in_torch(entry): layers_lib.to_theirs(leaf, leaves[leaf])
       for layer in layers_lib.ours(leaves)
       for entry, leaf in layer.entries.items()
     }
   written = {name: np.asarray(value) for name, value in like.items()}
   for leaf, name in _match(leaves, like):
-    written[name] = layers_lib.to_theirs(leaf, leaves[leaf])
+    value = layers_lib.to_theirs(leaf, leaves[leaf])
+    written[name] = value.reshape(written[name].shape)
   return written
 
 
@@ -137,7 +136,7 @@ def _match(leaves, state_dict) -> Iterator[tuple[tuple[str, ...], str]]:
     other = next((each for each in theirs if each.kind == ours.kind), None)
     if other is None:
       raise WeightsError(
-        f"the state dict has no {ours.kind} layer left for '{ours.name}'; give "
+        f"the state dict has no {ours.what} left for '{ours.name}'; give "
         f"one of the same network."
       )
     theirs.remove(other)
@@ -145,12 +144,13 @@ def _match(leaves, state_dict) -> Iterator[tuple[tuple[str, ...], str]]:
       shape = layers_lib.shape_of(leaf, leaves[leaf].shape)
       name = other.entries.get(entry, "")
       theirs_shape = np.shape(state_dict[name]) if name else None
-      if shape != theirs_shape:
+      missing = f"{other.name}.{entry}"
+      if theirs_shape is None or not layers_lib.same_shape(shape, theirs_shape):
         raise WeightsError(
           f"'{'/'.join(leaf)}' of shape {tuple(leaves[leaf].shape)} needs "
-          f"{shape} in PyTorch's layout, but '{other.name}.{entry}' of the "
+          f"{shape} in PyTorch's layout, but '{name or missing}' of the "
           f"state dict is {theirs_shape or 'absent'}; give one of the same "
-          f"network and number of classes."
+          f"network, size of images and number of classes."
         )
       yield leaf, name
     extra = other.entries.keys() - ours.entries.keys() - layers_lib.STATISTICS
@@ -161,14 +161,14 @@ def _match(leaves, state_dict) -> Iterator[tuple[tuple[str, ...], str]]:
       )
   if theirs:
     raise WeightsError(
-      f"'{theirs[0].name}' of the state dict, a {theirs[0].kind} layer, is "
+      f"'{theirs[0].name}' of the state dict, a {theirs[0].what}, is "
       f"left over; give one of the same network."
     )
 
 
-def _to_ours(leaf, value):
+def _to_ours(leaf, value, shape):
   value = np.asarray(value)
   if leaf[-1] != "kernel":
-    return value
+    return value.reshape(shape)
   # OIHW to HWIO, or [out, in] to [in, out].
   return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T

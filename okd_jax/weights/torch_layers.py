@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from okd_jax.errors import WeightsError
+from okd_jax.weights import torch_names
 
 _KINDS = {4: "conv", 2: "linear", 1: "batch norm"}  # by rank of the weight
+# What belongs to no layer, as positions, a class token or a gain do.
+_PARAMETER = "parameter"
 _KERNEL = {"weight": ("params", "kernel"), "bias": ("params", "bias")}
 # Collection and name of our leaf for each entry of a PyTorch layer.
 _LEAVES = {
@@ -30,7 +33,7 @@ def forward_order(name: str) -> tuple:
   """Sort key of a layer's name, with "/" or "." between its parts.
 
   Per part: "stem" first; then by the first number in it, then naturally; then
-  heads and parts without a number.
+  parts without a number; then "head" and "classifier".
   """
   return tuple(_part_order(part) for part in re.split(r"[/.]", name))
 
@@ -41,7 +44,9 @@ def _part_order(part):
   natural = [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", part)]
   if part.startswith("stem"):
     return 0, 0, natural
-  if part.startswith("head") or not numbers:
+  if part.startswith(("head", "classifier")):
+    return 3, 0, natural
+  if not numbers:
     return 2, 0, natural
   return 1, numbers[0], natural
 
@@ -49,8 +54,18 @@ def _part_order(part):
 class Layer(NamedTuple):
   kind: str
   name: str
-  # PyTorch's entry -> path of our leaf, or its full name in the state dict.
+  # PyTorch's entry -> path of our leaf, or its full name in the state dict. The
+  # entry of a parameter is the empty string.
   entries: dict[str, Any]
+  order: tuple
+
+  @property
+  def what(self) -> str:
+    return self.kind if self.kind == _PARAMETER else f"{self.kind} layer"
+
+  def name_in_torch(self, entry: str) -> str:
+    """For one of ours, what a state dict calls the entry."""
+    return ".".join(filter(None, (self.name.replace("/", "."), entry)))
 
 
 def ours(leaves) -> list[Layer]:
@@ -58,11 +73,9 @@ def ours(leaves) -> list[Layer]:
   found = []
   for collection, *path, last in leaves:
     if collection == "params" and last not in ("kernel", "scale", "bias"):
-      raise WeightsError(
-        f"'{'/'.join((*path, last))}' belongs to no convolution, linear or "
-        "normalisation layer, so it has no place in PyTorch's order of them; "
-        "networks with such parameters are exported in other formats."
-      )
+      name = "/".join((*path, last))
+      leaf = {"": (collection, *path, last)}
+      found.append(Layer(_PARAMETER, name, leaf, forward_order(name)))
     if collection != "params" or last not in ("kernel", "scale"):
       continue
     name = "/".join(path)
@@ -78,32 +91,46 @@ def ours(leaves) -> list[Layer]:
       for entry, (group, leaf) in _LEAVES[kind].items()
       if (group, *path, leaf) in leaves
     }
-    found.append(Layer(kind, name, entries))
-  return sorted(found, key=lambda layer: forward_order(layer.name))
+    found.append(Layer(kind, name, entries, forward_order(name)))
+  return sorted(found, key=lambda layer: layer.order)
 
 
 def theirs(state_dict) -> list[Layer]:
-  """Layers of a state dict, in its order unless that is alphabetical."""
+  """Layers of a state dict, in its order unless that is alphabetical.
+
+  Those of timm's networks are in the order in which they run.
+  """
   names = [n for n in state_dict if not n.endswith("num_batches_tracked")]
-  prefixes = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
-  if names == sorted(names):
-    prefixes.sort(key=forward_order)
-  entries: dict[str, dict[str, str]] = {prefix: {} for prefix in prefixes}
+  entries: dict[str, dict[str, str]] = {}
   for name in names:
     prefix, _, entry = name.rpartition(".")
-    entries[prefix][entry] = name
+    entries.setdefault(prefix, {})[entry] = name
+  rename = torch_names.sortable(state_dict)
   found = []
-  for prefix in prefixes:
-    weight = entries[prefix].get("weight")
-    kind = weight and _KINDS.get(np.ndim(state_dict[weight]))
-    if kind is None or not entries[prefix].keys() <= _LEAVES[kind].keys():
-      shapes = {n: np.shape(state_dict[n]) for n in entries[prefix].values()}
-      raise WeightsError(
-        f"layer '{prefix}' of the state dict is no convolution, linear or "
-        f"batch-norm layer: {shapes}."
-      )
-    found.append(Layer(kind, prefix, entries[prefix]))
+  for prefix, of_prefix in entries.items():
+    found += _of_prefix(prefix, of_prefix, rename or str, state_dict)
+  if rename or names == sorted(names):
+    found.sort(key=lambda layer: layer.order)
   return found
+
+
+def _of_prefix(prefix, entries, rename, state_dict) -> list[Layer]:
+  """The layer of that name, or its parameters that belong to none."""
+  order = forward_order(rename(prefix))
+  weight = entries.get("weight")
+  if weight is None and not entries.keys() <= _LEAVES["batch norm"].keys():
+    return [
+      Layer(_PARAMETER, name, {"": name}, (*order, *forward_order(entry)))
+      for entry, name in entries.items()
+    ]
+  kind = weight and _KINDS.get(np.ndim(state_dict[weight]))
+  if kind is None or not entries.keys() <= _LEAVES[kind].keys():
+    shapes = {n: np.shape(state_dict[n]) for n in entries.values()}
+    raise WeightsError(
+      f"layer '{prefix}' of the state dict is no convolution, linear or "
+      f"batch-norm layer: {shapes}."
+    )
+  return [Layer(kind, prefix, entries, order)]
 
 
 def num_classes(state_dict) -> int:
@@ -122,7 +149,7 @@ def in_order(
   ours: list[Layer], declared: list[Layer], leaves: Any, state_dict: Any
 ) -> list[Layer]:
   """Their layers as they run, as far as names and shapes tell."""
-  by_name = sorted(declared, key=lambda layer: forward_order(layer.name))
+  by_name = sorted(declared, key=lambda layer: layer.order)
   pairs, named = _pairs(ours, declared), _pairs(ours, by_name)
   moved = [
     (a.name, b.name)
@@ -150,7 +177,7 @@ def in_order(
 def _pairs(ours: list[Layer], theirs: list[Layer]) -> list[tuple[Layer, Layer]]:
   """Our layers with theirs, kind by kind, as far as there are any."""
   found = []
-  for kind in _KINDS.values():
+  for kind in (*_KINDS.values(), _PARAMETER):
     of_kind = (
       [layer for layer in layers if layer.kind == kind]
       for layers in (ours, theirs)
@@ -162,8 +189,10 @@ def _pairs(ours: list[Layer], theirs: list[Layer]) -> list[tuple[Layer, Layer]]:
 def _fit(pairs: list[tuple[Layer, Layer]], leaves, state_dict) -> bool:
   return all(
     entry in other.entries
-    and shape_of(leaf, leaves[leaf].shape)
-    == np.shape(state_dict[other.entries[entry]])
+    and same_shape(
+      shape_of(leaf, leaves[leaf].shape),
+      np.shape(state_dict[other.entries[entry]]),
+    )
     for layer, other in pairs
     for entry, leaf in layer.entries.items()
   )
@@ -178,12 +207,22 @@ def _alike(pair: tuple[Layer, Layer]) -> int:
 
 def to_theirs(leaf, value):
   value = np.asarray(value)
-  if leaf[-1] != "kernel":
-    return value
-  theirs = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-  # safetensors writes the buffer as it lies, whatever the strides.
-  return np.ascontiguousarray(theirs)
+  if leaf[-1] == "kernel":
+    theirs = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+    # safetensors writes the buffer as it lies, whatever the strides.
+    return np.ascontiguousarray(theirs)
+  # A parameter with one vector a position.
+  return value.reshape(1, -1, value.shape[-1]) if value.ndim == 4 else value
 
 
 def shape_of(leaf, shape):
   return to_theirs(leaf, np.broadcast_to(np.float32(0), shape)).shape
+
+
+def same_shape(ours: tuple[int, ...], theirs: tuple[int, ...]) -> bool:
+  """Whether shapes are equal but for axes of one at the end.
+
+  A gain for each channel is [C] in one project and [C, 1, 1] in another.
+  """
+  short, long = sorted((ours, theirs), key=len)
+  return long == short + (1,) * (len(long) - len(short))

@@ -11,21 +11,26 @@ from okd_jax.backbones import convnext, vit
 from okd_jax.errors import ConfigError
 from okd_jax.weights import torch as interop
 
-# Parameters of timm's models with 1,000 classes; ours have neither a class
-# token nor a position for it.
+# Parameters of timm's models with 1,000 classes; the first two have neither a
+# class token nor a position for it.
 PARAMETERS = {
   "vit_tiny_p16": 5_717_416 - 2 * 192,
   "vit_small_p16": 22_050_664 - 2 * 384,
+  "deit_tiny": 5_717_416,
+  "deit_small": 22_050_664,
   "convnext_tiny": 28_589_128,
 }
 # Billions of multiply-adds in the papers' tables.
 MULTIPLY_ADDS = {
   "vit_tiny_p16": 1.3,
   "vit_small_p16": 4.6,
+  "deit_tiny": 1.3,
+  "deit_small": 4.6,
   "convnext_tiny": 4.5,
 }
 SMALL = {
   "vit": (vit.ViT(5, width=8, heads=2, patch=2, depth=4), (8, 8, 3)),
+  "deit": (vit.DeiT(5, width=8, heads=2, patch=2, depth=4), (8, 6, 3)),
   "convnext": (
     convnext.ConvNeXt(5, blocks=(1, 1), widths=(4, 8), split=1),
     (8, 8, 3),
@@ -104,5 +109,26 @@ def test_attention_is_softmax_of_products_over_all_positions():
 
 @pytest.mark.parametrize(("net", "image"), SMALL.values(), ids=SMALL.keys())
 def test_parameters_of_no_layer_are_not_lost_on_the_way_to_pytorch(net, image):
-  with pytest.raises(ValueError, match="belongs to no convolution"):
-    interop.to_torch(shapes_of(net, image))
+  rng = np.random.default_rng(0)
+  shapes = shapes_of(net, image)
+  variables = jax.tree.map(
+    lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes
+  )
+  state = interop.to_torch(variables)
+  assert sum(value.size for value in state.values()) == (
+    backbones.count_parameters(shapes["params"])
+  )
+  loaded = interop.load_torch(shapes, state)
+  jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_maps_are_those_of_positions_without_the_class_token(raw):
+  net, image = SMALL["deit"]
+  outputs = jax.eval_shape(
+    lambda x: net.clone(raw_maps=raw).init_with_output(
+      jax.random.key(1), x, train=False
+    )[0],
+    jax.ShapeDtypeStruct((2, *image), jnp.float32),
+  )
+  assert [m.shape for m in outputs.maps] == [(2, 4, 3, 8)] * 4

@@ -98,7 +98,7 @@ def test_the_same_pictures_are_the_same(root, run):
     ),
     (
       lambda root: shutil.copytree(root / "cat", root / "cow"),
-      "of 3 and now 4 classes new are cow",
+      "the classes differ, 3 then and 4 now: new are cow",
     ),
   ],
 )

@@ -198,7 +198,7 @@ BN = [
     ),
     (
       lambda s: {**s, "pos_embed": np.zeros((1, 4, 8))},
-      "no convolution, linear or batch-norm layer.*pos_embed",
+      "'pos_embed' of the state dict, a parameter, is left over",
     ),
     (
       lambda s: {**s, "attn.weight": np.zeros((4, 4)), "attn.in": np.zeros(3)},
