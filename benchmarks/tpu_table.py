@@ -42,6 +42,7 @@ def rows() -> list[Program]:
     dataclasses.replace(alone, kind="branches"),
     Program(kind="branches"),
     Program(mesh=(1, 4)),
+    Program(mesh=(4, 1)),
     Program(mesh=(1, 4), batch=512),
     Program(mesh=(4, 1), batch=512),
     Program(topology="v5e:2x4", mesh=(2, 4), batch=256),
