@@ -17,6 +17,18 @@ from okd_jax.data.info import DataInfo
 Array = jax.Array
 
 
+def conv_bn(x, width, size, stride, train, dtype) -> Array:
+  x = nn.Conv(
+    width,
+    (size, size),
+    stride,
+    padding=size // 2,
+    use_bias=False,
+    dtype=dtype,
+  )(x)
+  return nn.BatchNorm(not train, momentum=0.9, dtype=dtype)(x)
+
+
 class Block(nn.Module):
   """Residual block, basic or with a bottleneck."""
 
@@ -27,26 +39,16 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    def conv_bn(x, width, size, stride):
-      x = nn.Conv(
-        width,
-        (size, size),
-        stride,
-        padding=size // 2,
-        use_bias=False,
-        dtype=self.dtype,
-      )(x)
-      return nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype)(x)
-
+    how = train, self.dtype
     if self.inner is None:
-      y = nn.relu(conv_bn(x, self.width, 3, self.stride))
-      y = conv_bn(y, self.width, 3, 1)
+      y = nn.relu(conv_bn(x, self.width, 3, self.stride, *how))
+      y = conv_bn(y, self.width, 3, 1, *how)
     else:
-      y = nn.relu(conv_bn(x, self.inner, 1, 1))
-      y = nn.relu(conv_bn(y, self.inner, 3, self.stride))
-      y = conv_bn(y, self.width, 1, 1)
+      y = nn.relu(conv_bn(x, self.inner, 1, 1, *how))
+      y = nn.relu(conv_bn(y, self.inner, 3, self.stride, *how))
+      y = conv_bn(y, self.width, 1, 1, *how)
     if x.shape != y.shape:
-      x = conv_bn(x, self.width, 1, self.stride)
+      x = conv_bn(x, self.width, 1, self.stride, *how)
     return nn.relu(x + y)
 
 
@@ -61,16 +63,7 @@ class Network(nn.Module):
     like = self.like
     photographs = x.shape[1] > 64
     width, size, stride = (64, 7, 2) if photographs else (like.stem_width, 3, 1)
-    x = nn.Conv(
-      width,
-      (size, size),
-      stride,
-      padding=size // 2,
-      use_bias=False,
-      dtype=self.dtype,
-    )(x)
-    x = nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype)(x)
-    x = nn.relu(x)
+    x = nn.relu(conv_bn(x, width, size, stride, train, self.dtype))
     if photographs:
       x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
     inner = like.inner_widths or (None,) * len(like.widths)
