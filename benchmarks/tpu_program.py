@@ -44,6 +44,8 @@ PLAIN = "plain"
 # process alone have a chip.
 ENVIRONMENT = {
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+  # Programs for absent chips can be written to the cache and not read.
+  "JAX_ENABLE_COMPILATION_CACHE": "false",
   "JAX_PLATFORMS": "cpu",
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_WORKER_HOSTNAMES": "localhost",
