@@ -1,11 +1,13 @@
 """Work directories in a bucket, of a real server on this machine."""
 
+import contextlib
 import logging
 import os
 from pathlib import Path
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import bucket_server
@@ -33,6 +35,27 @@ FLAGS = (
 )
 
 
+class Place(str):
+  """The address, and the way there."""
+
+  def __new__(cls, address, way):
+    made = super().__new__(cls, address)
+    made.way = way
+    return made
+
+
+@contextlib.contextmanager
+def cut(way, seconds, how="busy"):
+  """Lets the server refuse for a while everything."""
+  timer = threading.Timer(seconds, setattr, (way, how, False))
+  before = way.refused
+  setattr(way, how, True)
+  timer.start()
+  yield
+  timer.join()
+  assert way.refused > before
+
+
 @pytest.fixture(scope="module")
 def place():
   """The address of an empty bucket, which child processes reach, too."""
@@ -40,8 +63,8 @@ def place():
     search = (str(ROOT), str(ROOT / "tests" / "support"))
     patch.setenv("PYTHONPATH", os.pathsep.join(search))
     patch.chdir(ROOT)
-    with bucket_server.serving("okd-tests"):
-      yield "gs://okd-tests"
+    with bucket_server.serving("okd-tests") as way:
+      yield Place("gs://okd-tests", way)
 
 
 def config(workdir):
@@ -218,6 +241,83 @@ def test_a_bucket_that_is_not_there_is_refused(place):
   workdir = paths.anywhere("gs://okd-others/run")
   with pytest.raises(RunLockError, match="(?s)okd-others.*Check the bucket"):
     Lease(workdir).acquire()
+
+
+def test_a_busy_server_is_asked_again(place):
+  checkpoints = Checkpoints(paths.anywhere(f"{place}/busy/checkpoints"))
+  state = {"a": jax.numpy.arange(10.0)}
+  checkpoints.save(1, state, wait=True)
+  log = growing.text(paths.anywhere(f"{place}/busy/log"), "")
+  log.add("line\n")
+  with cut(place.way, 0.7):
+    checkpoints.save(2, state, wait=True)
+    log.close()
+  assert checkpoints.latest_verified() == 2
+  assert paths.anywhere(f"{place}/busy/log").read_text() == "line\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["busy", "gone"])
+def test_ten_seconds_without_the_server_change_nothing(place, on_disk, how):
+  workdir = paths.anywhere(f"{place}/runs/{how}")
+  start = [sys.executable, "main.py", *FLAGS, f"--workdir={workdir}"]
+  with subprocess.Popen(start, stdout=subprocess.DEVNULL) as running:
+    while not Checkpoints(workdir / "checkpoints").steps():
+      assert running.poll() is None
+      time.sleep(0.05)
+    with cut(place.way, 10, how):
+      pass
+    assert running.wait(300) == 0
+  assert records.read_metrics(workdir) == records.read_metrics(on_disk[0])
+  steps = Checkpoints(workdir / "checkpoints"), on_disk[0] / "checkpoints"
+  assert steps[0].latest_verified() == Checkpoints(steps[1]).latest_verified()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.checklist("F1")
+def test_a_server_that_stays_away_ends_the_run(place):
+  workdir = paths.anywhere(f"{place}/runs/left")
+  more = ("--config.epochs=100000", "--config.checkpoint_secs=1")
+  start = [sys.executable, "main.py", *FLAGS, *more, f"--workdir={workdir}"]
+  checkpoints = Checkpoints(workdir / "checkpoints")
+  with subprocess.Popen(start, stderr=subprocess.PIPE, text=True) as running:
+    while not checkpoints.steps():
+      assert running.poll() is None
+      time.sleep(0.05)
+    before = checkpoints.latest_verified()
+    place.way.gone = True
+    began = time.monotonic()
+    try:
+      _, said = running.communicate(timeout=1500)
+    finally:
+      running.kill()
+      place.way.gone = False
+  print(f"ended after {time.monotonic() - began:.0f} s")
+  assert running.returncode == 5, said
+  assert "okd_jax: " in said and "Traceback" not in said
+  assert checkpoints.latest_verified() >= before
+
+
+def test_events_that_cannot_be_written_are_one_warning(
+  place, monkeypatch, caplog
+):
+  """At the end, when all else is saved."""
+  whole = files.write
+
+  def write(path, content, **options):
+    if path.parent.name == "tensorboard":
+      raise ConnectionError("nobody answers")
+    whole(path, content, **options)
+
+  monkeypatch.setattr(files, "write", write)
+  workdir = paths.anywhere(f"{place}/events")
+  with records.Writer(workdir) as writer:
+    writer.write(1, {"loss": 2.0})
+  assert "lacks the last events" in caplog.text
+  assert records.read_metrics(workdir) == [
+    {"step": 1, "kind": "train", "loss": 2.0}
+  ]
 
 
 def test_uploads_are_tried_again(caplog):
