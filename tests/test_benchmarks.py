@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import cost, goals, table, term_gradients
+from benchmarks import cost, goals, save, table, term_gradients
 from configs import independent_digits
 from okd_jax.settings import freeze
 
@@ -109,3 +109,9 @@ def test_costs_are_of_all_peers_and_the_whole_run():
   assert found["pflop"] == pytest.approx(
     found["gflop_image"] * found["images"] / 1e6
   )
+
+
+def test_saves_are_timed(tmp_path):
+  found = save.measure(tmp_path, 0.1, 2)
+  assert 0 < found["training_waits"] <= found["until_verified"]
+  assert found["restore"] > 0

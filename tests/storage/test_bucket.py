@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 from pathlib import Path
+import random
 import signal
 import subprocess
 import sys
@@ -141,17 +142,23 @@ def test_it_begins_from_a_run_in_a_bucket(in_bucket, tmp_path):
   train.train(made, workdir)
 
 
-@pytest.mark.checklist("A2")
-def test_a_killed_run_goes_on(place, on_disk):
-  workdir = paths.anywhere(f"{place}/runs/killed")
+@pytest.mark.checklist("A2", "A3")
+@pytest.mark.parametrize("kills", [1, pytest.param(8, marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on(place, on_disk, kills):
+  rng = random.Random(0)
+  workdir = paths.anywhere(f"{place}/runs/killed{kills}")
   start = [sys.executable, "main.py", *FLAGS, f"--workdir={workdir}"]
-  first = subprocess.Popen(start, stdout=subprocess.DEVNULL)
-  while not Checkpoints(workdir / "checkpoints").steps():
-    assert first.poll() is None
-    time.sleep(0.05)
-  first.send_signal(signal.SIGKILL)
-  first.wait()
-  assert Checkpoints(workdir / "checkpoints").latest_verified() < 20
+  checkpoints = Checkpoints(workdir / "checkpoints")
+  for _ in range(kills):
+    before = checkpoints.latest_verified() or 0
+    first = subprocess.Popen(start, stdout=subprocess.DEVNULL)
+    while max(checkpoints.steps(), default=0) <= before:
+      assert first.poll() is None
+      time.sleep(0.05)
+    time.sleep(rng.uniform(0, 0.2) if before else 0)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert before < checkpoints.latest_verified() < 20
   # Its lease is left, and its process known to be gone.
   state, _ = train.train(*config(workdir))
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), on_disk[1])
@@ -184,6 +191,42 @@ def test_damage_is_noticed(place, harm):
   assert checkpoints.latest_verified() == 2
   _, step, _ = checkpoints.restore(state)
   assert step == 2
+
+
+@pytest.mark.checklist("A3")
+def test_what_a_dead_save_leaves_is_not_used(place):
+  checkpoints = Checkpoints(paths.anywhere(f"{place}/dead"), keep=2)
+  state = {"a": jax.numpy.ones(3)}
+  for step in (1, 2):
+    checkpoints.save(step, state, wait=True)
+  (checkpoints.directory / "2.manifest.json").unlink()
+  assert checkpoints.latest_verified() == 1
+  again = Checkpoints(checkpoints.directory, keep=2)
+  again.save(2, {"a": jax.numpy.zeros(3)}, wait=True)
+  restored, step, _ = again.restore(state)
+  assert step == 2 and not restored["a"].any()
+
+
+@pytest.mark.slow
+@pytest.mark.checklist("C1")
+def test_a_hundred_flipped_bits_are_found(place):
+  checkpoints = Checkpoints(paths.anywhere(f"{place}/flipped"), keep=2)
+  rng = random.Random(0)
+  for step in (1, 2):
+    checkpoints.save(step, {"a": jax.numpy.arange(1000.0)}, wait=True)
+  folder = checkpoints.directory / "2"
+  names = [f"2/{name}" for name in files.names_below(folder)]
+  for _ in range(100):
+    path = checkpoints.directory / rng.choice([*names, "2.manifest.json"])
+    whole = path.read_bytes()
+    if not whole:
+      continue
+    content = bytearray(whole)
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(bytes(content))
+    assert checkpoints.latest_verified() == 1, path
+    path.write_bytes(whole)
+  assert checkpoints.latest_verified() == 2
 
 
 def test_what_cannot_be_reached_is_not_deleted(tmp_path, monkeypatch, caplog):

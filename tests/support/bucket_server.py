@@ -72,6 +72,11 @@ class Way:
     self._server.server_close()
 
 
+class _Server(http.server.ThreadingHTTPServer):
+  def handle_error(self, request, client_address):
+    """Says nothing: clients may be killed."""
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
   protocol_version = "HTTP/1.1"
   disable_nagle_algorithm = True
