@@ -37,7 +37,7 @@ _HUNG_SECONDS = 60.0
 _LAST_SECONDS = 3.0
 
 # A signal to a process group also comes through launchers that pass it on.
-_ECHO_SECONDS = 0.2
+ECHO_SECONDS = 0.2
 
 
 class Stop:
@@ -181,7 +181,7 @@ class Stop:
   def _receive(self, name: str) -> None:
     with self._lock:
       if self._requested:
-        if time.monotonic() - self._received_at < _ECHO_SECONDS:
+        if time.monotonic() - self._received_at < ECHO_SECONDS:
           return
         exit_now(f"Second signal ({name}): stopping without another save.")
       if self._busy:
