@@ -1,6 +1,7 @@
 """Several workers on one comparison, some of which die."""
 
 import contextlib
+import json
 import os
 from pathlib import Path
 import random
@@ -23,6 +24,7 @@ from okd_jax.results.share import Share
 from okd_jax.storage.lock import RunLock
 
 ROOT = Path(__file__).resolve().parents[2]
+SEARCH = (ROOT, ROOT / "tests" / "support")
 NAMES = [
   f"resnet8/{row}/seed{seed}"
   for row in ("baseline", "independent", "kd_teacher", "kd")
@@ -37,8 +39,7 @@ def log(tmp_path, monkeypatch):
   path.touch()
   monkeypatch.setenv("CELLS_LOG", str(path))
   monkeypatch.setenv("CELLS_SECONDS", "0.4")
-  search = (str(ROOT), str(ROOT / "tests" / "support"))
-  monkeypatch.setenv("PYTHONPATH", os.pathsep.join(search))
+  monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, SEARCH)))
   monkeypatch.setattr(workers, "PROGRAM", cells.PROGRAM)
   return path
 
@@ -94,6 +95,40 @@ def test_no_cell_twice_and_none_lost(tmp_path, log, kills, monkeypatch):
     out, _ = worker.communicate(timeout=240)
     assert worker.returncode == 0, out
   require_whole(log, workdir, kills)
+
+
+@pytest.mark.slow
+@pytest.mark.checklist("A2")
+def test_cells_that_are_trained_outlive_their_workers(tmp_path, monkeypatch):
+  """Two are killed while they train; two others find what they have saved."""
+  monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, SEARCH)))
+  flags = ["--config.base.epochs=20", "--config.base.checkpoint_secs=1e-9"]
+  flags += ["--config.nets=('toys:Toy',)", "--config.teacher_net=toys:Toy"]
+  workdir = tmp_path / "compared"
+  command = [sys.executable, "-m", "okd_jax", "compare"]
+  command += cells.flags(workdir, "--config.seeds=(0,)", *flags)
+  logs = [(tmp_path / str(number)).open("w") for number in range(4)]
+
+  def start(log):
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+  killed = [start(log) for log in logs[:2]]
+  until = time.monotonic() + 200
+  while len(list(workdir.glob("*/*/*/checkpoints/*.manifest.json"))) < 4:
+    assert time.monotonic() < until
+    time.sleep(0.05)
+  for worker in killed:
+    worker.kill()
+    worker.wait()
+  for worker in [start(log) for log in logs[2:]]:
+    assert worker.wait(timeout=200) == 0
+  for log in logs:
+    log.close()
+  assert (workdir / "table.md").read_text().count("| 1 of 1 |") == 4
+  for metrics in workdir.glob("*/*/*/metrics.jsonl"):
+    records = map(json.loads, metrics.read_text().splitlines())
+    steps = [record["step"] for record in records if record["kind"] == "eval"]
+    assert steps == [3 * epoch for epoch in range(1, 21)]
 
 
 def command(*args):
