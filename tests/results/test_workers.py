@@ -21,10 +21,12 @@ from okd_jax.errors import ConfigError
 from okd_jax.results import grid, rows
 from okd_jax.results.board import Board
 from okd_jax.results.share import Share
+from okd_jax.settings import freeze
 from okd_jax.storage.lock import RunLock
 
 ROOT = Path(__file__).resolve().parents[2]
 SEARCH = (ROOT, ROOT / "tests" / "support")
+BASE = cells.small().base  # on one device
 NAMES = [
   f"resnet8/{row}/seed{seed}"
   for row in ("baseline", "independent", "kd_teacher", "kd")
@@ -270,33 +272,39 @@ def test_a_pattern_for_nothing_says_what_there_is(listed):
 def test_wrong_numbers_are_refused(asked, devices, message, monkeypatch):
   monkeypatch.setattr(workers, "_devices", lambda: devices)
   with pytest.raises(ConfigError, match=message):
-    workers.places(asked)
+    workers.places(asked, BASE)
 
 
 def test_workers_of_several_processes_are_refused(monkeypatch):
   monkeypatch.setattr(distributed, "expected", lambda: True)
   with pytest.raises(ConfigError, match="runs of their own"):
-    workers.places("2")
+    workers.places("2", BASE)
 
 
 def test_a_machine_is_divided(monkeypatch):
   devices = "gpu", 2
   monkeypatch.setattr(workers, "_devices", lambda: devices)
   monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-  shown = [dict(place.environ) for place in workers.places("auto")]
+  shown = [dict(place.environ) for place in workers.places("auto", BASE)]
   assert shown == [{"CUDA_VISIBLE_DEVICES": card} for card in "01"]
   monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-  found = workers.places("4")
+  found = workers.places("4", BASE)
   assert [place.name for place in found] == ["GPU 3", "GPU 5"] * 2
   fractions = {p.environ[1] for p in found}
   assert fractions == {("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.450")}
   devices = "tpu", 4
-  assert [place.name for place in workers.places("auto")] == ["tpu"]
+  assert [place.name for place in workers.places("auto", BASE)] == ["tpu"]
   devices = "cpu", 1
   monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 3, 4, 7})
-  assert [sorted(p.cores) for p in workers.places("2")] == [[0, 2], [3, 4, 7]]
-  assert [sorted(p.cores) for p in workers.places("6")][0] == [0]
-  assert len(workers.places("auto")) == 5
+  assert [sorted(p.cores) for p in workers.places("2", BASE)] == [
+    [0, 2],
+    [3, 4, 7],
+  ]
+  assert [sorted(p.cores) for p in workers.places("6", BASE)][0] == [0]
+  # Four networks on a core each, and one core for nobody.
+  four = freeze.replace(BASE, {"peers.num_peers": 4, "mesh.data": -1})
+  assert [len(p.cores) for p in workers.places("auto", four)] == [5]
+  assert len(workers.places("auto", BASE)) == 5
 
 
 def test_jax_is_asked_for_devices():
