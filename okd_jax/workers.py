@@ -19,6 +19,8 @@ from okd_jax.results import rows
 from okd_jax.results.board import Board
 from okd_jax.results.grid import Cell
 from okd_jax.runs import workdir as workdir_lib
+from okd_jax.settings import layout
+from okd_jax.settings.schema import RunConfig
 from okd_jax.storage.paths import Path
 
 # What a worker is, before its arguments.
@@ -67,12 +69,13 @@ class _Worker:
     return cell, (text.strip().splitlines() or [""])[-1]
 
 
-def places(asked: str) -> list[Place]:
+def places(asked: str, config: RunConfig) -> list[Place]:
   """Divides this machine.
 
   Args:
-    asked: the number of workers, or "auto": one a graphics card, one a core on
-      a CPU.
+    asked: the number of workers, or "auto": one a graphics card; on a CPU one
+      for as many cores as a run spreads its networks over.
+    config: of the runs, without a method.
 
   Raises:
     ConfigError: if it is neither, or the machine cannot be divided so.
@@ -86,7 +89,8 @@ def places(asked: str) -> list[Place]:
     )
   platform, devices = _devices()
   if platform == "cpu":
-    return _on_cpu(host.cores() if asked == "auto" else int(asked))
+    auto = max(1, host.cores() // layout.cpu_devices(config))
+    return _on_cpu(auto if asked == "auto" else int(asked))
   if platform == "gpu":
     return _on_cards(devices if asked == "auto" else int(asked), devices)
   if asked not in ("auto", "1"):

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import cost, goals, hbm, table, term_gradients, tpu_table
+from benchmarks import cost, goals, hbm, save, table, term_gradients, tpu_table
 from benchmarks.tpu_program import Program
 from configs import independent_digits
 from okd_jax.settings import freeze
@@ -159,3 +159,9 @@ def test_the_page_has_the_table_of_the_results():
   found = tpu_table.read()
   table = "\n".join(tpu_table.table_of(found))
   assert table in tpu_table.PAGE.read_text()
+
+
+def test_saves_are_timed(tmp_path):
+  found = save.measure(tmp_path, 0.1, 2)
+  assert 0 < found["training_waits"] <= found["until_verified"]
+  assert found["restore"] > 0

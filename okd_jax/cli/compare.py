@@ -35,7 +35,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   command.add_argument(
     "--workers",
     metavar="N",
-    help="processes on this machine; auto is one a graphics card or core",
+    help="processes on this machine; auto is one a graphics card",
   )
   command.add_argument(
     "--submit",
@@ -83,7 +83,7 @@ def _by_workers(
   args: argparse.Namespace, config: Comparison, workdir: Path
 ) -> dict[str, str]:
   """Trains on this machine, in several processes."""
-  where = workers.places(args.workers)
+  where = workers.places(args.workers, config.base)
   cells = _checked(args, config, workdir)
   if not args.skip_failed:
     workers.forget_failures(cells)

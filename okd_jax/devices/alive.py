@@ -197,9 +197,9 @@ class _Watch:
     if process:
       self._depart()
     signals.exit_now(
-      f"okd_jax: process {process} ({name}) {what}. This one, process "
-      f"{self._process}, stops too; the last save stands. Run the same command "
-      "again in all processes.",
+      f"okd_jax: process {process} ({name}) {what.rstrip('.')}. This one, "
+      f"process {self._process}, stops too; the last save stands. Run the same "
+      "command again in all processes.",
       code,
     )
 

@@ -11,6 +11,7 @@ import tempfile
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
+from okd_jax.errors import CheckpointError
 from okd_jax.storage import files, growing
 from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import Figure, of_record
@@ -246,7 +247,11 @@ class _TensorBoard:
   def close(self) -> None:
     self._writer.close()
     if self._uploads is not None:
-      self._uploads.finish()
+      try:
+        self._uploads.finish()
+      except CheckpointError as error:
+        # All that counts is elsewhere, and has been written by now.
+        _log.warning("%s lacks the last events: %s", self._events, error)
       self._local.cleanup()
 
   def _upload(self) -> None:

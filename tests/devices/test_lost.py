@@ -133,7 +133,8 @@ def test_a_disk_that_fails_in_one_process_ends_both(tmp_path, victim):
   codes, said = pairs.finish(processes, 120)
   assert codes == [5, 5], said
   assert all("File too large" in text for text in said), said
-  assert not any("Traceback" in text for text in said), said
+  # Orbax logs a traceback of its own before that.
+  assert all("\nokd_jax: " in "\n" + text for text in said), said
   assert Checkpoints(tmp_path / "checkpoints").latest_verified()
 
 

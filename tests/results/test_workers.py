@@ -1,6 +1,7 @@
 """Several workers on one comparison, some of which die."""
 
 import contextlib
+import json
 import os
 from pathlib import Path
 import random
@@ -20,9 +21,12 @@ from okd_jax.errors import ConfigError
 from okd_jax.results import grid, rows
 from okd_jax.results.board import Board
 from okd_jax.results.share import Share
+from okd_jax.settings import freeze
 from okd_jax.storage.lock import RunLock
 
 ROOT = Path(__file__).resolve().parents[2]
+SEARCH = (ROOT, ROOT / "tests" / "support")
+BASE = cells.small().base  # on one device
 NAMES = [
   f"resnet8/{row}/seed{seed}"
   for row in ("baseline", "independent", "kd_teacher", "kd")
@@ -37,8 +41,7 @@ def log(tmp_path, monkeypatch):
   path.touch()
   monkeypatch.setenv("CELLS_LOG", str(path))
   monkeypatch.setenv("CELLS_SECONDS", "0.4")
-  search = (str(ROOT), str(ROOT / "tests" / "support"))
-  monkeypatch.setenv("PYTHONPATH", os.pathsep.join(search))
+  monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, SEARCH)))
   monkeypatch.setattr(workers, "PROGRAM", cells.PROGRAM)
   return path
 
@@ -94,6 +97,40 @@ def test_no_cell_twice_and_none_lost(tmp_path, log, kills, monkeypatch):
     out, _ = worker.communicate(timeout=240)
     assert worker.returncode == 0, out
   require_whole(log, workdir, kills)
+
+
+@pytest.mark.slow
+@pytest.mark.checklist("A2")
+def test_cells_that_are_trained_outlive_their_workers(tmp_path, monkeypatch):
+  """Two are killed while they train; two others find what they have saved."""
+  monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, SEARCH)))
+  flags = ["--config.base.epochs=20", "--config.base.checkpoint_secs=1e-9"]
+  flags += ["--config.nets=('toys:Toy',)", "--config.teacher_net=toys:Toy"]
+  workdir = tmp_path / "compared"
+  command = [sys.executable, "-m", "okd_jax", "compare"]
+  command += cells.flags(workdir, "--config.seeds=(0,)", *flags)
+  logs = [(tmp_path / str(number)).open("w") for number in range(4)]
+
+  def start(log):
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+  killed = [start(log) for log in logs[:2]]
+  until = time.monotonic() + 200
+  while len(list(workdir.glob("*/*/*/checkpoints/*.manifest.json"))) < 4:
+    assert time.monotonic() < until
+    time.sleep(0.05)
+  for worker in killed:
+    worker.kill()
+    worker.wait()
+  for worker in [start(log) for log in logs[2:]]:
+    assert worker.wait(timeout=200) == 0
+  for log in logs:
+    log.close()
+  assert (workdir / "table.md").read_text().count("| 1 of 1 |") == 4
+  for metrics in workdir.glob("*/*/*/metrics.jsonl"):
+    records = map(json.loads, metrics.read_text().splitlines())
+    steps = [record["step"] for record in records if record["kind"] == "eval"]
+    assert steps == [3 * epoch for epoch in range(1, 21)]
 
 
 def command(*args):
@@ -235,33 +272,39 @@ def test_a_pattern_for_nothing_says_what_there_is(listed):
 def test_wrong_numbers_are_refused(asked, devices, message, monkeypatch):
   monkeypatch.setattr(workers, "_devices", lambda: devices)
   with pytest.raises(ConfigError, match=message):
-    workers.places(asked)
+    workers.places(asked, BASE)
 
 
 def test_workers_of_several_processes_are_refused(monkeypatch):
   monkeypatch.setattr(distributed, "expected", lambda: True)
   with pytest.raises(ConfigError, match="runs of their own"):
-    workers.places("2")
+    workers.places("2", BASE)
 
 
 def test_a_machine_is_divided(monkeypatch):
   devices = "gpu", 2
   monkeypatch.setattr(workers, "_devices", lambda: devices)
   monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-  shown = [dict(place.environ) for place in workers.places("auto")]
+  shown = [dict(place.environ) for place in workers.places("auto", BASE)]
   assert shown == [{"CUDA_VISIBLE_DEVICES": card} for card in "01"]
   monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-  found = workers.places("4")
+  found = workers.places("4", BASE)
   assert [place.name for place in found] == ["GPU 3", "GPU 5"] * 2
   fractions = {p.environ[1] for p in found}
   assert fractions == {("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.450")}
   devices = "tpu", 4
-  assert [place.name for place in workers.places("auto")] == ["tpu"]
+  assert [place.name for place in workers.places("auto", BASE)] == ["tpu"]
   devices = "cpu", 1
   monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 3, 4, 7})
-  assert [sorted(p.cores) for p in workers.places("2")] == [[0, 2], [3, 4, 7]]
-  assert [sorted(p.cores) for p in workers.places("6")][0] == [0]
-  assert len(workers.places("auto")) == 5
+  assert [sorted(p.cores) for p in workers.places("2", BASE)] == [
+    [0, 2],
+    [3, 4, 7],
+  ]
+  assert [sorted(p.cores) for p in workers.places("6", BASE)][0] == [0]
+  # Four networks on a core each, and one core for nobody.
+  four = freeze.replace(BASE, {"peers.num_peers": 4, "mesh.data": -1})
+  assert [len(p.cores) for p in workers.places("auto", four)] == [5]
+  assert len(workers.places("auto", BASE)) == 5
 
 
 def test_jax_is_asked_for_devices():

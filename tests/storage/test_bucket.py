@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from pathlib import Path
+import random
 import signal
 import subprocess
 import sys
@@ -45,6 +46,27 @@ FLAGS = (
 )
 
 
+class Place(str):
+  """The address, and the way there."""
+
+  def __new__(cls, address, way):
+    made = super().__new__(cls, address)
+    made.way = way
+    return made
+
+
+@contextlib.contextmanager
+def cut(way, seconds, how="busy"):
+  """Lets the server refuse for a while everything."""
+  timer = threading.Timer(seconds, setattr, (way, how, False))
+  before = way.refused
+  setattr(way, how, True)
+  timer.start()
+  yield
+  timer.join()
+  assert way.refused > before
+
+
 @pytest.fixture(scope="module")
 def place():
   """The address of an empty bucket, which child processes reach, too."""
@@ -52,8 +74,8 @@ def place():
     search = (str(ROOT), str(ROOT / "tests" / "support"))
     patch.setenv("PYTHONPATH", os.pathsep.join(search))
     patch.chdir(ROOT)
-    with bucket_server.serving("okd-tests"):
-      yield "gs://okd-tests"
+    with bucket_server.serving("okd-tests") as way:
+      yield Place("gs://okd-tests", way)
 
 
 def config(workdir):
@@ -162,17 +184,23 @@ def test_it_begins_from_a_run_in_a_bucket(in_bucket, tmp_path):
   train.train(made, workdir)
 
 
-@pytest.mark.checklist("A2")
-def test_a_killed_run_goes_on(place, on_disk):
-  workdir = paths.anywhere(f"{place}/runs/killed")
+@pytest.mark.checklist("A2", "A3")
+@pytest.mark.parametrize("kills", [1, pytest.param(8, marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on(place, on_disk, kills):
+  rng = random.Random(0)
+  workdir = paths.anywhere(f"{place}/runs/killed{kills}")
   start = [sys.executable, "main.py", *FLAGS, f"--workdir={workdir}"]
-  first = subprocess.Popen(start, stdout=subprocess.DEVNULL)
-  while not Checkpoints(workdir / "checkpoints").steps():
-    assert first.poll() is None
-    time.sleep(0.05)
-  first.send_signal(signal.SIGKILL)
-  first.wait()
-  assert Checkpoints(workdir / "checkpoints").latest_verified() < 20
+  checkpoints = Checkpoints(workdir / "checkpoints")
+  for _ in range(kills):
+    before = checkpoints.latest_verified() or 0
+    first = subprocess.Popen(start, stdout=subprocess.DEVNULL)
+    while max(checkpoints.steps(), default=0) <= before:
+      assert first.poll() is None
+      time.sleep(0.05)
+    time.sleep(rng.uniform(0, 0.2) if before else 0)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert before < checkpoints.latest_verified() < 20
   # Its lease is left, and its process known to be gone.
   state, _ = train.train(*config(workdir))
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), on_disk[1])
@@ -205,6 +233,42 @@ def test_damage_is_noticed(place, harm):
   assert checkpoints.latest_verified() == 2
   _, step, _ = checkpoints.restore(state)
   assert step == 2
+
+
+@pytest.mark.checklist("A3")
+def test_what_a_dead_save_leaves_is_not_used(place):
+  checkpoints = Checkpoints(paths.anywhere(f"{place}/dead"), keep=2)
+  state = {"a": jax.numpy.ones(3)}
+  for step in (1, 2):
+    checkpoints.save(step, state, wait=True)
+  (checkpoints.directory / "2.manifest.json").unlink()
+  assert checkpoints.latest_verified() == 1
+  again = Checkpoints(checkpoints.directory, keep=2)
+  again.save(2, {"a": jax.numpy.zeros(3)}, wait=True)
+  restored, step, _ = again.restore(state)
+  assert step == 2 and not restored["a"].any()
+
+
+@pytest.mark.slow
+@pytest.mark.checklist("C1")
+def test_a_hundred_flipped_bits_are_found(place):
+  checkpoints = Checkpoints(paths.anywhere(f"{place}/flipped"), keep=2)
+  rng = random.Random(0)
+  for step in (1, 2):
+    checkpoints.save(step, {"a": jax.numpy.arange(1000.0)}, wait=True)
+  folder = checkpoints.directory / "2"
+  names = [f"2/{name}" for name in files.names_below(folder)]
+  for _ in range(100):
+    path = checkpoints.directory / rng.choice([*names, "2.manifest.json"])
+    whole = path.read_bytes()
+    if not whole:
+      continue
+    content = bytearray(whole)
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(bytes(content))
+    assert checkpoints.latest_verified() == 1, path
+    path.write_bytes(whole)
+  assert checkpoints.latest_verified() == 2
 
 
 def test_what_cannot_be_reached_is_not_deleted(tmp_path, monkeypatch, caplog):
@@ -262,6 +326,83 @@ def test_a_bucket_that_is_not_there_is_refused(place):
   workdir = paths.anywhere("gs://okd-others/run")
   with pytest.raises(RunLockError, match="(?s)okd-others.*Check the bucket"):
     Lease(workdir).acquire()
+
+
+def test_a_busy_server_is_asked_again(place):
+  checkpoints = Checkpoints(paths.anywhere(f"{place}/busy/checkpoints"))
+  state = {"a": jax.numpy.arange(10.0)}
+  checkpoints.save(1, state, wait=True)
+  log = growing.text(paths.anywhere(f"{place}/busy/log"), "")
+  log.add("line\n")
+  with cut(place.way, 0.7):
+    checkpoints.save(2, state, wait=True)
+    log.close()
+  assert checkpoints.latest_verified() == 2
+  assert paths.anywhere(f"{place}/busy/log").read_text() == "line\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["busy", "gone"])
+def test_ten_seconds_without_the_server_change_nothing(place, on_disk, how):
+  workdir = paths.anywhere(f"{place}/runs/{how}")
+  start = [sys.executable, "main.py", *FLAGS, f"--workdir={workdir}"]
+  with subprocess.Popen(start, stdout=subprocess.DEVNULL) as running:
+    while not Checkpoints(workdir / "checkpoints").steps():
+      assert running.poll() is None
+      time.sleep(0.05)
+    with cut(place.way, 10, how):
+      pass
+    assert running.wait(300) == 0
+  assert records.read_metrics(workdir) == records.read_metrics(on_disk[0])
+  steps = Checkpoints(workdir / "checkpoints"), on_disk[0] / "checkpoints"
+  assert steps[0].latest_verified() == Checkpoints(steps[1]).latest_verified()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.checklist("F1")
+def test_a_server_that_stays_away_ends_the_run(place):
+  workdir = paths.anywhere(f"{place}/runs/left")
+  more = ("--config.epochs=100000", "--config.checkpoint_secs=1")
+  start = [sys.executable, "main.py", *FLAGS, *more, f"--workdir={workdir}"]
+  checkpoints = Checkpoints(workdir / "checkpoints")
+  with subprocess.Popen(start, stderr=subprocess.PIPE, text=True) as running:
+    while not checkpoints.steps():
+      assert running.poll() is None
+      time.sleep(0.05)
+    before = checkpoints.latest_verified()
+    place.way.gone = True
+    began = time.monotonic()
+    try:
+      _, said = running.communicate(timeout=1500)
+    finally:
+      running.kill()
+      place.way.gone = False
+  print(f"ended after {time.monotonic() - began:.0f} s")
+  assert running.returncode == 5, said
+  assert "okd_jax: " in said and "Traceback" not in said
+  assert checkpoints.latest_verified() >= before
+
+
+def test_events_that_cannot_be_written_are_one_warning(
+  place, monkeypatch, caplog
+):
+  """At the end, when all else is saved."""
+  whole = files.write
+
+  def write(path, content, **options):
+    if path.parent.name == "tensorboard":
+      raise ConnectionError("nobody answers")
+    whole(path, content, **options)
+
+  monkeypatch.setattr(files, "write", write)
+  workdir = paths.anywhere(f"{place}/events")
+  with records.Writer(workdir) as writer:
+    writer.write(1, {"loss": 2.0})
+  assert "lacks the last events" in caplog.text
+  assert records.read_metrics(workdir) == [
+    {"step": 1, "kind": "train", "loss": 2.0}
+  ]
 
 
 def test_uploads_are_tried_again(caplog):

@@ -62,14 +62,18 @@ class Way:
     class Handler(_Handler):
       to, of = port, way
 
-    self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    self._server.daemon_threads = True
+    self._server = _Server(("127.0.0.1", 0), Handler)
     self.url = f"http://127.0.0.1:{self._server.server_port}"
     threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
   def close(self):
     self._server.shutdown()
     self._server.server_close()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+  def handle_error(self, request, client_address):
+    """Says nothing: clients may be killed."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
