@@ -1,17 +1,19 @@
-"""Trains the cells of a comparison one after another, and tabulates them."""
+"""Trains cells of a comparison, beside other workers, and tabulates them."""
 
+import contextlib
 import json
 import logging
-import traceback
 
 import jax
 
 from okd_jax import train
 from okd_jax.devices import signals
-from okd_jax.errors import ConfigError, Interrupted
+from okd_jax.devices.processes import Meeting
+from okd_jax.errors import ConfigError, Interrupted, RunLockError
 from okd_jax.results import comparison as result_tables, grid, rows as results
 from okd_jax.results.grid import Cell
-from okd_jax.runs import summary
+from okd_jax.results.share import Share
+from okd_jax.runs import workdir as workdir_lib
 from okd_jax.settings import freeze
 from okd_jax.settings.schema import Comparison
 from okd_jax.storage import files, paths
@@ -20,15 +22,25 @@ from okd_jax.storage.paths import Path
 _log = logging.getLogger(__name__)
 
 
-def compare(config: Comparison, workdir: Path) -> dict[str, str]:
-  """Runs what is left of a comparison.
+def compare(
+  config: Comparison,
+  workdir: Path,
+  *,
+  only: str = "*",
+  skip_failed: bool = False,
+) -> dict[str, str]:
+  """Runs what is left of a comparison and nobody else runs.
 
   Every cell is an ordinary run in `<network>/<row>/seed<k>`. Finished cells
-  are left alone; tables are renewed after each of the others.
+  are left alone; tables are renewed after each of the others. Ends when no
+  cell is left, so it waits for those that other workers train, and takes them
+  over if these die.
 
   Args:
     config: see `okd_jax.settings.freeze.freeze_comparison`.
     workdir: of the comparison.
+    only: see `okd_jax.results.grid.only`.
+    skip_failed: leave cells alone that have failed before.
 
   Returns:
     Why cells have failed, by their names; they do not stop the others.
@@ -39,43 +51,50 @@ def compare(config: Comparison, workdir: Path) -> dict[str, str]:
   """
   cells = grid.cells(config, workdir)
   grid.check(config, cells)
+  share = Share(grid.only(cells, only), skip_failed=skip_failed)
+  names = [cell.name for cell in cells]
   first = jax.process_index() == 0
   if first:
     _remember(config, workdir)
-  failed: dict[str, str] = {}
   # Around everything: signals between two runs must not be lost.
   with signals.Stop() as stop:
-    for number, cell in enumerate(cells, 1):
-      if stop.requested:
-        raise Interrupted(
-          f"Stopped before cell {number} of {len(cells)}; the same command "
-          "goes on."
-        )
-      print(f"\nCell {number} of {len(cells)}: {cell.name}", flush=True)
-      try:
-        _require_teacher(cell, failed)
-        if summary.finished(cell.config, cell.workdir) is not None:
-          print("Finished already.", flush=True)
-        else:
-          train.train(cell.config, cell.workdir, stop=stop)
-        (cell.workdir / results.ERROR).unlink(missing_ok=True)
-      except Interrupted:
-        raise
-      except Exception as error:
-        failed[cell.name] = f"{type(error).__name__}: {error}"
-        _log.error("%s failed: %s", cell.name, failed[cell.name])
-        _record_failure(cell, failed[cell.name])
+    while True:
+      with contextlib.ExitStack() as held:
+        # Process 0 has the lock, so it chooses for the others.
+        name = Meeting().told(lambda: share.take(held, stop))
+        if stop.agreed():
+          raise Interrupted(
+            "Stopped between two cells; the same command goes on."
+          )
+        if not name:
+          break
+        number = names.index(name)
+        print(f"\nCell {number + 1} of {len(cells)}: {name}", flush=True)
+        _train(cells[number], share, stop)
       if first:
-        result_tables.write(workdir)
+        _tabulate(workdir)
   if first:
-    _draw(workdir)
-  return failed
+    _tabulate(workdir, draw=True)
+  return share.failed
+
+
+def _train(cell: Cell, share: Share, stop: signals.Stop) -> None:
+  try:
+    train.train(
+      cell.config, cell.workdir, stop=stop, still_ours=share.still_ours
+    )
+    if jax.process_index() == 0:
+      (cell.workdir / results.ERROR).unlink(missing_ok=True)
+  except Interrupted:
+    raise
+  except RunLockError as error:
+    _log.warning("%s", error)
+    share.give_back(cell)
+  except Exception as error:
+    share.fail(cell, error)
 
 
 def _remember(config: Comparison, workdir: Path) -> None:
-  files.make_folder(workdir)
-  path = workdir / results.CONFIG
-  files.write(path, json.dumps(freeze.as_dict(config), indent=2) + "\n")
   try:
     published = paths.expand(config.published).read_bytes()
   except OSError as error:
@@ -83,22 +102,18 @@ def _remember(config: Comparison, workdir: Path) -> None:
       f"config.published='{config.published}' must be a file like "
       f"configs/published.json ({error.strerror})."
     ) from error
-  files.write(workdir / results.PUBLISHED, published)
+  text = json.dumps(freeze.as_dict(config), indent=2) + "\n"
+  with workdir_lib.turn(workdir):
+    files.write(workdir / results.CONFIG, text)
+    files.write(workdir / results.PUBLISHED, published)
 
 
-def _require_teacher(cell: Cell, failed: dict[str, str]) -> None:
-  teacher = "/".join(cell.config.teacher.split("/")[-3:])
-  # What it left behind may look like a run.
-  if teacher in failed:
-    raise ConfigError(f"its teacher, {teacher}, failed.")
-
-
-def _record_failure(cell: Cell, why: str) -> None:
-  if jax.process_index() != 0:
-    return
-  files.make_folder(cell.workdir)
-  text = f"{why}\n\n{traceback.format_exc()}"
-  files.write(cell.workdir / results.ERROR, text)
+def _tabulate(workdir: Path, draw: bool = False) -> None:
+  """Writes the tables from what all workers have done by now."""
+  with workdir_lib.turn(workdir):
+    result_tables.write(workdir)
+    if draw:
+      _draw(workdir)
 
 
 def _draw(workdir: Path) -> None:

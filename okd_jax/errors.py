@@ -56,6 +56,10 @@ class RunLockError(OkdError, RuntimeError):
   exit_code = 6
 
 
+class InUseError(RunLockError):
+  """A work directory that another run uses at this moment."""
+
+
 class Interrupted(OkdError):
   """A run that was asked to stop and has saved its state."""
 

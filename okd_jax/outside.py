@@ -24,5 +24,5 @@ def find(key: str, name: str, what: str) -> Any:
     raise ConfigError(
       f"{key}='{name}' must name an importable module and a {what} in it, as "
       f"module:{what.capitalize()} ({error}); check the spelling, and that the "
-      "module is in the working directory or installed."
+      "module is installed, in the working directory or in one of PYTHONPATH."
     ) from error

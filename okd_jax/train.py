@@ -45,6 +45,7 @@ def train(
   began: float | None = None,
   stop: signals.Stop | None = None,
   watch: Callable[[Mapping[str, Any]], None] | None = None,
+  still_ours: Callable[[], None] | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
   """Trains a group, or goes on where an earlier call stopped.
 
@@ -55,6 +56,7 @@ def train(
       first step; now by default.
     stop: entered already, where signals count outside this run too.
     watch: is given every evaluation, and may raise to end the run.
+    still_ours: of the lock on the work directory, where it is held already.
 
   Returns:
     The final state and the summary.
@@ -69,7 +71,8 @@ def train(
   config = workdir_lib.as_begun(config, workdir)
   source, setup, frozen = _open(config, workdir)
   with contextlib.ExitStack() as stack:
-    still_ours = stack.enter_context(workdir_lib.lock(workdir))
+    lock = workdir_lib.lock(workdir)
+    still_ours = still_ours or stack.enter_context(lock)
     stop = stop or stack.enter_context(signals.Stop())
     checkpoints = workdir_lib.checkpoints(config, workdir)
     summary.show_plan(config, setup, source)

@@ -18,6 +18,9 @@ CASES = {
   "at most one save interval is lost",
   "A3": "Death between write, rename and manifest: the previous checkpoint",
   "A4": "A signal to one of two processes: both stop at the same step",
+  "A5": "A process of several that is killed, stopped, fails or loses its "
+  "disk: the others name it and end within two minutes; the same command goes "
+  "on",
   "B1": "N steps against k, resume, N - k, for every method: equal to the bit",
   "B2": "B1 on an accelerator with `config.deterministic`",
   "B3": "The same seed twice on CPU: equal to the bit",

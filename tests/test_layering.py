@@ -33,6 +33,8 @@ PACKAGES = (
   "train",
   "seeds",
   "compare",
+  "workers",
+  "slurm",
   "search",
   "cli",
 )

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 import jax
 
-from okd_jax.devices import distributed, processes
-from okd_jax.errors import CheckpointError, ConfigError, OkdError
+from okd_jax.devices import alive, distributed
+from okd_jax.errors import CheckpointError, ConfigError, Interrupted, OkdError
 from okd_jax.results import grid
 from okd_jax.runs import workdir as workdir_lib
 from okd_jax.settings import (
@@ -103,7 +103,7 @@ def print_json(content: Any) -> None:
 def leave(message: object, code: int) -> NoReturn:
   """Prints a message for a person and ends the program."""
   print(f"okd_jax: {message}", file=sys.stderr, flush=True)
-  sys.exit(code)
+  alive.leave(code, message)
 
 
 @contextlib.contextmanager
@@ -118,18 +118,20 @@ def exit_codes() -> Iterator[None]:
     sys.stdout.reconfigure(errors="backslashreplace")
   try:
     yield
+    alive.finish()
   except BrokenPipeError:
     if not _reader_is_gone():
       raise
-    sys.exit(1)
+    alive.leave(1, "nobody reads its output")
+  except Interrupted as error:
+    print(f"okd_jax: {error}", file=sys.stderr, flush=True)
+    alive.finish()
+    sys.exit(error.exit_code)
   except OkdError as error:
-    if isinstance(error, CheckpointError) and jax.process_count() > 1:
-      # A save of this process may wait for one that has failed elsewhere.
-      print(f"okd_jax: {error}", file=sys.stderr, flush=True)
-      processes.leave(error.exit_code)
     leave(error, error.exit_code)
   except OSError as error:
     if error.errno not in _CANNOT_WRITE:
+      alive.explain(error)
       raise
     leave(
       f"{error}; free some space, mend the permissions or write elsewhere "
@@ -137,6 +139,9 @@ def exit_codes() -> Iterator[None]:
       "stands.",
       CheckpointError.exit_code,
     )
+  except Exception as error:
+    alive.explain(error)
+    raise
   finally:
     _flush_output()
 

@@ -4,10 +4,9 @@ import argparse
 import functools
 from importlib import metadata
 import os
-from pathlib import Path
+import pathlib
 import platform
 import shutil
-import sys
 import time
 
 import jax
@@ -15,13 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from okd_jax import backbones, groups, methods
+from okd_jax.cli import common, hosts
+from okd_jax.cli.hosts import Finding
 from okd_jax.core import Batch
 from okd_jax.data.formats import publisher, tfds as prepared
 from okd_jax.data.info import KNOWN
-from okd_jax.devices import host
+from okd_jax.devices import alive, distributed, host, processes
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import DataError
 from okd_jax.runs import display
+from okd_jax.storage.paths import Path
 from okd_jax.tasks import classification
 from okd_jax.training import state as state_lib, step as steps
 from okd_jax.training.optim import Optim
@@ -45,19 +47,31 @@ _PACKAGES = (
   "mlflow",
 )
 
-# What was looked at, what was found, and whether it is as it should be.
-Finding = tuple[str, str, bool]
-
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-  """Adds nothing: the command takes no arguments."""
-  del command
+  """Adds the arguments of the command."""
+  command.add_argument(
+    "--workdir",
+    type=common.place,
+    metavar="DIR",
+    default=pathlib.Path("."),
+    help="where runs will be; of several processes all have to see it",
+  )
 
 
 def run(args: argparse.Namespace) -> None:
-  """Runs the command; the program ends with code 1 if anything is wrong."""
-  del args
-  findings = examine()
+  """Runs the command; the program ends with code 1 if anything is wrong.
+
+  Started on several processes, as a run is, it also looks at what they see of
+  each other; the first one prints.
+  """
+  distributed.initialize()
+  findings = examine(args.workdir)
+  if processes.place()[1] > 1:
+    versions = {"python": platform.python_version()} | {
+      name: _version(name) for name in _PACKAGES
+    }
+    findings = hosts.examine(args.workdir, versions, findings)
   display.table(
     "What is here",
     ["what", "found"],
@@ -67,10 +81,10 @@ def run(args: argparse.Namespace) -> None:
     ],
   )
   if not all(fine for *_, fine in findings):
-    sys.exit(1)
+    alive.leave(1, "something is wrong there")
 
 
-def examine(workdir: Path = Path(".")) -> list[Finding]:
+def examine(workdir: Path = pathlib.Path(".")) -> list[Finding]:
   """Examines this machine; trains nothing and downloads nothing.
 
   Args:
@@ -86,7 +100,7 @@ def examine(workdir: Path = Path(".")) -> list[Finding]:
     *((name, _version(name), True) for name in _PACKAGES),
     *_devices(),
     ("memory", _memory(), True),
-    ("free disk", f"{shutil.disk_usage(workdir).free / 1e9:.1f} GB", True),
+    *_space(workdir),
     *_data_sets(),
     _step(),
   ]
@@ -107,7 +121,7 @@ def _devices() -> list[Finding]:
   found = f"{len(devices)} {devices[0].device_kind} ({devices[0].platform})"
   findings = [("devices", found, True)]
   # Absent on a CPU.
-  stats = devices[0].memory_stats() or {}
+  stats = jax.local_devices()[0].memory_stats() or {}
   if limit := stats.get("bytes_limit"):
     used = stats.get("bytes_in_use", 0)
     text = f"{limit / 1e9:.1f} GB, {used / 1e9:.1f} GB in use"
@@ -121,6 +135,13 @@ def _memory() -> str:
   except (AttributeError, ValueError, OSError):  # not on every system
     return "unknown"
   return f"{size / 1e9:.1f} GB, {host.cores()} cores"
+
+
+def _space(workdir: Path) -> list[Finding]:
+  if not isinstance(workdir, pathlib.Path):
+    return []
+  there = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
+  return [("free disk", f"{shutil.disk_usage(there).free / 1e9:.1f} GB", True)]
 
 
 def _data_sets() -> list[Finding]:
@@ -158,7 +179,7 @@ def _step() -> Finding:
 
 def _first_loss() -> float:
   info = KNOWN["digits"]
-  mesh = make_mesh()
+  mesh = make_mesh(devices=jax.local_devices())
   setup = with_optim(
     Optim(),
     peers=groups.replicas(backbones.make("resnet8", info.num_classes), 2, mesh),

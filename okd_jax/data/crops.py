@@ -9,8 +9,6 @@ TensorFlow is imported when a function is called.
 import math
 from typing import Any
 
-import numpy as np
-
 from okd_jax.data import images
 
 AREA = (0.08, 1.0)
@@ -25,35 +23,50 @@ _DCT = "INTEGER_ACCURATE"
 # A TensorFlow tensor, or an array.
 Tensor = Any
 
-_NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 
-
-def prepare(encoded: bytes, *, exif: bool = True) -> tuple[bytes, np.ndarray]:
+def prepare(encoded: bytes, *, exif: bool = True) -> bytes:
   """Makes a picture's file ready for the functions below.
 
   Returns:
-    The content of a file that TensorFlow is to decode, b"" for any other; and
-    the pixels of the latter, uint8 [H, W, 3].
+    The content of a file that TensorFlow is to decode; of any other, all of it
+    decoded and put into such a file without loss.
 
   Raises:
     images.Undecodable: if it is of the latter and cannot be read.
   """
   if images.is_plain(encoded, exif=exif):
-    return encoded, _NO_PIXELS
-  return b"", images.decode(encoded, exif=exif)
+    return encoded
+  return images.as_png(images.decode(encoded, exif=exif))
 
 
-def fold(seed: int, *numbers: Tensor) -> Tensor:
-  """Makes a seed for stateless random operations from integers."""
+def seed_of(seed: int, step: Tensor, slot: Tensor, view: int) -> Tensor:
+  """Makes the seed of a crop, int64 [2]; every crop of a run has its own.
+
+  Args:
+    seed: of the run.
+    step: of the run, int64.
+    slot: in the whole batch, int64.
+    view: of the picture.
+  """
   import tensorflow as tf
 
-  key = tf.constant([seed, 0])
-  for number in numbers:
-    key = tf.random.experimental.stateless_fold_in(key, number)
-  return key
+  return tf.stack([step + (seed << 32), slot + (view << 32)])
 
 
-def random_window(height: Tensor, width: Tensor, seed: Tensor) -> Tensor:
+def random_draws(seed: Tensor) -> tuple[Tensor, Tensor]:
+  """Draws for `random_window`, and whether a crop is mirrored.
+
+  Args:
+    seed: as from `seed_of`.
+  """
+  import tensorflow as tf
+
+  # All at once: an operation costs more than many numbers.
+  draws = tf.random.stateless_uniform((4 * _ATTEMPTS + 1,), seed, alg="philox")
+  return tf.reshape(draws[1:], (_ATTEMPTS, 4)), draws[0] < 0.5
+
+
+def random_window(height: Tensor, width: Tensor, draws: Tensor) -> Tensor:
   """Draws where to crop.
 
   The area is a uniform fraction of the image's in `AREA`, the ratio of width to
@@ -63,15 +76,13 @@ def random_window(height: Tensor, width: Tensor, seed: Tensor) -> Tensor:
   Args:
     height: of the image, int32.
     width: likewise.
-    seed: as from `fold`.
+    draws: as from `random_draws`: area, ratio, top and left of each attempt.
 
   Returns:
     int32 [4]: top, left, height and width of the window.
   """
   import tensorflow as tf
 
-  # Columns: area, ratio, top, left.
-  draws = tf.random.stateless_uniform((_ATTEMPTS, 4), seed, alg="philox")
   high, wide = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
   area = high * wide * (AREA[0] + (AREA[1] - AREA[0]) * draws[:, 0])
   low, top = (math.log(ratio) for ratio in RATIO)
@@ -97,15 +108,14 @@ def random_window(height: Tensor, width: Tensor, seed: Tensor) -> Tensor:
 
 
 def random_crop(
-  encoded: Tensor, pixels: Tensor, size: int, seed: Tensor, *, flip: bool
+  encoded: Tensor, size: int, seed: Tensor, *, flip: bool
 ) -> Tensor:
   """Takes a random part of an image, resized and perhaps mirrored.
 
   Args:
     encoded: as from `prepare`.
-    pixels: likewise.
     size: height and width of the result.
-    seed: as from `fold`.
+    seed: as from `seed_of`.
     flip: mirror with probability 1/2.
 
   Returns:
@@ -113,33 +123,31 @@ def random_crop(
   """
   import tensorflow as tf
 
+  draws, mirrored = random_draws(seed)
+
   def jpeg():
     shape = tf.io.extract_jpeg_shape(encoded)
-    window = random_window(shape[0], shape[1], seed)
+    window = random_window(shape[0], shape[1], draws)
     return _decode_window(encoded, shape, window)
 
   def other():
-    image = _decode(encoded, pixels)
-    window = random_window(tf.shape(image)[0], tf.shape(image)[1], seed)
+    image = tf.io.decode_png(encoded, channels=3)
+    window = random_window(tf.shape(image)[0], tf.shape(image)[1], draws)
     return tf.image.crop_to_bounding_box(image, *tf.unstack(window))
 
   image = _resize(tf.cond(tf.io.is_jpeg(encoded), jpeg, other), (size, size))
   image = tf.ensure_shape(image, (size, size, 3))
   if not flip:
     return image
-  # A number of its own: the window has used the seed itself.
-  key = tf.random.experimental.stateless_fold_in(seed, 1)
-  mirrored = tf.random.stateless_uniform((), key, alg="philox") < 0.5
   # A slice with a negative step would take seven times as long.
   return tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
 
 
-def center_crop(encoded: Tensor, pixels: Tensor, size: int) -> Tensor:
+def center_crop(encoded: Tensor, size: int) -> Tensor:
   """Resizes an image's shorter side and takes the centre.
 
   Args:
     encoded: as from `prepare`.
-    pixels: likewise.
     size: height and width of the result; 224 is cut from a side of 256.
 
   Returns:
@@ -147,7 +155,7 @@ def center_crop(encoded: Tensor, pixels: Tensor, size: int) -> Tensor:
   """
   import tensorflow as tf
 
-  image = _decode(encoded, pixels)
+  image = _decode(encoded)
   height, width = tf.unstack(tf.shape(image)[:2])
   short = round(size * images.MARGIN)
   shorter = tf.minimum(height, width)
@@ -169,19 +177,13 @@ def _at_least_1(x: Tensor) -> Tensor:
   return tf.maximum(1, tf.cast(tf.round(x), tf.int32))
 
 
-def _decode(encoded: Tensor, pixels: Tensor) -> Tensor:
+def _decode(encoded: Tensor) -> Tensor:
   import tensorflow as tf
 
-  def jpeg():
-    return tf.io.decode_jpeg(encoded, channels=3, dct_method=_DCT)
-
-  def png():
-    return tf.io.decode_png(encoded, channels=3)
-
   return tf.cond(
-    tf.strings.length(encoded) == 0,
-    lambda: pixels,
-    lambda: tf.cond(tf.io.is_jpeg(encoded), jpeg, png),
+    tf.io.is_jpeg(encoded),
+    lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method=_DCT),
+    lambda: tf.io.decode_png(encoded, channels=3),
   )
 
 

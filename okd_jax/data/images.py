@@ -127,6 +127,13 @@ def center(
   return np.asarray(cropped).reshape(*size, -1)
 
 
+def as_png(pixels: np.ndarray) -> bytes:
+  """The content of a file that holds uint8 [H, W, 3] as it is."""
+  content = io.BytesIO()
+  Image.fromarray(pixels).save(content, "PNG", compress_level=0)
+  return content.getvalue()
+
+
 def is_plain(encoded: bytes, *, exif: bool = True) -> bool:
   """Whether TensorFlow's decoders give what `decode` gives.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from okd_jax.devices import alive
 from okd_jax.errors import ConfigError
 
 _COORDINATOR = "JAX_COORDINATOR_ADDRESS"
@@ -25,7 +26,10 @@ def initialize() -> None:
   """
   found = _detected()
   if found is not None:
-    jax.distributed.initialize(**found)
+    jax.distributed.initialize(
+      **found, heartbeat_timeout_seconds=alive.JAX_SECONDS
+    )
+    alive.start()
     if jax.process_index() != 0:
       sys.stdout = open(os.devnull, "w")
 

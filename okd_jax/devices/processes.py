@@ -7,10 +7,9 @@ service of JAX, from any thread.
 
 from collections.abc import Callable
 import itertools
-import os
-import sys
+import socket
 import time
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 from jax._src import distributed
@@ -18,8 +17,6 @@ from jax._src import distributed
 _NUMBERS = itertools.count()
 # How often another process is asked; one question takes about a millisecond.
 _POLL_SECONDS = 0.02
-# Process 0 serves the others, so it leaves last, but not later than that.
-_LEAVE_SECONDS = 10.0
 
 
 class Meeting:
@@ -55,10 +52,10 @@ class Meeting:
       except Exception as error:
         self.report(str(error) or repr(error))
         raise
-      _client().key_value_set(f"{self._name}/word/0", word)
+      client().key_value_set(f"{self._name}/word/0", word)
       return word
     while True:
-      for _, word in _client().key_value_dir_get(f"{self._name}/word/"):
+      for _, word in client().key_value_dir_get(f"{self._name}/word/"):
         return word
       if problem := self.problem():
         raise RuntimeError(problem)
@@ -68,7 +65,7 @@ class Meeting:
     """Says that this process is done, or what its problem is; once."""
     if not self._alone:
       key = f"{self._name}/report/{jax.process_index()}"
-      _client().key_value_set(key, problem, allow_overwrite=True)
+      client().key_value_set(key, problem, allow_overwrite=True)
 
   def problem(self) -> str:
     """A problem reported by now; empty if there is none."""
@@ -95,29 +92,11 @@ class Meeting:
     if self._alone:
       return []
     said = []
-    for key, problem in _client().key_value_dir_get(f"{self._name}/report/"):
+    for key, problem in client().key_value_dir_get(f"{self._name}/report/"):
       process = int(key.rpartition("/")[2])
       other = problem and process != jax.process_index()
       said.append(f"In process {process}: {problem}" if other else problem)
     return said
-
-
-def leave(code: int) -> NoReturn:
-  """Ends this process of several without waiting for its threads.
-
-  One of them may wait for a process that has failed. All processes leave.
-  """
-  process = jax.process_index()
-  _client().key_value_set(f"okd_jax/left/{process}", "")
-  # JAX ends the others with a code of its own once process 0 is gone.
-  patience = time.monotonic() + _LEAVE_SECONDS
-  while process == 0 and time.monotonic() < patience:
-    if len(_client().key_value_dir_get("okd_jax/left/")) == jax.process_count():
-      time.sleep(10 * _POLL_SECONDS)
-      break
-    time.sleep(_POLL_SECONDS)
-  sys.stdout.flush()
-  os._exit(code)
 
 
 def serves_others() -> bool:
@@ -126,5 +105,40 @@ def serves_others() -> bool:
   return state.service is not None and (state.num_processes or 1) > 1
 
 
-def _client() -> Any:
+def gather(word: str) -> list[str]:
+  """What every process says here, by process; each waits for the others."""
+  process, count = place()
+  if count == 1:
+    return [word]
+  folder = f"okd_jax/gather/{next(_NUMBERS)}/"
+  client().key_value_set(f"{folder}{process}", word)
+  while True:
+    said = client().key_value_dir_get(folder)
+    if len(said) == count:
+      ordered = sorted(said, key=lambda each: int(each[0].rpartition("/")[2]))
+      return [word for _, word in ordered]
+    time.sleep(_POLL_SECONDS)
+
+
+def place() -> tuple[int, int]:
+  """Which of how many processes this is, without touching a device."""
+  state: Any = distributed.global_state
+  return state.process_id, state.num_processes or 1
+
+
+def is_served() -> bool:
+  """Whether the coordination service may be there: not if it is refused."""
+  state: Any = distributed.global_state
+  host, _, port = state.coordinator_address.rpartition(":")
+  try:
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=1.0):
+      return True
+  except ConnectionRefusedError:
+    return False
+  except OSError:
+    return True
+
+
+def client() -> Any:
+  """What talks with the coordination service, in every process of several."""
   return distributed.global_state.client

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from jax.experimental import multihost_utils
@@ -37,7 +37,7 @@ _HUNG_SECONDS = 60.0
 _LAST_SECONDS = 3.0
 
 # A signal to a process group also comes through launchers that pass it on.
-_ECHO_SECONDS = 0.2
+ECHO_SECONDS = 0.2
 
 
 class Stop:
@@ -106,7 +106,7 @@ class Stop:
     """
     with self._lock:
       if self._requested:
-        _exit_now(f"Not {kind}: stopping now, the last save stands.")
+        exit_now(f"Not {kind}: stopping now, the last save stands.")
       self._busy.append(kind)
     try:
       yield
@@ -173,7 +173,7 @@ class Stop:
     silent = time.monotonic() - self._progress_at
     if processes.serves_others():
       time.sleep(_LAST_SECONDS)
-    _exit_now(
+    exit_now(
       f"{self._name}: no step has ended for {silent:.0f} s, and none is waited "
       "for any longer: stopping now, the last save stands."
     )
@@ -181,11 +181,11 @@ class Stop:
   def _receive(self, name: str) -> None:
     with self._lock:
       if self._requested:
-        if time.monotonic() - self._received_at < _ECHO_SECONDS:
+        if time.monotonic() - self._received_at < ECHO_SECONDS:
           return
-        _exit_now(f"Second signal ({name}): stopping without another save.")
+        exit_now(f"Second signal ({name}): stopping without another save.")
       if self._busy:
-        _exit_now(
+        exit_now(
           f"{name} while {self._busy[-1]}: stopping now, the last save stands."
         )
       self._received_at = time.monotonic()
@@ -222,12 +222,19 @@ def _say(text: str) -> None:
     os.write(2, f"{text}\n".encode())
 
 
-def _exit_now(text: str) -> None:
-  _say(text)
+def exit_now(text: str, code: int = EXIT_CODE) -> NoReturn:
+  """Ends this process, whatever its threads do.
+
+  Args:
+    text: for standard error; empty for nothing.
+    code: of the process.
+  """
+  if text:
+    _say(text)
   flusher = threading.Thread(target=_flush, daemon=True)
   flusher.start()
   flusher.join(_FLUSH_SECONDS)
-  os._exit(EXIT_CODE)
+  os._exit(code)
 
 
 def _flush() -> None:

@@ -1,7 +1,8 @@
 """The cells of a comparison: every method, network and seed, one recipe."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+import fnmatch
 import itertools
 from typing import Any
 from urllib.parse import quote
@@ -59,6 +60,11 @@ class Cell:
     """For people: "resnet32/okddip/seed0"."""
     return "/".join(self.workdir.parts[-3:])
 
+  @property
+  def teacher(self) -> str:
+    """The name of the cell that trains its teacher; empty without one."""
+    return "/".join(self.config.teacher.split("/")[-3:])
+
 
 def cells(config: Comparison, workdir: Path) -> list[Cell]:
   """Lists the cells in the order in which they run.
@@ -87,6 +93,37 @@ def rows(config: Comparison) -> Iterator[str]:
     if method in taught[:1]:
       yield KD_TEACHER
     yield method
+
+
+def only(cells: Sequence[Cell], pattern: str) -> list[Cell]:
+  """Those cells that a pattern names, and the teachers that they need.
+
+  Args:
+    cells: of a comparison.
+    pattern: NETWORK/METHOD/SEED with the wildcards of a shell, where * stands
+      for any text, slashes included.
+
+  Raises:
+    ConfigError: if it names none, with what there is to name.
+  """
+  chosen = [
+    cell
+    for cell in cells
+    if fnmatch.fnmatchcase(cell.name, pattern)
+    or fnmatch.fnmatchcase(f"{cell.net}/{cell.method}/seed{cell.seed}", pattern)
+  ]
+  if not chosen:
+    nets, rows, seeds = (
+      ", ".join(dict.fromkeys(names))
+      for names in zip(*(cell.name.split("/") for cell in cells), strict=True)
+    )
+    raise ConfigError(
+      f"--only={pattern} names none of the {len(cells)} cells; it must be "
+      f"NETWORK/METHOD/SEED with * for any text: networks {nets}; methods "
+      f"{rows}; seeds {seeds}."
+    )
+  wanted = {cell.name for cell in chosen} | {cell.teacher for cell in chosen}
+  return [cell for cell in cells if cell.name in wanted]
 
 
 def check(config: Comparison, grid: list[Cell]) -> None:

@@ -112,6 +112,11 @@ def exists(workdir: Path) -> bool:
   return (workdir / CONFIG).exists()
 
 
+def reason(error: str) -> str:
+  """The message in a file of a failure, before where it came from."""
+  return error.partition("\n\n")[0]
+
+
 def begun(workdir: Path) -> list[Path]:
   """Of a comparison the rows that have a run: the folders of their seeds."""
   paths = [
@@ -184,8 +189,7 @@ def _row(cells: Sequence[Cell]) -> Row:
     error = cell.workdir / ERROR
     path = cell.workdir / "summary.json"
     if error.exists():
-      # Behind the message stands where it came from.
-      failures[cell.name] = error.read_text().partition("\n\n")[0]
+      failures[cell.name] = reason(error.read_text())
     elif path.exists():
       finished += 1
       summary = json.loads(path.read_text())

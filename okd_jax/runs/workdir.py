@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator
 import contextlib
 import pathlib
 import re
+import time
 
 import jax
 
+from okd_jax.errors import InUseError
 from okd_jax.runs import run as run_lib
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.settings.schema import RunConfig
@@ -15,6 +17,8 @@ from okd_jax.storage.lease import Lease
 from okd_jax.storage.lock import RunLock
 from okd_jax.storage.paths import Path
 
+# Between two attempts to take a lock that others hold for moments.
+_RETRY_SECONDS = 0.1
 _SEED = re.compile(r"seed(\d+)")
 
 
@@ -54,6 +58,9 @@ def lock(workdir: Path) -> Iterator[Callable[[], None]]:
   Yields:
     A function that raises RunLockError if another run has taken it over, as
       may happen in a bucket that was out of reach.
+
+  Raises:
+    InUseError: if another program has it.
   """
   # The processes of one run share the folder; the first one speaks for all.
   if jax.process_index() != 0:
@@ -64,6 +71,30 @@ def lock(workdir: Path) -> Iterator[Callable[[], None]]:
   else:
     with Lease(workdir) as lease:
       yield lease.check
+
+
+@contextlib.contextmanager
+def turn(workdir: Path) -> Iterator[None]:
+  """Keeps other programs from writing in a folder; waits for them first."""
+  with contextlib.ExitStack() as held:
+    while True:
+      try:
+        held.enter_context(lock(workdir))
+        break
+      except InUseError:
+        time.sleep(_RETRY_SECONDS)
+    yield
+
+
+def mark(workdir: Path) -> int | None:
+  """What changes while a run holds a folder.
+
+  Returns:
+    None if none does, and where trying to take the lock tells at once.
+  """
+  if isinstance(workdir, pathlib.Path):
+    return None
+  return Lease(workdir).mark()
 
 
 def require_same_run(config: RunConfig, workdir: Path) -> None:

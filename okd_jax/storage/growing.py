@@ -1,7 +1,8 @@
 """Files that grow while a run trains, on a disk or in a bucket."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
+import contextlib
 import logging
 import pathlib
 import time
@@ -88,15 +89,27 @@ class _OnDisk:
     self._file = path.open("a", encoding="utf-8")
 
   def add(self, line: str) -> None:
-    self._file.write(line)
-    # To the operating system: it outlives this process, however that ends.
-    self._file.flush()
+    with self._writing():
+      self._file.write(line)
+      # To the operating system: it outlives this process, however that ends.
+      self._file.flush()
 
   def flush(self) -> None:
     pass
 
   def close(self) -> None:
-    self._file.close()
+    with self._writing():
+      self._file.close()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError as error:
+      raise CheckpointError(
+        f"{self._file.name} could not be written ({error}). The last "
+        "checkpoint stands; run the same command again when the disk is well."
+      ) from error
 
 
 class _InBucket:

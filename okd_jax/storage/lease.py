@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING
 import uuid
 
-from okd_jax.errors import RunLockError
+from okd_jax.errors import InUseError, RunLockError
 from okd_jax.storage import bucket
 from okd_jax.storage.lock import Held
 
@@ -57,7 +57,8 @@ class Lease(Held):
     to have died is not.
 
     Raises:
-      RunLockError: if another run has it, or the bucket cannot be written.
+      InUseError: if another run has it.
+      RunLockError: if the bucket cannot be written.
     """
     try:
       generation = self._free_generation()
@@ -83,6 +84,11 @@ class Lease(Held):
         f"reach the bucket for {self.dead_secs:g} seconds. Let the other one "
         "go on, or stop it and run the same command again."
       )
+
+  def mark(self) -> int | None:
+    """What changes while somebody holds the lease; None if nobody does."""
+    found = self._object.read()
+    return None if found is None or _is_dead(found[0]) else found[1]
 
   def release(self) -> None:
     """Gives the lease back; does nothing if it is not held."""
@@ -136,9 +142,9 @@ class Lease(Held):
     owner = _here() | {"pid": os.getpid(), "token": self._token}
     return (json.dumps(owner) + "\n").encode()
 
-  def _in_use(self, found: tuple[bytes, int] | None) -> RunLockError:
+  def _in_use(self, found: tuple[bytes, int] | None) -> InUseError:
     owner = _describe(found[0]) if found else "which has not said who it is"
-    return RunLockError(
+    return InUseError(
       f"{self.workdir} is in use by another run ({owner}). Wait until it ends, "
       "stop it, or choose another workdir."
     )

@@ -10,7 +10,7 @@ from typing import Self
 
 import filelock
 
-from okd_jax.errors import RunLockError
+from okd_jax.errors import InUseError, RunLockError
 from okd_jax.storage import files
 
 
@@ -19,7 +19,7 @@ class Held(abc.ABC):
 
   @abc.abstractmethod
   def acquire(self) -> None:
-    """Takes it; raises RunLockError if another run has it."""
+    """Takes it; raises InUseError if another run has it."""
 
   @abc.abstractmethod
   def release(self) -> None:
@@ -55,12 +55,12 @@ class RunLock(Held):
     self._owner = self.workdir / "run.lock.json"
 
   def acquire(self) -> None:
-    """Takes the lock; raises RunLockError, at once, if another run has it."""
+    """Takes the lock; raises InUseError, at once, if another run has it."""
     try:
       self.workdir.mkdir(parents=True, exist_ok=True)
       self._lock.acquire(blocking=False)
     except filelock.Timeout:
-      raise RunLockError(
+      raise InUseError(
         f"{self.workdir} is in use by another run ({self._describe_owner()}). "
         "Wait until it ends, stop it, or choose another workdir."
       ) from None

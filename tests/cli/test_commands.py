@@ -183,7 +183,7 @@ def test_data_reports_damage_and_duplicates(pictures, tmp_path, capsys):
 
 
 def test_doctor_reports_what_is_wrong(monkeypatch, capsys):
-  monkeypatch.setattr(doctor, "make_mesh", lambda: make_mesh(1, 1))
+  monkeypatch.setattr(doctor, "make_mesh", lambda **_: make_mesh(1, 1))
   command("doctor")
   said = capsys.readouterr().out
   for word in ("jax ", "free disk", "memory", "cifar100", "loss"):

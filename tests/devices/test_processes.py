@@ -85,23 +85,25 @@ def finish(processes, timeout):
   return [each.returncode for each in processes], said
 
 
-def pair(jobs, timeout=500):
+def begin(jobs, count=2, num_devices=2):
+  """Starts the processes of one run."""
   with socket.socket() as taken:
     taken.bind(("localhost", 0))
     address = f"localhost:{taken.getsockname()[1]}"
-  return finish(
-    [
-      start(
-        jobs,
-        2,
-        JAX_COORDINATOR_ADDRESS=address,
-        JAX_NUM_PROCESSES="2",
-        JAX_PROCESS_ID=str(i),
-      )
-      for i in range(2)
-    ],
-    timeout,
-  )
+  return [
+    start(
+      jobs,
+      num_devices,
+      JAX_COORDINATOR_ADDRESS=address,
+      JAX_NUM_PROCESSES=str(count),
+      JAX_PROCESS_ID=str(i),
+    )
+    for i in range(count)
+  ]
+
+
+def pair(jobs, timeout=500):
+  return finish(begin(jobs), timeout)
 
 
 def in_pair(jobs, timeout=500):

@@ -133,7 +133,7 @@ def test_a1_second_signal_stops_at_once():
     assert "stopping after this step" in process.stderr.readline()
     # The same signal once more, as launchers pass it on, changes nothing.
     process.send_signal(signal.SIGTERM)
-    time.sleep(signals._ECHO_SECONDS + 0.3)
+    time.sleep(signals.ECHO_SECONDS + 0.3)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)

@@ -1,11 +1,14 @@
 """Work directories in a bucket, of a real server on this machine."""
 
+import contextlib
+import json
 import logging
 import os
 from pathlib import Path
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import bucket_server
@@ -13,11 +16,20 @@ import jax
 import numpy as np
 import pytest
 
-from okd_jax import __main__, train
+import cells
+from okd_jax import __main__, compare, train
 from okd_jax.cli import common as cli
 from okd_jax.errors import CheckpointError, ConfigError, RunLockError
+from okd_jax.results import grid
 from okd_jax.runs import records, run as run_lib
-from okd_jax.storage import bucket, files, growing, manifest, paths
+from okd_jax.storage import (
+  bucket,
+  files,
+  growing,
+  lease as lease_lib,
+  manifest,
+  paths,
+)
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.storage.lease import Lease
 from okd_jax.weights import exported
@@ -62,6 +74,12 @@ def in_bucket(place, on_disk):
   return made[1], jax.device_get(state)
 
 
+def ended_process():
+  with subprocess.Popen([sys.executable, "-c", ""]) as process:
+    pass
+  return process.pid
+
+
 def command(*args):
   with cli.exit_codes():
     __main__.main([str(arg) for arg in args])
@@ -102,6 +120,32 @@ def test_commands_take_it(in_bucket, place, capsys):
     command("export", workdir, f"--to={place}/net")
   apply, variables = exported.load_leader(f"{place}/net")
   assert apply(variables, np.zeros((2, 8, 8, 1), np.float32)).shape == (2, 10)
+
+
+def test_a_comparison_is_shared_there(place, monkeypatch):
+  """One cell is held by a worker that lives, one by one that has died."""
+  workdir = paths.anywhere(f"{place}/compared")
+  config = cells.small(methods=("independent", "kd"))
+  listed = grid.cells(config, workdir)
+  monkeypatch.setattr(train, "train", cells.train)
+  monkeypatch.setenv("CELLS_LOG", os.devnull)
+  monkeypatch.setenv("CELLS_SECONDS", "0")
+  lease = bucket.Object(listed[1].workdir / "run.lease.json")
+  owner = lease_lib._here() | {"pid": ended_process(), "token": ""}
+  lease.replace(json.dumps(owner).encode(), 0)
+
+  def end():
+    time.sleep(1)
+    cells.pretend(listed[0].config, listed[0].workdir)
+    held.close()
+
+  with contextlib.ExitStack() as held:
+    held.enter_context(Lease(listed[0].workdir))
+    threading.Thread(target=end).start()
+    assert compare.compare(config, workdir) == {}
+  assert (workdir / "table.md").read_text().count("| 2 of 2 |") == 4
+  assert (workdir / "plots" / "accuracy_resnet8.png").exists()
+  assert not (workdir / "run.lease.json").exists()
 
 
 @pytest.mark.slow  # it compiles another step

@@ -3,8 +3,12 @@
     python tests/support/jobs.py JOBS
 
 JOBS is JSON: [{"flags": ["--config=..."], "workdir": "..."}]. A job may have
-`stop_at`, a step after which process 1 asks to stop and the same job goes on,
-and `broken`, the number of a save that fails in that process.
+
+- `stop_at`: a step after which process 1 asks to stop; the same job then goes
+  on, unless it has `ends`;
+- `broken`: the number of a save that fails in that process;
+- `silent_secs`: after that a process that gives no sign of life is lost;
+- `wide`: it computes in float64.
 """
 
 import json
@@ -15,9 +19,12 @@ import numpy as np
 
 from okd_jax import train
 from okd_jax.cli import common as cli
-from okd_jax.devices import distributed, mesh, signals
+from okd_jax.devices import alive, distributed, mesh, signals
 from okd_jax.errors import Interrupted
 from okd_jax.storage import packing
+from okd_jax.tasks import classification
+from okd_jax.training import state as state_lib
+import toys
 
 
 class StopAt(signals.Stop):
@@ -47,10 +54,24 @@ def break_save(number, process):
   packing.pack = pack
 
 
+def widen():
+  """Has everything computed in float64."""
+  jax.config.update("jax_enable_x64", True)
+  of, values = classification.Task.of, state_lib._initial_values
+  classification.Task.of = lambda info, **given: of(
+    info, **(given | {"image_dtype": np.float64})
+  )
+  state_lib._initial_values = lambda *args: toys.widen(values(*args))
+
+
 def run(job):
+  if "wide" in job:
+    widen()
   config, workdir = cli.read_recipe(
     ["main.py", *job["flags"], f"--workdir={job['workdir']}"]
   )
+  if "silent_secs" in job:
+    alive._SILENT_SECONDS = job["silent_secs"]
   if "broken" in job:
     break_save(*job["broken"])
   if "stop_at" in job:
@@ -61,6 +82,8 @@ def run(job):
         pass
       else:
         raise AssertionError("the run was not stopped")
+    if "ends" in job:
+      return
   state, _ = train.train(config, workdir)
   state = mesh.to_host(state)
   if jax.process_index() == 0:

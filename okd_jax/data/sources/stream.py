@@ -59,15 +59,14 @@ class StreamSource(Source):
         lambda step: self.order(int(step))[slots], [step], tf.int32
       )
       rows = tf.ensure_shape(rows, slots.shape)
-      return rows, tf.repeat(step, len(slots)), slots
+      return rows, tf.repeat(step, len(slots)), tf.cast(slots, tf.int64)
 
-    def crop(encoded, pixels, step, slot):
+    def crop(encoded, step, slot):
       cropped = [
         crops.random_crop(
           encoded,
-          pixels,
           self.info.image_shape[0],
-          crops.fold(self._seed, step, slot, view),
+          crops.seed_of(self._seed, step, slot, int(view)),
           flip=self.info.flip,
         )
         for view in views
@@ -93,7 +92,7 @@ class StreamSource(Source):
     size = self.info.image_shape[0]
     return self._stream(
       tf.data.Dataset.from_tensor_slices((rows,)),
-      lambda encoded, pixels: crops.center_crop(encoded, pixels, size),
+      lambda encoded: crops.center_crop(encoded, size),
       files,
       iter(batches),
       self.eval_batch_size,
@@ -111,8 +110,7 @@ class StreamSource(Source):
 
     Args:
       examples: `tf.data` of tuples: a row, and what `transform` needs.
-      transform: of a picture as from `crops.prepare` and the rest of the
-        tuple.
+      transform: of a file as from `crops.prepare` and the rest of the tuple.
       files: what rows count.
       batches: rows and mask of each batch.
       size: of a whole batch.
@@ -122,13 +120,12 @@ class StreamSource(Source):
     exif = self.info.exif
 
     def load(row, *rest):
-      encoded, pixels = tf.numpy_function(
+      encoded = tf.numpy_function(
         lambda row: crops.prepare(files.read(int(row)), exif=exif),
         [row],
-        [tf.string, tf.uint8],
+        tf.string,
       )
-      encoded = tf.ensure_shape(encoded, ())
-      return transform(encoded, tf.ensure_shape(pixels, (None, None, 3)), *rest)
+      return transform(tf.ensure_shape(encoded, ()), *rest)
 
     local = len(local_slots(self._mesh, size))
     dataset = pipeline.parallel_map(examples, load)
@@ -162,9 +159,7 @@ def _explain(files: Files, rows: Any, exif: bool, error: Exception) -> str:
     try:
       content = files.read(row)
       images.decode(content, exif=exif)  # Pillow's reasons are the shorter ones
-      encoded, pixels = crops.prepare(content, exif=exif)
-      if encoded:
-        crops.center_crop(encoded, pixels, 8)
+      crops.center_crop(crops.prepare(content, exif=exif), 8)
     # TensorFlow's errors have no common base below Exception.
     except Exception as damage:
       return (

@@ -1,0 +1,92 @@
+"""How far a comparison is: a live display on a terminal, lines elsewhere."""
+
+from collections.abc import Sequence
+import contextlib
+import datetime
+import sys
+import time
+
+import rich.console
+import rich.live
+import rich.text
+
+from okd_jax.results import rows
+from okd_jax.results.grid import Cell
+
+# A worker at this moment: where it runs, its cell or "", its last line.
+State = tuple[str, str, str]
+
+
+class Board:
+  """Shows cells done, running and failed.
+
+  Attributes:
+    left: names of the cells that are neither finished nor failed.
+    failed: why cells have failed, by their names.
+  """
+
+  def __init__(self, cells: Sequence[Cell]):
+    self.left = {cell.name: cell for cell in cells}
+    self.failed: dict[str, str] = {}
+    self._total = len(cells)
+    self._look()
+    self._began, self._before = time.monotonic(), len(self.left)
+    self._line, self._workers = "", list[State]()
+    self._live = (
+      rich.live.Live(get_renderable=self._render, refresh_per_second=4)
+      if sys.stdout.isatty()
+      else None
+    )
+
+  def live(self) -> contextlib.AbstractContextManager[object]:
+    """Inside it a terminal is redrawn."""
+    return self._live or contextlib.nullcontext()
+
+  def show(self, workers: Sequence[State], stopping: bool = False) -> None:
+    """Shows what there is in the folders, and what workers say.
+
+    Args:
+      workers: those that run.
+      stopping: whether they were told to stop.
+    """
+    self._look()
+    done = self._total - len(self.left) - len(self.failed)
+    self._workers = list(workers)
+    running = [cell for _, cell, _ in workers if cell]
+    line = (
+      f"{done} of {self._total} cells done, {len(running)} running, "
+      f"{len(self.failed)} failed{', stopping' if stopping else ''}"
+    )
+    if self._live is None and line != self._line:
+      names = f": {', '.join(running)}" if running else ""
+      print(f"{line}, ETA {self._remaining()}{names}", flush=True)
+    self._line = line
+
+  def _look(self) -> None:
+    for name, cell in list(self.left.items()):
+      error = cell.workdir / rows.ERROR
+      if error.exists():
+        self.failed[name] = rows.reason(error.read_text())
+      elif not (cell.workdir / "summary.json").exists():
+        continue
+      del self.left[name]
+
+  def _remaining(self) -> str:
+    ended = self._before - len(self.left)
+    if not ended:
+      return "-:--:--"
+    pace = (time.monotonic() - self._began) / ended
+    return str(datetime.timedelta(seconds=round(pace * len(self.left))))
+
+  def _render(self) -> rich.console.RenderableType:
+    lines = [f"{self._line}, ETA {self._remaining()}"]
+    lines += [
+      f"{place}: {cell or 'waiting'}  {last}"
+      for place, cell, last in self._workers
+    ]
+    return rich.console.Group(
+      *(
+        rich.text.Text(line, no_wrap=True, overflow="ellipsis")
+        for line in lines
+      )
+    )

@@ -1,0 +1,45 @@
+"""What several processes of `doctor` find about each other."""
+
+import json
+
+import pytest
+import several
+
+from okd_jax.cli import hosts
+from okd_jax.devices import processes
+
+
+def test_versions_that_differ_are_named(monkeypatch):
+  others = {"jax": "2", "flax": "7"}
+  monkeypatch.setattr(
+    processes, "gather", lambda word: [word, json.dumps(others)]
+  )
+  found = hosts._versions({"jax": "1", "flax": "7"})
+  assert found[1:] == ("jax 1 in process 0, 2 in process 1", False)
+  assert hosts._versions(others)[2]
+
+
+def doctors(*workdirs):
+  """Runs the command in several processes; codes, and what the first prints."""
+  started = several.begin(
+    *(("-m", "okd_jax", "doctor", f"--workdir={each}") for each in workdirs)
+  )
+  said = [each.communicate(timeout=300) for each in started]
+  assert [err for _, err in said if "Traceback" in err] == []
+  return [each.returncode for each in started], said[0][0]
+
+
+@pytest.mark.slow
+def test_two_processes_see_each_other(tmp_path):
+  codes, said = doctors(tmp_path, tmp_path)
+  assert codes == [0, 0], said
+  for word in ("1: ", "alike", "written and seen by all", "GB/s", "loss"):
+    assert word in said
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_not_shared_is_found(tmp_path):
+  codes, said = doctors(tmp_path / "a", tmp_path / "b")
+  assert codes == [1, 1], said
+  assert "does not see what" in " ".join(said.split())
