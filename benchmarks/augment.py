@@ -58,15 +58,12 @@ class Measured:
 
 def main(argv: list[str]) -> None:
   parser = argparse.ArgumentParser(prog="python -m benchmarks.augment")
-  parser.add_argument("--method", default="okddip")
   parser.add_argument("--net", default="resnet20")
   parser.add_argument("--peers", type=int, default=4)
   parser.add_argument("--batch", type=int, default=64)
   parser.add_argument("--rounds", type=int, default=15)
   args = parser.parse_args(argv)
-  plain = setting.recipe(
-    args.method, args.net, "replicas", args.peers, args.batch
-  )
+  plain = setting.recipe("okddip", args.net, "replicas", args.peers, args.batch)
   measured = {
     name: Measured(
       dataclasses.replace(
@@ -81,7 +78,7 @@ def main(argv: list[str]) -> None:
   ]
   first = next(iter(AUGMENTATIONS))
   print(
-    f"{args.peers} {args.net} replicas, {args.method}, batch {args.batch}, "
+    f"{args.peers} {args.net} replicas, okddip, batch {args.batch}, "
     f"{jax.devices()[0].device_kind}, load {os.getloadavg()[0]:.1f} of "
     f"{os.cpu_count()} cores; medians of {args.rounds} turns\n"
   )
