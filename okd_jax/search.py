@@ -202,15 +202,20 @@ def _next(
   study: optuna.Study, config: RunConfig, looked: Space, trials: int
 ) -> Trial | None:
   """The trial that was interrupted, or a new one; None if all are done."""
-  for begun in study.get_trials(states=(TrialState.RUNNING,)):
-    return Trial(study, begun._trial_id)
-  number = len(study.get_trials())
+  begun = study.get_trials(states=(TrialState.RUNNING,))
+  number = begun[0].number if begun else len(study.get_trials())
   if number >= trials:
     return None
   # Drawn anew for each, so that a search that goes on makes the same choices.
   seed = (config.seed + 1_000_003 * number) % 2**32
   study.sampler = optuna.samplers.TPESampler(seed=seed)
-  return study.ask(looked)
+  if not begun:
+    return study.ask(looked)
+  trial = Trial(study, begun[0]._trial_id)
+  for key, values in looked.items():
+    # Those that the process was killed before drawing.
+    trial._suggest(key, values)
+  return trial
 
 
 def _run(

@@ -109,7 +109,11 @@ def check_installed(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-  "everything", [False, pytest.param(True, marks=pytest.mark.slow)]
+  "everything",
+  [
+    False,
+    pytest.param(True, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
+  ],
 )
 def test_commands_in_their_order(
   everything, trained, folder, monkeypatch, capsys

@@ -1,7 +1,13 @@
 """A study by Optuna: its choices, what it goes on with, prunes and refuses."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 
+import optuna
 import pytest
 
 from okd_jax import __main__, search, train
@@ -72,6 +78,25 @@ def test_an_interrupted_search_makes_the_same_choices(pretending, tmp_path):
   assert not ran
 
 
+def test_a_trial_whose_values_were_not_drawn_gets_them(
+  pretending, tmp_path, monkeypatch
+):
+  config, looked = read(*SEARCHED)
+  search.search(config, looked, 2, tmp_path / "whole")
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    # As if the process were killed as soon as the trial has its number.
+    patch.setattr(optuna.Study, "ask", begin_and_die)
+    search.search(config, looked, 2, tmp_path / "broken")
+  search.search(config, looked, 2, tmp_path / "broken")
+  ran = pretending[0]
+  assert ran[2:] == ran[:2]
+
+
+def begin_and_die(study, looked):
+  study._storage.create_new_trial(study._study_id)
+  raise KeyboardInterrupt
+
+
 def test_trials_behind_most_others_are_pruned(pretending, tmp_path):
   ran, events = pretending
   events[1] = NotFiniteError("diverged")
@@ -136,3 +161,41 @@ def test_the_command_trains_and_says_what_is_best(tmp_path, capsys):
   best = re.search(r"trial(\d):\n--config.optim.learning_rate=(.*)\n", said)
   assert best and best[2] in ("0.1", "0.0001")
   assert (tmp_path / f"trial{best[1]}" / "summary.json").exists()
+
+
+@pytest.mark.slow
+def test_a_search_that_was_killed_goes_on(tmp_path):
+  def flags(name):
+    return [
+      "search",
+      *RECIPE,
+      "--config.epochs=12",
+      "--config.eval_epochs=1",
+    ] + [f"--workdir={tmp_path / name}", "--trials=2", *SEARCHED]
+
+  argv = [sys.executable, "-m", "okd_jax", *flags("killed")]
+  path = os.pathsep.join(filter(None, sys.path))
+  with subprocess.Popen(argv, env=os.environ | {"PYTHONPATH": path}) as process:
+    records = tmp_path / "killed" / "trial1" / "metrics.jsonl"
+    while not (records.exists() and "validation" in records.read_text()):
+      assert process.poll() is None
+      time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+  assert not (tmp_path / "killed" / "trial1" / "summary.json").exists()
+  for name in ("killed", "whole"):
+    __main__.main(flags(name))
+  killed, whole = (
+    optuna.load_study(
+      study_name="search",
+      storage=optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(
+          str(tmp_path / name / "study.journal")
+        )
+      ),
+    ).get_trials()
+    for name in ("killed", "whole")
+  )
+  assert [t.state.name for t in killed] == ["COMPLETE"] * 2
+  for one, other in zip(killed, whole, strict=True):
+    assert one.params == other.params and one.values == other.values
+    assert one.intermediate_values == other.intermediate_values

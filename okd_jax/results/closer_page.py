@@ -52,7 +52,8 @@ def _mistakes(found: Closer) -> str:
   for png, mistake in zip(found.images, found.wrong, strict=False):
     index, label, said, sure = mistake
     text = (
-      f"{found.names[label]} taken for {found.names[said]}, {100 * sure:.1f} %"
+      f"{found.names[label]} taken for {found.names[said]}, "
+      f"{100 * sure:.1f}\N{NO-BREAK SPACE}%"
     )
     source = base64.b64encode(png).decode()
     items.append(
