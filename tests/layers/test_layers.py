@@ -356,10 +356,13 @@ def test_gradient_of_a_convolution_is_summed_over_devices():
 def test_the_variance_of_accelerators_is_exact_far_from_zero():
   # Means of 1,000 deviations, where squares about zero would be noise.
   x = np.random.default_rng(0).normal(1000, 1, (64, 4, 4, 3)).astype(np.float32)
-  mean, expected = x.mean((0, 1, 2)), x.astype(np.float64).var((0, 1, 2))
-  found = _batch_norm._variance_about(x, mean, np.full(3, 999, np.float32))
+  exact = x.astype(np.float64)
+  mean, expected = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
+  about = np.full(3, 999.9, np.float32)
+  found = _batch_norm._variance_about(x, mean.astype(np.float32), about)
   np.testing.assert_allclose(found, expected, rtol=1e-4)
   # At first the running mean is zero, and inputs are normalised.
   centred = x - 1000
-  found = _batch_norm._variance_about(centred, mean - 1000, np.zeros(3))
+  near = (mean - 1000).astype(np.float32)
+  found = _batch_norm._variance_about(centred, near, np.zeros(3, np.float32))
   np.testing.assert_allclose(found, expected, rtol=1e-4)
