@@ -127,6 +127,7 @@ def _variance_about(x, mean, about):
   The squares need nothing that is computed from x, so that XLA sums them while
   a convolution still has x on the chip.
   """
+  about = about.astype(x.dtype)
   square = jnp.mean(jnp.square(x - about), _axes(x))
   return jnp.maximum(square - jnp.square(mean - about), 0)
 

@@ -35,7 +35,7 @@ class Method(core.Method):
   eps: float = core.between(1e-7, 0, 1)
   aggregate: str = core.one_of("logits", "logits", "probs")
   stop_gradient: bool = core.flag(False)
-  attend_to_self: bool = core.flag(True)
+  attend_to_self: bool = core.flag(True, added=True)
   with_leader: bool = core.flag(True)
 
   @property

@@ -498,6 +498,8 @@ def test_vgg_dropout_acts_in_training_only():
 def test_names_are_exact():
   assert backbones.names() == (
     "convnext_tiny",
+    "deit_small",
+    "deit_tiny",
     "densenet40_12",
     "densenetbc100_12",
     "hcgnet_a1",
@@ -549,7 +551,7 @@ def test_names_are_exact():
 @pytest.mark.parametrize(
   ("name", "options", "message"),
   [
-    ("resnet23", {}, "'resnet23' is unknown.*Available: convnext_tiny, den"),
+    ("resnet23", {}, "'resnet23' is unknown.*Available: convnext_tiny, deit"),
     ("densnet40_12", {}, "did you mean 'densenet40_12'"),
     ("resnet32", {"splt": 3}, "no option 'splt'.*'split'.*: dtype, part, raw"),
     ("resnet32", {"dropout": 0.5}, "no option 'dropout'"),

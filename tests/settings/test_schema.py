@@ -15,7 +15,14 @@ from okd_jax import core, methods, rules
 from okd_jax.data.augmentation import Augment
 from okd_jax.errors import ConfigError
 from okd_jax.settings import config as config_lib
-from okd_jax.settings.freeze import as_dict, base, flatten, freeze, replace
+from okd_jax.settings.freeze import (
+  as_dict,
+  base,
+  flatten,
+  freeze,
+  method_section,
+  replace,
+)
 from okd_jax.settings.schema import Comparison, RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,12 +169,12 @@ ADDED_SINCE |= {"schedule.warmup_epochs", "schedule.warmup_steps"}
 ADDED_SINCE |= {"extra_epochs", "init_from_head"}
 ADDED_SINCE |= {"data.keypoints.width", "data.keypoints.sigma"}
 ADDED_SINCE |= {"data.keypoints.rotation", "data.keypoints.scale"}
-ADDED_SINCE |= {"data.keypoints.boxes"}
+ADDED_SINCE |= {"data.keypoints.boxes", "method.attend_to_self"}
 
 
 def digest_then(config):
   flat = flatten(config)
-  defaults = flatten(RunConfig())
+  defaults = flatten(RunConfig(method=method_section("okddip")))
   kept = {
     key: value
     for key, value in flat.items()
