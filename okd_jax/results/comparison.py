@@ -111,7 +111,7 @@ def _sure(title: str, rows: Sequence[Row]) -> list[Table]:
     ):
       line.append(_difference(row, who, other, others))
     effect = differences.peer_effect(list(row.alike.values()))
-    line.append(f"F {effect.f:.2f}, p {effect.p:.2f}" if effect else "-")
+    line.append(_text(effect))
     lines.append(line)
   if all(cell == "-" for line in lines for cell in line[1:]):
     return []

@@ -31,7 +31,8 @@ class Difference:
   needed: float | None
 
   def __str__(self) -> str:
-    return f"{self.mean:+.2f} ± {self.margin:.2f}"
+    # Without the sign of a negative zero.
+    return f"{round(self.mean, 2) + 0.0:+.2f} ± {self.margin:.2f}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,10 @@ class PeerEffect:
   means: Sequence[float]
   f: float
   p: float
+
+  def __str__(self) -> str:
+    p = f"{self.p:.2f}" if self.p >= 0.01 else f"{self.p:.1g}"
+    return f"F {self.f:.2f}, p {p}"
 
 
 def paired(

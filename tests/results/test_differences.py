@@ -25,6 +25,7 @@ def test_a_difference_that_is_sure_needs_no_more_seeds():
 def test_a_difference_of_nothing_would_need_endless_seeds():
   found = differences.paired({0: 1.0, 1: -1.0}, {0: 0.0, 1: 0.0})
   assert found.needed == np.inf
+  assert str(differences.Difference(-0.001, 1, None)) == "+0.00 ± 1.00"
   assert differences.paired({0: 1.0}, {0: 0.0, 1: 0.0}) is None
 
 
@@ -35,6 +36,8 @@ def test_peers_that_differ_by_their_place_are_found():
   assert effect.means == pytest.approx([2, 3, 4])
   assert effect.f == pytest.approx(9)
   assert effect.p == pytest.approx(5.5**-2)
+  assert str(effect) == "F 9.00, p 0.03"
+  assert str(differences.PeerEffect([], 35.17, 0.000109)) == "F 35.17, p 0.0001"
 
 
 def test_peers_that_are_alike_are_seldom_called_different():
