@@ -232,8 +232,10 @@ def test_every_method_on_two_processes(tmp_path, mesh):
     two = tmp_path / "two" / name
     assert_close_runs(two, tmp_path / "one" / name)
     __main__.main(["eval", str(two)])
-    __main__.main(["export", str(two), f"--to={tmp_path / name}"])
-    assert (tmp_path / name / "card.json").exists()
+    # Not beside "one", which is a method, too.
+    to = tmp_path / "exported" / name
+    __main__.main(["export", str(two), f"--to={to}"])
+    assert (to / "card.json").exists()
   assert len(metrics(tmp_path / "two" / "renewed")) > 0
 
 
