@@ -1,6 +1,7 @@
 """All methods on 200 of scikit-learn's digits, ResNet-8, ten seeds.
 
-Few images, and epochs until accuracy stops rising: where a group may help.
+Few images and many epochs. The rate is that of all recipes of these data and
+was not chosen for so few images.
 No published figures.
 
     python -m okd_jax compare --config=configs/compare_few_digits.py

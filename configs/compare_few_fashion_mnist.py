@@ -1,6 +1,7 @@
 """Methods on 1,000 images of Fashion-MNIST, ResNet-8, five seeds.
 
-Few images, and epochs until accuracy stops rising: where a group may help.
+Few images and many epochs. The rate is that of all recipes of these data and
+was not chosen for so few images.
 No published figures.
 
     python -m okd_jax compare --config=configs/compare_few_fashion_mnist.py
