@@ -3,13 +3,12 @@
 import dataclasses
 from typing import Any
 
-from flax import linen as nn, nnx
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from okd_jax import backbones, data, groups, outside, tasks
-from okd_jax.backbones import nnx_network
 from okd_jax.core import Needs
 from okd_jax.data.augmentation import PLAIN
 from okd_jax.data.info import DataInfo
@@ -173,8 +172,13 @@ def network(
       options["raw_maps"] = True
     return backbones.make(name, info.num_classes, **options)
   made = outside.find("config.peers.net", name, "class")
-  if isinstance(made, type) and issubclass(made, nnx.Module):
-    return nnx_network.make(made, info.num_classes, **options)
+  if isinstance(made, type) and not issubclass(made, nn.Module):
+    from flax import nnx  # which takes long, and few runs need it
+
+    from okd_jax.backbones import nnx_network
+
+    if issubclass(made, nnx.Module):
+      return nnx_network.make(made, info.num_classes, **options)
   try:
     net = made(num_classes=info.num_classes, **options)
   except TypeError as error:

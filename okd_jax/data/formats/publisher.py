@@ -1,6 +1,7 @@
 """NumPy readers of the publishers' own files: IDX, CIFAR binary, digits."""
 
 import gzip
+import importlib.util
 import math
 import pathlib
 import tarfile
@@ -94,14 +95,22 @@ def digits() -> HostData:
 
   A fixed fifth of each class is the test split.
   """
-  try:
-    from sklearn import datasets
-  except ImportError as error:
+  # The package itself takes a second to import, and only its file is needed.
+  package = importlib.util.find_spec("sklearn")
+  if package is None or package.origin is None:
     raise DataError(
       "data set 'digits' is part of scikit-learn, which is not installed; "
       "run: pip install scikit-learn"
+    )
+  file = pathlib.Path(package.origin).parent / "datasets/data/digits.csv.gz"
+  try:
+    table = np.loadtxt(file, delimiter=",")
+  except OSError as error:
+    raise DataError(
+      f"data set 'digits' is read from scikit-learn, which is damaged ({error})"
+      "; run: pip install --force-reinstall scikit-learn"
     ) from error
-  pixels, target = datasets.load_digits(return_X_y=True)
+  pixels, target = table[:, :-1], table[:, -1]
   images = np.round(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
   labels = target.astype(np.int32)
   test, train = order.stratified(
