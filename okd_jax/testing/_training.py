@@ -103,12 +103,8 @@ def goes_on_exactly(method: core.Method) -> None:
 
 def state_stays_as_it_is(method: core.Method) -> None:
   """Shapes and types of the state do not change, with bfloat16 networks."""
-  setup = _setup(method, net=_net(method, dtype=jnp.bfloat16))
-  before = state_lib.abstract(setup, jax.random.key(0))
-  arguments = _arguments(setup, before)
-  after, _ = jax.eval_shape(
-    functools.partial(training.train_step, setup), *arguments
-  )
+  before, traced = _traced(method)
+  after, _ = traced.out_info
   for (path, old), new in zip(
     jax.tree_util.tree_leaves_with_path(before),
     jax.tree.leaves(after),
@@ -125,11 +121,9 @@ def state_stays_as_it_is(method: core.Method) -> None:
 
 def lowers_for_accelerators(method: core.Method) -> None:
   """The step is a program for CUDA and TPU; nothing is compiled."""
-  setup = _setup(method)
-  arguments = _arguments(setup, state_lib.abstract(setup, jax.random.key(0)))
-  step = jax.jit(functools.partial(training.train_step, setup))
+  _, traced = _traced(method)
   try:
-    jax.export.export(step, platforms=("tpu", "cuda"))(*arguments)
+    traced.lower(lowering_platforms=("tpu", "cuda"))
   except NotImplementedError as error:
     raise AssertionError(
       f"{name_of(method)} has no program for TPU and CUDA: {error}"
@@ -205,6 +199,15 @@ def _setup(
     rampup_epochs=1,
     teacher=teacher,
   )
+
+
+@functools.cache
+def _traced(method: core.Method) -> tuple[Any, Any]:
+  """The shapes of the state, and the traced step, with bfloat16 networks."""
+  setup = _setup(method, net=_net(method, dtype=jnp.bfloat16))
+  before = state_lib.abstract(setup, jax.random.key(0))
+  step = jax.jit(functools.partial(training.train_step, setup))
+  return before, step.trace(*_arguments(setup, before))
 
 
 @functools.cache
