@@ -10,6 +10,7 @@ import numpy as np
 
 from okd_jax.core import Array, Variables
 from okd_jax.devices.mesh import DATA
+from okd_jax.groups import once
 from okd_jax.groups.errors import GroupError
 from okd_jax.groups.forward import name_of
 from okd_jax.groups.group import Group
@@ -40,9 +41,7 @@ def check(group: Group, images: Array, *, has_views: bool = False) -> None:
   """
   data, own_state = group.mesh.shape[DATA], False
   for net, entering in _inputs(group, images):
-    variables, known = momenta(net, entering)
-    _check_state(net, variables, entering)
-    if foreign(variables, known):
+    if _keeps_own_state(net, entering):
       own_state = True
       if data > 1:
         _check_split(net, entering)
@@ -69,6 +68,14 @@ def _inputs(group: Group, images: Array) -> Iterator[tuple[nn.Module, Any]]:
     )
   for net in dict.fromkeys(stack.net for stack in group.stacks):
     yield net, entering
+
+
+@once.remembered
+def _keeps_own_state(net: nn.Module, entering: Any) -> bool:
+  """Whether a network keeps more than batch normalisation does."""
+  variables, known = momenta(net, entering)
+  _check_state(net, variables, entering)
+  return bool(foreign(variables, known))
 
 
 def _check_state(net: nn.Module, variables: Variables, entering: Any) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from okd_jax.core import Array, Outputs, Variables
 from okd_jax.devices.mesh import DATA, make_mesh, PEER
-from okd_jax.groups import layout, local
+from okd_jax.groups import layout, local, once
 from okd_jax.groups.errors import check_call, check_sizes, GroupError
 from okd_jax.groups.forward import join_outputs
 from okd_jax.groups.layout import Stack
@@ -88,9 +88,7 @@ class Group:
     if self.stem is None:
       return layout.join(None, self._init_stacks(key, images))
     stem_key, tails_key = jax.random.split(key)
-    stem = jax.jit(functools.partial(self.stem.init, train=False))(
-      stem_key, images
-    )
+    stem = once.init(self.stem)(stem_key, images)
     hidden = jax.eval_shape(
       functools.partial(self.stem.apply, train=False), stem, images
     )
@@ -247,8 +245,10 @@ class Group:
 
 def _init_stack(stack: Stack, key: Array, example: Any) -> Variables:
   """Compiles the initialisation of one network and runs it for every peer."""
-  init = jax.jit(functools.partial(stack.net.init, train=False))
-  each = [init(jax.random.fold_in(key, i), example) for i in range(stack.count)]
+  each = [
+    once.init(stack.net)(jax.random.fold_in(key, i), example)
+    for i in range(stack.count)
+  ]
   return _stack(each)
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from okd_jax import layers
 from okd_jax.core import Array, Variables
 from okd_jax.devices.mesh import PEER
+from okd_jax.groups import once
 from okd_jax.groups.errors import GroupError
 from okd_jax.groups.forward import apply_network, name_of, over_peers, Pass
 from okd_jax.groups.layout import without_params
@@ -23,6 +24,7 @@ from okd_jax.groups.map_peers import map_peers
 Momenta = dict[str, float]
 
 
+@once.remembered
 def momenta(net: nn.Module, images: Any) -> tuple[Variables, Momenta]:
   """Shapes of a network's variables, and how its running averages move.
 

@@ -12,6 +12,7 @@ import optax
 from okd_jax.core import Array, Method, Outputs, Variables
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError
+from okd_jax.groups import Group, once
 from okd_jax.training import targets
 from okd_jax.training.setup import Setup
 
@@ -170,13 +171,17 @@ def outputs_like(setup: Setup, peers_variables: Variables) -> Outputs:
   if setup.has_views:
     images = jnp.stack([images] * setup.peers.num_peers)
 
-  def forward(peers_variables):
-    return setup.peers.apply(
-      peers_variables, images, jax.random.key(0), train=False
-    )[0]
-
-  outputs = jax.eval_shape(forward, peers_variables)
+  outputs = _forward(setup.peers).eval_shape(peers_variables, images)
   return targets.shapes(setup, outputs)
+
+
+@once.by_value
+def _forward(peers: Group) -> Any:
+  return jax.jit(
+    lambda variables, images: peers.apply(
+      variables, images, jax.random.key(0), train=False
+    )[0]
+  )
 
 
 def _spec(method: Method, collection: str) -> P:
