@@ -32,8 +32,8 @@ from okd_jax.storage import paths
 from okd_jax.storage.checkpoint import Checkpoints
 
 # Forked from a process that has imported everything and touched no device.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload([__name__, "okd_jax.results.plots"])
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__, "okd_jax.results.plots"])
 
 SHORT = (
   "--config=configs/okddip_digits.py:smoke",
@@ -68,7 +68,7 @@ def run(arguments: tuple[str, ...], workdir: Path) -> None:
 
 def start(arguments: tuple[str, ...], workdir: Path):
   """Starts a run in a process of its own."""
-  process = _PROCESSES.Process(target=run, args=(arguments, workdir))
+  process = PROCESSES.Process(target=run, args=(arguments, workdir))
   process.start()
   return process
 

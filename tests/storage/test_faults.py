@@ -49,6 +49,7 @@ def importable():
     )
     patch.setenv("PYTHONPATH", os.pathsep.join(paths))
     patch.chdir(ROOT)
+    soak.PROCESSES.set_forkserver_preload([soak.__name__, "undrawn"])
     yield
 
 
@@ -226,8 +227,10 @@ def test_an_unusable_compilation_cache_stops_no_run(
   else:
     used = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
     cache.mkdir()
+    bad = tmp_path / "bad"
+    bad.write_bytes(content)
     for entry in used.iterdir():
-      (cache / entry.name).write_bytes(content)
+      (cache / entry.name).symlink_to(bad)
   monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
   done = subprocess.run(
     [

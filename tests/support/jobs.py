@@ -16,6 +16,7 @@ import sys
 
 import jax
 import numpy as np
+import undrawn  # noqa: F401 - nobody looks at the curves
 
 from okd_jax import train
 from okd_jax.cli import common as cli
