@@ -1,7 +1,8 @@
-"""Square convolutions, in the formulations that are fastest on CPU.
+"""Square convolutions, in the formulations that are fastest on each device.
 
-The formulas are those of `lax.conv_general_dilated`, which other devices get
-as it is; figures are in benchmarks/NOTES.md.
+The formulas are those of `lax.conv_general_dilated`, which TPUs get as it is,
+and graphics cards but for several peers at once; figures are in
+benchmarks/NOTES.md.
 """
 
 import functools
@@ -20,6 +21,9 @@ _NARROW = 16
 # The gradient of the kernel is a sum over parts of the batch. At most so much
 # of the output's gradient is in one, or it falls out of the caches.
 _PART_BYTES = 2**19
+# On graphics cards, convolutions of peers become one with as many channels as
+# all of them have, if those are not more than this on either side.
+_TOGETHER = 256
 
 
 def conv(
@@ -78,6 +82,9 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
       x, kernel, strides, padding, **dict(options)
     )
 
+  def of_peers(x, kernel):
+    return _convolve_peers(plain, x, kernel, _sparse(dict(options)))
+
   def of_pairs(x, kernel, padding=padding):
     return _convolve_pairs(x, kernel, padding, **dict(options))
 
@@ -106,8 +113,16 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
   def input_gradient_of_pairs(kernel, dy):
     return of_pairs(dy, *_transposed(kernel, padding))
 
+  def input_gradients_of_peers(x, kernel, dy):
+    like = _of_peers(x, len(dy))
+    return jax.linear_transpose(lambda x: of_peers(x, kernel), like)(dy)[0]
+
+  def kernel_gradients_of_peers(kernel, x, dy):
+    like = _of_peers(kernel, len(dy))
+    return jax.linear_transpose(lambda k: of_peers(x, k), like)(dy)[0]
+
   def convolve(x, kernel):
-    return _on_cpu(forward, plain, x, kernel)
+    return _on_cpu(forward, _for_peers(plain, of_peers), x, kernel)
 
   def backward(saved, dy):
     x, kernel = saved
@@ -115,17 +130,20 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
       # JAX cannot map this gradient over peers unless both arrays have them.
       x = x + 0 * dy.ravel()[0]
     pairs = narrow and x.shape[2] % 2 == 0
+    to_input = _for_peers(
+      input_gradient, functools.partial(input_gradients_of_peers, x)
+    )
+    to_kernel = _for_peers(
+      lambda x, dy: kernel_gradient(x, dy, plain),
+      functools.partial(kernel_gradients_of_peers, kernel),
+    )
     return (
       _on_cpu(
-        input_gradient_of_pairs if pairs else input_gradient,
-        input_gradient,
+        input_gradient_of_pairs if pairs else to_input,
+        to_input,
         *(kernel, dy),
       ),
-      _on_cpu(
-        kernel_gradient_in_parts,
-        functools.partial(kernel_gradient, form=plain),
-        *(x, dy),
-      ),
+      _on_cpu(kernel_gradient_in_parts, to_kernel, *(x, dy)),
     )
 
   differentiable = jax.custom_vjp(convolve)
@@ -137,6 +155,54 @@ def _on_cpu(fast, usual, *args):
   if fast is usual:
     return usual(*args)
   return lax.platform_dependent(*args, cpu=fast, default=usual)
+
+
+def _for_peers(one, peers):
+  """A function of one peer that `jax.vmap` replaces on graphics cards.
+
+  Args:
+    one: function of two arrays.
+    peers: the same of all peers, which both arrays have as leading axis.
+  """
+  either = jax.custom_batching.custom_vmap(one)
+
+  @either.def_vmap
+  def rule(size, mapped, *args):
+    del size
+    axes = [0 if each else None for each in mapped]
+    usual = jax.vmap(one, axes)
+    if not all(mapped):
+      return usual(*args), True
+    y = lax.platform_dependent(*args, cuda=peers, rocm=peers, default=usual)
+    return y, True
+
+  return either
+
+
+def _convolve_peers(plain, x, kernel, sparse):
+  """Convolves the images [P, B, H, W, c] of peers with kernels of their own.
+
+  Libraries of graphics cards are slow at convolutions in groups and at those of
+  few channels. Few channels become one convolution whose kernel has those of
+  the peers on its diagonal and is zero elsewhere; others follow each other.
+  """
+  num_peers, rows, columns, c, d = kernel.shape
+  if sparse:
+    return jax.vmap(plain)(x, kernel)
+  if num_peers * max(c, d) > _TOGETHER:
+    return jnp.stack([plain(*each) for each in zip(x, kernel, strict=True)])
+  diagonal = jnp.eye(num_peers, dtype=kernel.dtype)[:, None, None, None, :, None]
+  together = kernel[:, :, :, :, None] * diagonal
+  together = together.transpose(1, 2, 0, 3, 4, 5)
+  y = plain(
+    jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], num_peers * c),
+    together.reshape(rows, columns, num_peers * c, num_peers * d),
+  )
+  return jnp.moveaxis(y.reshape(*y.shape[:-1], num_peers, d), -2, 0)
+
+
+def _of_peers(x: Array, num_peers: int) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct((num_peers, *x.shape), x.dtype)
 
 
 def _transposed(kernel, padding):
