@@ -114,11 +114,11 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
     return of_pairs(dy, *_transposed(kernel, padding))
 
   def input_gradients_of_peers(x, kernel, dy):
-    like = _of_peers(x, len(dy))
+    like = vary(jnp.zeros((len(dy), *x.shape), x.dtype), over=dy)
     return jax.linear_transpose(lambda x: of_peers(x, kernel), like)(dy)[0]
 
   def kernel_gradients_of_peers(kernel, x, dy):
-    like = _of_peers(kernel, len(dy))
+    like = vary(jnp.zeros((len(dy), *kernel.shape), kernel.dtype), over=dy)
     return jax.linear_transpose(lambda k: of_peers(x, k), like)(dy)[0]
 
   def convolve(x, kernel):
@@ -191,7 +191,9 @@ def _convolve_peers(plain, x, kernel, sparse):
     return jax.vmap(plain)(x, kernel)
   if num_peers * max(c, d) > _TOGETHER:
     return jnp.stack([plain(*each) for each in zip(x, kernel, strict=True)])
-  diagonal = jnp.eye(num_peers, dtype=kernel.dtype)[:, None, None, None, :, None]
+  diagonal = jnp.eye(num_peers, dtype=kernel.dtype)[
+    :, None, None, None, :, None
+  ]
   together = kernel[:, :, :, :, None] * diagonal
   together = together.transpose(1, 2, 0, 3, 4, 5)
   y = plain(
@@ -199,10 +201,6 @@ def _convolve_peers(plain, x, kernel, sparse):
     together.reshape(rows, columns, num_peers * c, num_peers * d),
   )
   return jnp.moveaxis(y.reshape(*y.shape[:-1], num_peers, d), -2, 0)
-
-
-def _of_peers(x: Array, num_peers: int) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct((num_peers, *x.shape), x.dtype)
 
 
 def _transposed(kernel, padding):
