@@ -21,8 +21,10 @@ _NARROW = 16
 # The gradient of the kernel is a sum over parts of the batch. At most so much
 # of the output's gradient is in one, or it falls out of the caches.
 _PART_BYTES = 2**19
-# On graphics cards, convolutions of peers become one with as many channels as
-# all of them have, if those are not more than this on either side.
+# Platforms of graphics cards. On them convolutions of peers become one with as
+# many channels as all of them have, if those are not more than this on either
+# side.
+_CARDS = ("cuda", "rocm")
 _TOGETHER = 256
 
 
@@ -91,7 +93,9 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
   y = jax.eval_shape(plain, x, kernel)
   narrow = strides == (1, 1) and kernel.shape[1] > 1
   narrow &= max(kernel.shape[2:]) <= _NARROW and not _sparse(dict(options))
-  forward = of_pairs if narrow and y.shape[2] % 2 == 0 else plain
+  usual = _for_peers(plain, of_peers)
+  by_pairs = narrow and y.shape[2] % 2 == 0
+  form = of_pairs if by_pairs else plain
   count = _number_of_parts(y)
 
   def kernel_gradient(x, dy, form):
@@ -99,11 +103,11 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
 
   def kernel_gradient_in_parts(x, dy):
     if count == 1:
-      return kernel_gradient(x, dy, forward)
+      return kernel_gradient(x, dy, form)
     x, dy = _unfused(x, dy)
     parts = zip(jnp.split(x, count), jnp.split(dy, count), strict=True)
     total = sum(
-      at_least_float32(kernel_gradient(*part, forward)) for part in parts
+      at_least_float32(kernel_gradient(*part, form)) for part in parts
     )
     return jnp.asarray(total, kernel.dtype)
 
@@ -122,7 +126,7 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
     return jax.linear_transpose(lambda k: of_peers(x, k), like)(dy)[0]
 
   def convolve(x, kernel):
-    return _on_cpu(forward, _for_peers(plain, of_peers), x, kernel)
+    return _on_cpu(of_pairs if by_pairs else usual, usual, x, kernel)
 
   def backward(saved, dy):
     x, kernel = saved
@@ -173,8 +177,8 @@ def _for_peers(one, peers):
     usual = jax.vmap(one, axes)
     if not all(mapped):
       return usual(*args), True
-    y = lax.platform_dependent(*args, cuda=peers, rocm=peers, default=usual)
-    return y, True
+    cards = dict.fromkeys(_CARDS, peers)
+    return lax.platform_dependent(*args, default=usual, **cards), True
 
   return either
 
