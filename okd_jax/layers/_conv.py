@@ -155,6 +155,24 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
   return differentiable(x, kernel)
 
 
+def convolve_together(x, kernel, strides, padding, **options):
+  """`lax.conv_general_dilated` of one peer, to be mapped over all of them.
+
+  For networks that know nothing of peers: graphics cards get the convolutions
+  of all peers in the form that is fast there. Not to be differentiated before
+  it is mapped.
+  """
+
+  def plain(x, kernel):
+    return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+  if kernel.ndim != 4:
+    return plain(x, kernel)
+  return _for_peers(
+    plain, lambda *both: _convolve_peers(plain, *both, _sparse(options))
+  )(x, kernel)
+
+
 def _on_cpu(fast, usual, *args):
   if fast is usual:
     return usual(*args)

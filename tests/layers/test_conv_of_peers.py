@@ -9,13 +9,10 @@ import numpy as np
 import pytest
 
 from okd_jax import layers
+from okd_jax.groups.map_peers import map_peers
 from okd_jax.layers import _conv
 
 PEERS = 3
-
-
-def mapped(net, x_axis=0):
-  return jax.vmap(net.apply, (0, x_axis))
 
 
 def kernels(net, shape, dtype=jnp.float64):
@@ -37,7 +34,6 @@ def test_values_and_gradients_are_those_of_each_peer(
   monkeypatch.setattr(_conv, "_TOGETHER", together)
   # A trace of these shapes with another limit must not be found again.
   jax.clear_caches()
-  ours = layers.conv(6, size, stride, name="conv", **options)
   linen = nn.Conv(
     6,
     (size, size),
@@ -47,24 +43,28 @@ def test_values_and_gradients_are_those_of_each_peer(
     use_bias=False,
     name="conv",
   )
+  ours = layers.conv(6, size, stride, name="conv", **options)
   with jax.enable_x64(True):
     x = jax.random.normal(jax.random.key(0), (PEERS, 5, 6, 7, 4), jnp.float64)
     variables = kernels(linen, x.shape[1:])
 
-    def gradients(net, x, axis):
+    def gradients(apply, axis):
       def loss(variables, x):
-        y = mapped(net, axis)(variables, x)
+        y = apply(variables, x)
         return jnp.sum(jnp.sin(y)), y
 
-      return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(variables, x)
+      given = x if axis == 0 else x[0]
+      return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(variables, given)
 
     # Peers with views of their own, and all with the same images.
-    for given, axis in ((x, 0), (x[0], None)):
-      jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12),
-        gradients(ours, given, axis),
-        gradients(linen, given, axis),
-      )
+    for axis in (0, None):
+      expected = gradients(jax.vmap(linen.apply, (0, axis)), axis)
+      for net in (ours, linen):
+        jax.tree.map(
+          functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12),
+          gradients(map_peers(net.apply, "vmap", (0, axis)), axis),
+          expected,
+        )
   jax.clear_caches()
 
 
@@ -72,14 +72,22 @@ def program(net, platform):
   shape = (8, 6, 6, 4)
   x = jax.ShapeDtypeStruct((PEERS, *shape), jnp.float32)
   variables = kernels(net, shape, jnp.float32)
-  loss = lambda variables, x: jnp.sum(mapped(net)(variables, x) ** 2)  # noqa: E731
+  apply = map_peers(net.apply, "vmap", (0, 0))
+
+  def loss(variables, x):
+    return jnp.sum(apply(variables, x) ** 2)
+
   traced = jax.jit(jax.grad(loss, (0, 1))).trace(variables, x)
   return traced.lower(lowering_platforms=(platform,)).as_text()
 
 
 @pytest.mark.parametrize("platform", ["cuda", "rocm"])
-def test_cards_get_one_convolution_for_all_peers(platform):
-  net = layers.conv(20, 3, name="conv")
+@pytest.mark.parametrize(
+  "net",
+  [layers.conv(20, 3, name="conv"), nn.Conv(20, (3, 3), name="conv")],
+  ids=["ours", "linen"],
+)
+def test_cards_get_one_convolution_for_all_peers(net, platform):
   text = program(net, platform)
   # Forward and two gradients.
   assert text.count("stablehlo.convolution") == 3
