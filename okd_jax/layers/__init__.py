@@ -9,13 +9,11 @@ from okd_jax.layers._batch_norm import (
   EPSILON as EPSILON,
   MOMENTUM as MOMENTUM,
 )
-from okd_jax.layers._conv import (
-  conv as conv,
-  convolve_together as convolve_together,
-)
+from okd_jax.layers._conv import conv as conv
 from okd_jax.layers._initializers import (
   he_fan_in as he_fan_in,
   he_fan_out as he_fan_out,
   uniform_bias as uniform_bias,
   uniform_fan_in as uniform_fan_in,
 )
+from okd_jax.layers._together import convolve_together as convolve_together

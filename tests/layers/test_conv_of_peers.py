@@ -10,7 +10,7 @@ import pytest
 
 from okd_jax import layers
 from okd_jax.groups.map_peers import map_peers
-from okd_jax.layers import _conv
+from okd_jax.layers import _together
 
 PEERS = 3
 
@@ -30,8 +30,8 @@ def kernels(net, shape, dtype=jnp.float64):
 def test_values_and_gradients_are_those_of_each_peer(
   together, size, stride, options, monkeypatch
 ):
-  monkeypatch.setattr(_conv, "_CARDS", ("cpu",))
-  monkeypatch.setattr(_conv, "_TOGETHER", together)
+  monkeypatch.setattr(_together, "_CARDS", ("cpu",))
+  monkeypatch.setattr(_together, "_TOGETHER", together)
   # A trace of these shapes with another limit must not be found again.
   jax.clear_caches()
   linen = nn.Conv(
@@ -95,7 +95,7 @@ def test_cards_get_one_convolution_for_all_peers(net, platform):
 
 
 def test_cards_get_many_channels_one_peer_after_another():
-  text = program(layers.conv(_conv._TOGETHER, 3, name="conv"), "cuda")
+  text = program(layers.conv(_together._TOGETHER, 3, name="conv"), "cuda")
   assert text.count("stablehlo.convolution") == 3 * PEERS
   assert f"_group_count = {PEERS}" not in text
 
