@@ -44,21 +44,22 @@ def train(setup: Setup, state: Any, chunk: bool) -> np.ndarray:
   state = mesh.place(state, state_lib.shardings(setup, state))
   batch = jax.device_put(setting.random_batch(BATCH), everywhere)
   key = jax.device_put(jax.random.key(0), everywhere)
+  given = (key, *setting.taught_with(setup))
   if chunk:
     rows = jnp.tile(jnp.arange(BATCH), (STEPS, 1))
     rows = jax.device_put(rows, everywhere)
     step_fn = functools.partial(steps.train_step, setup)
-    measures = chunk_lib.measures_like(step_fn, state, batch, key)
+    measures = chunk_lib.measures_like(step_fn, state, batch, *given)
     sums, _ = measures_lib.from_json({}, measures)
     images = (batch.image, batch.target, rows, jnp.int32(STEPS))
     many_steps = functools.partial(chunk_lib.many_steps, setup, step_fn)
-    _, sums = jax.jit(many_steps)(state, sums, *images, key)
+    _, sums = jax.jit(many_steps)(state, sums, *images, *given)
     terms = measures_lib.means(sums, STEPS)["terms"]
   else:
     fn = jax.jit(functools.partial(steps.train_step, setup))
     each = []
     for _ in range(STEPS):
-      state, measured = fn(state, batch, key)
+      state, measured = fn(state, batch, *given)
       each.append(jax.device_get(measured["terms"]))
     terms = jax.tree.map(lambda *values: np.mean(values, 0), *each)
   return np.concatenate([np.ravel(term) for _, term in sorted(terms.items())])

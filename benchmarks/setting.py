@@ -98,6 +98,20 @@ def batch_and_key(setup: Setup) -> tuple[Batch, jax.Array]:
   return batch, key
 
 
+def taught_with(setup: Setup) -> tuple[Any, Any]:
+  """What a method may need besides batches, or None: teachers, all labels."""
+  variables = labels = None
+  if setup.teacher is not None:
+    made = setup.teacher.init(jax.random.key(7), setup.example_images())
+    where = mesh.shardings(setup.teacher.mesh, setup.teacher.specs(made))
+    variables = mesh.place(jax.device_get(made), where)
+  if setup.method.needs.train_labels:
+    every = np.arange(setup.num_examples) % setup.task.info.num_classes
+    everywhere = NamedSharding(setup.mesh, P())
+    labels = mesh.place(every.astype(np.int32), everywhere)
+  return variables, labels
+
+
 def multiply_adds(setup: Setup) -> tuple[int, int]:
   """Multiply-adds of the forward pass of an image: what is shared, a peer."""
   info, stem = setup.task.info, setup.peers.stem

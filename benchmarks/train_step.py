@@ -25,7 +25,14 @@ BEGAN = time.monotonic()
 class Worker:
   """A process that runs one side."""
 
-  def __init__(self, name: str, argv: list[str], cache: str, mesh: list[int]):
+  def __init__(
+    self,
+    name: str,
+    argv: list[str],
+    cache: str,
+    mesh: list[int],
+    flags: str = "",
+  ):
     environment = os.environ | {
       "JAX_COMPILATION_CACHE_DIR": cache,
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -33,8 +40,10 @@ class Worker:
       # Several variants share one device.
       "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }
-    virtual = f" --xla_force_host_platform_device_count={mesh[0] * mesh[1]}"
-    environment["XLA_FLAGS"] = environment.get("XLA_FLAGS", "") + virtual
+    virtual = f"--xla_force_host_platform_device_count={mesh[0] * mesh[1]}"
+    environment["XLA_FLAGS"] = " ".join(
+      [environment.get("XLA_FLAGS", ""), virtual, flags]
+    )
     self._process = subprocess.Popen(
       [sys.executable, "-m", "benchmarks.train_step", *argv, "--worker", name],
       stdin=subprocess.PIPE,
@@ -123,7 +132,29 @@ def measure(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
     The setting, and for every variant its start-up seconds, seconds a step of
     every turn, and memory.
   """
-  result: dict[str, Any] = {
+  result: dict[str, Any] = about(args) | {"variants": {}}
+  workers: dict[str, Worker] = {}
+  with tempfile.TemporaryDirectory() as cache:
+    for name in variants(args.backend):
+      cold = Worker(name, argv, cache, args.mesh)
+      started = {"cold": cold.about["seconds"]}
+      if name.startswith("jax") or name.endswith("compiled"):
+        cold.close()
+        workers[name] = Worker(name, argv, cache, args.mesh)
+        started["warm"] = workers[name].about["seconds"]
+      else:
+        workers[name] = cold
+      result["variants"][name] = started
+  measured = take_turns(workers, args.rounds, args.seconds)
+  for name, turns in measured.items():
+    result["variants"][name] |= turns
+  result["load_after"] = os.getloadavg()[0]
+  return result
+
+
+def about(args: argparse.Namespace) -> dict[str, Any]:
+  """What was measured and where."""
+  return {
     "setting": {
       name: value
       for name, value in vars(args).items()
@@ -131,36 +162,45 @@ def measure(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
     },
     "processor": processor(),
     "load_before": os.getloadavg()[0],
-    "variants": {},
   }
-  workers: dict[str, Worker] = {}
-  with tempfile.TemporaryDirectory() as cache:
-    for name in variants(args.backend):
-      cold = Worker(name, argv, cache, args.mesh)
-      found = {"about": cold.about, "cold": cold.about["seconds"]}
-      if name.startswith("jax") or name.endswith("compiled"):
-        cold.close()
-        workers[name] = Worker(name, argv, cache, args.mesh)
-        found["warm"] = workers[name].about["seconds"]
-      else:
-        workers[name] = cold
-      result["variants"][name] = found | {"step_seconds": []}
+
+
+def take_turns(
+  workers: dict[Any, Worker], rounds: int, seconds: float
+) -> dict[Any, dict[str, Any]]:
+  """Lets every worker run in every round, and closes them.
+
+  Args:
+    workers: that are ready.
+    rounds: number of turns of each.
+    seconds: that a turn takes, about.
+
+  Returns:
+    For each worker what it is, seconds a step of every turn, and memory.
+  """
+  # The second and third step of a compiled program can still be slow: graphs
+  # are recorded there.
+  for worker in workers.values():
+    worker.run(2)
   counts = {
-    name: max(1, round(args.seconds / worker.run(1)["seconds"]))
+    name: max(1, round(seconds / worker.run(1)["seconds"]))
     for name, worker in workers.items()
   }
-  for turn in range(args.rounds):
+  found: dict[Any, dict[str, Any]] = {
+    name: {"about": worker.about, "step_seconds": []}
+    for name, worker in workers.items()
+  }
+  for turn in range(rounds):
     names = list(workers) if turn % 2 == 0 else list(reversed(workers))
     for name in names:
       reply = workers[name].run(counts[name])
-      found = result["variants"][name]
-      found["step_seconds"].append(reply["seconds"] / counts[name])
-      found["host_bytes"] = reply["host_bytes"]
-      found["device_bytes"] = reply["device_bytes"]
+      each = found[name]
+      each["step_seconds"].append(reply["seconds"] / counts[name])
+      each["host_bytes"] = reply["host_bytes"]
+      each["device_bytes"] = reply["device_bytes"]
   for worker in workers.values():
     worker.close()
-  result["load_after"] = os.getloadavg()[0]
-  return result
+  return found
 
 
 def table(result: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
-"""Square convolutions, in the formulations that are fastest on CPU.
+"""Square convolutions, in the formulations that are fastest on each device.
 
-The formulas are those of `lax.conv_general_dilated`, which other devices get
-as it is; figures are in benchmarks/NOTES.md.
+The formulas are those of `lax.conv_general_dilated`, which TPUs get as it is,
+and graphics cards but for several peers at once; figures are in
+benchmarks/NOTES.md.
 """
 
 import functools
@@ -12,6 +13,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from okd_jax.layers import _together
 from okd_jax.layers._arrays import Array, at_least_float32, vary
 from okd_jax.layers._initializers import he_fan_out
 
@@ -82,9 +84,12 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
     return _convolve_pairs(x, kernel, padding, **dict(options))
 
   y = jax.eval_shape(plain, x, kernel)
+  sparse = _together.sparse(dict(options))
   narrow = strides == (1, 1) and kernel.shape[1] > 1
-  narrow &= max(kernel.shape[2:]) <= _NARROW and not _sparse(dict(options))
-  forward = of_pairs if narrow and y.shape[2] % 2 == 0 else plain
+  narrow &= max(kernel.shape[2:]) <= _NARROW and not sparse
+  usual = _together.convolution(plain, sparse)
+  by_pairs = narrow and y.shape[2] % 2 == 0
+  form = of_pairs if by_pairs else plain
   count = _number_of_parts(y)
 
   def kernel_gradient(x, dy, form):
@@ -92,40 +97,32 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
 
   def kernel_gradient_in_parts(x, dy):
     if count == 1:
-      return kernel_gradient(x, dy, forward)
+      return kernel_gradient(x, dy, form)
     x, dy = _unfused(x, dy)
     parts = zip(jnp.split(x, count), jnp.split(dy, count), strict=True)
     total = sum(
-      at_least_float32(kernel_gradient(*part, forward)) for part in parts
+      at_least_float32(kernel_gradient(*part, form)) for part in parts
     )
     return jnp.asarray(total, kernel.dtype)
-
-  def input_gradient(kernel, dy):
-    return jax.linear_transpose(lambda x: plain(x, kernel), x)(dy)[0]
 
   def input_gradient_of_pairs(kernel, dy):
     return of_pairs(dy, *_transposed(kernel, padding))
 
   def convolve(x, kernel):
-    return _on_cpu(forward, plain, x, kernel)
+    return _on_cpu(of_pairs if by_pairs else usual, usual, x, kernel)
 
   def backward(saved, dy):
     x, kernel = saved
-    if _sparse(dict(options)):
+    if sparse:
       # JAX cannot map this gradient over peers unless both arrays have them.
       x = x + 0 * dy.ravel()[0]
     pairs = narrow and x.shape[2] % 2 == 0
+    to_input = _together.input_gradient(plain, sparse, x)
+    to_kernel = _together.kernel_gradient(plain, sparse, kernel)
+    by_pairs_to_input = input_gradient_of_pairs if pairs else to_input
     return (
-      _on_cpu(
-        input_gradient_of_pairs if pairs else input_gradient,
-        input_gradient,
-        *(kernel, dy),
-      ),
-      _on_cpu(
-        kernel_gradient_in_parts,
-        functools.partial(kernel_gradient, form=plain),
-        *(x, dy),
-      ),
+      _on_cpu(by_pairs_to_input, to_input, kernel, dy),
+      _on_cpu(kernel_gradient_in_parts, to_kernel, x, dy),
     )
 
   differentiable = jax.custom_vjp(convolve)
@@ -147,12 +144,6 @@ def _transposed(kernel, padding):
     for size, both in zip(kernel.shape, padding, strict=False)
   ]
   return turned, edges
-
-
-def _sparse(options) -> bool:
-  """Whether a kernel is dilated or sees a group of the channels only."""
-  dilated = max(options.get("rhs_dilation") or (1,)) > 1
-  return dilated or options.get("feature_group_count", 1) > 1
 
 
 def _convolve_pairs(x, kernel, padding, **options):

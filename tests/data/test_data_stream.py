@@ -347,6 +347,24 @@ def test_damaged_image_is_named(tmp_path):
     take(make(tmp_path, test_fraction=0.25), 2)
 
 
+def test_files_read_together_fail_each_at_its_own_place(tmp_path):
+  for name in ("cat", "dog"):
+    (tmp_path / name).mkdir()
+    for i in range(12):
+      (tmp_path / name / f"{i}.jpg").write_bytes(encoded(i, (80, 60)))
+  made = make(tmp_path, test_fraction=0.0)
+  sound = [batch.index for batch in take(made, 6)]
+  files = listing.from_folder(str(tmp_path), SIZE, 0.0).train
+  path = files.paths[sound[3][0]]
+  path.unlink()
+  batches = made.batches(0)
+  # A batch is handed out when the next one has been read.
+  for expected in sound[:2]:
+    np.testing.assert_array_equal(next(batches).index, expected)
+  with pytest.raises(DataError, match=f"{path.parent.name}/{path.name} holds"):
+    next(batches)
+
+
 def test_a_group_trains_and_predicts(pictures, tmp_path):
   config = common.base()
   config.method = common.method("pcl")

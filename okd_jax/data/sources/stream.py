@@ -24,6 +24,10 @@ from okd_jax.data.sources.source import (
 )
 from okd_jax.errors import DataError
 
+# Files read in one call of Python. Threads that wait for each other to enter it
+# lose more time than reading takes.
+_TOGETHER = 16
+
 
 class StreamSource(Source):
   """Streams batches from disk; each process loads its part of them.
@@ -119,15 +123,28 @@ class StreamSource(Source):
 
     exif = self.info.exif
 
-    def load(row, *rest):
-      encoded = tf.numpy_function(
+    def plain(rows, *rest):
+      content = tf.numpy_function(
+        lambda rows: _plain(files, rows, exif), [rows], tf.string
+      )
+      return tf.ensure_shape(content, rows.shape), rows, *rest
+
+    def prepared(row):
+      content = tf.numpy_function(
         lambda row: crops.prepare(files.read(int(row)), exif=exif),
         [row],
         tf.string,
       )
-      return transform(tf.ensure_shape(encoded, ()), *rest)
+      return tf.ensure_shape(content, ())
+
+    def load(content, row, *rest):
+      encoded = tf.cond(
+        tf.equal(content, b""), lambda: prepared(row), lambda: content
+      )
+      return transform(encoded, *rest)
 
     local = len(local_slots(self._mesh, size))
+    examples = pipeline.parallel_map(examples.batch(_TOGETHER), plain).unbatch()
     dataset = pipeline.parallel_map(examples, load)
     elements = pipeline.iterate(dataset.batch(local, drop_remainder=True))
     ahead = None
@@ -150,6 +167,20 @@ class StreamSource(Source):
       ahead = placed
     if ahead is not None:
       yield ahead
+
+
+def _plain(files: Files, rows: np.ndarray, exif: bool) -> np.ndarray:
+  """Reads files that need no preparation; those that do become b""."""
+
+  def read(row: int) -> bytes:
+    try:
+      content = files.read(row)
+    # Raised again when it is prepared, at its place in the order.
+    except OSError:
+      return b""
+    return content if images.is_plain(content, exif=exif) else b""
+
+  return np.array([read(row) for row in rows], object)
 
 
 def _explain(files: Files, rows: Any, exif: bool, error: Exception) -> str:
