@@ -35,19 +35,27 @@ def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     if "warm" in each:
       start += f" / {each['warm']['total']:.1f}"
     mesh = "x".join(map(str, setting["mesh"]))
-    shown = f"{name}, mesh {mesh}" if name.startswith("jax") else name
+    shown = name
+    if name.startswith("jax"):
+      shown += f", mesh {mesh}"
+      if setting["mapping"] != "auto":
+        shown += f", {setting['mapping']}"
     made.append(
       (
         group,
         shown,
-        f"{1e3 * median:.0f} ({1e3 * min(each['step_seconds']):.0f} to "
-        f"{1e3 * max(each['step_seconds']):.0f})",
+        f"{_milliseconds(median)} ({_milliseconds(min(each['step_seconds']))} "
+        f"to {_milliseconds(max(each['step_seconds']))})",
         f"{1 / per_image[name]:.0f}",
         speed,
         start,
       )
     )
   return made
+
+
+def _milliseconds(seconds: float) -> str:
+  return f"{1e3 * seconds:.{0 if seconds > 0.1 else 1}f}"
 
 
 def main(paths: list[str]) -> None:

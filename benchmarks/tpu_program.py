@@ -85,10 +85,15 @@ def prepare() -> None:
   os.environ |= ENVIRONMENT
 
 
-def compile_program(program: Program) -> tuple[Any, float]:
-  """Compiles a training step; returns it and the seconds that took."""
+def compile_program(program: Program, devices: Any = None) -> tuple[Any, float]:
+  """Compiles a training step; returns it and the seconds that took.
+
+  Args:
+    program: what to compile.
+    devices: to compile for; by default those of the program's slice.
+  """
   make = _plain if program.method == PLAIN else _ours
-  step, arguments = make(program, devices_of(program.topology))
+  step, arguments = make(program, devices or devices_of(program.topology))
   began = time.monotonic()
   return step.lower(*arguments).compile(), time.monotonic() - began
 

@@ -9,7 +9,16 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import cost, goals, hbm, save, table, term_gradients, tpu_table
+from benchmarks import (
+  cost,
+  cuda,
+  goals,
+  hbm,
+  save,
+  table,
+  term_gradients,
+  tpu_table,
+)
 from benchmarks.tpu_program import Program
 from configs import independent_digits
 from okd_jax.settings import freeze
@@ -27,6 +36,7 @@ def result(seconds, *, peers=4):
       "batch": 100,
       "precision": "bf16",
       "mesh": [1, 1],
+      "mapping": "auto",
     },
     "variants": {
       name: {"step_seconds": times, "cold": {"total": 2}}
@@ -135,6 +145,27 @@ ENTRY %main (x: f32[8]) -> f32[8] {
   # A copy reads 32 bytes, a fusion writes 64, a slice reads 16 of those, and
   # the last fusion all before it writes as many.
   assert hbm.moved(text) == 32 + 64 + 16 + 64 + 64
+
+
+def test_kernels_of_cards_are_counted():
+  text = """\
+HloModule jit_step
+
+%fused (param_0: bf16[8,4]) -> bf16[8,4] {
+  %copy.1 = bf16[8,4]{1,0} copy(%param_0)
+  ROOT %t = bf16[8,4]{1,0} transpose(%copy.1), dimensions={0,1}
+}
+
+ENTRY %main (x: bf16[8,4]) -> bf16[8,4] {
+  %x = bf16[8,4]{1,0} parameter(0)
+  %a = bf16[8,4]{1,0} fusion(%x), kind=kLoop, calls=%fused
+  %c = (bf16[8,4]{1,0}, s8[64]{0}) custom-call(%a, %x), \
+custom_call_target="__cudnn$convForward"
+  %g = bf16[8,4]{1,0} get-tuple-element(%c), index=0
+  ROOT %f = bf16[8,4]{1,0} fusion(%g), kind=kInput, calls=%fused
+}
+"""
+  assert cuda.kernels(text) == {"fusion": 2, "__cudnn$convForward": 1}
 
 
 def test_the_table_of_tpus_shows_what_was_found():

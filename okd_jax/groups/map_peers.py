@@ -33,7 +33,8 @@ def map_peers(
 
   def mapped(*args):
     if mapping == "vmap" and _count(args, in_axes) > 1:
-      return jax.vmap(fn, in_axes)(*args)
+      with nn.intercept_methods(_convolve_together):
+        return jax.vmap(fn, in_axes)(*args)
     columns = [
       None if axis is None else _unstack(arg)
       for arg, axis in zip(args, in_axes, strict=True)
@@ -50,6 +51,18 @@ def map_peers(
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
 
   return mapped
+
+
+def _convolve_together(call, args, kwargs, context):
+  """Lets a user's convolutions be mapped over peers as ours are."""
+  module = context.module
+  if isinstance(module, nn.Conv) and not (
+    module.conv_general_dilated or module.conv_general_dilated_cls
+  ):
+    # Linen freezes bound modules; this one is about to run.
+    together = layers.convolve_together
+    object.__setattr__(module, "conv_general_dilated", together)
+  return call(*args, **kwargs)
 
 
 def _count(args: tuple[Any, ...], in_axes: tuple[int | None, ...]) -> int:

@@ -13,6 +13,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from okd_jax.layers import _together
 from okd_jax.layers._arrays import Array, at_least_float32, vary
 from okd_jax.layers._initializers import he_fan_out
 
@@ -21,9 +22,6 @@ _NARROW = 16
 # The gradient of the kernel is a sum over parts of the batch. At most so much
 # of the output's gradient is in one, or it falls out of the caches.
 _PART_BYTES = 2**19
-# On graphics cards, convolutions of peers become one with as many channels as
-# all of them have, if those are not more than this on either side.
-_TOGETHER = 256
 
 
 def conv(
@@ -82,16 +80,16 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
       x, kernel, strides, padding, **dict(options)
     )
 
-  def of_peers(x, kernel):
-    return _convolve_peers(plain, x, kernel, _sparse(dict(options)))
-
   def of_pairs(x, kernel, padding=padding):
     return _convolve_pairs(x, kernel, padding, **dict(options))
 
   y = jax.eval_shape(plain, x, kernel)
+  sparse = _together.sparse(dict(options))
   narrow = strides == (1, 1) and kernel.shape[1] > 1
-  narrow &= max(kernel.shape[2:]) <= _NARROW and not _sparse(dict(options))
-  forward = of_pairs if narrow and y.shape[2] % 2 == 0 else plain
+  narrow &= max(kernel.shape[2:]) <= _NARROW and not sparse
+  usual = _together.convolution(plain, sparse)
+  by_pairs = narrow and y.shape[2] % 2 == 0
+  form = of_pairs if by_pairs else plain
   count = _number_of_parts(y)
 
   def kernel_gradient(x, dy, form):
@@ -99,51 +97,32 @@ def _convolve_once_a_shape(x, kernel, strides, padding, options):
 
   def kernel_gradient_in_parts(x, dy):
     if count == 1:
-      return kernel_gradient(x, dy, forward)
+      return kernel_gradient(x, dy, form)
     x, dy = _unfused(x, dy)
     parts = zip(jnp.split(x, count), jnp.split(dy, count), strict=True)
     total = sum(
-      at_least_float32(kernel_gradient(*part, forward)) for part in parts
+      at_least_float32(kernel_gradient(*part, form)) for part in parts
     )
     return jnp.asarray(total, kernel.dtype)
-
-  def input_gradient(kernel, dy):
-    return jax.linear_transpose(lambda x: plain(x, kernel), x)(dy)[0]
 
   def input_gradient_of_pairs(kernel, dy):
     return of_pairs(dy, *_transposed(kernel, padding))
 
-  def input_gradients_of_peers(x, kernel, dy):
-    like = vary(jnp.zeros((len(dy), *x.shape), x.dtype), over=dy)
-    return jax.linear_transpose(lambda x: of_peers(x, kernel), like)(dy)[0]
-
-  def kernel_gradients_of_peers(kernel, x, dy):
-    like = vary(jnp.zeros((len(dy), *kernel.shape), kernel.dtype), over=dy)
-    return jax.linear_transpose(lambda k: of_peers(x, k), like)(dy)[0]
-
   def convolve(x, kernel):
-    return _on_cpu(forward, _for_peers(plain, of_peers), x, kernel)
+    return _on_cpu(of_pairs if by_pairs else usual, usual, x, kernel)
 
   def backward(saved, dy):
     x, kernel = saved
-    if _sparse(dict(options)):
+    if sparse:
       # JAX cannot map this gradient over peers unless both arrays have them.
       x = x + 0 * dy.ravel()[0]
     pairs = narrow and x.shape[2] % 2 == 0
-    to_input = _for_peers(
-      input_gradient, functools.partial(input_gradients_of_peers, x)
-    )
-    to_kernel = _for_peers(
-      lambda x, dy: kernel_gradient(x, dy, plain),
-      functools.partial(kernel_gradients_of_peers, kernel),
-    )
+    to_input = _together.input_gradient(plain, sparse, x)
+    to_kernel = _together.kernel_gradient(plain, sparse, kernel)
+    by_pairs_to_input = input_gradient_of_pairs if pairs else to_input
     return (
-      _on_cpu(
-        input_gradient_of_pairs if pairs else to_input,
-        to_input,
-        *(kernel, dy),
-      ),
-      _on_cpu(kernel_gradient_in_parts, to_kernel, *(x, dy)),
+      _on_cpu(by_pairs_to_input, to_input, kernel, dy),
+      _on_cpu(kernel_gradient_in_parts, to_kernel, x, dy),
     )
 
   differentiable = jax.custom_vjp(convolve)
@@ -157,52 +136,6 @@ def _on_cpu(fast, usual, *args):
   return lax.platform_dependent(*args, cpu=fast, default=usual)
 
 
-def _for_peers(one, peers):
-  """A function of one peer that `jax.vmap` replaces on graphics cards.
-
-  Args:
-    one: function of two arrays.
-    peers: the same of all peers, which both arrays have as leading axis.
-  """
-  either = jax.custom_batching.custom_vmap(one)
-
-  @either.def_vmap
-  def rule(size, mapped, *args):
-    del size
-    axes = [0 if each else None for each in mapped]
-    usual = jax.vmap(one, axes)
-    if not all(mapped):
-      return usual(*args), True
-    y = lax.platform_dependent(*args, cuda=peers, rocm=peers, default=usual)
-    return y, True
-
-  return either
-
-
-def _convolve_peers(plain, x, kernel, sparse):
-  """Convolves the images [P, B, H, W, c] of peers with kernels of their own.
-
-  Libraries of graphics cards are slow at convolutions in groups and at those of
-  few channels. Few channels become one convolution whose kernel has those of
-  the peers on its diagonal and is zero elsewhere; others follow each other.
-  """
-  num_peers, rows, columns, c, d = kernel.shape
-  if sparse:
-    return jax.vmap(plain)(x, kernel)
-  if num_peers * max(c, d) > _TOGETHER:
-    return jnp.stack([plain(*each) for each in zip(x, kernel, strict=True)])
-  diagonal = jnp.eye(num_peers, dtype=kernel.dtype)[
-    :, None, None, None, :, None
-  ]
-  together = kernel[:, :, :, :, None] * diagonal
-  together = together.transpose(1, 2, 0, 3, 4, 5)
-  y = plain(
-    jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], num_peers * c),
-    together.reshape(rows, columns, num_peers * c, num_peers * d),
-  )
-  return jnp.moveaxis(y.reshape(*y.shape[:-1], num_peers, d), -2, 0)
-
-
 def _transposed(kernel, padding):
   """Kernel and padding of the convolution that gives the input's gradient."""
   turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
@@ -211,12 +144,6 @@ def _transposed(kernel, padding):
     for size, both in zip(kernel.shape, padding, strict=False)
   ]
   return turned, edges
-
-
-def _sparse(options) -> bool:
-  """Whether a kernel is dilated or sees a group of the channels only."""
-  dilated = max(options.get("rhs_dilation") or (1,)) > 1
-  return dilated or options.get("feature_group_count", 1) > 1
 
 
 def _convolve_pairs(x, kernel, padding, **options):

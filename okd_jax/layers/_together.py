@@ -1,0 +1,127 @@
+"""Convolutions that `jax.vmap` maps over peers as graphics cards like it.
+
+Libraries of graphics cards are slow at convolutions in groups and at those of
+few channels. Peers with few channels get one convolution together, whose kernel
+has theirs on its diagonal and is zero elsewhere; with many, one after another.
+Figures are in benchmarks/NOTES.md.
+
+Each function takes `plain`, the convolution of images [B, H, W, c] with a
+kernel [h, w, c, d], and whether that is `sparse`: dilated or in groups, which
+is mapped as it is.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from okd_jax.layers._arrays import Array, vary
+
+_CARDS = ("cuda", "rocm")
+# At most so many channels of all peers are together on either side.
+_TOGETHER = 256
+
+_Form = Callable[[Array, Array], Array]
+
+
+def convolve_together(
+  x: Array, kernel: Array, strides: Any, padding: Any, **options: Any
+) -> Array:
+  """`lax.conv_general_dilated` of one peer, to be mapped over all of them.
+
+  For networks that know nothing of peers. Not to be differentiated before it
+  is mapped.
+  """
+
+  def plain(x, kernel):
+    return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+  if kernel.ndim != 4:
+    return plain(x, kernel)
+  return convolution(plain, sparse(options))(x, kernel)
+
+
+def sparse(options: dict[str, Any]) -> bool:
+  """Whether a kernel is dilated or sees a group of the channels only."""
+  dilated = max(options.get("rhs_dilation") or (1,)) > 1
+  return dilated or options.get("feature_group_count", 1) > 1
+
+
+def convolution(plain: _Form, sparse: bool) -> _Form:
+  """The convolution itself."""
+  return _mapped(plain, _of_peers(plain, sparse))
+
+
+def input_gradient(plain: _Form, sparse: bool, x: Array) -> _Form:
+  """Of kernel and the output's gradient; `x` says of which shape it is."""
+
+  def one(kernel, dy):
+    return jax.linear_transpose(lambda x: plain(x, kernel), x)(dy)[0]
+
+  def peers(kernel, dy):
+    of_peers, like = _of_peers(plain, sparse), _zeros(x, dy)
+    return jax.linear_transpose(lambda x: of_peers(x, kernel), like)(dy)[0]
+
+  return _mapped(one, peers)
+
+
+def kernel_gradient(plain: _Form, sparse: bool, kernel: Array) -> _Form:
+  """Of input and the output's gradient; `kernel` says of which shape it is."""
+
+  def one(x, dy):
+    return jax.linear_transpose(lambda k: plain(x, k), kernel)(dy)[0]
+
+  def peers(x, dy):
+    of_peers, like = _of_peers(plain, sparse), _zeros(kernel, dy)
+    return jax.linear_transpose(lambda k: of_peers(x, k), like)(dy)[0]
+
+  return _mapped(one, peers)
+
+
+def _mapped(one: _Form, peers: _Form) -> _Form:
+  """A function of one peer that `jax.vmap` replaces on graphics cards.
+
+  Args:
+    one: function of two arrays.
+    peers: the same of all peers, which both arrays have as leading axis.
+  """
+  either: Any = jax.custom_batching.custom_vmap(one)
+
+  @either.def_vmap
+  def rule(size, mapped, *args):
+    del size
+    usual = jax.vmap(one, [0 if each else None for each in mapped])
+    if not all(mapped):
+      return usual(*args), True
+    cards = dict.fromkeys(_CARDS, peers)
+    return lax.platform_dependent(*args, default=usual, **cards), True
+
+  return either
+
+
+def _of_peers(plain: _Form, sparse: bool) -> _Form:
+  """Convolves images [P, B, H, W, c] with kernels [P, h, w, c, d]."""
+  if sparse:
+    return jax.vmap(plain)
+
+  def convolve(x, kernel):
+    num_peers, rows, columns, c, d = kernel.shape
+    if num_peers * max(c, d) > _TOGETHER:
+      return jnp.stack([plain(*each) for each in zip(x, kernel, strict=True)])
+    diagonal = jnp.eye(num_peers, dtype=kernel.dtype)
+    together = kernel[:, :, :, :, None] * diagonal[:, None, None, None, :, None]
+    together = together.transpose(1, 2, 0, 3, 4, 5)
+    y = plain(
+      jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], num_peers * c),
+      together.reshape(rows, columns, num_peers * c, num_peers * d),
+    )
+    return jnp.moveaxis(y.reshape(*y.shape[:-1], num_peers, d), -2, 0)
+
+  return convolve
+
+
+def _zeros(x: Array, dy: Array) -> Array:
+  """As many peers like `x` as the gradients `dy` are of."""
+  return vary(jnp.zeros((len(dy), *x.shape), x.dtype), over=dy)
