@@ -146,17 +146,21 @@ def _evaluate(workdir: Path, args: argparse.Namespace) -> _Evaluated:
   run_lib.require_same_data(workdir, source)
   closely = Closely(opened.setup, per_class=args.per_class)
   asked = args.per_class or args.all_peers
-  evaluator = Evaluator(opened.setup, source)
-  figures = evaluator.figures(
-    opened.state, (args.split,), closely if asked else None
-  )
+  count = len(source.positions[args.split])
+  passes = 1 if opened.state.average is None else 2
+  batches = passes * -(-count // source.eval_batch_size)
+  with display.progress("batches", batches) as progress:
+    evaluator = Evaluator(opened.setup, source, lambda: progress(1))
+    figures = evaluator.figures(
+      opened.state, (args.split,), closely if asked else None
+    )
   if not args.json:
     figures = distinct(figures)
   if not figures:
     raise DataError(
       f"--split={args.split} of {workdir} is empty; choose another."
     )
-  task, count = opened.setup.task, len(source.positions[args.split])
+  task = opened.setup.task
   distances = {
     prediction(figure.measure, figure.averaged): value
     for figure, value in figures.items()

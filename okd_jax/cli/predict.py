@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> None:
     )
   networks = [predict.open_network(each, boxes=args.boxes) for each in targets]
   files = predict.find(args.images)
-  results = [predict.ask(network, files) for network in networks]
+  with display.progress("pictures", len(files)) as progress:
+    results = predict.ask(networks, files, progress)
   first = networks[0].asking
   if args.draw:
     _draw(first, results[0], args.draw)

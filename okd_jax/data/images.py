@@ -53,7 +53,8 @@ class Undecodable(ValueError):
 def formats() -> tuple[str, ...]:
   """Pillow's formats that are read, the most frequent ones first."""
   Image.init()
-  return tuple(name for name in Image.ID if name not in _NO_PICTURES)
+  names = dict.fromkeys(("JPEG", "PNG", *Image.ID))
+  return tuple(name for name in names if name not in _NO_PICTURES)
 
 
 @functools.cache

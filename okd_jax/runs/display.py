@@ -1,6 +1,7 @@
 """What a person sees: a live display on a terminal, plain lines elsewhere."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import datetime
 import re
 import sys
@@ -162,6 +163,28 @@ class Display:
       self._live.stop()
 
 
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+  """Shows on a terminal how far something is, beside the output proper.
+
+  Args:
+    what: is counted.
+    total: number of it.
+
+  Yields:
+    What is to be called with the number that has been done since the last call.
+  """
+  with rich.progress.Progress(
+    *rich.progress.Progress.get_default_columns(),
+    rich.progress.MofNCompleteColumn(),
+    console=rich.console.Console(stderr=True),
+    disable=not sys.stderr.isatty(),
+    transient=True,
+  ) as bar:
+    task = bar.add_task(what, total=total)
+    yield lambda count: bar.advance(task, count)
+
+
 def format_metrics(metrics: Mapping[str, Any], headline: Measure) -> str:
   """One line of names and values.
 
@@ -182,6 +205,8 @@ def format_metrics(metrics: Mapping[str, Any], headline: Measure) -> str:
 
 def _on_one_line(text: str) -> str:
   """Escapes what would move the cursor, as names of files and classes may."""
+  if text.isprintable():
+    return text
   return "".join(
     repr(c)[1:-1] if unicodedata.category(c) in _NO_CHARACTERS else c
     for c in text

@@ -48,8 +48,12 @@ class Asking(abc.ABC):
     self.card = card
 
   @abc.abstractmethod
-  def question(self, file: Path) -> Question:
-    """Prepares a picture.
+  def question(self, file: Path, number: int) -> Question:
+    """Prepares a picture; called by several threads at once.
+
+    Args:
+      file: of the picture.
+      number: of the picture among all that are asked about, from 1.
 
     Raises:
       DataError: if it cannot be asked about; the others still are.

@@ -55,14 +55,12 @@ class Asking(asking.Asking):
     super().__init__(card)
     self._known = KeypointInfo.of_json(card["keypoints"])
     self._boxes = None if boxes is None else found.ByPicture(boxes)
-    self._count = 0
 
-  def question(self, file):
+  def question(self, file, number):
     picture = self._picture(file)
     size = picture.shape[1], picture.shape[0]
     if self._boxes is None:
-      self._count += 1
-      crops = [_whole(self._count, size, self._aspect)]
+      crops = [_whole(number, size, self._aspect)]
     else:
       crops = [self._around(each, file, size) for each in self._boxes.of(file)]
     (width, height), margin = self._size, self._known.margin

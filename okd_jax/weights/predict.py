@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
+import itertools
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 
 from okd_jax import tasks
 from okd_jax.data.formats import finder
+from okd_jax.devices import host
 from okd_jax.errors import DataError
 from okd_jax.runs import run as run_lib
 from okd_jax.storage.paths import Path
@@ -61,7 +63,8 @@ def predict(
     LeaderError: if it is a damaged export.
     DataError: naming a path where no image is, or what is wrong with boxes.
   """
-  return ask(open_network(target, top, boxes), find(paths))
+  (results,) = ask([open_network(target, top, boxes)], find(paths))
+  return results
 
 
 def open_network(
@@ -83,21 +86,42 @@ def open_network(
   return Network(asking, lambda views: logits_of(variables, views))
 
 
-def ask(network: Network, files: Sequence[Path]) -> list[dict[str, Any]]:
-  """Asks about image files; see `predict`."""
-  results: list[dict[str, Any]] = []
-  for start in range(0, len(files), _BATCH_SIZE):
-    part = [
-      (file, *_try(network.asking, file))
-      for file in files[start : start + _BATCH_SIZE]
-    ]
-    questions = [question for _, question, _ in part if question is not None]
-    answers = _answers(network, questions)
-    for file, question, error in part:
-      about = (
-        {"error": error} if question is None else {"predictions": next(answers)}
-      )
-      results.append({"image": str(file)} | about)
+def ask(
+  networks: Sequence[Network],
+  files: Sequence[Path],
+  progress: Callable[[int], None] = lambda count: None,
+) -> list[list[dict[str, Any]]]:
+  """Asks networks about image files, each of which is read once.
+
+  Args:
+    networks: of runs that differ by their seed alone.
+    files: of the images.
+    progress: called with the number of images that have been asked about since
+      the last call.
+
+  Returns:
+    For each network what `predict` returns.
+  """
+  results: list[list[dict[str, Any]]] = [[] for _ in networks]
+  asking = networks[0].asking
+  tried = host.in_threads(
+    lambda numbered: _try(asking, *numbered),
+    enumerate(files, 1),
+    ahead=2 * _BATCH_SIZE,
+  )
+  while part := list(itertools.islice(tried, _BATCH_SIZE)):
+    questions = [asked for asked in part if isinstance(asked, Question)]
+    for network, found in zip(networks, results, strict=True):
+      answers = _answers(network, questions)
+      for asked in part:
+        file = files[len(found)]
+        about = (
+          {"predictions": next(answers)}
+          if isinstance(asked, Question)
+          else {"error": asked}
+        )
+        found.append({"image": str(file)} | about)
+    progress(len(part))
   return results
 
 
@@ -149,9 +173,9 @@ def _logits(network: Network, views: np.ndarray) -> np.ndarray:
   return np.asarray(network.apply(filled))[: len(views)]
 
 
-def _try(asking: Asking, file: Path) -> tuple[Question | None, str]:
+def _try(asking: Asking, number: int, file: Path) -> Question | str:
   """The question, or why there is none."""
   try:
-    return asking.question(file), ""
+    return asking.question(file, number)
   except DataError as error:
-    return None, str(error)
+    return str(error)

@@ -245,6 +245,19 @@ def test_real_terminal_is_recognised(monkeypatch: pytest.MonkeyPatch):
     assert b"resnet32" in seen.read(4096)
 
 
+def test_progress_is_shown_on_a_terminal_alone(monkeypatch, capsys):
+  with display.progress("pictures", 200) as progress:
+    progress(64)
+  assert capsys.readouterr() == ("", "")
+  out = open_terminal(monkeypatch)
+  monkeypatch.setattr(sys, "stderr", Terminal())
+  with display.progress("pictures", 200) as progress:
+    progress(64)
+    progress(64)
+  assert "128/200" in sys.stderr.getvalue()
+  assert out.getvalue() == ""
+
+
 ROWS = [["leader", "45.12 %", 1234], ["peers [mean]", "9.00 %", "-"]]
 
 

@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 import json
 import shutil
 import statistics
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -11,6 +12,7 @@ import pytest
 
 from configs import common, okddip_digits
 from okd_jax import __main__, seeds
+from okd_jax.data import picture
 from okd_jax.errors import ConfigError, DataError
 from okd_jax.results import curves
 from okd_jax.runs import records, run as run_lib, workdir as workdir_lib
@@ -120,10 +122,14 @@ def test_all_seeds_are_exported(folder, tmp_path, capsys):
   assert weights_of(tmp_path / "one") == weights  # of seed 4, the last one
 
 
-def test_all_seeds_predict(folder, tmp_path, capsys):
+def test_all_seeds_predict(folder, tmp_path, capsys, monkeypatch):
   pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
   Image.fromarray(pixels).save(tmp_path / "a.png")
+  read = mock.Mock(wraps=picture.resized)
+  monkeypatch.setattr(picture, "resized", read)
   command("predict", folder, tmp_path, "--json")
+  # Not once a seed.
+  read.assert_called_once()
   told = json.loads(capsys.readouterr().out)
   assert list(told) == ["seed3", "seed4"]
   command("predict", folder, tmp_path, "--seed=4", "--json")

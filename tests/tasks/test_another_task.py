@@ -83,7 +83,7 @@ class Task(task.Task):
 class Asking(asking.Asking):
   heads = ("point",)
 
-  def question(self, file):
+  def question(self, file, number):
     return asking.Question(file, picture.resized(file, self.card)[None])
 
   def answer(self, question, logits):

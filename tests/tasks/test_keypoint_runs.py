@@ -183,7 +183,8 @@ def test_the_crop_of_a_whole_picture_holds_just_it(leader, tmp_path):
   picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
   Image.fromarray(picture).save(tmp_path / "a.png")
   task = tasks.load("keypoints")
-  asked = task.asking(exported.read_card(leader)).question(tmp_path / "a.png")
+  asking = task.asking(exported.read_card(leader))
+  asked = asking.question(tmp_path / "a.png", 1)
   views = np.rint(255 * asked.views)
   np.testing.assert_array_equal(views, [picture, picture[:, ::-1]])
 

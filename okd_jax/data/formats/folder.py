@@ -11,7 +11,11 @@ import numpy as np
 from okd_jax.data import images
 from okd_jax.data.formats import finder, fingerprint, tfds as prepared
 from okd_jax.data.info import describe, HostData, Split
+from okd_jax.devices import host
 from okd_jax.errors import DataError
+
+# Pictures that are decoded before they are asked for.
+_AHEAD = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,13 +108,14 @@ def check_folder(path: str, *, exif: bool = True) -> FolderReport:
     for name, files in classes.items():
       for file in files:
         place[file] = (split, name)
-        try:
-          data = file.read_bytes()
-          contents[hashlib.sha256(data).digest()].append(file)
-          height, width = images.decode(data, exif=exif).shape[:2]
-          sizes[width, height] += 1
-        except (OSError, images.Undecodable) as error:
-          damaged[file] = str(error)
+  looks = host.in_threads(lambda file: _look(file, exif), place, _AHEAD)
+  for file, (digest, size, error) in zip(place, looks, strict=True):
+    if digest is not None:
+      contents[digest].append(file)
+    if size is not None:
+      sizes[size] += 1
+    else:
+      damaged[file] = error
   duplicates = tuple(
     tuple(files) for files in contents.values() if len(files) > 1
   )
@@ -130,6 +135,20 @@ def check_folder(path: str, *, exif: bool = True) -> FolderReport:
   )
 
 
+def _look(
+  file: pathlib.Path, exif: bool
+) -> tuple[bytes | None, tuple[int, int] | None, str]:
+  """The digest of a file, (width, height), and why one of them is missing."""
+  digest = None
+  try:
+    content = file.read_bytes()
+    digest = hashlib.sha256(content).digest()
+    height, width = images.decode(content, exif=exif).shape[:2]
+    return digest, (width, height), ""
+  except (OSError, images.Undecodable) as error:
+    return digest, None, str(error)
+
+
 def _decode(
   classes: finder.Classes,
   image_size: int,
@@ -146,13 +165,18 @@ def _decode(
   pixels = prepared.allocate(
     str(files[0].parent.parent), (len(files), *size, 3)
   )
-  for image, file in zip(pixels, files, strict=True):
+
+  def decode(file: pathlib.Path) -> tuple[np.ndarray, int]:
     try:
       content = file.read_bytes()
-      image[...] = images.whole(content, "RGB", size, exif=exif)
-      sums[file] = zlib.crc32(content)
+      image = images.whole(content, "RGB", size, exif=exif)
     except (OSError, images.Undecodable) as error:
       raise DataError(
         f"{file} cannot be decoded ({error}); replace or remove the file."
       ) from error
+    return image, zlib.crc32(content)
+
+  decoded = host.in_threads(decode, files, _AHEAD)
+  for row, file, (image, crc) in zip(pixels, files, decoded, strict=True):
+    row[...], sums[file] = image, crc
   return Split(pixels, labels)
