@@ -16,7 +16,6 @@ import sys
 
 import jax
 import numpy as np
-import undrawn  # noqa: F401 - nobody looks at the curves
 
 from okd_jax import train
 from okd_jax.cli import common as cli
@@ -97,6 +96,9 @@ def run(job):
 
 
 if __name__ == "__main__":
+  # Nobody looks at the curves.
+  import undrawn  # noqa: F401
+
   with cli.exit_codes():
     distributed.initialize()
     for each in json.loads(sys.argv[1]):
