@@ -10,7 +10,6 @@ the library takes for a convolution is chosen on the card only.
 """
 
 import collections
-import json
 from pathlib import Path
 import re
 import sys
@@ -109,10 +108,7 @@ def main(argv: list[str]) -> None:
     found = facts(program, compiled, seconds)
     if args.text:
       args.text.write_text(compiled.as_text())
-    print(line(found), flush=True)
-    if args.json:
-      with args.json.open("a") as file:
-        file.write(json.dumps(found) + "\n")
+    tpu.show(line(found), found, args.json)
 
 
 if __name__ == "__main__":

@@ -34,19 +34,9 @@ class Side(Protocol):
 
 
 class JaxSide:
-  """Our step; with `chunk`, many steps a call, as on accelerators.
+  """Our step; with `chunk`, many steps a call, as on accelerators."""
 
-  With `known` the number of steps of a call is part of the program.
-  """
-
-  def __init__(
-    self,
-    args: argparse.Namespace,
-    began: float,
-    *,
-    chunk: bool,
-    known: int = 0,
-  ):
+  def __init__(self, args: argparse.Namespace, began: float, *, chunk: bool):
     import jax
     import jax.numpy as jnp
 
@@ -77,16 +67,8 @@ class JaxSide:
     jax.block_until_ready(state)
     batch, key = setting.batch_and_key(recipe)
     step_fn = jax.jit(functools.partial(train_step, recipe))
-    self._known = known
-    self._chunk = known or (chunk and 512)
-    if known:
-      rows = jnp.tile(jnp.arange(args.batch), (known, 1))
-      self._args = (batch.image, batch.target, rows, key)
-
-      def program(step_fn, *given):
-        return chunk_lib.many_steps(recipe, step_fn, *given[:5], known, key)
-
-    elif chunk:
+    self._chunk = chunk
+    if chunk:
       rows = jnp.tile(jnp.arange(args.batch), (512, 1))
       self._args = (batch.image, batch.target, rows, jnp.int32(1), key)
       program = functools.partial(chunk_lib.many_steps, recipe)
@@ -141,15 +123,13 @@ class JaxSide:
     args = self._args
     began = time.monotonic()
     while done < num_steps:
-      count = min(self._chunk, num_steps - done) if self._chunk else 1
-      if self._known:
-        count = self._known
-      elif self._chunk:
+      count = min(512, num_steps - done) if self._chunk else 1
+      if self._chunk:
         args = (*args[:3], jnp.int32(count), *args[4:])
       self._state, self._sums = self._step(self._state, self._sums, *args)
       done += count
     jax.block_until_ready((self._state, self._sums))
-    return (time.monotonic() - began) * num_steps / done
+    return time.monotonic() - began
 
   def peak_bytes(self) -> int:
     """Most memory in use on the device so far; 0 if it does not say."""
@@ -250,7 +230,6 @@ class TorchSide:
 SIDES = {
   "jax": functools.partial(JaxSide, chunk=False),
   "jax chunk": functools.partial(JaxSide, chunk=True),
-  "jax known": functools.partial(JaxSide, chunk=True, known=32),
   "torch": functools.partial(TorchSide, mode="eager"),
   "torch channels-last": functools.partial(TorchSide, mode="channels_last"),
   "torch compiled": functools.partial(TorchSide, mode="compiled"),

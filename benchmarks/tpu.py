@@ -95,6 +95,14 @@ def line(found: dict[str, Any]) -> str:
   )
 
 
+def show(said: str, found: dict[str, Any], file: Path | None) -> None:
+  """Prints a line, and adds the facts to a file."""
+  print(said, flush=True)
+  if file:
+    with file.open("a") as lines:
+      lines.write(json.dumps(found) + "\n")
+
+
 def main(argv: list[str]) -> None:
   args = parse(argv)
   tpu_program.prepare()
@@ -103,10 +111,7 @@ def main(argv: list[str]) -> None:
     return
   for program in programs(args):
     found = measure(program, args.text)
-    print(line(found), flush=True)
-    if args.json:
-      with args.json.open("a") as file:
-        file.write(json.dumps(found) + "\n")
+    show(line(found), found, args.json)
 
 
 if __name__ == "__main__":

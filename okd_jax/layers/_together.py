@@ -56,26 +56,24 @@ def convolution(plain: _Form, sparse: bool) -> _Form:
 
 def input_gradient(plain: _Form, sparse: bool, x: Array) -> _Form:
   """Of kernel and the output's gradient; `x` says of which shape it is."""
-
-  def one(kernel, dy):
-    return jax.linear_transpose(lambda x: plain(x, kernel), x)(dy)[0]
-
-  def peers(kernel, dy):
-    of_peers, like = _of_peers(plain, sparse), _zeros(x, dy)
-    return jax.linear_transpose(lambda x: of_peers(x, kernel), like)(dy)[0]
-
-  return _mapped(one, peers)
+  return _gradient(plain, sparse, x, lambda form, k: lambda x: form(x, k))
 
 
 def kernel_gradient(plain: _Form, sparse: bool, kernel: Array) -> _Form:
   """Of input and the output's gradient; `kernel` says of which shape it is."""
+  return _gradient(plain, sparse, kernel, lambda form, x: lambda k: form(x, k))
 
-  def one(x, dy):
-    return jax.linear_transpose(lambda k: plain(x, k), kernel)(dy)[0]
 
-  def peers(x, dy):
-    of_peers, like = _of_peers(plain, sparse), _zeros(kernel, dy)
-    return jax.linear_transpose(lambda k: of_peers(x, k), like)(dy)[0]
+def _gradient(plain: _Form, sparse: bool, wanted: Array, linear: Any) -> _Form:
+  """The gradient of what `linear(form, other)` is a function of."""
+
+  def one(other, dy):
+    return jax.linear_transpose(linear(plain, other), wanted)(dy)[0]
+
+  def peers(other, dy):
+    form = linear(_of_peers(plain, sparse), other)
+    like = jnp.zeros((len(dy), *wanted.shape), wanted.dtype)
+    return jax.linear_transpose(form, vary(like, over=dy))(dy)[0]
 
   return _mapped(one, peers)
 
@@ -120,8 +118,3 @@ def _of_peers(plain: _Form, sparse: bool) -> _Form:
     return jnp.moveaxis(y.reshape(*y.shape[:-1], num_peers, d), -2, 0)
 
   return convolve
-
-
-def _zeros(x: Array, dy: Array) -> Array:
-  """As many peers like `x` as the gradients `dy` are of."""
-  return vary(jnp.zeros((len(dy), *x.shape), x.dtype), over=dy)
