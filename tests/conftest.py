@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Imported where they are needed; `undrawn` changes the process that imports it.
+collect_ignore = ["support"]
+
 # Tests compile much and compute little: the compiler need not try hard.
 flags = [
   os.environ.get("XLA_FLAGS", ""),
