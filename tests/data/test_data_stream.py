@@ -355,7 +355,7 @@ def test_files_read_together_fail_each_at_its_own_place(tmp_path):
   made = make(tmp_path, test_fraction=0.0)
   sound = [batch.index for batch in take(made, 6)]
   files = listing.from_folder(str(tmp_path), SIZE, 0.0).train
-  path = files.paths[sound[3][0]]
+  path = files.path(sound[3][0])
   path.unlink()
   batches = made.batches(0)
   # A batch is handed out when the next one has been read.

@@ -445,9 +445,9 @@ def test_other_addresses_are_refused(written, message):
     paths.anywhere(written)
 
 
-def test_data_in_a_bucket_are_refused():
-  with pytest.raises(ConfigError, match="data may not. Copy it here first"):
-    paths.expand("gs://bucket/pictures")
+def test_what_has_to_be_here_is_refused():
+  with pytest.raises(ConfigError, match="not read from buckets. Copy it here"):
+    paths.expand("gs://bucket/net.pth")
 
 
 def test_missing_packages_are_named(monkeypatch):
