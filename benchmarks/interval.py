@@ -41,11 +41,11 @@ def best(between: float, costs: Costs) -> float:
 
       sqrt(2 * wait * between)
 
-  The first-order optimum of J. W. Young, A first order approximation to the
-  optimum checkpoint interval, Communications of the ACM 17(9), 1974; that of J. T. Daly,
-  A higher order estimate of the optimum checkpoint interval for restart dumps,
-  Future Generation Computer Systems 22(3), 2006, where saves are short. A save begins when the
-  last one counts.
+  J. W. Young, A first order approximation to the optimum checkpoint interval,
+  Communications of the ACM 17(9), 1974. J. T. Daly, A higher order estimate of
+  the optimum checkpoint interval for restart dumps, Future Generation Computer
+  Systems 22(3), 2006, comes to the same where saves are short. A save begins
+  when the last one counts.
 
   Args:
     between: mean time between failures of the whole run.

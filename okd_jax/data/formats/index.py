@@ -78,7 +78,8 @@ def write_pictures(
     "sizes": sizes,
     "sums": sums,
     "left_out": seen.left_out,
-    "folders": dict(seen.folders),
+    # Writing the index gives the root itself another time.
+    "folders": {**seen.folders, "": 0},
     "top": _top(seen.root),
   }
   return _write(seen.root, _PICTURES, content)
@@ -137,7 +138,6 @@ def _top(root: Path) -> list[str]:
 
 
 def _has_changed(root: pathlib.Path, content: dict[str, Any]) -> bool:
-  # Writing the index has given the root itself another time.
   inner = {name: then for name, then in content["folders"].items() if name}
   try:
     return content["top"] != _top(root) or any(

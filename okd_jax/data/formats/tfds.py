@@ -237,7 +237,7 @@ def _read_split(copy: Copy, split: str, image_size: int, exif: bool) -> Split:
   contents = host.in_threads(records.content, files, _AHEAD)
   for file, length, content in zip(files, lengths, contents, strict=True):
     count = 0
-    for record in records.records(content):
+    for record in records.split(content):
       if count == length:
         break
       try:

@@ -25,7 +25,7 @@ def content(path: Path) -> bytes:
     ) from error
 
 
-def records(data: bytes) -> Iterator[bytes]:
+def split(data: bytes) -> Iterator[bytes]:
   """Reads TFRECORD: length (8), its checksum (4), data, its checksum (4)."""
   at = 0
   while at + 12 <= len(data):
