@@ -41,6 +41,7 @@ def rows() -> list[Program]:
     Program(mapping="unroll"),
     dataclasses.replace(alone, kind="branches"),
     Program(kind="branches"),
+    Program(steps=512),
     Program(mesh=(1, 4)),
     Program(mesh=(4, 1)),
     Program(mesh=(1, 4), batch=512),
@@ -69,7 +70,8 @@ def read(path: Path = RESULTS) -> dict[Program, dict[str, Any]]:
   for line in lines:
     facts = json.loads(line)
     facts["mesh"] = tuple(facts["mesh"])
-    found[Program(**{name: facts[name] for name in names})] = facts
+    chosen = {name: facts[name] for name in names if name in facts}
+    found[Program(**chosen)] = facts
   return found
 
 
@@ -107,7 +109,11 @@ def _cells(facts: dict[str, Any]) -> Iterator[str]:
   if facts["peers"] == 1:
     kind = "network"
   mapping = f", {facts['mapping']}" if facts["peers"] > 1 else ""
-  yield (f"{facts['peers']} {facts['net']} {kind}, {facts['method']}{mapping}")
+  steps = facts.get("steps", 1)
+  loop = f", loop of {steps}" if steps > 1 else ""
+  yield (
+    f"{facts['peers']} {facts['net']} {kind}, {facts['method']}{mapping}{loop}"
+  )
   yield f"{facts['topology']}, {'x'.join(map(str, facts['mesh']))}"
   yield str(facts["batch"])
   yield f"{facts['estimated_ms']:.2f}"
