@@ -55,10 +55,13 @@ def rows() -> list[Program]:
       made += [Program(method=name, kind=method.needs.kind or "replicas")]
   for net in ("resnet110", "wrn20_8"):
     made += [Program(method="independent", net=net), Program(net=net)]
-  made += [Program(topology="v5e:2x4", mesh=(2, 4), net="resnet34", batch=256)]
-  made += [
-    Program(topology="v5e:16x16", mesh=(64, 4), net="resnet34", batch=8192)
-  ]
+  # ImageNet, 32 images of four peers a chip or 128 of one.
+  for topology, chips in (("v5e:2x4", 8), ("v5e:8x8", 64), ("v5e:16x16", 256)):
+    slice_ = Program(topology=topology, net="resnet34", batch=32 * chips)
+    made += [
+      dataclasses.replace(slice_, mesh=(chips // 4, 4)),
+      dataclasses.replace(slice_, mesh=(chips, 1)),
+    ]
   return list(dict.fromkeys(made))
 
 
