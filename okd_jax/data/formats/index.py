@@ -16,7 +16,7 @@ import zlib
 
 from okd_jax.data.formats import walk
 from okd_jax.errors import DataError
-from okd_jax.storage import files
+from okd_jax.storage import bucket, files
 from okd_jax.storage.paths import Path
 
 _FIRST = b"okd_jax index 1"
@@ -91,8 +91,17 @@ def write_records(root: Path, content: dict[str, Any]) -> Path:
 
 
 def remove(root: Path) -> None:
-  """Removes the index of a folder, if there is one."""
-  (root / walk.INDEX).unlink(missing_ok=True)
+  """Removes the index of a folder, if there is one, to write another.
+
+  Raises:
+    DataError: if the folder cannot be written.
+  """
+  path = root / walk.INDEX
+  if isinstance(root, pathlib.Path) and root.is_dir():
+    if not os.access(root, os.W_OK):
+      raise _unwritable(path, "permission denied")
+  with bucket.reached(root):
+    path.unlink(missing_ok=True)
 
 
 def stale(root: Path, changes: str) -> DataError:
@@ -174,8 +183,12 @@ def _write(root: Path, kind: str, content: dict[str, Any]) -> Path:
   try:
     files.write(path, b"\n".join((_FIRST, digest, packed)), shared=True)
   except OSError as error:
-    raise DataError(
-      f"{path} cannot be written ({error}); an index lies in the folder that "
-      "it is of. Make that writable, or go on without an index."
-    ) from error
+    raise _unwritable(path, error) from error
   return path
+
+
+def _unwritable(path: Path, why: object) -> DataError:
+  return DataError(
+    f"{path} cannot be written ({why}); an index lies in the folder that it is "
+    "of. Make that writable, or go on without an index."
+  )

@@ -60,6 +60,7 @@ def write_index(copy: prepared.Copy) -> Path:
   Raises:
     DataError: if a record file is damaged.
   """
+  index.remove(copy.path)
   splits = {split: _locate(copy, split) for split in copy.shards}
   content: dict[str, Any] = {
     "sizes": _sizes(copy),
