@@ -271,7 +271,6 @@ OFFLINE = """
     raise OSError("no network")
   socket.create_connection = fail
   from okd_jax.errors import DataError
-from prepared_copies import write_copy
   from okd_jax import data
   start = time.monotonic()
   try:
