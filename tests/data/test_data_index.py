@@ -99,6 +99,7 @@ def test_a_folder_may_be_copied_with_its_index(indexed, tmp_path):
   assert make(tmp_path / "copy").files == here.files
 
 
+@pytest.mark.checklist("H1")
 @pytest.mark.parametrize(
   "harm, message",
   [
@@ -127,6 +128,7 @@ def test_a_stream_notices_what_it_reads(indexed):
       assert step < 3
 
 
+@pytest.mark.checklist("H1")
 def test_a_damaged_index_is_refused(indexed):
   path = indexed / walk.INDEX
   content = path.read_bytes()

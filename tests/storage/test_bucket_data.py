@@ -201,6 +201,7 @@ def test_hosts_load_their_parts_of_the_same_batches(copies, monkeypatch):
   jax.tree.map(np.testing.assert_array_equal, joined + later, expected)
 
 
+@pytest.mark.checklist("H1")
 def test_a_stale_index_of_a_copy_is_refused(copies, tmp_path):
   copied = shutil.copytree(copies[0], tmp_path / "copied") / "animals" / "1.0.0"
   command("data", copied, "--index")
