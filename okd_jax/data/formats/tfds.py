@@ -148,8 +148,8 @@ def inspect(path: Path) -> Copy:
     raise DataError(
       f"{path} is in the format {file_format}; tfrecord was expected. Prepare "
       "it again with TensorFlow Datasets' file_format='tfrecord', or convert "
-      "it: tfds convert_format --dataset_dir=COPY --out_file_format=tfrecord "
-      "--out_path=OTHER."
+      f"it: tfds convert_format --dataset_version_dir={path} --out_file_format="
+      f"tfrecord --out_dir=OTHER/{file_name}/{path.name}"
     )
   if "train" not in shards:
     raise DataError(
