@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import bucket_server
 import jax
@@ -260,8 +261,10 @@ def test_a_server_that_stays_away_is_named(pictures, way, how):
   made = make(f"folder:{pictures[1]}", "stream")
   setattr(way, how, True)
   try:
+    began = time.monotonic()
     with pytest.raises(UnreachableError, match="okd-data/.*cannot be read"):
       next(made.batches(0))
+    assert time.monotonic() - began < 90  # the client is asked once
   finally:
     setattr(way, how, False)
 

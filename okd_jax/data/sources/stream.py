@@ -23,7 +23,7 @@ from okd_jax.data.sources.source import (
   Source,
   to_devices,
 )
-from okd_jax.errors import DataError, OkdError
+from okd_jax.errors import DataError, OkdError, UnreachableError
 
 # Files read in one call of Python. Threads that wait for each other to enter it
 # lose more time than reading takes.
@@ -123,10 +123,12 @@ class StreamSource(Source):
     import tensorflow as tf
 
     exif = self.info.exif
+    # TensorFlow keeps of an error no more than its text.
+    lost: list[UnreachableError] = []
 
     def plain(rows, *rest):
       content = tf.numpy_function(
-        lambda rows: _plain(files, rows, exif), [rows], tf.string
+        lambda rows: _plain(files, rows, exif, lost), [rows], tf.string
       )
       return tf.ensure_shape(content, rows.shape), rows, *rest
 
@@ -154,6 +156,8 @@ class StreamSource(Source):
         image = next(elements)
       # TensorFlow's errors have no common base below Exception.
       except Exception as error:
+        if lost:  # not asked for a second time, which takes long
+          raise lost[0] from error
         raise _explain(files, rows, exif, error) from error
       batch = core.Batch(
         image=np.moveaxis(image, 1, 0) if image.ndim == 5 else image,
@@ -170,9 +174,21 @@ class StreamSource(Source):
       yield ahead
 
 
-def _plain(files: Files, rows: np.ndarray, exif: bool) -> np.ndarray:
-  """Reads files that need no preparation; those that do become b""."""
+def _plain(
+  files: Files, rows: np.ndarray, exif: bool, lost: list[UnreachableError]
+) -> np.ndarray:
+  """Reads files that need no preparation; those that do become b"".
+
+  Args:
+    files: what rows count.
+    rows: of the images.
+    exif: whether they are turned as EXIF says.
+    lost: gets what is raised if a bucket cannot be reached.
+  """
   contents = files.read_together(rows)
+  lost += [each for each in contents if isinstance(each, UnreachableError)]
+  if lost:
+    raise lost[0]
   return np.array(
     [
       content
