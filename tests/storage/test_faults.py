@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import logged
 import pytest
 
 from okd_jax import train
@@ -123,32 +124,35 @@ def evaluates(workdir):
 def test_stopped_in_every_phase_and_resumed_by_the_same_command(
   quiet, tmp_path
 ):
-  command = [sys.executable, "main.py", *RUN, f"--workdir={tmp_path}"]
+  workdir = tmp_path / "run"
   for reached, number in (
     (begins_to_compile, signal.SIGTERM),
     (trains, signal.SIGINT),
     (evaluates, signal.SIGTERM),
   ):
-    with subprocess.Popen(
-      command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-      while process.poll() is None and not reached(tmp_path):
-        time.sleep(0.001)
-      stopped_at = time.monotonic()
-      process.send_signal(number)
-      said, _ = process.communicate(timeout=100)
-    assert process.returncode == 75, said
+    log = tmp_path / reached.__name__
+    process = soak.PROCESSES.Process(
+      target=logged.run, args=(log, soak.run, RUN, workdir)
+    )
+    process.start()
+    while process.is_alive() and not reached(workdir):
+      time.sleep(0.001)
+    stopped_at = time.monotonic()
+    os.kill(process.pid, number)
+    process.join(100)
+    said = log.read_text()
+    assert process.exitcode == 75, said
     assert time.monotonic() - stopped_at < 30
     assert number.name in said and "Traceback" not in said
-    saved = Checkpoints(tmp_path / "checkpoints").latest_verified()
+    saved = Checkpoints(workdir / "checkpoints").latest_verified()
     if reached is begins_to_compile:
       assert saved is None and "compiling: stopping now" in said
     else:
-      assert saved == steps_logged(tmp_path, "train")[-1]
+      assert saved == steps_logged(workdir, "train")[-1]
     if reached is evaluates:
-      assert saved in steps_logged(tmp_path, "eval")
-  soak.finish(RUN, tmp_path)
-  soak.compare(quiet, tmp_path)
+      assert saved in steps_logged(workdir, "eval")
+  soak.finish(RUN, workdir)
+  soak.compare(quiet, workdir)
 
 
 def in_this_process(workdir, *flags):
