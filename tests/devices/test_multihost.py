@@ -72,6 +72,7 @@ def metrics(workdir):
   return [json.loads(line) for line in lines]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   "settings",
   [

@@ -23,6 +23,8 @@ from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.weights import export
 from scripts import soak
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 # Steps and saves take milliseconds; evaluation takes long enough to be hit.
 RUN = (
