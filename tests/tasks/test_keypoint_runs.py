@@ -38,7 +38,7 @@ def configured(folder, **changes):
   config.data.name = f"keypoints:{folder}"
   config.data.image_size = 16
   config.data.train_examples = 0
-  config.peers.net = "toys:hourglass"
+  config.peers.net, config.peers.num_peers = "toys:hourglass", 2
   config.mesh.data = 1
   config.batch_size, config.eval_batch_size = 8, 4
   config.epochs, config.rampup_epochs, config.eval_epochs = 2, 1, 1
