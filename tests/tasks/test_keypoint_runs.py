@@ -22,6 +22,8 @@ from okd_jax.training import finite, state as state_lib, step as steps
 from okd_jax.weights import export, exported, predict
 import runs
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
