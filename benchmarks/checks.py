@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks import setting
 from okd_jax import methods
+from okd_jax.data.sources.flat import Flat
 from okd_jax.devices import mesh
 from okd_jax.training import (
   chunk as chunk_lib,
@@ -51,7 +52,7 @@ def train(setup: Setup, state: Any, chunk: bool) -> np.ndarray:
     step_fn = functools.partial(steps.train_step, setup)
     measures = chunk_lib.measures_like(step_fn, state, batch, *given)
     sums, _ = measures_lib.from_json({}, measures)
-    images = (batch.image, batch.target, rows, jnp.int32(STEPS))
+    images = (Flat.of(batch.image), batch.target, rows, jnp.int32(STEPS))
     many_steps = functools.partial(chunk_lib.many_steps, setup, step_fn)
     _, sums = jax.jit(many_steps)(state, sums, *images, *given)
     terms = measures_lib.means(sums, STEPS)["terms"]

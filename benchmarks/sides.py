@@ -41,6 +41,7 @@ class JaxSide:
     import jax.numpy as jnp
 
     from benchmarks import setting
+    from okd_jax.data.sources.flat import Flat
     from okd_jax.devices import mesh
     from okd_jax.training import (
       autotune,
@@ -70,7 +71,7 @@ class JaxSide:
     self._chunk = chunk
     if chunk:
       rows = jnp.tile(jnp.arange(args.batch), (512, 1))
-      self._args = (batch.image, batch.target, rows, jnp.int32(1), key)
+      self._args = (Flat.of(batch.image), batch.target, rows, jnp.int32(1), key)
       program = functools.partial(chunk_lib.many_steps, recipe)
     else:
       self._args = (batch, key)

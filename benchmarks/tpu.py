@@ -56,7 +56,7 @@ def programs(args: argparse.Namespace) -> list[Program]:
   for values in itertools.product(*flags.values()):
     chosen: dict[str, Any] = dict(zip(flags, values, strict=True))
     chosen["mesh"] = tuple(int(n) for n in chosen["mesh"].split("x"))
-    for name in ("peers", "batch"):
+    for name in ("peers", "batch", "steps"):
       chosen[name] = int(chosen[name])
     if chosen["method"] != tpu_program.PLAIN:
       needed = methods.load(chosen["method"])().needs.kind

@@ -67,6 +67,8 @@ class Program:
     batch: over all devices.
     mapping: "vmap" or "unroll".
     precision: "bf16" or "f32".
+    steps: in one call: 1, as where batches come from the host, or the length of
+      the loop that gathers them from a data set in the chips' memory.
   """
 
   topology: str = "v5e:2x2"
@@ -78,6 +80,7 @@ class Program:
   batch: int = 128
   mapping: str = "vmap"
   precision: str = "bf16"
+  steps: int = 1
 
 
 def prepare() -> None:
@@ -180,34 +183,84 @@ def step_of(setup: Any, batch: Any) -> tuple[Any, tuple[Any, ...]]:
     batch: arrays or shapes, as they come from the host.
   """
   import jax
-  import jax.numpy as jnp
 
   from okd_jax.training import state as state_lib, step as steps
 
   state = state_lib.abstract(setup, jax.random.key(0))
-  everywhere = jax.NamedSharding(setup.mesh, jax.P())
-
-  def like(shape, dtype, where=everywhere):
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
-
-  split = jax.NamedSharding(setup.mesh, jax.P("data"))
-  batch = jax.tree.map(lambda leaf: like(leaf.shape, leaf.dtype, split), batch)
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  teacher = None
-  if setup.teacher is not None:
-    teacher = jax.eval_shape(
-      setup.teacher.init, jax.random.key(0), setup.example_images()
-    )
-    teacher = jax.tree.map(lambda leaf: like(leaf.shape, leaf.dtype), teacher)
-  labels = None
-  if setup.method.needs.train_labels:
-    labels = like((setup.num_examples,), jnp.int32)
+  batch = _shaped(setup.mesh, batch, "data")
   step = jax.jit(
     functools.partial(steps.train_step, setup),
     donate_argnums=0,
     out_shardings=(state_lib.shardings(setup, state), None),
   )
-  return step, (state, batch, like(key.shape, key.dtype), teacher, labels)
+  return step, (state, batch, *_taught_with(setup))
+
+
+def loop_of(setup: Any, batch: Any, steps: int) -> tuple[Any, tuple[Any, ...]]:
+  """As `step_of`, for a loop over a data set in the chips' memory.
+
+  Args:
+    setup: see `step_of`.
+    batch: likewise; its examples are like those of the data set.
+    steps: at most in one call.
+  """
+  import jax
+  import jax.numpy as jnp
+
+  from okd_jax.data.sources.flat import Flat
+  from okd_jax.training import chunk, state as state_lib, step as step_lib
+
+  state = state_lib.abstract(setup, jax.random.key(0))
+  rest = _taught_with(setup)
+  step_fn = jax.jit(functools.partial(step_lib.train_step, setup))
+  split = _shaped(setup.mesh, batch, "data")
+  sums = chunk.measures_like(step_fn, state, split, *rest)
+  count = setup.num_examples
+
+  def whole(leaf):
+    return jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype)
+
+  taken = (
+    sums,
+    jax.eval_shape(Flat.of, whole(batch.image)),
+    jax.tree.map(whole, batch.target),
+    jax.ShapeDtypeStruct((steps, setup.batch_size), jnp.int32),
+    jax.ShapeDtypeStruct((), jnp.int32),
+  )
+  everywhere = jax.NamedSharding(setup.mesh, jax.P())
+  loop = jax.jit(
+    functools.partial(chunk.many_steps, setup, step_fn),
+    donate_argnums=(0, 1),
+    out_shardings=(state_lib.shardings(setup, state), everywhere),
+  )
+  return loop, (state, *_shaped(setup.mesh, taken), *rest)
+
+
+def _taught_with(setup: Any) -> tuple[Any, Any, Any]:
+  """Shapes of the key, of teachers and of all labels, where they are needed."""
+  import jax
+  import jax.numpy as jnp
+
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  teacher = labels = None
+  if setup.teacher is not None:
+    teacher = jax.eval_shape(
+      setup.teacher.init, jax.random.key(0), setup.example_images()
+    )
+  if setup.method.needs.train_labels:
+    labels = jax.ShapeDtypeStruct((setup.num_examples,), jnp.int32)
+  return _shaped(setup.mesh, (key, teacher, labels))
+
+
+def _shaped(mesh: Any, tree: Any, *axes: str) -> Any:
+  """Shapes of arrays on a mesh, their first axes split over its `axes`."""
+  import jax
+
+  where = jax.NamedSharding(mesh, jax.P(*axes))
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+    tree,
+  )
 
 
 def devices_of(topology: str) -> Any:
@@ -237,7 +290,10 @@ def _ours(program: Program, devices: Any) -> tuple[Any, tuple[Any, ...]]:
     info=info,
     devices=devices,
   )
-  return step_of(setup, setting.random_batch(program.batch, info))
+  batch = setting.random_batch(program.batch, info)
+  if program.steps > 1:
+    return loop_of(setup, batch, program.steps)
+  return step_of(setup, batch)
 
 
 def _plain(program: Program, devices: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -254,13 +310,6 @@ def _plain(program: Program, devices: Any) -> tuple[Any, tuple[Any, ...]]:
   network = plain_linen.Network(like, dtype)
   mesh = mesh_lib.make_mesh(*program.mesh, devices)
 
-  def shaped(tree, *axes):
-    where = jax.NamedSharding(mesh, jax.P(*axes))
-    return jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-      tree,
-    )
-
   state = jax.eval_shape(lambda: plain_linen.init(network, info, program.peers))
   images = jax.ShapeDtypeStruct((program.batch, *info.image_shape), jnp.uint8)
   labels = jax.ShapeDtypeStruct((program.batch,), jnp.int32)
@@ -269,7 +318,7 @@ def _plain(program: Program, devices: Any) -> tuple[Any, tuple[Any, ...]]:
     functools.partial(plain_linen.train_step, network, info), donate_argnums=0
   )
   return step, (
-    shaped(state, "peer"),
-    *shaped((images, labels), "data"),
-    shaped(key),
+    _shaped(mesh, state, "peer"),
+    *_shaped(mesh, (images, labels), "data"),
+    _shaped(mesh, key),
   )

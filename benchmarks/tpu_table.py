@@ -1,6 +1,6 @@
-"""The table of docs/speed.md, of programs compiled by `benchmarks.tpu`."""
+"""The tables of docs/speed.md and docs/scaling_out.md, by `benchmarks.tpu`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import json
 from pathlib import Path
@@ -10,7 +10,8 @@ from benchmarks.tpu_program import PLAIN, Program
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "tpu.jsonl"
-PAGE = ROOT / "docs" / "speed.md"
+SPEED = ROOT / "docs" / "speed.md"
+SCALE = ROOT / "docs" / "scaling_out.md"
 _BEGIN, _END = "<!-- table of benchmarks.tpu -->", "<!-- end -->"
 _COLUMNS = (
   "program",
@@ -25,6 +26,24 @@ _COLUMNS = (
   "s to compile",
   "images/s, estimate",
 )
+_COLUMNS_OF_SCALE = (
+  "chips, mesh",
+  "batch",
+  "ms a step, estimate",
+  "GB of HBM",
+  "messages",
+  "MB in them",
+  "images/s of all, estimate",
+  "images/s a host",
+  "cores a host",
+  "minutes an epoch",
+)
+_NET_OF_SCALE, _IMAGES_OF_SCALE = "resnet34", 1_281_167
+# Of v5e, https://cloud.google.com/tpu/docs/v5e.
+_CHIPS_OF_HOST = 8
+# What a core reads, decodes and crops of photographs, with something to spare,
+# see docs/scaling_out.md.
+_IMAGES_OF_CORE = 215
 
 
 def rows() -> list[Program]:
@@ -41,6 +60,7 @@ def rows() -> list[Program]:
     Program(mapping="unroll"),
     dataclasses.replace(alone, kind="branches"),
     Program(kind="branches"),
+    Program(steps=512),
     Program(mesh=(1, 4)),
     Program(mesh=(4, 1)),
     Program(mesh=(1, 4), batch=512),
@@ -54,11 +74,20 @@ def rows() -> list[Program]:
       made += [Program(method=name, kind=method.needs.kind or "replicas")]
   for net in ("resnet110", "wrn20_8"):
     made += [Program(method="independent", net=net), Program(net=net)]
-  made += [Program(topology="v5e:2x4", mesh=(2, 4), net="resnet34", batch=256)]
-  made += [
-    Program(topology="v5e:16x16", mesh=(64, 4), net="resnet34", batch=8192)
-  ]
-  return list(dict.fromkeys(made))
+  return list(dict.fromkeys(made + rows_of_scale()))
+
+
+def rows_of_scale() -> list[Program]:
+  """ImageNet on slices: 32 images of four peers a chip, or 128 of one."""
+  made = []
+  for topology, chips in (("v5e:2x4", 8), ("v5e:8x8", 64), ("v5e:16x16", 256)):
+    for mesh in ((chips // 4, 4), (chips, 1)):
+      made.append(
+        Program(
+          topology=topology, mesh=mesh, net=_NET_OF_SCALE, batch=32 * chips
+        )
+      )
+  return made
 
 
 def read(path: Path = RESULTS) -> dict[Program, dict[str, Any]]:
@@ -69,7 +98,8 @@ def read(path: Path = RESULTS) -> dict[Program, dict[str, Any]]:
   for line in lines:
     facts = json.loads(line)
     facts["mesh"] = tuple(facts["mesh"])
-    found[Program(**{name: facts[name] for name in names})] = facts
+    chosen = {name: facts[name] for name in names if name in facts}
+    found[Program(**chosen)] = facts
   return found
 
 
@@ -81,25 +111,35 @@ def write(measure: Callable[[Program], dict[str, Any]]) -> None:
       found[program] = measure(program)
       with RESULTS.open("a") as file:
         file.write(json.dumps(found[program]) + "\n")
-      write_page(found)
-  write_page(found)
+      write_pages(found)
+  write_pages(found)
 
 
-def write_page(found: dict[Program, dict[str, Any]]) -> None:
-  """Puts the table of what was found between the marks of its page."""
-  before, rest = PAGE.read_text().split(_BEGIN)
-  after = rest.split(_END)[1]
-  table = "\n".join(table_of(found))
-  PAGE.write_text(f"{before}{_BEGIN}\n\n{table}\n\n{_END}{after}")
+def tables(found: dict[Program, dict[str, Any]]) -> dict[Path, str]:
+  """The table of each page, of what was found."""
+  return {
+    SPEED: _table(_COLUMNS, rows(), found, _cells),
+    SCALE: _table(_COLUMNS_OF_SCALE, rows_of_scale(), found, _cells_of_scale),
+  }
 
 
-def table_of(found: dict[Program, dict[str, Any]]) -> Iterator[str]:
-  """The lines of the table."""
-  yield f"| {' | '.join(_COLUMNS)} |"
-  yield "|" + "---|" * len(_COLUMNS)
-  for program in rows():
-    if program in found:
-      yield f"| {' | '.join(_cells(found[program]))} |"
+def write_pages(found: dict[Program, dict[str, Any]]) -> None:
+  """Puts the tables between the marks of their pages."""
+  for page, table in tables(found).items():
+    before, rest = page.read_text().split(_BEGIN)
+    after = rest.split(_END, 1)[1]
+    page.write_text(f"{before}{_BEGIN}\n\n{table}\n\n{_END}{after}")
+
+
+def _table(
+  columns: Sequence[str],
+  programs: Sequence[Program],
+  found: dict[Program, dict[str, Any]],
+  cells: Callable[[dict[str, Any]], Iterator[str]],
+) -> str:
+  lines = [columns, ["---"] * len(columns)]
+  lines += [list(cells(found[p])) for p in programs if p in found]
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cells(facts: dict[str, Any]) -> Iterator[str]:
@@ -107,7 +147,11 @@ def _cells(facts: dict[str, Any]) -> Iterator[str]:
   if facts["peers"] == 1:
     kind = "network"
   mapping = f", {facts['mapping']}" if facts["peers"] > 1 else ""
-  yield (f"{facts['peers']} {facts['net']} {kind}, {facts['method']}{mapping}")
+  steps = facts.get("steps", 1)
+  loop = f", loop of {steps}" if steps > 1 else ""
+  yield (
+    f"{facts['peers']} {facts['net']} {kind}, {facts['method']}{mapping}{loop}"
+  )
   yield f"{facts['topology']}, {'x'.join(map(str, facts['mesh']))}"
   yield str(facts["batch"])
   yield f"{facts['estimated_ms']:.2f}"
@@ -120,3 +164,19 @@ def _cells(facts: dict[str, Any]) -> Iterator[str]:
   yield f"{count}, {sent / 1e6:.1f} MB" if count else ""
   yield f"{facts['compile_seconds']:.0f}"
   yield f"{1e3 * facts['batch'] / facts['estimated_ms']:.0f}"
+
+
+def _cells_of_scale(facts: dict[str, Any]) -> Iterator[str]:
+  chips = facts["mesh"][0] * facts["mesh"][1]
+  images = 1e3 * facts["batch"] / facts["estimated_ms"]
+  of_host = images * _CHIPS_OF_HOST / chips
+  yield f"{chips}, {'x'.join(map(str, facts['mesh']))}"
+  yield str(facts["batch"])
+  yield f"{facts['estimated_ms']:.1f}"
+  yield f"{facts['hbm'] / 1e9:.2f}"
+  yield str(sum(facts["collectives"].values()))
+  yield f"{sum(facts['collective_bytes'].values()) / 1e6:.0f}"
+  yield f"{images:.0f}"
+  yield f"{of_host:.0f}"
+  yield f"{of_host / _IMAGES_OF_CORE:.0f}"
+  yield f"{_IMAGES_OF_SCALE / images / 60:.1f}"

@@ -169,28 +169,39 @@ custom_call_target="__cudnn$convForward"
   assert cuda.kernels(text) == {"fusion": 2, "__cudnn$convForward": 1}
 
 
+FACTS = {
+  "estimated_ms": 2.0,
+  "hbm": 38e6,
+  "bytes": 1.153e9,
+  "flops": 50.35e9,
+  "temporaries": 44e6,
+  "collectives": {"all-reduce": 3},
+  "collective_bytes": {"all-reduce": 2.5e6},
+  "compile_seconds": 39.4,
+}
+
+
 def test_the_table_of_tpus_shows_what_was_found():
   program = Program(method="plain", peers=1)
-  facts = dataclasses.asdict(program) | {
-    "estimated_ms": 2.0,
-    "hbm": 38e6,
-    "bytes": 1.153e9,
-    "flops": 50.35e9,
-    "temporaries": 44e6,
-    "collectives": {"all-reduce": 3},
-    "collective_bytes": {"all-reduce": 2.5e6},
-    "compile_seconds": 39.4,
-  }
-  assert list(tpu_table.table_of({program: facts}))[2:] == [
+  found = {program: dataclasses.asdict(program) | FACTS}
+  assert tpu_table.tables(found)[tpu_table.SPEED].splitlines()[2:] == [
     "| 1 resnet32 network, plain | v5e:2x2, 1x1 | 128 | 2.00 | 0.04 | 1.15 | "
     "50 | 44 | 3, 2.5 MB | 39 | 64000 |"
   ]
 
 
-def test_the_page_has_the_table_of_the_results():
-  found = tpu_table.read()
-  table = "\n".join(tpu_table.table_of(found))
-  assert table in tpu_table.PAGE.read_text()
+def test_a_slice_of_tpus_is_said_to_need_cores_and_minutes():
+  program = next(p for p in tpu_table.rows_of_scale() if p.mesh == (16, 4))
+  found = {program: dataclasses.asdict(program) | FACTS}
+  # 2,048 images in 2 ms, of 8 hosts; 215 images/s a core.
+  assert tpu_table.tables(found)[tpu_table.SCALE].splitlines()[2:] == [
+    "| 64, 16x4 | 2048 | 2.0 | 0.04 | 3 | 2 | 1024000 | 128000 | 595 | 0.0 |"
+  ]
+
+
+def test_the_pages_have_the_tables_of_the_results():
+  for page, written in tpu_table.tables(tpu_table.read()).items():
+    assert written in page.read_text()
 
 
 def test_saves_are_timed(tmp_path):

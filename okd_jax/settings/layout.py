@@ -52,20 +52,33 @@ def mesh(config: RunConfig) -> Mesh:
   return made
 
 
+def peers_apart(config: RunConfig, devices: int) -> int:
+  """On how many of these accelerators the peers are spread by default.
+
+  A network by itself, and all images of a batch, keep a device busier than four
+  networks and a quarter of them (docs/speed.md).
+  """
+  if not _alike(config):
+    return 1
+  common = _divisors(config.peers.num_peers)
+  return max(n for n in common if devices % n == 0)
+
+
 def _axes(config: RunConfig) -> tuple[int, int]:
-  """Sizes of the axes data and peer, as asked for or, on CPU, as suits it."""
+  """Sizes of the axes data and peer, as asked for or as suits the devices."""
   data, peer = config.mesh.data, config.mesh.peer
   if peer != -1:
     return data, peer
   devices = jax.devices()
-  on_one_cpu = devices[0].platform == "cpu" and jax.process_count() == 1
-  if data != -1 or not on_one_cpu:
+  on_cpu = devices[0].platform == "cpu"
+  if data != -1 or (on_cpu and jax.process_count() > 1):
     return data, 1
+  if not on_cpu:
+    return data, peers_apart(config, len(devices))
+  peer = 1
   if _alike(config):
     common = _divisors(config.peers.num_peers)
     peer = max(n for n in common if n <= len(devices))
-  else:
-    peer = 1
   return _parts(config, len(devices) // peer), peer
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 
 from okd_jax.core import Array, Batch
+from okd_jax.data.sources.flat import Flat
 from okd_jax.devices.mesh import DATA
 from okd_jax.training import measures as measures_lib
 from okd_jax.training.measures import Measures
@@ -43,7 +44,7 @@ def many_steps(
   step_fn: StepFn,
   state: TrainState,
   sums: Measures,
-  images: Array,
+  images: Flat,
   labels: Any,
   rows: Array,
   length: Array,
@@ -56,7 +57,7 @@ def many_steps(
     step_fn: the training step.
     state: before the updates.
     sums: of measures, see `okd_jax.training.measures`.
-    images: uint8 [N, H, W, c], the data set.
+    images: N of them, the data set.
     labels: a tree of [N, ...].
     rows: int32 [n, B], which examples make up each batch.
     length: int32 scalar, up to n; compiled once for all.
@@ -70,7 +71,7 @@ def many_steps(
   def body(i, carry):
     index = rows[i]
     batch = Batch(
-      image=jnp.take(images, index, axis=0),
+      image=images.take(index),
       target=jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0), labels),
       index=index,
       mask=jnp.ones(index.shape, bool),
@@ -84,12 +85,12 @@ def many_steps(
   return after
 
 
-def batch_like(setup: Setup, images: Array, labels: Any) -> Batch:
+def batch_like(setup: Setup, images: Flat, labels: Any) -> Batch:
   """Shapes and shardings of the batches that `many_steps` gathers.
 
   Args:
     setup: says how batches are split.
-    images: uint8 [N, H, W, c], the data set.
+    images: N of them, the data set.
     labels: a tree of [N, ...].
   """
   split = NamedSharding(setup.mesh, P(DATA))
@@ -100,7 +101,7 @@ def batch_like(setup: Setup, images: Array, labels: Any) -> Batch:
     )
 
   return Batch(
-    image=like(images.dtype, *images.shape[1:]),
+    image=like(images.rows.dtype, *images.shape),
     target=jax.tree.map(lambda x: like(x.dtype, *x.shape[1:]), labels),
     index=like(jnp.int32),
     mask=like(bool),

@@ -107,6 +107,36 @@ def test_every_method_compiles(name, devices):
   assert hbm.moved(program.as_text()) > 0
 
 
+def test_a_loop_of_steps_neither_copies_its_data_nor_its_state(devices):
+  shape, count = (16, 16, 3), 40_000
+  info = dataclasses.replace(
+    toys.INFO,
+    image_shape=shape,
+    num_train=count,
+    mean=(0.5,) * 3,
+    std=(0.3,) * 3,
+  )
+  setup = toys.recipe(
+    data=2,
+    peer=2,
+    mapping="vmap",
+    devices=devices,
+    train_size=count,
+    num_positions=count,
+    task=classification.Task.of(info),
+  )
+  batch = dataclasses.replace(
+    toys.batch(0), image=np.zeros((setup.batch_size, *shape), np.uint8)
+  )
+  loop, arguments = tpu_program.loop_of(setup, batch, 16)
+  program = loop.lower(*arguments).compile()
+  assert_updates_in_place(program, arguments[:2])
+  memory = program.memory_analysis()
+  data_set = count * math.prod(shape)
+  assert memory.argument_size_in_bytes > data_set
+  assert memory.temp_size_in_bytes < data_set / 4
+
+
 @pytest.mark.slow
 def test_keypoints_compile(devices):
   task = keypoints.Task.of(OF_JOINTS)

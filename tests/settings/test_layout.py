@@ -65,6 +65,21 @@ def test_the_mesh_follows_what_is_asked_for(config, expected):
   assert dict(layout.mesh(config).shape) == expected
 
 
+@pytest.mark.parametrize(
+  ("num_peers", "devices", "expected"),
+  [(4, 1, 1), (4, 4, 4), (4, 8, 4), (4, 6, 2), (3, 8, 1), (6, 4, 2), (1, 8, 1)],
+)
+def test_accelerators_have_a_peer_each_where_they_divide(
+  num_peers, devices, expected
+):
+  config = freeze.replace(configured(), {"peers.num_peers": num_peers})
+  assert layout.peers_apart(config, devices) == expected
+  branches = freeze.replace(
+    configured(words="branches"), {"peers.num_peers": num_peers}
+  )
+  assert layout.peers_apart(branches, devices) == 1
+
+
 def test_a_batch_that_does_not_divide_is_refused():
   with pytest.raises(ConfigError, match="batch_size=63"):
     layout.mesh(configured(data=2, batch_size=63))

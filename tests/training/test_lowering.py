@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from okd_jax import methods
+from okd_jax.data.sources.flat import Flat
 from okd_jax.training import (
   chunk,
   measures as measures_lib,
@@ -69,6 +70,6 @@ def test_chunk_of_steps_lowers(dtype):
   exported = lowered(
     functools.partial(chunk.many_steps, recipe, step_fn),
     *(state, measures_lib.from_json({}, measures)[0]),
-    *(batch.image, batch.target, rows, jnp.int32(3), key),
+    *(Flat.of(batch.image), batch.target, rows, jnp.int32(3), key),
   )
   assert exported.platforms == PLATFORMS

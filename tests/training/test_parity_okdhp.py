@@ -12,70 +12,14 @@ import pytest
 import test_parity as parity
 import test_parity_systems as systems
 
-from okd_jax import core, methods
 from okd_jax.backbones.hourglass import Hourglass
-from okd_jax.data.info import DataInfo
-from okd_jax.data.keypoints.info import KeypointInfo
-from okd_jax.tasks.keypoints import Task
-from okd_jax.training.optim import Optim
-from okd_jax.training.setup import Setup
 import runs
-import toys
 
-torch_okdhp = importlib.import_module("benchmarks.torch_okdhp")
+# They import PyTorch.
 torch_systems, torch = systems.torch_systems, parity.torch
+torch_okdhp = importlib.import_module("benchmarks.torch_okdhp")
+pose = importlib.import_module("benchmarks.pose")
 B, J, WIDTH = 4, 3, 8
-RATE = 0.01
-INFO = DataInfo(
-  name="figures",
-  num_classes=J,
-  image_shape=(16, 16, 3),
-  mean=(0.5,) * 3,
-  std=(0.25,) * 3,
-  pad=0,
-  flip=False,
-  num_train=5 * B,
-  num_test=1,
-  class_names=("a", "b", "c"),
-  task="keypoints",
-  keypoints=KeypointInfo(pairs=(), bones=(), sigmas=()),
-)
-
-
-class Given(Setup):
-  """Batches are taken as they are."""
-
-  def augment(self, batch, key):
-    return batch
-
-
-def recipe(divide_by_pixels):
-  method = methods.make(
-    "okdhp", kd_weight=2.0, divide_by_pixels=divide_by_pixels
-  )
-  made = toys.recipe(
-    method,
-    num_peers=2,
-    net=Hourglass(J, stacks=2, split=0, width=WIDTH, depth=1),
-    info=INFO,
-    task=Task.of(INFO, image_dtype=jnp.float64),
-    # With 0.1 the two differ by 1e-16 at first and by 2e-8 after ten steps.
-    sgd=Optim(learning_rate=RATE),
-    batch_size=B,
-    train_size=5 * B,
-    num_positions=5 * B,
-    rampup_epochs=2,
-  )
-  return Given(**vars(made))
-
-
-def batch(rng):
-  target = {
-    "maps": rng.random((B, 4, 4, J)),
-    "weight": rng.integers(0, 2, (B, J)).astype(float),
-  }
-  image = rng.normal(size=(B, 16, 16, 3))
-  return core.Batch(image, target, np.arange(B), np.ones(B, bool))
 
 
 def copy_aggregation(ours, theirs):
@@ -93,7 +37,15 @@ def copy_aggregation(ours, theirs):
 def test_okdhp_of_two_hourglasses(divide_by_pixels):
   rng = np.random.default_rng(0)
   with jax.enable_x64(True):
-    ours = recipe(divide_by_pixels)
+    ours = pose.recipe(
+      Hourglass(J, stacks=2, split=0, width=WIDTH, depth=1),
+      2,
+      size=16,
+      batch=B,
+      dtype=jnp.float64,
+      kd_weight=2.0,
+      divide_by_pixels=divide_by_pixels,
+    )
     state = systems.started(ours)
     theirs = torch_okdhp.OKDHP(2, J, WIDTH, 1, 2).double()
     for i, net in enumerate(theirs.nets):
@@ -102,10 +54,10 @@ def test_okdhp_of_two_hourglasses(divide_by_pixels):
       written = parity.interop.to_torch(jax.device_get(own), like=like)
       net.load_state_dict({n: torch.tensor(v) for n, v in written.items()})
     copy_aggregation(state.params["method"]["aggregation"], theirs.aggregation)
-    optimizer = torch_systems.optimizer(theirs, RATE)
+    optimizer = torch_systems.optimizer(theirs, pose.RATE)
     step_fn = runs.jitted(ours, state)
     for i in range(10):
-      given = batch(rng)
+      given = pose.random_batch(ours, rng)
       state, measured = step_fn(state, given, jax.random.key(0), None)
       loss = theirs(
         torch.tensor(np.moveaxis(given.image, -1, 1)),

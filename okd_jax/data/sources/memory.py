@@ -10,6 +10,7 @@ import numpy as np
 
 from okd_jax import core
 from okd_jax.data.info import HostData
+from okd_jax.data.sources.flat import Flat
 from okd_jax.data.sources.source import Batching, sharding, Source
 
 
@@ -17,10 +18,10 @@ class MemorySource(Source):
   """Holds the whole data set on every device.
 
   A training loop may gather by itself, inside a scanned step:
-  `images[order(step)]`.
+  `images.take(order(step))`.
 
   Attributes:
-    images: uint8 [N, H, W, c], the publisher's training split.
+    images: uint8, N of them, the publisher's training split.
     labels: int32 [N], or another tree of [N, ...]: what is to be predicted.
   """
 
@@ -31,10 +32,10 @@ class MemorySource(Source):
     **batching: Unpack[Batching],
   ):
     super().__init__(data.info, positions, data.train.labels, **batching)
-    self.images = self._replicate(data.train.images)
+    self.images = jax.tree.map(self._replicate, Flat.of(data.train.images))
     self.labels = jax.tree.map(self._replicate, data.train.predicted)
     self._test = (
-      self._replicate(data.test.images),
+      jax.tree.map(self._replicate, Flat.of(data.test.images)),
       jax.tree.map(self._replicate, data.test.predicted),
     )
 
@@ -72,7 +73,7 @@ class MemorySource(Source):
 @functools.partial(jax.jit, static_argnames="mesh")
 def _take(images, labels, rows, mask, *, mesh):
   batch = core.Batch(
-    image=jnp.take(images, rows, axis=0),
+    image=images.take(rows),
     target=jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0), labels),
     index=rows,
     mask=mask,
