@@ -42,7 +42,7 @@ MOST_LOST = 2
 
 
 @pytest.fixture(scope="module", autouse=True)
-def importable():
+def importable(tmp_path_factory):
   """Lets child processes import the toy network and the script."""
   with pytest.MonkeyPatch.context() as patch:
     paths = (
@@ -51,8 +51,11 @@ def importable():
       os.environ.get("PYTHONPATH", ""),
     )
     patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    patch.setenv("LINGERS", str(tmp_path_factory.mktemp("lingers") / "now"))
     patch.chdir(ROOT)
-    soak.PROCESSES.set_forkserver_preload([soak.__name__, "undrawn"])
+    soak.PROCESSES.set_forkserver_preload(
+      [soak.__name__, "undrawn", "lingering"]
+    )
     yield
 
 
@@ -66,8 +69,10 @@ def quiet(tmp_path_factory, importable):
 def killed_often(quiet, workdir, run, *, kills, saving, longest):
   """Kills a run `kills` times, at least `saving` of them inside a save.
 
-  Saves can be over sooner than a kill comes, so there may be half as many more.
+  Kills can come too late even so, so there may be half as many more.
   """
+  lingers = Path(os.environ["LINGERS"])
+  lingers.touch()
   rng = random.Random(0)
   inside, newest = 0, 0
   for i in range(kills + kills // 2 + 1):
@@ -80,6 +85,7 @@ def killed_often(quiet, workdir, run, *, kills, saving, longest):
     assert met.saved >= newest, "a save was lost"
     assert met.logged - met.saved <= MOST_LOST
     inside, newest = inside + met.saving, met.saved
+  lingers.unlink()
   assert inside >= saving and newest > 0
   soak.finish(run, workdir)
   soak.compare(quiet, workdir)
