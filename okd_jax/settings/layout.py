@@ -53,10 +53,11 @@ def mesh(config: RunConfig) -> Mesh:
 
 
 def peers_apart(config: RunConfig, devices: int) -> int:
-  """On how many of these accelerators the peers are spread by default.
+  """On how many of a process's accelerators peers are spread by default.
 
   A network by itself, and all images of a batch, keep a device busier than four
-  networks and a quarter of them (docs/speed.md).
+  networks and a quarter of them (docs/speed.md). Over processes, each would
+  read the same images.
   """
   if not _alike(config):
     return 1
@@ -74,7 +75,7 @@ def _axes(config: RunConfig) -> tuple[int, int]:
   if data != -1 or (on_cpu and jax.process_count() > 1):
     return data, 1
   if not on_cpu:
-    return data, peers_apart(config, len(devices))
+    return data, peers_apart(config, jax.local_device_count())
   peer = 1
   if _alike(config):
     common = _divisors(config.peers.num_peers)

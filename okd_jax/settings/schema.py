@@ -76,8 +76,9 @@ class Mesh:
 
   Attributes:
     data: devices that the batch is spread over; -1 is all that are left.
-    peer: devices that the peers are spread over; -1 is 1 on accelerators and
-      what suits the cores on CPU.
+    peer: devices that the peers are spread over; -1 takes as many as divide
+      both whole networks of one shape and the accelerators of a process, 1 for
+      other groups, and what suits the cores on CPU.
   """
 
   data: int = rules.field(-1, _AXIS, free_on_resume=True)
