@@ -88,7 +88,7 @@ def test_networks_of_unequal_length_keep_all_their_maps(uneven):
   # One map before all stacks, one shared, and one or two of its own.
   assert np.sum(there, 0).tolist() == [3, 4]
   assert uneven.num_shared == 2 and uneven.logits.shape == (2, B, 4, 4, J)
-  first = [next(s[i] for s in uneven.maps if s[i] is not None) for i in (0, 2)]
+  first = [next(s[i] for s in uneven.maps if s[i] is not None) for i in (0, 1)]
   np.testing.assert_array_equal(*first)
 
 
