@@ -26,6 +26,12 @@ class DataError(OkdError):
   exit_code = 3
 
 
+class UnreachableError(OkdError):
+  """Data in a bucket that cannot be read at this moment."""
+
+  exit_code = 5
+
+
 class NotFiniteError(OkdError, RuntimeError):
   """Training diverged; the last good checkpoint stands."""
 

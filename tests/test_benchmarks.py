@@ -14,6 +14,8 @@ from benchmarks import (
   cuda,
   goals,
   hbm,
+  interval,
+  listing,
   save,
   table,
   term_gradients,
@@ -21,7 +23,7 @@ from benchmarks import (
 )
 from benchmarks.tpu_program import Program
 from configs import independent_digits
-from okd_jax.settings import freeze
+from okd_jax.settings import freeze, schema
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -202,6 +204,31 @@ def test_a_slice_of_tpus_is_said_to_need_cores_and_minutes():
 def test_the_pages_have_the_tables_of_the_results():
   for page, written in tpu_table.tables(tpu_table.read()).items():
     assert written in page.read_text()
+
+
+def test_the_best_interval_loses_least():
+  costs = interval.Costs(wait=0.5, saved=2.0, down=100.0)
+  # sqrt(2 * 0.5 * 3600) = 60.
+  assert interval.best(3600.0, costs) == 60.0
+  # 0.5 / 60 + (30 + 2 + 100) / 3600
+  assert interval.lost(60.0, 3600.0, costs) == pytest.approx(0.045)
+  for other in (50.0, 59.0, 61.0, 70.0):
+    assert interval.lost(other, 3600.0, costs) > 0.045
+  # The next save waits for the last one.
+  assert interval.best(1.0, costs) == 2.0
+
+
+def test_the_page_has_the_table_of_intervals():
+  table = "\n".join(interval.table(interval.Costs()))
+  assert table in interval.PAGE.read_text()
+  default = schema.RunConfig.__dataclass_fields__["checkpoint_secs"].default
+  assert interval.DEFAULT_SECS == default
+
+
+def test_starts_over_many_pictures_are_timed(tmp_path):
+  found = listing.measure(tmp_path, 300)
+  assert found.pop("pictures") == 300
+  assert all(value > 0 for value in found.values())
 
 
 def test_saves_are_timed(tmp_path):

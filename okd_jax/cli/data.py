@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from okd_jax import data, rules
-from okd_jax.cli import common, keypoint_data
+from okd_jax.cli import common, copy_data, keypoint_data
 from okd_jax.data.augmentation import Augment
 from okd_jax.data.config import KEYPOINTS
-from okd_jax.errors import DataError
+from okd_jax.errors import ConfigError, DataError
 from okd_jax.runs import display
+from okd_jax.storage import paths
 
 # Keys of config.data that change which pictures are used, or how.
 _KEYS = (
@@ -30,7 +31,16 @@ _MOST_SIZES = 10
 def add_arguments(command: argparse.ArgumentParser) -> None:
   """Adds what the command takes."""
   command.add_argument(
-    "path", metavar="PATH", help="as after 'folder:', or keypoints:PATH"
+    "path",
+    metavar="PATH",
+    help="as after 'folder:', or keypoints:PATH, or a copy of TensorFlow "
+    "Datasets",
+  )
+  command.add_argument(
+    "--index",
+    action="store_true",
+    help="write down in the folder what lies there, so that nothing is listed "
+    "when a run starts; also of a copy of TensorFlow Datasets",
   )
   command.add_argument(
     "--show",
@@ -57,20 +67,30 @@ def run(args: argparse.Namespace) -> None:
     DataError: for what training would refuse as well.
   """
   from okd_jax.data import sheet
-  from okd_jax.data.formats import folder
+  from okd_jax.data.formats import folder, index, walk
 
   if args.path.startswith(KEYPOINTS):
+    if args.index:
+      raise ConfigError(
+        f"--index is for folders of pictures and copies of TensorFlow Datasets;"
+        f" {args.path} names its pictures itself. Leave it out."
+      )
     of_joints = data.check(
       {"name": args.path, "image_size": 256} | _given(args, "data")
     )
     keypoint_data.run(of_joints, args.show, as_json=args.json)
     return
   path = args.path.removeprefix("folder:")
+  if copy_data.is_copy(path):
+    copy_data.run(path, write_index=args.index, as_json=args.json)
+    return
   config = data.check({"name": f"folder:{path}", **_given(args, "data")})
   how = Augment(**_given(args, "augment"))
   rules.check(how, "config.augment")
+  if args.index:
+    index.remove(paths.anywhere(path))
   used = _division(config, path)
-  report = folder.check_folder(path, exif=config.exif)
+  report = folder.check_folder(path, exif=config.exif, write_index=args.index)
   if args.json:
     common.print_json(_as_json(report, used))
   else:
@@ -80,6 +100,8 @@ def run(args: argparse.Namespace) -> None:
       f"{len(report.damaged)} file(s) in {path} are damaged; replace or remove "
       "them."
     )
+  if args.index and not args.json:
+    print(f"The index is in {paths.anywhere(path) / walk.INDEX}.")
   if args.show:
     sheet.write(config, args.show, how)
     if not args.json:

@@ -21,7 +21,7 @@ from okd_jax.data.formats import publisher, tfds as prepared
 from okd_jax.data.info import KNOWN
 from okd_jax.devices import alive, distributed, host, processes
 from okd_jax.devices.mesh import make_mesh
-from okd_jax.errors import DataError
+from okd_jax.errors import DataError, UnreachableError
 from okd_jax.runs import display
 from okd_jax.storage.paths import Path
 from okd_jax.tasks import classification
@@ -154,7 +154,7 @@ def _data_sets() -> list[Finding]:
     try:
       place = prepared.find(name, folder)
       files = publisher.find(name, folder) if name in KNOWN else ()
-    except DataError as error:
+    except (DataError, UnreachableError) as error:
       findings.append((f"data: {name}", str(error), False))
       continue
     if place:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 import dataclasses
 import logging
+import os
 import sys
 from typing import Any
 
@@ -58,7 +59,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   )
   command.add_argument(
     "--data",
-    type=common.path,
+    type=common.place,
     metavar="PATH",
     help="where the data of the run are now, if they have moved",
   )
@@ -141,7 +142,7 @@ def _evaluate(workdir: Path, args: argparse.Namespace) -> _Evaluated:
   untrained = {"batch_size": parts, "data.per_class": 0}
   config = freeze.replace(config, untrained)
   if args.data:
-    config = freeze.replace(config, {"data.dir": str(args.data)})
+    config = freeze.replace(config, {"data.dir": os.fspath(args.data)})
   source = build.source(config, mesh)
   run_lib.require_same_data(workdir, source)
   closely = Closely(opened.setup, per_class=args.per_class)

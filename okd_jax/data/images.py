@@ -68,11 +68,11 @@ def suffixes() -> frozenset[str]:
   )
 
 
-def is_picture(path: str | os.PathLike[str]) -> bool:
+def is_picture(file: str | io.BytesIO) -> bool:
   """Whether a file whose name does not say so is a picture by its content."""
   known = [name for name in _CERTAIN if name in formats()]
   try:
-    with Image.open(path, formats=known):
+    with Image.open(file, formats=known):
       return True
   # Pillow raises anything on files that only begin like a picture.
   except Exception:

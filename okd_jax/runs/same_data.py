@@ -47,7 +47,9 @@ def require(workdir: Path, trained: DataInfo, source: Source) -> None:
     raise DataError(f"{where}: {difference}. {_REMEDY}")
   before = _read(workdir)
   if before is not None and tuple(before) != source.files:
-    raise DataError(f"{where}: {_changes(before, source.files)}. {_REMEDY}")
+    changes = _changes(before, source.files)
+    if changes:
+      raise DataError(f"{where}: {changes}. {_REMEDY}")
   sizes = [
     (getattr(info, f"num_{split}"), split)
     for info in (trained, source.info)
@@ -98,6 +100,7 @@ def _read(workdir: Path) -> list[str] | None:
 
 
 def _changes(before: Sequence[str], now: Sequence[str]) -> str:
+  """What is another; "" where only sums are known that were not, or were."""
   then, there = (
     {path: about for path, *about in map(json.loads, lines)}
     for lines in (before, now)
@@ -105,14 +108,24 @@ def _changes(before: Sequence[str], now: Sequence[str]) -> str:
   found = {
     "added": [path for path in there if path not in then],
     "removed": [path for path in then if path not in there],
-    "changed": [p for p in then if p in there and then[p] != there[p]],
+    "changed": [p for p in then if p in there and _differ(then[p], there[p])],
   }
   parts = [
     f"{len(paths)} {what} ({_some(paths)})"
     for what, paths in found.items()
     if paths
   ]
-  return "; ".join(parts) or "its pictures are in another order"
+  if not parts and list(then) != list(there):
+    return "its pictures are in another order"
+  return "; ".join(parts)
+
+
+def _differ(then: Sequence[int | None], now: Sequence[int | None]) -> bool:
+  """Whether sizes differ, or sums of which both are known."""
+  return any(
+    None not in pair and pair[0] != pair[1]
+    for pair in zip(then, now, strict=True)
+  )
 
 
 def _some(names: Sequence[str]) -> str:

@@ -3,11 +3,14 @@
 Paths are those of epath over gcsfs, as Orbax uses it.
 """
 
+from collections.abc import Iterable, Iterator
+import contextlib
 import logging
 import os
-from typing import TYPE_CHECKING
+import pathlib
+from typing import Any, TYPE_CHECKING
 
-from okd_jax.errors import ConfigError
+from okd_jax.errors import ConfigError, OkdError, UnreachableError
 
 if TYPE_CHECKING:
   from etils import epath
@@ -37,6 +40,89 @@ def path(address: str) -> "epath.Path":
     "use_listings_cache", False
   )
   return epath.Path(address)
+
+
+def sizes_below(folder: "epath.Path") -> dict[str, int]:
+  """The objects below a folder and their bytes; one request a thousand.
+
+  Args:
+    folder: what their names are relative to.
+  """
+  top = _key(folder)
+  with reached(folder):
+    found = _files().find(top, detail=True)
+  return {
+    name.removeprefix(f"{top}/"): int(about["size"])
+    for name, about in found.items()
+    # Objects that stand for folders are made by Google's web pages.
+    if not name.endswith("/") and about["type"] == "file"
+  }
+
+
+def read(
+  folder: "epath.Path", parts: Iterable[tuple[str, int, int]]
+) -> list[bytes | Exception]:
+  """Reads objects, or parts of them, at the same time; a request each.
+
+  Args:
+    folder: that the objects are in.
+    parts: name, offset and length of each; a length of -1 is the whole object.
+
+  Returns:
+    What was read, or why it could not be.
+  """
+  top = _key(folder)
+  names, starts, ends = [], [], []
+  for name, offset, length in parts:
+    names.append(f"{top}/{name}")
+    starts.append(None if length < 0 else offset)
+    ends.append(None if length < 0 else offset + length)
+  found = _files().cat_ranges(names, starts, ends, on_error="return")
+  return [
+    _explained(each, f"gs://{name}") if isinstance(each, Exception) else each
+    for name, each in zip(names, found, strict=True)
+  ]
+
+
+@contextlib.contextmanager
+def reached(path: "pathlib.Path | epath.Path") -> Iterator[None]:
+  """Says of which address it was that a bucket's client failed.
+
+  Args:
+    path: what is read; nothing is done for one of this machine.
+
+  Raises:
+    UnreachableError: in the place of what the client raises, which is anything.
+  """
+  if isinstance(path, pathlib.Path):
+    yield
+    return
+  try:
+    yield
+  except (OkdError, FileNotFoundError):
+    raise
+  except Exception as error:
+    raise _explained(error, os.fspath(path)) from error
+
+
+def _explained(error: Exception, address: str) -> Exception:
+  if isinstance(error, FileNotFoundError):
+    return FileNotFoundError(2, "no such object", address)
+  reason = str(error) or type(error).__name__
+  return UnreachableError(
+    f"{address} cannot be read ({reason}); run the same command again when "
+    "the bucket can be reached and read."
+  )
+
+
+def _key(path: "epath.Path") -> str:
+  return os.fspath(path).removeprefix("gs://").rstrip("/")
+
+
+def _files() -> Any:
+  import fsspec
+
+  return fsspec.filesystem("gs")
 
 
 class Object:

@@ -4,13 +4,14 @@ A bucket has no folders, no renaming and no appending; its files appear when
 they are whole.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import os
 import pathlib
 import shutil
 import tempfile
 
+from okd_jax.storage import bucket
 from okd_jax.storage.paths import Path
 
 
@@ -79,6 +80,51 @@ def names_below(folder: Path) -> list[str]:
   return sorted(found)
 
 
+def read(
+  folder: Path, parts: Sequence[tuple[str, int, int]]
+) -> list[bytes | Exception]:
+  """Reads files, or parts of them; in a bucket all at the same time.
+
+  Args:
+    folder: that the files are in.
+    parts: name, offset and length of each; a length of -1 is the whole file.
+
+  Returns:
+    What was read, or why it could not be.
+  """
+  if not isinstance(folder, pathlib.Path):
+    return bucket.read(folder, parts)
+  found: list[bytes | Exception] = []
+  for part in parts:
+    try:
+      found.append(_part(folder, *part))
+    except OSError as error:
+      found.append(error)
+  return found
+
+
+def content(path: Path) -> bytes:
+  """Reads a file.
+
+  Raises:
+    OSError: if it is not there, or cannot be read from a disk.
+    UnreachableError: if it cannot be read from a bucket.
+  """
+  if isinstance(path, pathlib.Path):
+    return path.read_bytes()
+  (found,) = bucket.read(path.parent, [(path.name, 0, -1)])
+  if isinstance(found, Exception):
+    raise found
+  return found
+
+
+def _part(folder: pathlib.Path, name: str, offset: int, length: int) -> bytes:
+  with open(os.path.join(folder, name), "rb") as file:
+    if length < 0:
+      return file.read()
+    return os.pread(file.fileno(), length, offset)
+
+
 @contextlib.contextmanager
 def on_disk(path: Path) -> Iterator[pathlib.Path]:
   """A file as one of this machine, for what needs to seek in it."""
@@ -87,7 +133,7 @@ def on_disk(path: Path) -> Iterator[pathlib.Path]:
     return
   with tempfile.TemporaryDirectory(prefix="okd_jax_") as made:
     copied = pathlib.Path(made) / path.name
-    copied.write_bytes(path.read_bytes())
+    copied.write_bytes(content(path))
     yield copied
 
 

@@ -49,8 +49,8 @@ def expand(text: str | os.PathLike[str]) -> pathlib.Path:
     )
   if _SCHEME.fullmatch(expanded):
     raise ConfigError(
-      f"{written!r} must be on this machine: work directories, networks and "
-      "what is written may be in a bucket, data may not. Copy it here first."
+      f"{written!r} must be on this machine, as it is not read from buckets. "
+      "Copy it here first."
     )
   return pathlib.Path(expanded)
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from okd_jax import tasks
-from okd_jax.data.formats import finder
+from okd_jax.data.formats import walk
 from okd_jax.devices import host
 from okd_jax.errors import DataError
 from okd_jax.runs import run as run_lib
@@ -134,9 +134,9 @@ def find(paths: Iterable[Path]) -> list[Path]:
   files: list[Path] = []
   for path in paths:
     if path.is_dir():
-      below, left_out = finder.below([path])
+      below, left_out = walk.below([path])
       if not below:
-        foreign = len(left_out[finder.FOREIGN])
+        foreign = len(left_out[walk.FOREIGN])
         raise DataError(
           f"{path} holds no image, and {foreign} other files; give a folder "
           "that does."

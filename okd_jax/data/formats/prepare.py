@@ -16,6 +16,7 @@ import urllib.request
 
 from okd_jax.data.formats import publisher as readers, tfds as prepared
 from okd_jax.errors import DataError
+from okd_jax.storage.paths import Path
 
 _PROBE_SECS = 2.0
 _INSTALL = "pip install 'okd-jax[tfds]'"
@@ -35,11 +36,11 @@ def known_names() -> list[str]:
 
 def prepare(
   name: str,
-  data_dir: pathlib.Path,
-  manual_files: Iterable[pathlib.Path] = (),
+  data_dir: Path,
+  manual_files: Iterable[Path] = (),
   *,
   download: bool = True,
-) -> pathlib.Path:
+) -> Path:
   """Returns a prepared copy of a data set, made if there is none.
 
   Args:
@@ -58,7 +59,15 @@ def prepare(
   """
   if found := prepared.find(name, data_dir):
     return found
-  files = {path.name: path for path in manual_files}
+  manual = [path for path in manual_files if isinstance(path, pathlib.Path)]
+  if not isinstance(data_dir, pathlib.Path):
+    raise DataError(
+      f"data set '{name}' is not prepared in {data_dir}, and copies are "
+      "prepared on a disk only. Prepare it there, by any run without "
+      f"config.data.dir or by `tfds build {name}`, and copy it once: gcloud "
+      f"storage cp -r ~/tensorflow_datasets/{name} {data_dir / name}"
+    )
+  files = {path.name: path for path in manual}
   url_infos = _url_infos(name, data_dir)
   missing = {
     url: info.filename

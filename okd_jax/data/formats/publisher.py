@@ -2,6 +2,7 @@
 
 import gzip
 import importlib.util
+import io
 import math
 import pathlib
 import tarfile
@@ -12,6 +13,8 @@ import numpy as np
 from okd_jax.data import order
 from okd_jax.data.info import describe, HostData, KNOWN, Split
 from okd_jax.errors import DataError
+from okd_jax.storage import bucket, files
+from okd_jax.storage.paths import Path
 
 _UNSIGNED_BYTE = 8  # IDX's code of the element type
 _TEST_OF_DIGITS = 0x7E57  # fixed: the test split of digits
@@ -54,7 +57,7 @@ def expected_files(name: str) -> str:
   return ""
 
 
-def find(name: str, data_dir: pathlib.Path) -> tuple[pathlib.Path, ...]:
+def find(name: str, data_dir: Path) -> tuple[Path, ...]:
   """Returns the publisher's files of a data set, or () if any is missing.
 
   Looks in `data_dir`, `data_dir/<name>` and, for Fashion-MNIST, where Debian's
@@ -64,9 +67,10 @@ def find(name: str, data_dir: pathlib.Path) -> tuple[pathlib.Path, ...]:
   if name == "fashion_mnist":
     places.append(_DEBIAN)
   for place in places:
-    for files in _alternatives(name, place):
-      if all(file.is_file() for file in files):
-        return files
+    for wanted in _alternatives(name, place):
+      with bucket.reached(data_dir):
+        if all(file.is_file() for file in wanted):
+          return wanted
   return ()
 
 
@@ -81,12 +85,12 @@ def _alternatives(name, place):
       yield tuple(parent / file for file in (*train, test))
 
 
-def read(name: str, files: tuple[pathlib.Path, ...]) -> HostData:
+def read(name: str, found: tuple[Path, ...]) -> HostData:
   """Reads what `find` has found."""
   if name == "fashion_mnist":
-    train, test = read_idx(*files[:2]), read_idx(*files[2:])
+    train, test = read_idx(*found[:2]), read_idx(*found[2:])
   else:
-    train, test = _read_cifar(name, files)
+    train, test = _read_cifar(name, found)
   return describe(name, train, test, KNOWN[name].class_names)
 
 
@@ -124,7 +128,7 @@ def digits() -> HostData:
   )
 
 
-def read_idx(images_path: pathlib.Path, labels_path: pathlib.Path) -> Split:
+def read_idx(images_path: Path, labels_path: Path) -> Split:
   """Reads a pair of IDX files, plain or gzip.
 
   Raises:
@@ -140,7 +144,7 @@ def read_idx(images_path: pathlib.Path, labels_path: pathlib.Path) -> Split:
   return Split(images[..., None], labels)
 
 
-def _read_idx_array(path: pathlib.Path, rank: int) -> np.ndarray:
+def _read_idx_array(path: Path, rank: int) -> np.ndarray:
   data = _read_bytes(path)
   magic = bytes([0, 0, _UNSIGNED_BYTE, rank])
   head = 4 + 4 * rank
@@ -159,27 +163,25 @@ def _read_idx_array(path: pathlib.Path, rank: int) -> np.ndarray:
   return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
 
 
-def _read_bytes(path: pathlib.Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
   try:
-    if path.suffix == ".gz":
-      with gzip.open(path) as file:
-        return file.read()
-    return path.read_bytes()
+    data = files.content(path)
+    return gzip.decompress(data) if path.suffix == ".gz" else data
   except (OSError, EOFError, zlib.error) as error:
     raise DataError(
       f"{path} cannot be read ({error}); replace the file."
     ) from error
 
 
-def _read_cifar(name, files):
+def _read_cifar(name, found):
   archive, folder, train, test = _CIFAR_FILES[name]
   wanted = (*train, test)
-  if len(files) == 1:
-    contents = _read_members(files[0], [f"{folder}/{file}" for file in wanted])
-    paths = [f"{files[0]}:{file}" for file in wanted]
+  if len(found) == 1:
+    contents = _read_members(found[0], [f"{folder}/{file}" for file in wanted])
+    paths = [f"{found[0]}:{file}" for file in wanted]
   else:
-    contents = [_read_bytes(file) for file in files]
-    paths = [str(file) for file in files]
+    contents = [_read_bytes(file) for file in found]
+    paths = [str(file) for file in found]
   num_classes = KNOWN[name].num_classes
   parts = [
     _cifar_records(path, data, num_classes)
@@ -192,11 +194,12 @@ def _read_cifar(name, files):
   return joined, parts[-1]
 
 
-def _read_members(path: pathlib.Path, names: list[str]) -> list[bytes]:
+def _read_members(path: Path, names: list[str]) -> list[bytes]:
   """Reads members of an archive into memory; nothing is extracted."""
   contents = {}
   try:
-    with tarfile.open(path) as archive:
+    packed = io.BytesIO(files.content(path))
+    with tarfile.open(fileobj=packed) as archive:
       for member in archive:
         if member.name in names and member.isfile():
           file = archive.extractfile(member)

@@ -8,7 +8,6 @@ are.
 import dataclasses
 import json
 import os
-import pathlib
 import re
 
 import numpy as np
@@ -16,18 +15,22 @@ import numpy as np
 from okd_jax.data import images as pictures, order
 from okd_jax.data.formats import tfrecord as records
 from okd_jax.data.info import describe, HostData, Split
+from okd_jax.devices import host
 from okd_jax.errors import DataError
-from okd_jax.storage import paths
+from okd_jax.storage import bucket, paths
+from okd_jax.storage.paths import Path
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _TEST = 0x7E58  # fixed: the test split of sets that have none
 MAX_BYTES = 2**31  # of decoded images, a split
+# Record files that are read before they are asked for.
+_AHEAD = 2
 
 
-def data_dir(configured: str) -> pathlib.Path:
+def data_dir(configured: str) -> Path:
   """Returns the configured folder, or that of TensorFlow Datasets if ""."""
   default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-  return paths.expand(configured or default)
+  return paths.anywhere(configured or default)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Copy:
     class_names: one a class.
   """
 
-  path: pathlib.Path
+  path: Path
   file_name: str
   shards: dict[str, tuple[int, ...]]
   image_key: str
@@ -83,12 +86,18 @@ def allocate(where: str, shape: tuple[int, ...]) -> np.ndarray:
   return np.empty(shape, np.uint8)
 
 
-def find(name: str, folder: pathlib.Path) -> pathlib.Path | None:
+def find(name: str, folder: Path) -> Path | None:
   """Returns the newest prepared copy of `name` or `name/config` in a folder.
 
   Raises:
     DataError: if several configurations are prepared and none is named.
+    UnreachableError: if the folder is in a bucket that cannot be reached.
   """
+  with bucket.reached(folder):
+    return _find(name, folder)
+
+
+def _find(name: str, folder: Path) -> Path | None:
   root = folder / name
   versions = [
     path.parent
@@ -105,10 +114,10 @@ def find(name: str, folder: pathlib.Path) -> pathlib.Path | None:
       f"{root} holds the configurations {', '.join(sorted(configs))}; name one "
       f"of them, for example config.data.name={name}/{min(configs)}."
     )
-  return find(f"{name}/{configs.pop()}", folder) if configs else None
+  return _find(f"{name}/{configs.pop()}", folder) if configs else None
 
 
-def inspect(path: pathlib.Path) -> Copy:
+def inspect(path: Path) -> Copy:
   """Reads the metadata of a copy.
 
   Raises:
@@ -138,7 +147,9 @@ def inspect(path: pathlib.Path) -> Copy:
   if file_format != "tfrecord":
     raise DataError(
       f"{path} is in the format {file_format}; tfrecord was expected. Prepare "
-      "it again with TensorFlow Datasets' file_format='tfrecord'."
+      "it again with TensorFlow Datasets' file_format='tfrecord', or convert "
+      "it: tfds convert_format --dataset_dir=COPY --out_file_format=tfrecord "
+      "--out_path=OTHER."
     )
   if "train" not in shards:
     raise DataError(
@@ -147,7 +158,7 @@ def inspect(path: pathlib.Path) -> Copy:
     )
   names = path / f"{label_key}.labels.txt"
   class_names = tuple(str(i) for i in range(num_classes))
-  if names.is_file():
+  if names.exists():
     class_names = tuple(names.read_text().splitlines())
   if len(class_names) != num_classes:
     raise DataError(
@@ -218,12 +229,15 @@ def _read_split(copy: Copy, split: str, image_size: int, exif: bool) -> Split:
   mode = "L" if images.shape[-1] == 1 else "RGB"
   at = 0
   lengths = copy.shards[split]
-  for shard, length in enumerate(lengths):
-    file = copy.path / (
-      f"{copy.file_name}-{split}.tfrecord-{shard:05d}-of-{len(lengths):05d}"
-    )
+  files = [
+    copy.path
+    / f"{copy.file_name}-{split}.tfrecord-{i:05d}-of-{len(lengths):05d}"
+    for i in range(len(lengths))
+  ]
+  contents = host.in_threads(records.content, files, _AHEAD)
+  for file, length, content in zip(files, lengths, contents, strict=True):
     count = 0
-    for record in records.read(file):
+    for record in records.split(content):
       if count == length:
         break
       try:

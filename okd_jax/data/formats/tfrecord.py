@@ -6,16 +6,27 @@ import pathlib
 import struct
 
 from okd_jax.errors import DataError
+from okd_jax.storage import files
+from okd_jax.storage.paths import Path
 
 
-def read(path: pathlib.Path) -> Iterator[bytes]:
-  """Reads TFRECORD: length (8), its checksum (4), data, its checksum (4)."""
+def content(path: Path) -> bytes:
+  """Reads a file, here or in a bucket.
+
+  Raises:
+    DataError: if it is not there, or is damaged on the disk.
+    UnreachableError: if the bucket cannot be read.
+  """
   try:
-    data = path.read_bytes()
+    return files.content(path)
   except OSError as error:
     raise DataError(
       f"{path} cannot be read ({error}); remove the folder to prepare it again."
     ) from error
+
+
+def split(data: bytes) -> Iterator[bytes]:
+  """Reads TFRECORD: length (8), its checksum (4), data, its checksum (4)."""
   at = 0
   while at + 12 <= len(data):
     (length,) = struct.unpack_from("<Q", data, at)

@@ -21,6 +21,7 @@ from okd_jax.data.keypoints.own import Set
 from okd_jax.data.keypoints.pictures import Listing
 from okd_jax.errors import ConfigError, DataError
 from okd_jax.storage import paths
+from okd_jax.storage.paths import Path
 
 
 def load(config: Config) -> HostData | Listing:
@@ -54,8 +55,9 @@ def find(config: Config) -> Set:
   name, aspect = config.name, width / height
   if name.startswith(KEYPOINTS):
     path = config.dir or name.removeprefix(KEYPOINTS)
+    _require_here(paths.anywhere(path))
     return own.read(path, aspect, config.test_fraction)
-  folder = prepared.data_dir(config.dir)
+  folder = _require_here(prepared.data_dir(config.dir))
   if name == "mpii":
     return mpii.read(_root(folder, "mpii", "annot"))
   if name == "coco_keypoints":
@@ -117,6 +119,15 @@ def _check_heads(config: Config, found: Set) -> None:
 def size(config: Config) -> boxes.Size:
   """(width, height) of the crops."""
   return config.keypoints.width or config.image_size, config.image_size
+
+
+def _require_here(place: Path) -> pathlib.Path:
+  if isinstance(place, pathlib.Path):
+    return place
+  raise DataError(
+    f"{place}: keypoints are not read from buckets. Copy them to the machine, "
+    f"gcloud storage cp -r {place} DIR, and set config.data.dir=DIR."
+  )
 
 
 def _root(folder: pathlib.Path, name: str, below: str) -> pathlib.Path:

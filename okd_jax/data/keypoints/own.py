@@ -9,6 +9,7 @@ CVAT (COCO Keypoints 1.0) and Label Studio (COCO with keypoints) export such.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import os
 import pathlib
 import re
 from typing import Any
@@ -121,9 +122,13 @@ def _described(
   """A line for each file, with a sum of those that people write."""
   if (folder / DESCRIPTION).exists():
     annotations = [folder / DESCRIPTION, *annotations]
-  sums = {file: zlib.crc32(file.read_bytes()) for file in annotations}
+  sums = {
+    os.path.relpath(file, folder): zlib.crc32(file.read_bytes())
+    for file in annotations
+  }
   pictures = {f.picture for figures in splits.values() for f in figures}
-  return fingerprint.describe(folder, [*annotations, *sorted(pictures)], sums)
+  names = [os.path.relpath(file, folder) for file in sorted(pictures)]
+  return fingerprint.describe(folder, [*sums, *names], sums, {})
 
 
 def describe(

@@ -14,7 +14,8 @@ import numpy as np
 from okd_jax import core
 from okd_jax.data import crops, images
 from okd_jax.data.formats import prepare
-from okd_jax.data.formats.listing import Files, Listing
+from okd_jax.data.formats.listing import Listing
+from okd_jax.data.formats.stored import Files
 from okd_jax.data.sources import pipeline
 from okd_jax.data.sources.source import (
   Batching,
@@ -22,7 +23,7 @@ from okd_jax.data.sources.source import (
   Source,
   to_devices,
 )
-from okd_jax.errors import DataError
+from okd_jax.errors import DataError, OkdError
 
 # Files read in one call of Python. Threads that wait for each other to enter it
 # lose more time than reading takes.
@@ -153,7 +154,7 @@ class StreamSource(Source):
         image = next(elements)
       # TensorFlow's errors have no common base below Exception.
       except Exception as error:
-        raise DataError(_explain(files, rows, exif, error)) from error
+        raise _explain(files, rows, exif, error) from error
       batch = core.Batch(
         image=np.moveaxis(image, 1, 0) if image.ndim == 5 else image,
         target=files.labels[rows],
@@ -171,30 +172,33 @@ class StreamSource(Source):
 
 def _plain(files: Files, rows: np.ndarray, exif: bool) -> np.ndarray:
   """Reads files that need no preparation; those that do become b""."""
+  contents = files.read_together(rows)
+  return np.array(
+    [
+      content
+      # What could not be read fails again at its place in the order.
+      if isinstance(content, bytes) and images.is_plain(content, exif=exif)
+      else b""
+      for content in contents
+    ],
+    object,
+  )
 
-  def read(row: int) -> bytes:
-    try:
-      content = files.read(row)
-    # Raised again when it is prepared, at its place in the order.
-    except OSError:
-      return b""
-    return content if images.is_plain(content, exif=exif) else b""
 
-  return np.array([read(row) for row in rows], object)
-
-
-def _explain(files: Files, rows: Any, exif: bool, error: Exception) -> str:
+def _explain(files: Files, rows: Any, exif: bool, error: Exception) -> OkdError:
   """Finds the image of a batch that cannot be decoded."""
   for row in rows:
-    path = files.paths[files.file[row]]
+    path = files.path(row)
     try:
       content = files.read(row)
       images.decode(content, exif=exif)  # Pillow's reasons are the shorter ones
       crops.center_crop(crops.prepare(content, exif=exif), 8)
+    except OkdError as problem:  # says itself what it is
+      return problem
     # TensorFlow's errors have no common base below Exception.
     except Exception as damage:
-      return (
+      return DataError(
         f"{path} holds an image that cannot be decoded ({damage}); replace or "
         "remove it."
       )
-  return f"a batch of images cannot be read ({error})."
+  return DataError(f"a batch of images cannot be read ({error}).")

@@ -7,6 +7,7 @@ TensorFlow is imported when a source is made, and never sees a GPU.
 """
 
 from collections.abc import Iterator
+import pathlib
 from typing import Unpack
 
 import numpy as np
@@ -35,8 +36,11 @@ def read(
 ) -> HostData:
   """Reads a prepared copy through TensorFlow Datasets.
 
-  Gives what `prepared.read` gives.
+  Gives what `prepared.read` gives, which reads what lies in a bucket: there
+  TensorFlow has a client and settings of its own.
   """
+  if not isinstance(copy.path, pathlib.Path):
+    return prepared.read(name, copy, image_size, test_fraction, exif=exif)
   tfds = prepare.import_tfds()
   try:
     builder = tfds.builder_from_directory(copy.path)

@@ -1,0 +1,47 @@
+"""Tell what is in a copy of TensorFlow Datasets; a part of `data`."""
+
+from okd_jax.cli import common
+from okd_jax.runs import display
+from okd_jax.storage import bucket, paths
+
+
+def is_copy(path: str) -> bool:
+  """Whether a path is a folder that TensorFlow Datasets has prepared."""
+  place = paths.anywhere(path)
+  with bucket.reached(place):
+    return (place / "dataset_info.json").exists()
+
+
+def run(path: str, *, write_index: bool, as_json: bool) -> None:
+  """Says what its metadata say, or reads all of it and writes an index.
+
+  Args:
+    path: of the copy, with its version.
+    write_index: read all record files, and write down where the images are.
+    as_json: print for programs.
+
+  Raises:
+    DataError: if the copy is damaged, or not one of images with a label.
+  """
+  from okd_jax.data.formats import shards, tfds as prepared
+
+  copy = prepared.inspect(paths.anywhere(path))
+  splits = {
+    split: {"images": sum(lengths), "files": len(lengths)}
+    for split, lengths in copy.shards.items()
+  }
+  written = shards.write_index(copy) if write_index else None
+  if as_json:
+    about = {"classes": len(copy.class_names), "splits": splits}
+    common.print_json(about | {"index": str(written) if written else None})
+    return
+  display.table(
+    f"{path}, {len(copy.class_names)} classes",
+    ["split", "images", "record files"],
+    [
+      (split, str(counts["images"]), str(counts["files"]))
+      for split, counts in splits.items()
+    ],
+  )
+  if written:
+    print(f"The index is in {written}.")

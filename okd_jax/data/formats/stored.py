@@ -1,0 +1,140 @@
+"""Where the encoded images of a split are: in files, or in the middle of some.
+
+Every image can be read by itself.
+"""
+
+from collections.abc import Iterable, Mapping
+import dataclasses
+from typing import Any
+import zlib
+
+import numpy as np
+
+from okd_jax.data.formats import finder, index
+from okd_jax.storage import files
+from okd_jax.storage.paths import Path
+
+_WHOLE = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+  """Where the encoded images of a split are.
+
+  Attributes:
+    root: the folder of the files.
+    names: paths of the files from there.
+    file: int32 [N], which of them holds an image.
+    offset: int64 [N], where in the file it begins.
+    length: int64 [N], its bytes; -1 is the whole file.
+    labels: int32 [N].
+    sizes: bytes of whole files as an index has them, {} without one.
+    sums: their CRC-32, likewise.
+    groups: as of `okd_jax.data.info.Split`.
+  """
+
+  root: Path
+  names: tuple[str, ...]
+  file: np.ndarray
+  offset: np.ndarray
+  length: np.ndarray
+  labels: np.ndarray
+  sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  sums: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  groups: np.ndarray | None = None
+
+  def path(self, row: int) -> Path:
+    """Returns the file that holds an image."""
+    return self.root / self.names[self.file[row]]
+
+  def read(self, row: int) -> bytes:
+    """Returns an image as it is stored.
+
+    Raises:
+      DataError: if the file is not that of the index.
+      OSError: if it cannot be read.
+      UnreachableError: if it is in a bucket that cannot be read.
+    """
+    (found,) = self.read_together([row])
+    if isinstance(found, Exception):
+      raise found
+    return found
+
+  def read_together(self, rows: Iterable[int]) -> list[bytes | Exception]:
+    """Returns images as they are stored, or why they cannot be read."""
+    parts = [
+      (self.names[self.file[row]], int(self.offset[row]), int(self.length[row]))
+      for row in rows
+    ]
+    found = files.read(self.root, parts)
+    return [
+      self._problem(*part, content) or content
+      for part, content in zip(parts, found, strict=True)
+    ]
+
+  def take(self, rows: np.ndarray) -> "Files":
+    """Returns some of the examples."""
+    return dataclasses.replace(
+      self,
+      **{
+        name: getattr(self, name)[rows]
+        for name in ("file", "offset", "length", "labels")
+      },
+    )
+
+  def join(self, other: "Files") -> "Files":
+    """Returns these examples, and after them those of another split."""
+    rows: dict[str, Any] = {
+      name: np.concatenate([getattr(self, name), getattr(other, name)])
+      for name in ("offset", "length", "labels")
+    }
+    file = np.concatenate([self.file, other.file + len(self.names)])
+    return dataclasses.replace(
+      self,
+      names=self.names + other.names,
+      file=file.astype(np.int32),
+      **rows,
+    )
+
+  def _problem(
+    self, name: str, offset: int, length: int, content: bytes | Exception
+  ) -> Exception | None:
+    """Why an image is not that of an index; None if nothing is wrong."""
+    if length != _WHOLE:
+      if isinstance(content, bytes) and len(content) != length:
+        return index.stale(
+          self.root, f"{name} ends before byte {offset + length}"
+        )
+      return None
+    if name not in self.sums:
+      return None
+    if isinstance(content, FileNotFoundError):
+      return index.stale(self.root, f"{name} is gone")
+    if isinstance(content, bytes) and (
+      len(content) != self.sizes[name] or zlib.crc32(content) != self.sums[name]
+    ):
+      return index.stale(self.root, f"{name} has another content")
+    return None
+
+
+def of_folder(found: finder.Found) -> dict[str, Files]:
+  """The images of each split of a folder, each in a file of its own."""
+  return {
+    split: _whole_files(found, classes)
+    for split, classes in found.splits.items()
+  }
+
+
+def _whole_files(found: finder.Found, classes: finder.Classes) -> Files:
+  counts = [len(names) for names in classes.values()]
+  count = sum(counts)
+  return Files(
+    found.root,
+    names=tuple(name for names in classes.values() for name in names),
+    file=np.arange(count, dtype=np.int32),
+    offset=np.zeros(count, np.int64),
+    length=np.full(count, _WHOLE, np.int64),
+    labels=np.repeat(np.arange(len(classes), dtype=np.int32), counts),
+    sizes=found.seen.sizes,
+    sums=found.seen.sums,
+  )

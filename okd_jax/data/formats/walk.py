@@ -1,0 +1,147 @@
+"""What lies below a folder, on this machine or in a bucket."""
+
+from collections.abc import Iterable, Iterator, Mapping
+import dataclasses
+import io
+import os
+import pathlib
+
+from okd_jax.data import images
+from okd_jax.storage import bucket, files
+from okd_jax.storage.paths import Path
+
+# Beside the pictures, see `index`; no picture and nothing that is left out.
+INDEX = ".okd_jax_index"
+# What systems leave behind beside the files of people.
+_OF_SYSTEMS = frozenset(
+  "__macosx @eadir #recycle $recycle.bin lost+found thumbs.db desktop.ini "
+  ".ds_store".split()
+) | {"system volume information"}
+# As much of an object is looked at to tell whether it is a picture.
+_HEAD = 2**20
+
+HIDDEN = "hidden, or a system's own"
+FOREIGN = "no pictures"
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+  """The files of a folder; names are paths from there, with "/".
+
+  Attributes:
+    root: the folder.
+    names: of the pictures, in alphabetical order in each folder.
+    left_out: names of files and folders that are not used, by reason.
+    folders: every folder that pictures may be in, "" for the root, and when
+      something was last added or removed there, in ns; 0 in a bucket.
+    sizes: bytes of every picture, {} if they have to be looked up.
+    sums: CRC-32 of every picture, {} if they are not known.
+  """
+
+  root: Path
+  names: list[str]
+  left_out: dict[str, list[str]]
+  folders: Mapping[str, int]
+  sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  sums: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+def look(root: Path) -> Seen:
+  """Looks at every name below a folder.
+
+  Files whose names end like a picture's are taken at their word; the others
+  are looked at. Hidden files and what systems leave behind are left out.
+  """
+  if not isinstance(root, pathlib.Path):
+    return _look_in_bucket(root)
+  folders: dict[str, int] = {}
+  found = Seen(root, [], {HIDDEN: [], FOREIGN: []}, folders)
+  for name, why in _walk(str(root), "", frozenset(), folders):
+    (found.left_out[why] if why else found.names).append(name)
+  return found
+
+
+def below(
+  paths: Iterable[pathlib.Path],
+) -> tuple[list[pathlib.Path], dict[str, list[pathlib.Path]]]:
+  """Finds the pictures anywhere below folders of this machine.
+
+  Returns:
+    The pictures, as `look` finds them, and what is left out, by reason.
+  """
+  pictures: list[pathlib.Path] = []
+  left_out: dict[str, list[pathlib.Path]] = {HIDDEN: [], FOREIGN: []}
+  for path in paths:
+    found = look(path)
+    pictures += [path / name for name in found.names]
+    for why, names in found.left_out.items():
+      left_out[why] += [path / name for name in names]
+  return pictures, left_out
+
+
+def is_hidden(name: str) -> bool:
+  """Whether a name is hidden, or one that systems leave behind."""
+  return name.startswith(".") or name.lower() in _OF_SYSTEMS
+
+
+def _walk(
+  root: str, inside: str, parents: frozenset[str], folders: dict[str, int]
+) -> Iterator[tuple[str, str | None]]:
+  """Every file of a folder in the root, and why it is left out, if it is."""
+  folder = f"{root}/{inside}" if inside else root
+  here = os.path.realpath(folder)
+  if here in parents:  # a link to a folder that it lies in
+    return
+  # Before it is listed: what comes later has to show.
+  folders[inside] = os.stat(folder).st_mtime_ns
+  for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+    name = f"{inside}/{entry.name}" if inside else entry.name
+    if entry.name == INDEX:
+      continue
+    if is_hidden(entry.name):
+      yield name, HIDDEN
+    elif entry.is_dir():
+      yield from _walk(root, name, parents | {here}, folders)
+    elif _ends_like_one(name):
+      yield name, None
+    else:
+      yield name, None if images.is_picture(entry.path) else FOREIGN
+
+
+def _look_in_bucket(root: Path) -> Seen:
+  sizes = bucket.sizes_below(root)
+  folders = {"": 0}
+  hidden: dict[str, None] = {}
+  names, unknown = [], []
+  # In the order in which folders of a disk are walked through.
+  for name in sorted(sizes, key=lambda name: name.split("/")):
+    parts = name.split("/")
+    odd = next((i for i, part in enumerate(parts) if is_hidden(part)), None)
+    if parts[-1] == INDEX:
+      continue
+    if odd is not None:
+      hidden["/".join(parts[: odd + 1])] = None
+      continue
+    for depth in range(1, len(parts)):
+      folders["/".join(parts[:depth])] = 0
+    names.append(name)
+    if not _ends_like_one(name):
+      unknown.append(name)
+  heads = files.read(
+    root, [(n, 0, _HEAD if sizes[n] > _HEAD else -1) for n in unknown]
+  )
+  foreign = []
+  for name, head in zip(unknown, heads, strict=True):
+    if isinstance(head, Exception):
+      raise head
+    if not images.is_picture(io.BytesIO(head)):
+      foreign.append(name)
+  others = set(foreign)
+  names = [name for name in names if name not in others]
+  return Seen(
+    root, names, {HIDDEN: list(hidden), FOREIGN: foreign}, folders, sizes
+  )
+
+
+def _ends_like_one(name: str) -> bool:
+  return os.path.splitext(name)[1].lower() in images.suffixes()
