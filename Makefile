@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SMOKE := tests/losses/test_losses_okddip.py tests/training/test_optim.py \
 	tests/groups/test_group.py tests/devices/test_mesh.py tests/test_train.py
 
-.PHONY: demo docs test test-slow check smoke tpu matrix clean
+.PHONY: demo docs test test-long test-slow check smoke tpu matrix clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -14,7 +14,13 @@ demo: $(VENV)/.installed
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
 
-# What `make test` leaves out because it takes hours; `make test-slow
+# The rest of what must hold before a change lands: whole programs, processes
+# that are killed, servers.
+test-long: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10 \
+		-m "long and not slow and not network" $(TESTS)
+
+# What both leave out because it takes hours; `make test-slow
 # TESTS=tests/devices` runs a part.
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10 \

@@ -5,6 +5,7 @@ from importlib import metadata
 import os
 from pathlib import Path
 
+import pruned
 import pytest
 
 # Imported where they are needed; `undrawn` changes the process that imports it.
@@ -28,6 +29,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 cache = Path.home() / ".cache" / "okd_jax" / "tests" / "xla"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Every change of a program adds to it. One session prunes, not its workers.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+  pruned.prune(cache, 2**30)
 # Tracing makes many objects and hardly any garbage.
 gc.set_threshold(100_000, 20, 100)
 

@@ -77,6 +77,7 @@ def lint(root, *paths):
     shell(f"python -m ruff {command} {' '.join(paths)}", root)
 
 
+@pytest.mark.long
 def test_new_methods_touch_the_files_that_the_page_names(copy):
   before = contents(copy)
   shell("python -m okd_jax new-method weighted_mean", copy)
@@ -90,6 +91,7 @@ def test_new_methods_touch_the_files_that_the_page_names(copy):
   shell("python -m pytest -q tests/test_docs.py -k 'method or names'", copy)
 
 
+@pytest.mark.long
 def test_new_methods_outside_pass_their_own_test_of_terms(tmp_path):
   lab = tmp_path / "lab"
   made = new_method.write("my_mean", lab)

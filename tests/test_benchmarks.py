@@ -82,6 +82,7 @@ def test_the_table_counts_images():
   assert theirs[3:5] == ("1000", "1.00")
 
 
+@pytest.mark.long
 def test_a_training_step_is_measured(tmp_path):
   written = tmp_path / "result.json"
   printed = subprocess.run(

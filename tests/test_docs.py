@@ -67,6 +67,7 @@ def test_what_a_page_names_exists(page, capsys):
   capsys.readouterr()
 
 
+@pytest.mark.long
 def test_commands_of_recipes_train(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(ROOT)
   for page in (ROOT / "README.md", ROOT / "docs" / "training.md"):
@@ -134,6 +135,7 @@ def test_losses_work_in_plain_jax():
   assert ran["accuracy"] > 0.8
 
 
+@pytest.mark.long
 def test_the_notebook_runs(monkeypatch):
   monkeypatch.setitem(matplotlib.rcParams, "backend", "agg")
   notebook = json.loads((ROOT / "examples" / "digits.ipynb").read_text())

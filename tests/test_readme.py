@@ -108,6 +108,7 @@ def check_installed(words: list[str]) -> None:
   assert text.startswith(known), f"nothing runs: {text}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   "everything",
   [
@@ -129,6 +130,21 @@ def test_commands_in_their_order(
       try_out(words, everything)
   assert (folder / "runs" / "digits" / "report.html").exists()
   capsys.readouterr()
+
+
+def test_ci_leaves_no_default_test_out():
+  """Each runs in one of two sets; what `slow` and others mark, in none."""
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+  options = project["tool"]["pytest"]["ini_options"]
+  quick = re.search(r"-m '(.*?)'", options["addopts"])[1]
+  makefile = (ROOT / "Makefile").read_text()
+  rest = re.search(r'^test-long:.*?-m "(.*?)"', makefile, re.M | re.S)[1]
+  names = [marker.split(":")[0] for marker in options["markers"]]
+  for long in (False, True):
+    marks = dict.fromkeys(names, False) | {"long": long}
+    assert eval(quick, {}, marks) + eval(rest, {}, marks) == 1
+  steps = (ROOT / ".ci" / "run").read_text().splitlines()
+  assert {"make test", "make test-long"} <= set(steps)
 
 
 def test_every_page_is_linked():

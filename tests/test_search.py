@@ -153,6 +153,7 @@ def test_another_search_is_refused_in_its_folder(pretending, tmp_path):
     search.search(*read(SEARCHED[0]), 1, tmp_path)
 
 
+@pytest.mark.long
 def test_the_command_trains_and_says_what_is_best(tmp_path, capsys):
   flags = ["search", *RECIPE, f"--workdir={tmp_path}", "--trials=2"]
   __main__.main([*flags, "--search.optim.learning_rate=(0.1,0.0001)"])

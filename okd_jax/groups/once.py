@@ -1,9 +1,10 @@
-"""What is asked of a network more than once, and traced only once.
+"""What is asked of a network or a setup more than once, and traced only once.
 
 A run needs the variables of its networks for its checks, its sizes and its
-first state, and many runs of one process train equal networks. Linen modules
-of equal fields are equal, which is all that jit and caches have to know; those
-with fields that cannot be hashed are traced anew.
+first state, and many runs of one process train equal networks, or differ only
+in their seeds. Linen modules of equal fields are equal, which is all that jit
+and caches have to know; those with fields that cannot be hashed are traced
+anew.
 """
 
 from collections.abc import Callable
@@ -17,17 +18,17 @@ import jax.numpy as jnp
 from okd_jax.core import Array, Variables
 
 T = TypeVar("T")
-# Programs and answers that are kept.
-_MOST = 256
+# Programs and answers of networks that are kept, and programs of setups.
+_MOST, _MOST_JITTED = 256, 32
 
 
-def by_value(make: Callable[[Any], T]) -> Callable[[Any], T]:
-  """Keeps what is made of a network or a group for all that are equal."""
+def by_value(make: Callable[..., T]) -> Callable[..., T]:
+  """Keeps what is made of networks, groups or settings for all equal ones."""
   known = functools.lru_cache(maxsize=_MOST)(make)
 
   @functools.wraps(make)
-  def get(value: Any) -> T:
-    return known(value) if _is_hashable(value) else make(value)
+  def get(*values: Any) -> T:
+    return known(*values) if _is_hashable(values) else make(*values)
 
   return get
 
@@ -54,6 +55,35 @@ def remembered(ask: Callable[[nn.Module, Any], T]) -> Callable[..., T]:
     return asked(net, tuple(shapes), structure, jnp.result_type(float))
 
   return answer
+
+
+def jitted(
+  fn: Callable[..., Any],
+  *given: Any,
+  donate_argnums: tuple[int, ...] = (),
+  out_shardings: Any = None,
+) -> Any:
+  """Returns `jax.jit(functools.partial(fn, *given))`, one for equal arguments.
+
+  Args:
+    fn: a pure function.
+    *given: its first arguments, which are compared by their values.
+    donate_argnums: see `jax.jit`.
+    out_shardings: see `jax.jit`.
+  """
+  where, structure = jax.tree.flatten(out_shardings)
+  asked = (fn, given, donate_argnums, tuple(where), structure)
+  make = _jitted if _is_hashable(asked) else _jitted.__wrapped__
+  return make(*asked)
+
+
+@functools.lru_cache(maxsize=_MOST_JITTED)
+def _jitted(fn, given, donate_argnums, where, structure):
+  return jax.jit(
+    functools.partial(fn, *given),
+    donate_argnums=donate_argnums,
+    out_shardings=jax.tree.unflatten(structure, where),
+  )
 
 
 def _is_hashable(value: Any) -> bool:

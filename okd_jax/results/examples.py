@@ -1,7 +1,6 @@
 """What a run's leader makes of a few examples, as pictures."""
 
 import dataclasses
-import functools
 from pathlib import Path
 
 import jax
@@ -9,6 +8,7 @@ import numpy as np
 
 from okd_jax import tasks
 from okd_jax.devices import mesh as mesh_lib
+from okd_jax.groups import once
 from okd_jax.runs import run as run_lib, workdir as workdir_lib
 from okd_jax.settings import build
 from okd_jax.training import step as steps
@@ -41,7 +41,7 @@ def draw(workdir: Path, to: Path | None = None) -> list[Path]:
   run_lib.require_same_data(first, source)
   split = "validation" if len(source.positions["validation"]) else "test"
   batch = next(source.evaluation(split))
-  predict = jax.jit(functools.partial(steps.predict, opened.setup))
+  predict = once.jitted(steps.predict, opened.setup)
   logits, _ = predict(*opened.deployed, batch)
   shown = np.flatnonzero(batch.mask)
   some, leader = jax.tree.map(

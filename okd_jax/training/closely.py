@@ -1,7 +1,6 @@
 """A closer look at what is deployed, in the pass that evaluates it."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 
 from okd_jax.core import Array, Batch
 from okd_jax.devices import mesh as mesh_lib
+from okd_jax.groups import once
 from okd_jax.tasks import figure as figure_lib
 from okd_jax.tasks.choices import Choices
 from okd_jax.tasks.figure import is_reference
@@ -54,8 +54,8 @@ class Closely:
     if per_class:
       setup.task.require_classes()
     self._setup, self._per_class, self._most = setup, per_class, most
-    self._look_fn = jax.jit(functools.partial(_look, setup, per_class))
-    self._merge_fn = jax.jit(functools.partial(_merge, most))
+    self._look_fn = once.jitted(_look, setup, per_class)
+    self._merge_fn = once.jitted(_merge, most)
     self._first: list[Any] = []
     self._choices: list[Any] = []
     self._names: tuple[str, ...] = ()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ import numpy as np
 from okd_jax.core import Batch
 from okd_jax.data.sources.source import Source
 from okd_jax.devices import mesh as mesh_lib
+from okd_jax.groups import once
 from okd_jax.tasks import figure as figure_lib
 from okd_jax.tasks.figure import Figure
 from okd_jax.tasks.task import total
@@ -43,8 +43,8 @@ class Evaluator:
     self._setup = setup
     self._source = source
     self._progress = progress
-    self._eval_fn = jax.jit(functools.partial(steps.eval_step, setup))
-    self._predict_fn = jax.jit(functools.partial(steps.predict, setup))
+    self._eval_fn = once.jitted(steps.eval_step, setup)
+    self._predict_fn = once.jitted(steps.predict, setup)
 
   def figures(
     self,

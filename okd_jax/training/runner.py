@@ -1,7 +1,6 @@
 """How training steps reach the devices."""
 
 from collections.abc import Iterator, Mapping
-import functools
 import time
 from typing import Any
 
@@ -13,6 +12,7 @@ from okd_jax.core import Array, Batch, Variables
 from okd_jax.data.sources.memory import MemorySource
 from okd_jax.data.sources.source import Source
 from okd_jax.devices import mesh as mesh_lib, signals
+from okd_jax.groups import once
 from okd_jax.training import (
   chunk,
   measures as measures_lib,
@@ -85,12 +85,11 @@ class Runner:
       )
     self._rest = (self._placed_key(key), teacher, labels)
     self._longest = min(_MOST_STEPS, setup.total_steps) if chunked else 1
-    self._step_fn = jax.jit(functools.partial(steps.train_step, setup))
-    program = (
-      functools.partial(chunk.many_steps, setup) if chunked else chunk.one_step
-    )
-    self._program = jax.jit(
-      functools.partial(program, self._step_fn),
+    self._step_fn = once.jitted(steps.train_step, setup)
+    program = (chunk.many_steps, setup) if chunked else (chunk.one_step,)
+    self._program = once.jitted(
+      *program,
+      self._step_fn,
       donate_argnums=(0, 1),
       out_shardings=(state_lib.shardings(setup, state), self._everywhere),
     )

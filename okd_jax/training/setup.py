@@ -14,7 +14,7 @@ from okd_jax import schedules
 from okd_jax.core import Array, Batch, Context, Method, Outputs
 from okd_jax.devices.mesh import DATA
 from okd_jax.errors import ConfigError
-from okd_jax.groups import Group
+from okd_jax.groups import Group, once
 from okd_jax.tasks.task import Task
 from okd_jax.training import optim, schedule as schedule_lib
 from okd_jax.training.clock import Clock
@@ -203,19 +203,45 @@ def with_optim(
     batch_size=batch_size,
     train_size=train_size,
     epochs=epochs,
-    optimizer=optim.make(
+    optimizer=_optimizer(
       settings,
-      method.optimizer_overrides,
+      tuple(
+        (prefix, tuple(changes.items()))
+        for prefix, changes in method.optimizer_overrides.items()
+      ),
       ("method/", *(f"peers/{prefix}" for prefix in peers.shared)),
     ),
-    learning_rate=schedule_lib.make(
-      schedule,
-      Clock(batch_size, train_size, epochs),
-      base=settings.learning_rate,
-      drops=settings.drops,
-      factor=settings.factor,
+    learning_rate=_learning_rate(
+      settings, schedule, Clock(batch_size, train_size, epochs)
     ),
     **others,
+  )
+
+
+# Functions are equal only if they are the same: setups of equal settings are
+# equal, and their programs found again, as these are kept.
+
+
+@once.by_value
+def _optimizer(
+  settings: optim.Optim,
+  overrides: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...],
+  shared: tuple[str, ...],
+) -> optax.GradientTransformation:
+  by_prefix = {prefix: dict(changes) for prefix, changes in overrides}
+  return optim.make(settings, by_prefix, shared)
+
+
+@once.by_value
+def _learning_rate(
+  settings: optim.Optim, schedule: Schedule, clock: Clock
+) -> Callable[[Array], Array]:
+  return schedule_lib.make(
+    schedule,
+    clock,
+    base=settings.learning_rate,
+    drops=settings.drops,
+    factor=settings.factor,
   )
 
 

@@ -214,22 +214,21 @@ def _init_method(
   setup: Setup, peers_variables: Variables, key: Array
 ) -> Variables:
   shapes = outputs_like(setup, peers_variables)
-  size = shapes.logits.shape[1]
-
-  def init(key):
-    outputs = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    batch = setup.task.blank(size)
-    labels = None
-    if setup.method.needs.train_labels:
-      labels = jnp.zeros(setup.num_examples, jnp.int32)
-    ctx = setup.context(
-      jnp.zeros((), jnp.int32), key, train=True, train_labels=labels
-    )
-    return setup.method.init(key, outputs, batch, ctx)
-
-  made: Variables = jax.jit(init)(key)
+  made: Variables = once.jitted(_draw_method, setup, shapes)(key)
   _check_per_example(setup, made)
   return made
+
+
+def _draw_method(setup: Setup, shapes: Outputs, key: Array) -> Any:
+  outputs = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  batch = setup.task.blank(shapes.logits.shape[1])
+  labels = None
+  if setup.method.needs.train_labels:
+    labels = jnp.zeros(setup.num_examples, jnp.int32)
+  ctx = setup.context(
+    jnp.zeros((), jnp.int32), key, train=True, train_labels=labels
+  )
+  return setup.method.init(key, outputs, batch, ctx)
 
 
 def _check_per_example(setup: Setup, made: Variables) -> None:

@@ -121,6 +121,7 @@ def test_export_and_plot_say_what_they_wrote(trained, tmp_path, capsys):
   assert str(trained / "plots" / "loss.png") in capsys.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.checklist("F1")
 def test_a_run_in_a_read_only_folder(trained, pictures, tmp_path, capsys):
   run = tmp_path / "read [only]"
@@ -335,6 +336,7 @@ def test_trackers_that_fail_are_one_warning(trained, monkeypatch, caplog):
   assert record.getMessage().startswith("wandb does not track this run")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("unbuffered", ("", "1"))
 @pytest.mark.parametrize("lines", (1, 20_000))
 def test_a_command_whose_output_is_cut_off_ends_quietly(lines, unbuffered):
@@ -359,6 +361,7 @@ def test_a_command_whose_output_is_cut_off_ends_quietly(lines, unbuffered):
   assert process.returncode in (0, 1)
 
 
+@pytest.mark.long
 def test_a_broken_pipe_elsewhere_is_no_closed_output():
   program = (
     "from okd_jax.cli import common\n"
@@ -385,6 +388,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize(
   "blocked",

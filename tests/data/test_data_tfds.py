@@ -29,6 +29,8 @@ from okd_jax.data.formats import (
 from okd_jax.data.sources import tfdata as tfds
 from okd_jax.errors import DataError
 
+pytestmark = pytest.mark.long
+
 DEBIAN = pathlib.Path("/usr/share/datasets/fashion-mnist")
 CACHE = pathlib.Path(
   os.environ.get("OKD_JAX_TEST_CACHE", "~/.cache/okd_jax/tests")

@@ -13,7 +13,7 @@ import test_processes as pairs
 from okd_jax.devices import alive
 from okd_jax.storage.checkpoint import Checkpoints
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 # Two processes in one collective after another.
 TOGETHER = """

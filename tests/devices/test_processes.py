@@ -19,7 +19,7 @@ from okd_jax.storage.checkpoint import Checkpoints
 import toys
 
 # A pair compiles every program twice, on whatever cores there are.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "run"

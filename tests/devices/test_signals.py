@@ -22,6 +22,8 @@ from okd_jax.errors import RunLockError
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.storage.lock import RunLock
 
+pytestmark = pytest.mark.long
+
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
 
 LOOP = """

@@ -103,6 +103,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
   assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
   not shutil.which("chromium"), reason="Chromium is not installed"
 )

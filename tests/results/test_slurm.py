@@ -141,6 +141,7 @@ def local(tmp_path, monkeypatch):
     job._process.wait()
 
 
+@pytest.mark.long
 def test_a_task_is_a_worker(tmp_path, monkeypatch, local):
   workdir = tmp_path / "compared"
   monkeypatch.setenv("CELLS_LOG", os.devnull)
@@ -170,6 +171,7 @@ sys.exit(75)
 """
 
 
+@pytest.mark.long
 def test_a_task_that_stops_is_queued_again(tmp_path, local):
   """By the signal before the end, or by itself with the code for that."""
   start = [sys.executable, "-c", STOPPED]

@@ -70,6 +70,7 @@ def require_whole(log, workdir, killed):
     assert ended.index(teacher) < ended.index(f"resnet8/kd/seed{seed}")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.checklist("A2", "I2")
 def test_no_cell_twice_and_none_lost(tmp_path, log, kills, monkeypatch):
@@ -140,6 +141,7 @@ def command(*args):
   return left.value.code
 
 
+@pytest.mark.long
 @pytest.mark.checklist("A1")
 def test_one_command_starts_and_stops_them(tmp_path, log, monkeypatch, capsys):
   monkeypatch.setattr(workers, "_devices", lambda: ("cpu", 1))

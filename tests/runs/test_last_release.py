@@ -58,6 +58,7 @@ def test_its_leader_exports_again_as_it_was(copy_of):
   jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
+@pytest.mark.long
 def test_an_interrupted_run_goes_on_as_it_would_have(copy_of):
   workdir = copy_of("pcl")
   config, _ = cli.read_recipe([*PCL, f"--workdir={workdir}"])
@@ -77,6 +78,7 @@ def test_an_interrupted_run_goes_on_as_it_would_have(copy_of):
         )
 
 
+@pytest.mark.long
 def test_comparisons_and_runs_are_reported_together(copy_of, tmp_path):
   page = tmp_path / "report.html"
   report.write([copy_of("compare"), copy_of("okddip")], page)

@@ -425,6 +425,7 @@ def main(*arguments):
   return done.returncode, done.stderr, used
 
 
+@pytest.mark.long
 @pytest.mark.checklist("G1", "H2")
 @pytest.mark.parametrize(
   ("flags", "code", "says"),

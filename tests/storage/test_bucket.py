@@ -35,6 +35,8 @@ from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.storage.lease import Lease
 from okd_jax.weights import exported
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = (
   "--config=configs/okddip_digits.py:smoke",

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import logged
 import pytest
 
 from okd_jax import train
@@ -21,6 +22,8 @@ from okd_jax.storage import files
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.weights import export
 from scripts import soak
+
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).resolve().parents[2]
 # Steps and saves take milliseconds; evaluation takes long enough to be hit.
@@ -39,7 +42,7 @@ MOST_LOST = 2
 
 
 @pytest.fixture(scope="module", autouse=True)
-def importable():
+def importable(tmp_path_factory):
   """Lets child processes import the toy network and the script."""
   with pytest.MonkeyPatch.context() as patch:
     paths = (
@@ -48,8 +51,11 @@ def importable():
       os.environ.get("PYTHONPATH", ""),
     )
     patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    patch.setenv("LINGERS", str(tmp_path_factory.mktemp("lingers") / "now"))
     patch.chdir(ROOT)
-    soak.PROCESSES.set_forkserver_preload([soak.__name__, "undrawn"])
+    soak.PROCESSES.set_forkserver_preload(
+      [soak.__name__, "undrawn", "lingering"]
+    )
     yield
 
 
@@ -63,8 +69,10 @@ def quiet(tmp_path_factory, importable):
 def killed_often(quiet, workdir, run, *, kills, saving, longest):
   """Kills a run `kills` times, at least `saving` of them inside a save.
 
-  Saves can be over sooner than a kill comes, so there may be half as many more.
+  Kills can come too late even so, so there may be half as many more.
   """
+  lingers = Path(os.environ["LINGERS"])
+  lingers.touch()
   rng = random.Random(0)
   inside, newest = 0, 0
   for i in range(kills + kills // 2 + 1):
@@ -77,6 +85,7 @@ def killed_often(quiet, workdir, run, *, kills, saving, longest):
     assert met.saved >= newest, "a save was lost"
     assert met.logged - met.saved <= MOST_LOST
     inside, newest = inside + met.saving, met.saved
+  lingers.unlink()
   assert inside >= saving and newest > 0
   soak.finish(run, workdir)
   soak.compare(quiet, workdir)
@@ -123,32 +132,35 @@ def evaluates(workdir):
 def test_stopped_in_every_phase_and_resumed_by_the_same_command(
   quiet, tmp_path
 ):
-  command = [sys.executable, "main.py", *RUN, f"--workdir={tmp_path}"]
+  workdir = tmp_path / "run"
   for reached, number in (
     (begins_to_compile, signal.SIGTERM),
     (trains, signal.SIGINT),
     (evaluates, signal.SIGTERM),
   ):
-    with subprocess.Popen(
-      command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-      while process.poll() is None and not reached(tmp_path):
-        time.sleep(0.001)
-      stopped_at = time.monotonic()
-      process.send_signal(number)
-      said, _ = process.communicate(timeout=100)
-    assert process.returncode == 75, said
+    log = tmp_path / reached.__name__
+    process = soak.PROCESSES.Process(
+      target=logged.run, args=(log, soak.run, RUN, workdir)
+    )
+    process.start()
+    while process.is_alive() and not reached(workdir):
+      time.sleep(0.001)
+    stopped_at = time.monotonic()
+    os.kill(process.pid, number)
+    process.join(100)
+    said = log.read_text()
+    assert process.exitcode == 75, said
     assert time.monotonic() - stopped_at < 30
     assert number.name in said and "Traceback" not in said
-    saved = Checkpoints(tmp_path / "checkpoints").latest_verified()
+    saved = Checkpoints(workdir / "checkpoints").latest_verified()
     if reached is begins_to_compile:
       assert saved is None and "compiling: stopping now" in said
     else:
-      assert saved == steps_logged(tmp_path, "train")[-1]
+      assert saved == steps_logged(workdir, "train")[-1]
     if reached is evaluates:
-      assert saved in steps_logged(tmp_path, "eval")
-  soak.finish(RUN, tmp_path)
-  soak.compare(quiet, tmp_path)
+      assert saved in steps_logged(workdir, "eval")
+  soak.finish(RUN, workdir)
+  soak.compare(quiet, workdir)
 
 
 def in_this_process(workdir, *flags):

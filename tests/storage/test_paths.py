@@ -112,6 +112,7 @@ def odd_run(tmp_path_factory):
   return workdir
 
 
+@pytest.mark.long
 def test_every_command_takes_any_path(odd_run, tmp_path, capsys):
   grey = Image.fromarray(np.full((8, 8), 99, np.uint8))
   picture = tmp_path / "[p]*.png"

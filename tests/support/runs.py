@@ -1,6 +1,5 @@
 """Runs the training step of a setup a few times, for tests."""
 
-import functools
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 
 from okd_jax.devices import mesh as mesh_lib
+from okd_jax.groups import once
 from okd_jax.training import state as state_lib, step as steps
 from okd_jax.training.setup import random_keys, Setup
 import toys
@@ -16,9 +16,9 @@ import toys
 
 def jitted(setup: Setup, state: Any) -> Any:
   """The training step, sharded and with donated state, as in a run."""
-  return jax.jit(
-    functools.partial(steps.train_step, setup),
-    donate_argnums=0,
+  return once.jitted(
+    *(steps.train_step, setup),
+    donate_argnums=(0,),
     out_shardings=(state_lib.shardings(setup, state), None),
   )
 

@@ -22,6 +22,8 @@ from okd_jax.training import finite, state as state_lib, step as steps
 from okd_jax.weights import export, exported, predict
 import runs
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -38,7 +40,7 @@ def configured(folder, **changes):
   config.data.name = f"keypoints:{folder}"
   config.data.image_size = 16
   config.data.train_examples = 0
-  config.peers.net = "toys:hourglass"
+  config.peers.net, config.peers.num_peers = "toys:hourglass", 2
   config.mesh.data = 1
   config.batch_size, config.eval_batch_size = 8, 4
   config.epochs, config.rampup_epochs, config.eval_epochs = 2, 1, 1

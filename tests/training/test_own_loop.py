@@ -47,6 +47,7 @@ def run(program):
   )
 
 
+@pytest.mark.long
 def test_the_blocker_blocks():
   refused = run("import ml_collections")
   assert refused.returncode and "base install" in refused.stderr
@@ -54,6 +55,7 @@ def test_the_blocker_blocks():
   assert refused.returncode and "base install" in refused.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("loop", LOOPS, ids=["replicas", "branches"])
 def test_a_loop_of_the_page_trains(loop):
   assert len(loop.strip().splitlines()) <= 40

@@ -161,6 +161,7 @@ def resident():
   return pages * 4096
 
 
+@pytest.mark.long
 @pytest.mark.checklist("J3")
 def test_memory_is_flat():
   recipe = toys.recipe("independent", num_peers=2, epochs=400)

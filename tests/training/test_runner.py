@@ -5,10 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from okd_jax import methods
 from okd_jax.data.info import HostData, Split
 from okd_jax.data.sources.memory import MemorySource
 from okd_jax.devices import mesh as mesh_lib
-from okd_jax.training import setup as setup_lib, state as state_lib
+from okd_jax.groups import once
+from okd_jax.training import (
+  setup as setup_lib,
+  state as state_lib,
+  step as steps,
+)
 from okd_jax.training.runner import Runner
 import runs
 import toys
@@ -77,6 +83,21 @@ def test_quick_chunks_grow_and_compile_once():
   assert lengths == [1, 1, 2, 4, 2]
   assert runner.compile_seconds == seconds
   assert runner.images_per_second > 0
+
+
+@pytest.mark.parametrize("name", toys.OF_CLASSES)
+def test_equal_setups_have_one_program(name):
+  kind = methods.make(name).needs.kind or "replicas"
+  one, again, other = (
+    toys.recipe(name, kind=kind, batch_size=size) for size in (16, 16, 8)
+  )
+  assert one == again and one != other
+  program = once.jitted(steps.train_step, one)
+  assert once.jitted(steps.train_step, again) is program
+  assert once.jitted(steps.train_step, other) is not program
+  assert once.jitted(steps.eval_step, one) is not program
+  # What cannot be compared is not found again.
+  assert once.jitted(sum, [one]) is not once.jitted(sum, [one])
 
 
 def test_long_chunks_shrink(monkeypatch):

@@ -83,6 +83,7 @@ np.savez(results, **found)
 """
 
 
+@pytest.mark.long
 @pytest.mark.checklist("K1")
 def test_a_fresh_process_gives_the_same_logits(
   expected, images, trained, tmp_path
