@@ -227,6 +227,7 @@ def test_publishers_files_are_read_there(way):
     make("cifar10", "tfds", dir=f"{BUCKET}/cifar")
 
 
+@pytest.mark.long
 def test_a_run_is_trained_and_measured_from_there(pictures, tmp_path, capsys):
   config = okddip_digits.get_config("smoke")
   config.data.name, config.data.image_size = f"folder:{pictures[1]}", 8
