@@ -158,9 +158,11 @@ def _alone(method: str) -> bool:
 
 
 def _concerned(method: str, key: str) -> bool:
-  return not (
-    _alone(method) and (key.startswith("method.") or key == _NUM_PEERS)
-  )
+  """Whether a key of the grid makes rows of a method."""
+  section, _, option = key.partition(".")
+  if section == "method":
+    return not _alone(method) and option in methods.options(method)
+  return not (_alone(method) and key == _NUM_PEERS)
 
 
 def _choices(config: Comparison, method: str) -> Iterator[dict[str, Any]]:
@@ -241,8 +243,8 @@ def ranged(config: Comparison, texts: Mapping[str, str]) -> Comparison:
     texts: the values of every key, as they were written.
 
   Raises:
-    ConfigError: for an unknown key, one that a method does not have or that a
-      comparison sets itself, and for no values.
+    ConfigError: for an unknown key, one that no method has or that a comparison
+      sets itself, and for no values.
   """
   grid = {}
   for key, text in texts.items():

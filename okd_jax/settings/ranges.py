@@ -107,21 +107,23 @@ def default_of(
     flag: for messages.
     key: its path, such as "optim.learning_rate" or "method.temperature".
     config: of the run.
-    names: of the methods that must have it, if it is one of methods.
+    names: of the methods, one of which must have it, if it is one of methods.
 
   Raises:
-    ConfigError: if there is no such key, or a method does not have it.
+    ConfigError: if there is no such key, or no method has it.
   """
   section, _, option = key.partition(".")
   if section == "method":
     for name in names:
-      if option not in methods.options(name):
-        raise ConfigError(
-          f"{flag}: method '{name}' has no hyperparameter '{option}'"
-          f"{closest(option, methods.options(name))} Take another key, or "
-          "compare methods that have it (--config.methods)."
-        )
-    return methods.options(names[0])[option] if names else None
+      if option in methods.options(name):
+        return methods.options(name)[option]
+    if names:
+      raise ConfigError(
+        f"{flag}: method '{names[0]}' has no hyperparameter '{option}'"
+        f"{closest(option, methods.options(names[0]))} Take another key, or "
+        "compare methods that have it (--config.methods)."
+      )
+    return None
   flat = freeze.flatten(config)
   if key not in flat:
     raise ConfigError(

@@ -62,6 +62,20 @@ def test_grids_multiply_and_name_the_rows():
   assert grid.cells(freeze.freeze_comparison(saved), Path("w")) == made
 
 
+def test_methods_without_a_key_are_trained_once():
+  _, made = cells(
+    "--grid.method.temperature=(1,3)",
+    "--config.methods=('independent','okddip')",
+    "--config.seeds=(0,)",
+  )
+  assert [cell.row for cell in made] == [
+    "baseline",
+    "independent",
+    "okddip,method.temperature=1.0",
+    "okddip,method.temperature=3.0",
+  ]
+
+
 def row(method, seconds, **values):
   """A row of a table of which only the time counts."""
   fields = dict.fromkeys(f.name for f in dataclasses.fields(results.Row))
@@ -85,7 +99,7 @@ def test_rows_are_timed_against_those_of_the_same_values():
   [
     (["--grid.optim.rate=(1,2)"], "there is no key 'optim.rate'"),
     (["--grid.optim.learning_rat=(1,2)"], "did you mean 'optim.learning_rate'"),
-    (["--grid.method.temperature=(1,)"], "'independent' has no hyperparameter"),
+    (["--grid.method.temperatur=(1,)"], "'independent' has no hyperparameter"),
     (["--grid.batch_size=()"], "batch_size=() must be values in brackets"),
     (["--grid.batch_size=20"], "batch_size=20 must be values in brackets"),
     (["--grid.batch_size=(20,20)"], "must not hold a value twice"),
