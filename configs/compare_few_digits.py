@@ -3,10 +3,11 @@
 Few images and many epochs. Rate and weight decay are those at which one
 network alone was best on held-out training images, of rates 0.02 to 0.2 and
 decays 5e-4 to 5e-3 (docs/results.md); both are the largest that were tried. The
-rows of mcl_okd refuse so few images with its 256 negatives.
+256 negatives of mcl_okd are more than there are images of other classes.
 No published figures.
 
-    python -m okd_jax compare --config=configs/compare_few_digits.py
+    python -m okd_jax compare --config=configs/compare_few_digits.py \\
+      --grid.method.num_negatives="(100,)"
 """
 
 from configs import common, comparison
