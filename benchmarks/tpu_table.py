@@ -36,7 +36,7 @@ _COLUMNS_OF_SCALE = (
   "images/s of all, estimate",
   "images/s a host",
   "cores a host",
-  "minutes an epoch",
+  "seconds an epoch",
 )
 _NET_OF_SCALE, _IMAGES_OF_SCALE = "resnet34", 1_281_167
 # Of v5e, https://cloud.google.com/tpu/docs/v5e.
@@ -179,4 +179,4 @@ def _cells_of_scale(facts: dict[str, Any]) -> Iterator[str]:
   yield f"{images:.0f}"
   yield f"{of_host:.0f}"
   yield f"{of_host / _IMAGES_OF_CORE:.0f}"
-  yield f"{_IMAGES_OF_SCALE / images / 60:.1f}"
+  yield f"{_IMAGES_OF_SCALE / images:.1f}"
