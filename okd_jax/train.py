@@ -75,6 +75,7 @@ def train(
     still_ours = still_ours or stack.enter_context(lock)
     stop = stop or stack.enter_context(signals.Stop())
     checkpoints = workdir_lib.checkpoints(config, workdir)
+    stack.callback(checkpoints.close)
     summary.show_plan(config, setup, source)
     with stop.busy("initialising"):
       state, step, unrecorded = _new_or_saved(config, setup, checkpoints)

@@ -5,6 +5,7 @@ from pathlib import Path
 import shutil
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from okd_jax.errors import ConfigError, NotFiniteError
 from okd_jax.runs import records as records_lib
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.freeze import flatten, freeze
+from okd_jax.storage import arrays, checkpoint
 from okd_jax.training import finite
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,6 +131,25 @@ def test_records_are_means_of_the_same_steps_in_a_resumed_run(
       np.testing.assert_allclose(record[name], mean, rtol=1e-6, err_msg=name)
     for name in ("learning_rate", "rampup"):
       assert record[name] == steps[-1][name]
+
+
+def test_a_run_that_fails_waits_for_its_save(tmp_path, monkeypatch):
+  check, save = finite.check_state, arrays.save
+
+  def fail(step, state):
+    if step == 3:
+      raise Stopped
+    return check(step, state)
+
+  def slowly(*args):
+    time.sleep(0.3)
+    return save(*args)
+
+  monkeypatch.setattr(finite, "check_state", fail)
+  monkeypatch.setattr(arrays, "save", slowly)
+  with pytest.raises(Stopped):
+    train.train(tiny(checkpoint_secs=1e-9), tmp_path)
+  assert checkpoint.Checkpoints(tmp_path / "checkpoints").latest_verified() == 2
 
 
 def test_finished_run_says_so_and_changes_nothing(whole, capsys):

@@ -119,6 +119,11 @@ class Checkpoints:
       raise CheckpointError(problem)
     written.result()
 
+  def close(self) -> None:
+    """Waits for the save under way, for a minute, whatever becomes of it."""
+    if self._pending is not None:
+      futures.wait(self._pending[:1], timeout=60)
+
   def check(self) -> None:
     """Raises CheckpointError if a background save has failed.
 
@@ -174,21 +179,18 @@ class Checkpoints:
       CheckpointError: if there is no such verified step, or it belongs to
         another configuration; the first differing leaves are named.
     """
-    if step is None:
-      step = self.latest_verified()
-      if step is None:
-        raise CheckpointError(
-          f"{self.directory} holds no verified checkpoint. Start anew in "
-          "another workdir."
-        )
+    if step is None and (step := self.latest_verified()) is None:
+      raise CheckpointError(
+        f"{self.directory} holds no verified checkpoint. Start anew in "
+        "another workdir."
+      )
     self._wait()
     wanted = packing.named(abstract_state)
     content = self._read_together(step, packing.describe(wanted))
     item, args = packing.plan(wanted, content.apart)
     tree = arrays.restore(self._steps.folder(step), item, args)
-    state = jax.tree.unflatten(
-      jax.tree.structure(abstract_state), packing.unpack(tree, wanted)
-    )
+    structure = jax.tree.structure(abstract_state)
+    state = jax.tree.unflatten(structure, packing.unpack(tree, wanted))
     return state, step, dict(content.extra)
 
   def _chosen(self, choose: Callable[[], int | None]) -> int | None:
@@ -198,18 +200,16 @@ class Checkpoints:
 
   def _wait(self) -> None:
     """Waits for the save under way; its error is left for `finish`."""
-    if self._pending is not None:
-      written, meeting = self._pending
-      if not meeting.outcome():
-        futures.wait([written])
+    if self._pending is not None and not self._pending[1].outcome():
+      futures.wait(self._pending[:1])
 
   def _preflight_together(self, state: Any) -> None:
+    problem = ""
     try:
       self.preflight(state)
-      problem = Meeting().agree()
     except CheckpointError as error:
-      problem = Meeting().agree(str(error))
-    if problem:
+      problem = str(error)
+    if problem := Meeting().agree(problem):
       raise CheckpointError(problem)
 
   def _read_together(self, step: int, leaves: Sequence[Leaf]) -> Manifest:
