@@ -62,15 +62,7 @@ def sizes_below(folder: "epath.Path") -> dict[str, int]:
 def read(
   folder: "epath.Path", parts: Iterable[tuple[str, int, int]]
 ) -> list[bytes | Exception]:
-  """Reads objects, or parts of them, at the same time; a request each.
-
-  Args:
-    folder: that the objects are in.
-    parts: name, offset and length of each; a length of -1 is the whole object.
-
-  Returns:
-    What was read, or why it could not be.
-  """
+  """As `okd_jax.storage.files.read`, a request for each at the same time."""
   top = _key(folder)
   names, starts, ends = [], [], []
   for name, offset, length in parts:

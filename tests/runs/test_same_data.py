@@ -3,11 +3,12 @@
 import json
 import shutil
 
+import folder_recipe
 import numpy as np
 from PIL import Image
 import pytest
 
-from configs import common as recipes, okddip_digits
+from configs import okddip_digits
 from okd_jax import __main__, train
 from okd_jax.cli import common
 from okd_jax.devices.mesh import make_mesh
@@ -39,23 +40,10 @@ def root(tmp_path):
   return tmp_path / "set"
 
 
-def configured(root, **changes):
-  config = okddip_digits.get_config("smoke")
-  config.data.name, config.data.image_size = f"folder:{root}", 8
-  config.data.train_examples = 0
-  config.peers.net, config.peers.num_peers = "own_networks:Small", 2
-  config.method = recipes.method("independent")
-  config.mesh.data = 1
-  config.batch_size = config.eval_batch_size = 6
-  config.epochs, config.rampup_epochs = 1, 1
-  config.update_from_flattened_dict(changes)
-  return freeze(config)
-
-
 @pytest.fixture
 def run(root, tmp_path):
   """The beginning of a run: what is known about it."""
-  return begin(configured(root), tmp_path / "run")
+  return begin(folder_recipe.configured(root), tmp_path / "run")
 
 
 def begin(config, workdir):
@@ -67,7 +55,7 @@ def begin(config, workdir):
 
 
 def again(root, run):
-  run_lib.require_same_data(run, build.source(configured(root)))
+  run_lib.require_same_data(run, build.source(folder_recipe.configured(root)))
 
 
 def test_the_same_pictures_are_the_same(root, run):
@@ -111,7 +99,7 @@ def test_what_has_changed_is_told(root, run, change, words):
 
 
 def test_a_stream_compares_names_and_sizes(root, tmp_path):
-  config = configured(root, **{"data.source": "stream"})
+  config = folder_recipe.configured(root, **{"data.source": "stream"})
   workdir = begin(config, tmp_path / "run")
   run_lib.require_same_data(workdir, build.source(config))
   # What is in a picture of the same size is not looked at.
@@ -164,7 +152,7 @@ def refused(*args):
 
 def test_moved_pictures_are_found_again(root, tmp_path, capsys):
   workdir = tmp_path / "run"
-  train.train(configured(root), workdir)
+  train.train(folder_recipe.configured(root), workdir)
   capsys.readouterr()
   command("eval", workdir, "--json")
   before = json.loads(capsys.readouterr().out)
@@ -176,7 +164,7 @@ def test_moved_pictures_are_found_again(root, tmp_path, capsys):
   command("eval", workdir, f"--data={moved}", "--json")
   assert json.loads(capsys.readouterr().out) == before
   command("predict", workdir, picture)  # needs none of them
-  longer = configured(root, extra_epochs=1)
+  longer = folder_recipe.configured(root, extra_epochs=1)
   with pytest.raises(DataError, match="is not a folder"):
     train.train(longer, workdir)
   with pytest.raises(ConfigError, match="only moved.*--data=PATH"):

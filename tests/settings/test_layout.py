@@ -1,5 +1,7 @@
 """How a run is laid out on devices; the tests have eight virtual ones."""
 
+import types
+
 import pytest
 
 from configs import okddip_digits
@@ -78,6 +80,21 @@ def test_accelerators_have_a_peer_each_where_they_divide(
     configured(words="branches"), {"peers.num_peers": num_peers}
   )
   assert layout.peers_apart(branches, devices) == 1
+
+
+@pytest.mark.parametrize(
+  ("local", "expected"),
+  [(8, {"data": 2, "peer": 4}), (1, {"data": 8, "peer": 1})],
+)
+def test_peers_stay_with_the_accelerators_of_a_process(
+  monkeypatch, local, expected
+):
+  made = [types.SimpleNamespace(platform="tpu")] * 8
+  there = types.SimpleNamespace(
+    devices=lambda: made, local_device_count=lambda: local
+  )
+  monkeypatch.setattr(layout, "jax", there)
+  assert dict(layout.mesh(configured()).shape) == expected
 
 
 def test_a_batch_that_does_not_divide_is_refused():

@@ -5,13 +5,13 @@ import shutil
 import time
 
 import bucket_server
+import folder_recipe
 import jax
 import numpy as np
 from PIL import Image
 from prepared_copies import write_copy
 import pytest
 
-from configs import common as recipes, okddip_digits
 from okd_jax import __main__, data, train
 from okd_jax.data.formats import (
   listing,
@@ -21,7 +21,6 @@ from okd_jax.data.formats import (
 )
 from okd_jax.data.sources import stream
 from okd_jax.errors import ConfigError, DataError, UnreachableError
-from okd_jax.settings.freeze import freeze
 from okd_jax.storage import bucket, paths
 
 BUCKET = "gs://okd-data"
@@ -229,15 +228,7 @@ def test_publishers_files_are_read_there(way):
 
 @pytest.mark.long
 def test_a_run_is_trained_and_measured_from_there(pictures, tmp_path, capsys):
-  config = okddip_digits.get_config("smoke")
-  config.data.name, config.data.image_size = f"folder:{pictures[1]}", 8
-  config.data.train_examples = 0
-  config.peers.net, config.peers.num_peers = "own_networks:Small", 2
-  config.method = recipes.method("independent")
-  config.mesh.data = 1
-  config.batch_size = config.eval_batch_size = 6
-  config.epochs = config.rampup_epochs = 1
-  train.train(freeze(config), tmp_path)
+  train.train(folder_recipe.configured(pictures[1]), tmp_path)
   capsys.readouterr()
   command("eval", tmp_path, "--json")
   told = json.loads(capsys.readouterr().out)

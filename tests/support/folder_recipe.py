@@ -1,0 +1,18 @@
+"""A short run on a folder of pictures of 8 x 8 pixels, for tests."""
+
+from configs import common as recipes, okddip_digits
+from okd_jax.settings.freeze import freeze
+from okd_jax.settings.schema import RunConfig
+
+
+def configured(root, **changes) -> RunConfig:
+  config = okddip_digits.get_config("smoke")
+  config.data.name, config.data.image_size = f"folder:{root}", 8
+  config.data.train_examples = 0
+  config.peers.net, config.peers.num_peers = "own_networks:Small", 2
+  config.method = recipes.method("independent")
+  config.mesh.data = 1
+  config.batch_size = config.eval_batch_size = 6
+  config.epochs, config.rampup_epochs = 1, 1
+  config.update_from_flattened_dict(changes)
+  return freeze(config)
