@@ -21,6 +21,9 @@ from okd_jax.storage.paths import Path
 
 _log = logging.getLogger(__name__)
 
+# Of several processes all must have failed in the same way by then.
+_FAIL_SECONDS = 60.0
+
 
 def compare(
   config: Comparison,
@@ -48,6 +51,8 @@ def compare(
   Raises:
     ConfigError: if the grid cannot be run.
     Interrupted: after a signal; the same command goes on.
+    Exception: of a cell that has failed in some processes of a worker and not
+      in all, which cannot go on together.
   """
   cells = grid.cells(config, workdir)
   grid.check(config, cells)
@@ -75,10 +80,14 @@ def compare(
         _tabulate(workdir)
   if first:
     _tabulate(workdir, draw=True)
-  return share.failed
+  failed: dict[str, str] = json.loads(
+    Meeting().told(lambda: json.dumps(share.failed))
+  )
+  return failed
 
 
 def _train(cell: Cell, share: Share, stop: signals.Stop) -> None:
+  end = Meeting()
   try:
     train.train(
       cell.config, cell.workdir, stop=stop, still_ours=share.still_ours
@@ -92,6 +101,8 @@ def _train(cell: Cell, share: Share, stop: signals.Stop) -> None:
     share.give_back(cell)
   except Exception as error:
     share.fail(cell, error)
+    if not end.is_unanimous(share.failed[cell.name], _FAIL_SECONDS):
+      raise
 
 
 def _remember(config: Comparison, workdir: Path) -> None:

@@ -87,6 +87,20 @@ class Meeting:
     self.report(problem)
     return self.outcome()
 
+  def is_unanimous(self, word: str, seconds: float) -> bool:
+    """Says a word, and whether all others say the same before time is over."""
+    if self._alone:
+      return True
+    folder = f"{self._name}/said/"
+    client().key_value_set(f"{folder}{jax.process_index()}", word)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+      said = client().key_value_dir_get(folder)
+      if len(said) == jax.process_count():
+        return all(other == word for _, other in said)
+      time.sleep(_POLL_SECONDS)
+    return False
+
   def _reports(self) -> list[str]:
     """What was reported by now, what other processes said with their number."""
     if self._alone:
