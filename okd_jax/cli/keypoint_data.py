@@ -34,8 +34,7 @@ def run(config: data.Config, show: Path | None, *, as_json: bool) -> None:
   """
   found = load.find(config)
   for figures in found.splits.values():
-    for figure in {f.picture: f for f in figures}.values():
-      pictures.decode(figure, exif=found.exif and config.exif)
+    pictures.check(figures, exif=found.exif and config.exif)
   counts = {
     split: {
       "pictures": len({f.image_id for f in figures}),

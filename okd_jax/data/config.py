@@ -52,7 +52,7 @@ class Config:
     dir: where prepared copies or the publisher's files are; "" is the folder
       of TensorFlow Datasets (TFDS_DATA_DIR, or ~/tensorflow_datasets). For
       "folder:PATH" and "keypoints:PATH" it is where the data are now, if they
-      have moved from PATH. All but keypoints may be in gs://BUCKET/PATH.
+      have moved from PATH. It may be in gs://BUCKET/PATH.
     train_examples: size of a fixed training subset, each class in proportion;
       0 for all.
     validation: fraction of the training split held out, the same in every run.

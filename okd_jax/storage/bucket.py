@@ -59,6 +59,20 @@ def sizes_below(folder: "epath.Path") -> dict[str, int]:
   }
 
 
+def sizes_in(folder: "epath.Path") -> dict[str, int]:
+  """The objects right in a folder and their bytes; none without the folder."""
+  with reached(folder):
+    try:
+      found = _files().ls(_key(folder), detail=True)
+    except FileNotFoundError:
+      return {}
+  return {
+    about["name"].rpartition("/")[2]: int(about["size"])
+    for about in found
+    if about["type"] == "file" and not about["name"].endswith("/")
+  }
+
+
 def read(
   folder: "epath.Path", parts: Iterable[tuple[str, int, int]]
 ) -> list[bytes | Exception]:

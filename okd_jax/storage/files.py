@@ -10,9 +10,13 @@ import os
 import pathlib
 import shutil
 import tempfile
+from typing import TYPE_CHECKING
 
 from okd_jax.storage import bucket
 from okd_jax.storage.paths import Path
+
+if TYPE_CHECKING:
+  from etils import epath
 
 
 def write(
@@ -80,6 +84,41 @@ def names_below(folder: Path) -> list[str]:
   return sorted(found)
 
 
+class Look:
+  """Which files there are; a folder of a bucket is listed once.
+
+  Not for longer than others leave the files alone.
+  """
+
+  def __init__(self) -> None:
+    self._sizes: dict[str, dict[str, int]] = {}
+
+  def names(self, folder: Path) -> list[str]:
+    """The files right in a folder; none where there is no such folder."""
+    if not isinstance(folder, pathlib.Path):
+      return list(self._sizes_in(folder))
+    there = folder.iterdir() if folder.is_dir() else ()
+    return [path.name for path in there if path.is_file()]
+
+  def has(self, path: Path) -> bool:
+    """Whether there is a file."""
+    if isinstance(path, pathlib.Path):
+      return path.is_file()
+    return path.name in self._sizes_in(path.parent)
+
+  def size(self, path: Path) -> int:
+    """Bytes of a file that is there."""
+    if isinstance(path, pathlib.Path):
+      return path.stat().st_size
+    return self._sizes_in(path.parent)[path.name]
+
+  def _sizes_in(self, folder: "epath.Path") -> dict[str, int]:
+    name = os.fspath(folder)
+    if name not in self._sizes:
+      self._sizes[name] = bucket.sizes_in(folder)
+    return self._sizes[name]
+
+
 def read(
   folder: Path, parts: Sequence[tuple[str, int, int]]
 ) -> list[bytes | Exception]:
@@ -116,6 +155,22 @@ def content(path: Path) -> bytes:
   if isinstance(found, Exception):
     raise found
   return found
+
+
+def contents(paths: Sequence[Path]) -> list[bytes | Exception]:
+  """Reads whole files; those of one folder in a bucket at the same time.
+
+  Returns:
+    What was read, or why it could not be.
+  """
+  found: dict[Path, bytes | Exception] = {}
+  by_folder: dict[Path, list[Path]] = {}
+  for path in paths:
+    by_folder.setdefault(path.parent, []).append(path)
+  for folder, inside in by_folder.items():
+    parts = [(path.name, 0, -1) for path in inside]
+    found |= dict(zip(inside, read(folder, parts), strict=True))
+  return [found[path] for path in paths]
 
 
 def _part(folder: pathlib.Path, name: str, offset: int, length: int) -> bytes:

@@ -2,6 +2,7 @@
 
 import json
 
+import annotated
 import numpy as np
 from PIL import Image
 import pytest
@@ -9,8 +10,6 @@ from scipy import io
 
 from okd_jax import __main__, data
 from okd_jax.data.keypoints import (
-  figures,
-  info as info_lib,
   mpii,
   own,
   pictures,
@@ -18,50 +17,7 @@ from okd_jax.data.keypoints import (
 )
 from okd_jax.errors import ConfigError, DataError
 
-NAMES = ["nose", "left_hip", "right_shoulder", "left_eye", "right_eye"]
 ASPECT = 1.0
-
-
-def content(count=6, size=(40, 30)):
-  """A file of `count` pictures with one figure each, as COCO writes it."""
-  keypoints = [20, 10, 2, 15, 20, 2, 25, 12, 1, 0, 0, 0, 22, 9, 2]
-  return {
-    "images": [
-      {
-        "id": 7 * i,
-        "file_name": f"{i}.png",
-        "width": size[0],
-        "height": size[1],
-      }
-      for i in range(1, count + 1)
-    ],
-    "annotations": [
-      {
-        "id": i,
-        "image_id": 7 * i,
-        "category_id": 1,
-        "bbox": [10, 5, 20, 20],
-        "area": 200,
-        "keypoints": list(keypoints),
-      }
-      for i in range(1, count + 1)
-    ],
-    "categories": [
-      {"id": 1, "name": "x", "keypoints": NAMES, "skeleton": [[1, 2], [1, 3]]}
-    ],
-  }
-
-
-def write(folder, said, size=(40, 30), name="all.json"):
-  (folder / "images").mkdir(parents=True, exist_ok=True)
-  (folder / "annotations").mkdir(exist_ok=True)
-  rng = np.random.default_rng(0)
-  for image in said["images"]:
-    pixels = rng.integers(0, 256, (size[1], size[0], 3), np.uint8)
-    Image.fromarray(pixels).save(folder / "images" / image["file_name"])
-  path = folder / "annotations" / name
-  path.write_text(json.dumps(said))
-  return folder
 
 
 def config(folder, **changes):
@@ -80,13 +36,13 @@ def make(folder, **changes):
 
 @pytest.mark.parametrize("source", ["memory", "stream"])
 def test_own_data_are_read_and_divided_by_picture(tmp_path, source):
-  said = content()
+  said = annotated.content()
   # Two figures in one picture never come apart.
   said["annotations"].append(said["annotations"][0] | {"id": 99})
-  made = make(write(tmp_path, said), source=source)
+  made = make(annotated.write(tmp_path, said), source=source)
   info = made.info
   assert (info.num_train + info.num_test, info.num_classes) == (7, 5)
-  assert info.class_names == tuple(NAMES) and info.task == "keypoints"
+  assert info.class_names == tuple(annotated.NAMES) and info.task == "keypoints"
   known = info.of_keypoints
   assert known.pairs == ((3, 4),) and known.torso == (1, 2)
   assert known.bones == ((0, 1), (0, 2)) and set(known.sigmas) == {own.SIGMA}
@@ -109,7 +65,7 @@ def test_own_data_are_read_and_divided_by_picture(tmp_path, source):
 
 @pytest.mark.parametrize("source", ["memory", "stream"])
 def test_figures_of_one_picture_are_validated_together(tmp_path, source):
-  said = content(10)
+  said = annotated.content(10)
   # Three figures a picture, those of one picture far apart in the file.
   first = said["annotations"]
   said["annotations"] = [
@@ -117,9 +73,9 @@ def test_figures_of_one_picture_are_validated_together(tmp_path, source):
     for k in range(3)
     for figure in first
   ]
-  folder = write(tmp_path, said)
+  folder = annotated.write(tmp_path, said)
   # The pictures of a second file are others, whatever their numbers.
-  write(folder, content(2), name="test.json")
+  annotated.write(folder, annotated.content(2), name="test.json")
   (folder / "annotations" / "all.json").rename(
     folder / "annotations" / "train.json"
   )
@@ -140,14 +96,14 @@ def test_figures_of_one_picture_are_validated_together(tmp_path, source):
 
 def test_moved_data_are_found_again(tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path))
-  write(tmp_path / "b", content())
+  annotated.write(tmp_path / "b", annotated.content())
   for name, place in (("~/b", ""), ("/nowhere/at/all", "~/b")):
     made = make(name, dir=place)
     assert made.info.num_train and made.info.name == f"keypoints:{name}"
 
 
 def test_sources_agree(tmp_path):
-  folder = write(tmp_path, content())
+  folder = annotated.write(tmp_path, annotated.content())
   one, other = (make(folder, source=s) for s in ("memory", "stream"))
   for a, b, _ in zip(one.batches(1), other.batches(1), range(4), strict=False):
     np.testing.assert_array_equal(a.image, b.image)
@@ -157,7 +113,7 @@ def test_sources_agree(tmp_path):
 
 def test_cvat(tmp_path):
   """Tight boxes without area or outline, single points, empty tracks."""
-  said = content()
+  said = annotated.content()
   for entry in said["annotations"]:
     entry |= {
       "bbox": [15, 9, 10, 11],
@@ -174,7 +130,7 @@ def test_cvat(tmp_path):
     {"id": 52, "image_id": 7, "keypoints": [0] * 15, **empty},
   ]
   made = make(
-    write(tmp_path, said, name="person_keypoints_default.json"),
+    annotated.write(tmp_path, said, name="person_keypoints_default.json"),
     test_fraction=0.0,
   )
   assert made.info.num_train == 6
@@ -189,14 +145,14 @@ def test_cvat(tmp_path):
 
 def test_label_studio(tmp_path):
   """No boxes, names of files with folders, more than one category."""
-  said = content()
+  said = annotated.content()
   for image in said["images"]:
     image["file_name"] = f"..\\data\\images\\{image['file_name']}"
   for entry in said["annotations"]:
     del entry["bbox"], entry["area"]
   said["categories"].append({"id": 2, "name": "a rectangle"})
-  plain = content()
-  folder = write(tmp_path, plain)
+  plain = annotated.content()
+  folder = annotated.write(tmp_path, plain)
   (folder / "annotations" / "all.json").unlink()
   (folder / "result.json").write_text(json.dumps(said))
   made = make(folder)
@@ -206,7 +162,7 @@ def test_label_studio(tmp_path):
 
 
 def test_pictures_are_turned_as_annotators_saw_them(tmp_path):
-  folder = write(tmp_path, content())
+  folder = annotated.write(tmp_path, annotated.content())
   exif = Image.Exif()
   exif[0x0112] = 6  # turned by a quarter
   for path in (folder / "images").iterdir():
@@ -214,7 +170,7 @@ def test_pictures_are_turned_as_annotators_saw_them(tmp_path):
     stored = upright.transpose(Image.Transpose.ROTATE_90)
     stored.save(path.with_suffix(".jpg"), exif=exif, quality=100)
     path.unlink()
-  said = content()
+  said = annotated.content()
   for image in said["images"]:
     image["file_name"] = image["file_name"].replace("png", "jpg")
   (folder / "annotations" / "all.json").write_text(json.dumps(said))
@@ -224,11 +180,11 @@ def test_pictures_are_turned_as_annotators_saw_them(tmp_path):
 
 
 def test_the_mean_pose_is_of_labelled_joints(tmp_path):
-  said = content(2)
+  said = annotated.content(2)
   first, second = (entry["keypoints"] for entry in said["annotations"])
   second[:2] = 26, 16
   first[3:6] = 0, 0, 0
-  folder = write(tmp_path, said)
+  folder = annotated.write(tmp_path, said)
   known = make(folder, test_fraction=0.0).info.of_keypoints
   # The crop is 30 pixels around (20, 15), 16 in the crop.
   expected = (np.array([[23, 13], [15, 20]]) - [20, 15]) * 16 / 30 + 8
@@ -237,8 +193,8 @@ def test_the_mean_pose_is_of_labelled_joints(tmp_path):
 
 
 def test_description_overrides(tmp_path):
-  folder = write(tmp_path, content(), name="a.json")
-  write(folder, content(), name="b.json")
+  folder = annotated.write(tmp_path, annotated.content(), name="a.json")
+  annotated.write(folder, annotated.content(), name="b.json")
   (folder / own.DESCRIPTION).write_text(
     "train: annotations/a.json\ntest: annotations/b.json\nimages: images\n"
     "flip_pairs: []\nsigmas: {nose: 0.1}\nskeleton: [[nose, left_eye]]\n"
@@ -254,14 +210,14 @@ def test_description_overrides(tmp_path):
 
 def test_a_path_that_is_not_there_is_refused(tmp_path):
   """Not read from the folder above it."""
-  folder = write(tmp_path, content())
+  folder = annotated.write(tmp_path, annotated.content())
   with pytest.raises(DataError, match="misspelt is not there"):
     make(folder / "misspelt")
 
 
 @pytest.mark.parametrize("source", ["memory", "stream"])
 def test_a_run_finds_its_annotations_and_pictures_again(tmp_path, source):
-  folder = write(tmp_path / "set", content())
+  folder = annotated.write(tmp_path / "set", annotated.content())
   (folder / own.DESCRIPTION).write_text("sigmas: {nose: 0.1}")
   said = make(folder, source=source).files
   names = [json.loads(line)[0] for line in said]
@@ -327,9 +283,9 @@ FIRST = ("annotations", 0)
   ],
 )
 def test_damaged_annotations_are_refused(tmp_path, damage, message):
-  folder = write(tmp_path, content())
+  folder = annotated.write(tmp_path, annotated.content())
   path = folder / "annotations" / "all.json"
-  path.write_text(damage(content()))
+  path.write_text(damage(annotated.content()))
   with pytest.raises(DataError, match=message) as error:
     make(folder)
   assert str(path) in str(error.value)
@@ -355,7 +311,7 @@ def test_damaged_annotations_are_refused(tmp_path, damage, message):
   ],
 )
 def test_wrong_descriptions_are_refused(tmp_path, text, message):
-  folder = write(tmp_path, content())
+  folder = annotated.write(tmp_path, annotated.content())
   (folder / own.DESCRIPTION).write_text(text)
   with pytest.raises(DataError, match=message):
     make(folder)
@@ -394,15 +350,7 @@ def test_the_window_is_the_crop_with_a_margin():
   rng = np.random.default_rng(0)
   picture = rng.integers(0, 256, (50, 60, 3), np.uint8)
   center, scale = np.array([21.3, 30.6]), 37 / 200
-  zero = np.zeros(0)
-  figure = figures.Figure(
-    None, 1, zero, zero, np.zeros(4), center, scale, 1.0, None
-  )
-  info = data.DataInfo(
-    *("x", 1, (20, 16, 3), (), (), 0, True, 1, 0, ()),
-    keypoints=info_lib.KeypointInfo((), (), (), margin=(3, 5)),
-  )
-  window = pictures.window(picture, figure, info)
+  window = pictures.crop(picture, center, scale, (16, 20), (3, 5))
   assert window.shape == (30, 22, 3)
   # By hand: output (x, y) shows the picture at center + step * (x - w / 2).
   step = 37 / 16
@@ -416,30 +364,11 @@ def test_the_window_is_the_crop_with_a_margin():
 
 
 def test_mpii(tmp_path):
-  (tmp_path / "images").mkdir()
-  (tmp_path / "annot").mkdir()
-  Image.new("RGB", (60, 50)).save(tmp_path / "images" / "a.jpg")
-  joints = np.arange(32.0).reshape(16, 2) + 1
-  person = {
-    "image": "a.jpg",
-    "center": [30.0, 20.0],
-    "scale": 0.2,
-    "joints": joints.tolist(),
-    "joints_vis": [0] + [1] * 15,
-  }
-  for name in ("train", "valid"):
-    text = json.dumps([person, person])
-    (tmp_path / "annot" / f"{name}.json").write_text(text)
+  joints, missing = annotated.write_mpii(tmp_path)
+  mat = annotated.heads(joints, missing)
   found = mpii.read(tmp_path)
   assert not found.info.head_boxes and not found.exif
   assert any("no PCKh" in note for note in found.notes)
-  missing = np.zeros((16, 2), np.uint8)
-  missing[3, 1] = 1
-  mat = {
-    "jnt_missing": missing,
-    "pos_gt_src": np.stack([joints + 5] * 2, -1),
-    "headboxes_src": np.ones((2, 2, 2)) * [[[1]], [[4]]],
-  }
   io.savemat(tmp_path / "annot" / "gt_valid.mat", mat)
   source = data.make(
     {"name": "mpii", "dir": str(tmp_path), "image_size": 16},
@@ -478,26 +407,7 @@ def test_mpii(tmp_path):
 @pytest.fixture
 def coco2017(tmp_path):
   """A folder as COCO's publisher has it."""
-  said = content(2)
-  said["annotations"] += [
-    said["annotations"][0] | {"id": 30, "iscrowd": 1},
-    said["annotations"][0] | {"id": 31, "keypoints": [0] * 15},
-    said["annotations"][0] | {"id": 32, "bbox": [-5, 2, 30, 40]},
-    said["annotations"][0] | {"id": 33, "area": 0},
-  ]
-  names = [f"joint{i}" for i in range(17)]
-  for entry in said["annotations"]:
-    entry["keypoints"] = entry["keypoints"][:3] * 17
-  said["categories"][0] |= {"keypoints": names}
-  for split in ("train2017", "val2017"):
-    folder = tmp_path / "images" / split
-    folder.mkdir(parents=True)
-    for image in said["images"]:
-      Image.new("RGB", (40, 30)).save(folder / image["file_name"])
-    place = tmp_path / "annotations"
-    place.mkdir(exist_ok=True)
-    path = place / f"person_keypoints_{split}.json"
-    path.write_text(json.dumps(said))
+  annotated.write_coco2017(tmp_path)
   return tmp_path
 
 
@@ -621,7 +531,7 @@ def test_a_drawn_figure_is_where_its_joints_are():
 
 
 def test_the_command_counts_and_draws(tmp_path, capsys):
-  folder = write(tmp_path / "set", content())
+  folder = annotated.write(tmp_path / "set", annotated.content())
   sheet = tmp_path / "sheet.png"
   command = ["data", f"keypoints:{folder}", f"--show={sheet}"]
   __main__.main([*command, "--json", "--config.data.image_size=32"])

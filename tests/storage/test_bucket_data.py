@@ -264,11 +264,11 @@ def test_a_server_that_stays_away_is_named(pictures, way, how):
 def test_what_is_not_there_is_refused(way):
   with pytest.raises(DataError, match="gs://okd-data/none is not a folder"):
     make(f"folder:{BUCKET}/none", "memory")
-  for config in (
-    {"name": f"keypoints:{BUCKET}/pose"},
-    {"name": "mpii", "dir": f"{BUCKET}/pose"},
-  ):
-    with pytest.raises(DataError, match="not read from buckets.*gcloud.*DIR"):
-      make(source="memory", **config)
+  with pytest.raises(DataError, match=f"{BUCKET}/none is not there"):
+    make(f"keypoints:{BUCKET}/none", "memory")
+  with pytest.raises(DataError, match=f"{BUCKET}/none has no folder annot of"):
+    make("mpii", "memory", dir=f"{BUCKET}/none")
+  with pytest.raises(DataError, match=f"{BUCKET}: Stickfolk is drawn on"):
+    make("stickfolk/easy", "memory", dir=BUCKET)
   with pytest.raises(ConfigError, match="'animels' is unknown"):
     make("animels", "memory", dir=f"{BUCKET}/none")

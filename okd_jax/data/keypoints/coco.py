@@ -1,5 +1,6 @@
 """Keypoints as COCO writes them: one JSON file, and a folder of pictures."""
 
+import collections
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import json
@@ -11,6 +12,8 @@ import numpy as np
 from okd_jax.data.keypoints import boxes
 from okd_jax.data.keypoints.figures import Figure
 from okd_jax.errors import DataError
+from okd_jax.storage import files
+from okd_jax.storage.paths import Path
 
 # Of the area of a box, where the outline of a figure is not known; as
 # xtcocotools has it.
@@ -42,12 +45,13 @@ class File:
 
 
 def read(
-  path: pathlib.Path,
-  pictures: pathlib.Path | None,
+  path: Path,
+  pictures: Path | None,
   aspect: float,
   *,
   official: bool = False,
   padding: float = PADDING,
+  look: files.Look | None = None,
 ) -> File:
   """Reads and checks a file.
 
@@ -58,15 +62,17 @@ def read(
     official: the file is COCO's: boxes are cleaned as published and not padded,
       and areas are those of outlines.
     padding: of other boxes, as a share of the longer side, on every side.
+    look: which files there are; looked up anew by default.
 
   Raises:
     DataError: naming the file, what is wrong in it, and the rule.
+    UnreachableError: if it is in a bucket that cannot be reached.
   """
   content = load(path)
   images = _by_id(path, content["images"], "images")
   _by_id(path, content["annotations"], "annotations")
   names, bones = _joints(path, content["categories"])
-  reader = _Reader(path, pictures, names, aspect, official, padding)
+  reader = _Reader(path, pictures, names, aspect, official, padding, look)
   figures = tuple(reader.figures(images, content["annotations"]))
   if not figures:
     raise DataError(
@@ -76,10 +82,10 @@ def read(
   return File(names, bones, figures, tuple(reader.notes()))
 
 
-def load(path: pathlib.Path) -> dict[str, Any]:
+def load(path: Path) -> dict[str, Any]:
   """Reads a file, and checks that it has its three lists."""
   try:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(files.content(path))
   except (OSError, ValueError) as error:
     raise DataError(
       f"{path} cannot be read as JSON ({error}); export it again."
@@ -93,9 +99,7 @@ def load(path: pathlib.Path) -> dict[str, Any]:
   return content
 
 
-def _by_id(
-  path: pathlib.Path, entries: Sequence[Any], kind: str
-) -> dict[Any, Any]:
+def _by_id(path: Path, entries: Sequence[Any], kind: str) -> dict[Any, Any]:
   found: dict[Any, Any] = {}
   for entry in entries:
     if not isinstance(entry, dict) or not isinstance(
@@ -112,7 +116,7 @@ def _by_id(
 
 
 def _joints(
-  path: pathlib.Path, categories: Sequence[Any]
+  path: Path, categories: Sequence[Any]
 ) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
   """Names and bones, of the only category with joints."""
   having = [
@@ -146,14 +150,12 @@ def _joints(
 class _Reader:
   """Turns annotations into figures, and counts what was left out."""
 
-  def __init__(self, path, pictures, names, aspect, official, padding):
+  def __init__(self, path, pictures, names, aspect, official, padding, look):
     self._path, self._pictures, self._names = path, pictures, names
     self._aspect, self._official = aspect, official
-    self._padding = padding
-    self._places: dict[int, pathlib.Path] = {}
-    self._counts = dict.fromkeys(
-      ("crowd", "unlabelled", "point", "area", "outside"), 0
-    )
+    self._padding, self._look = padding, look or files.Look()
+    self._places: dict[int, Path] = {}
+    self._counts = collections.Counter[str]()
 
   def figures(
     self, images: Mapping[Any, Any], annotations: Sequence[Any]
@@ -182,8 +184,7 @@ class _Reader:
     if number not in self._places:
       self._places[number] = self._picture(image)
     size = self._size(image)
-    box = self._box(entry, *labelled, size)
-    if box is None:
+    if (box := self._box(entry, *labelled, size)) is None:
       self._counts["outside" if self._official else "point"] += 1
       return None
     center, scale = boxes.center_and_scale(box, self._aspect)
@@ -273,7 +274,7 @@ class _Reader:
       )
     return int(size[0]), int(size[1])
 
-  def _picture(self, image) -> pathlib.Path:
+  def _picture(self, image) -> Path:
     # Exports from Windows, and names with folders that were not kept.
     name = str(image.get("file_name", "")).replace("\\", "/")
     beside = self._path.parent
@@ -284,7 +285,7 @@ class _Reader:
     )
     for tried in (name, pathlib.PurePosixPath(name).name):
       for folder in folders:
-        if tried and (folder / tried).is_file():
+        if tried and self._look.has(folder / tried):
           return folder / tried
     raise DataError(
       f"{self._path}: the picture '{name}' of image {image['id']} is in none "

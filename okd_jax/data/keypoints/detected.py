@@ -8,12 +8,14 @@ import numpy as np
 from okd_jax.data.keypoints import boxes, coco, found
 from okd_jax.data.keypoints.figures import Figure
 from okd_jax.errors import DataError
+from okd_jax.storage import files
+from okd_jax.storage.paths import Path
 
 
 def figures(
   path: pathlib.Path,
-  annotations: pathlib.Path,
-  pictures: pathlib.Path,
+  annotations: Path,
+  pictures: Path,
   aspect: float,
 ) -> Iterator[Figure]:
   """Figures of which nothing is known but the box.
@@ -38,6 +40,7 @@ def figures(
     image["id"]: (number, image)
     for number, image in enumerate(content["images"], 1)
   }
+  look = files.Look()
   for each in found.detections(path):
     if each.category_id != found.PERSON or not each.box[2:].any():
       continue
@@ -48,7 +51,7 @@ def figures(
       )
     number, image = images[each.image_id]
     picture = pictures / image["file_name"]
-    if not picture.is_file():
+    if not look.has(picture):
       raise DataError(
         f"{path} has a box in image {each.image_id}, whose picture {picture} "
         "is not there; copy it."

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 import dataclasses
-import pathlib
 from typing import Any
 
 from flax import struct
 import numpy as np
 
 from okd_jax.data.keypoints import boxes
+from okd_jax.storage.paths import Path
 
 # Head boxes are larger than heads.
 HEAD_SHARE = 0.6
@@ -33,7 +33,7 @@ class Figure:
       asked, and this is not what it found.
   """
 
-  picture: pathlib.Path
+  picture: Path
   image_id: int
   joints: np.ndarray
   visible: np.ndarray

@@ -20,7 +20,7 @@ from okd_jax.data.keypoints import (
 from okd_jax.data.keypoints.own import Set
 from okd_jax.data.keypoints.pictures import Listing
 from okd_jax.errors import ConfigError, DataError
-from okd_jax.storage import paths
+from okd_jax.storage import bucket, paths
 from okd_jax.storage.paths import Path
 
 
@@ -55,18 +55,18 @@ def find(config: Config) -> Set:
   name, aspect = config.name, width / height
   if name.startswith(KEYPOINTS):
     path = config.dir or name.removeprefix(KEYPOINTS)
-    _require_here(paths.anywhere(path))
     return own.read(path, aspect, config.test_fraction)
-  folder = _require_here(prepared.data_dir(config.dir))
+  folder = prepared.data_dir(config.dir)
   if name == "mpii":
     return mpii.read(_root(folder, "mpii", "annot"))
   if name == "coco_keypoints":
     root = _root(folder, "coco", "annotations")
     return coco2017(root, aspect, config.keypoints.boxes)
-  return _stickfolk(stickfolk.prepare(folder, name.split("/")[1]), aspect)
+  here = _require_here(folder)
+  return _stickfolk(stickfolk.prepare(here, name.split("/")[1]), aspect)
 
 
-def coco2017(root: pathlib.Path, aspect: float, found: str = "") -> Set:
+def coco2017(root: Path, aspect: float, found: str = "") -> Set:
   """The keypoints of COCO 2017.
 
   People are where annotators say, in tests also where a detector says: OKS is
@@ -125,16 +125,17 @@ def _require_here(place: Path) -> pathlib.Path:
   if isinstance(place, pathlib.Path):
     return place
   raise DataError(
-    f"{place}: keypoints are not read from buckets. Copy them to the machine, "
-    f"gcloud storage cp -r {place} DIR, and set config.data.dir=DIR."
+    f"{place}: Stickfolk is drawn on the disk of a machine and not read from "
+    "a bucket; leave config.data.dir out, or name a folder."
   )
 
 
-def _root(folder: pathlib.Path, name: str, below: str) -> pathlib.Path:
+def _root(folder: Path, name: str, below: str) -> Path:
   """The publisher's folder: the data directory itself, or one in it."""
   for place in (folder, folder / name):
-    if (place / below).is_dir():
-      return place
+    with bucket.reached(place):
+      if (place / below).is_dir():
+        return place
   raise DataError(
     f"{folder} has no folder {below} of {name}, and neither has "
     f"{folder / name}; set config.data.dir to the publisher's folder."

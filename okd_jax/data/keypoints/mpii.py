@@ -7,7 +7,6 @@ ROOT/annot/train.json, ROOT/annot/valid.json, ROOT/annot/gt_valid.mat
 from collections.abc import Sequence
 import dataclasses
 import json
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ from okd_jax.data.keypoints.figures import Figure
 from okd_jax.data.keypoints.info import KeypointInfo
 from okd_jax.data.keypoints.own import Set
 from okd_jax.errors import DataError
+from okd_jax.storage import files
+from okd_jax.storage.paths import Path
 
 NAMES = (
   "right_ankle",
@@ -49,7 +50,7 @@ INFO = KeypointInfo(
 )
 
 
-def read(root: pathlib.Path) -> Set:
+def read(root: Path) -> Set:
   """Reads the annotations; the publisher's validation people are the tests.
 
   Raises:
@@ -61,7 +62,7 @@ def read(root: pathlib.Path) -> Set:
   test = _figures(annotations / "valid.json", root / "images")
   notes = ["MPII may be used for research only; its files must not be shared."]
   info = INFO
-  if heads.exists():
+  if files.Look().has(heads):
     test = _with_heads(heads, test)
     info = dataclasses.replace(INFO, head_boxes=True)
   else:
@@ -74,9 +75,9 @@ def read(root: pathlib.Path) -> Set:
   )
 
 
-def _figures(path: pathlib.Path, pictures: pathlib.Path) -> list[Figure]:
+def _figures(path: Path, pictures: Path) -> list[Figure]:
   try:
-    entries = json.loads(path.read_text())
+    entries = json.loads(files.content(path))
     numbers: dict[str, int] = {}
     return [_figure(entry, pictures, numbers) for entry in entries]
   except (OSError, ValueError, LookupError, TypeError) as error:
@@ -87,7 +88,7 @@ def _figures(path: pathlib.Path, pictures: pathlib.Path) -> list[Figure]:
 
 
 def _figure(
-  entry: dict[str, Any], pictures: pathlib.Path, numbers: dict[str, int]
+  entry: dict[str, Any], pictures: Path, numbers: dict[str, int]
 ) -> Figure:
   center, scale = boxes.mpii_center_and_scale(
     np.array(entry["center"], float), float(entry["scale"])
@@ -109,13 +110,14 @@ def _figure(
   )
 
 
-def _with_heads(path: pathlib.Path, figures: Sequence[Figure]) -> list[Figure]:
+def _with_heads(path: Path, figures: Sequence[Figure]) -> list[Figure]:
   """Adds the boxes of heads, and takes joints as the evaluation has them."""
   # A part of JAX's requirements.
   from scipy import io
 
   try:
-    content = io.loadmat(path)
+    with files.on_disk(path) as file:
+      content = io.loadmat(file)
     missing = np.asarray(content["jnt_missing"]).T
     joints = np.asarray(content["pos_gt_src"], float).transpose(2, 0, 1) - 1
     heads = np.asarray(content["headboxes_src"], float).transpose(2, 0, 1) - 1

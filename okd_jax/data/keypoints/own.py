@@ -10,7 +10,6 @@ CVAT (COCO Keypoints 1.0) and Label Studio (COCO with keypoints) export such.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import os
-import pathlib
 import re
 from typing import Any
 import zlib
@@ -22,7 +21,8 @@ from okd_jax.data.keypoints import coco
 from okd_jax.data.keypoints.figures import Figure
 from okd_jax.data.keypoints.info import KeypointInfo, Pairs
 from okd_jax.errors import closest, DataError
-from okd_jax.storage import paths
+from okd_jax.storage import bucket, files, paths
+from okd_jax.storage.paths import Path
 
 DESCRIPTION = "keypoints.yaml"
 SIGMA = 0.05
@@ -68,35 +68,38 @@ def read(path: str, aspect: float, test_fraction: float) -> Set:
   Raises:
     DataError: naming the file and the rule that it breaks.
   """
-  given = paths.expand(path)
-  if not given.exists():
+  given = paths.anywhere(path)
+  with bucket.reached(given):
+    there, is_folder = given.exists(), given.is_dir()
+  if not there:
     raise DataError(
       f"{given} is not there; a folder with annotations and pictures, or a "
       "file of annotations, was expected. Correct config.data.name."
     )
-  folder = given if given.is_dir() else given.parent
-  said = _description(folder / DESCRIPTION)
+  folder = given if is_folder else given.parent
+  look = files.Look()
+  said = _description(folder / DESCRIPTION, look)
   pictures = folder / said["images"] if "images" in said else None
-  annotations = _files(given, folder, said)
-  files = {
-    split: coco.read(file, pictures, aspect)
+  annotations = _files(given, folder, said, look)
+  parsed = {
+    split: coco.read(file, pictures, aspect, look=look)
     for split, file in annotations.items()
   }
-  lists = {file.names for file in files.values()}
+  lists = {file.names for file in parsed.values()}
   if len(lists) > 1:
     raise DataError(
-      f"{path}: the files of {', '.join(files)} have other joints, or another "
+      f"{path}: the files of {', '.join(parsed)} have other joints, or another "
       "order; they must be the same in all."
     )
   names = next(iter(lists))
   splits: dict[str, Sequence[Figure]] = {
-    split: file.figures for split, file in files.items()
+    split: file.figures for split, file in parsed.items()
   }
-  notes = [note for file in files.values() for note in file.notes]
+  notes = [note for file in parsed.values() for note in file.notes]
   if "test" not in splits:
     splits |= _divided(splits["train"], test_fraction)
   info, more = describe(
-    folder / DESCRIPTION, names, next(iter(files.values())).bones, said
+    folder / DESCRIPTION, names, next(iter(parsed.values())).bones, said
   )
   heads = [
     f.head_box is not None for figures in splits.values() for f in figures
@@ -110,29 +113,36 @@ def read(path: str, aspect: float, test_fraction: float) -> Set:
     splits,
     (*notes, *more),
     flip=bool(info.pairs) or "flip_pairs" in said,
-    files=_described(folder, list(annotations.values()), splits),
+    files=_described(folder, list(annotations.values()), splits, look),
   )
 
 
 def _described(
-  folder: pathlib.Path,
-  annotations: list[pathlib.Path],
+  folder: Path,
+  annotations: list[Path],
   splits: Mapping[str, Sequence[Figure]],
+  look: files.Look,
 ) -> tuple[str, ...]:
   """A line for each file, with a sum of those that people write."""
-  if (folder / DESCRIPTION).exists():
+  if look.has(folder / DESCRIPTION):
     annotations = [folder / DESCRIPTION, *annotations]
   sums = {
-    os.path.relpath(file, folder): zlib.crc32(file.read_bytes())
-    for file in annotations
+    _name(file, folder): zlib.crc32(files.content(file)) for file in annotations
   }
   pictures = {f.picture for figures in splits.values() for f in figures}
-  names = [os.path.relpath(file, folder) for file in sorted(pictures)]
-  return fingerprint.describe(folder, [*sums, *names], sums, {})
+  sizes = {
+    _name(file, folder): look.size(file)
+    for file in (*annotations, *sorted(pictures))
+  }
+  return fingerprint.describe(folder, sizes, sums, sizes)
+
+
+def _name(file: Path, folder: Path) -> str:
+  return os.path.relpath(os.fspath(file), os.fspath(folder))
 
 
 def describe(
-  path: pathlib.Path,
+  path: Path,
   names: tuple[str, ...],
   bones: Pairs,
   said: Mapping[str, Any],
@@ -200,7 +210,7 @@ def describe(
   ), notes
 
 
-def _sigmas(path: pathlib.Path, said: Mapping[str, Any]) -> dict[str, float]:
+def _sigmas(path: Path, said: Mapping[str, Any]) -> dict[str, float]:
   sigmas = said.get("sigmas") or {}
   if not isinstance(sigmas, dict) or not all(
     isinstance(value, int | float) and value > 0 for value in sigmas.values()
@@ -222,14 +232,14 @@ def mirrored(names: Sequence[str]) -> Pairs:
   return tuple(found)
 
 
-def _description(path: pathlib.Path) -> dict[str, Any]:
-  if not path.exists():
+def _description(path: Path, look: files.Look) -> dict[str, Any]:
+  if not look.has(path):
     return {}
   # Needed by those alone who write such a file.
   import yaml
 
   try:
-    said = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    said = yaml.safe_load(files.content(path).decode()) or {}
   except (OSError, ValueError, yaml.YAMLError) as error:
     raise DataError(f"{path} cannot be read as YAML ({error}).") from error
   if not isinstance(said, dict):
@@ -247,8 +257,8 @@ def _description(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _files(
-  given: pathlib.Path, folder: pathlib.Path, said: Mapping[str, Any]
-) -> dict[str, pathlib.Path]:
+  given: Path, folder: Path, said: Mapping[str, Any], look: files.Look
+) -> dict[str, Path]:
   """The annotations of each split."""
   named = {split: folder / said[split] for split in _SPLITS if split in said}
   if named:
@@ -257,10 +267,15 @@ def _files(
     return named
   if given.suffix == ".json":
     return {"train": given}
-  found = sorted([*folder.glob("*.json"), *folder.glob("annotations/*.json")])
+  found = sorted(
+    place / name
+    for place in (folder, folder / "annotations")
+    for name in look.names(place)
+    if name.endswith(".json")
+  )
   if len(found) == 1:
     return {"train": found[0]}
-  by_split: dict[str, pathlib.Path] = {}
+  by_split: dict[str, Path] = {}
   for file in found:
     words = re.split(r"[^a-z]+", file.stem.lower())
     split = next(filter(None, map(finder.role_of, words)), None)

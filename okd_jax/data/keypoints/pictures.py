@@ -6,7 +6,9 @@ published code makes of the whole picture but for the rounding of OpenCV; in
 training it is turned, zoomed and mirrored from there.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
+import functools
 
 import numpy as np
 from PIL import Image
@@ -17,10 +19,15 @@ from okd_jax.data.info import DataInfo, DataSet, HostData, Split
 from okd_jax.data.keypoints import boxes, info as info_lib
 from okd_jax.data.keypoints.figures import Figure, Joints, to_arrays
 from okd_jax.data.keypoints.own import Set
+from okd_jax.devices import host
 from okd_jax.errors import DataError
+from okd_jax.storage import files
 
 # Those of ImageNet, as the published code has them.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Pictures that are read together, which is faster in a bucket, and how many
+# times that are decoded before they are asked for.
+TOGETHER, _AHEAD = 16, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,16 +73,16 @@ def describe(
   """
   width, height = size
 
-  def files(*splits: str) -> Files:
+  def listed(*splits: str) -> Files:
     figures = [f for split in splits for f in found.splits.get(split, ())]
     targets = to_arrays(figures, len(found.names), size, found.info.torso)
     labels = np.zeros(len(figures), np.int32)
     return Files(tuple(figures), labels, targets, targets.image_id)
 
-  train, test = files("train", "validation"), files("test")
+  train, test = listed("train", "validation"), listed("test")
   keypoints = dataclasses.replace(
     found.info,
-    mean_pose=_mean_pose(files("train").targets),
+    mean_pose=_mean_pose(listed("train").targets),
     margin=info_lib.margin(size, scale, rotation),
     scale=scale,
     rotation=rotation,
@@ -108,10 +115,8 @@ def read(listing: Listing) -> HostData:
       annotations say.
   """
   train, test = (
-    Split(
-      _windows(files, listing.info), files.labels, files.targets, files.groups
-    )
-    for files in (listing.train, listing.test)
+    Split(_windows(part, listing.info), part.labels, part.targets, part.groups)
+    for part in (listing.train, listing.test)
   )
   return HostData(
     listing.info,
@@ -123,17 +128,33 @@ def read(listing: Listing) -> HostData:
   )
 
 
-def window(picture: np.ndarray, figure: Figure, info: DataInfo) -> np.ndarray:
-  """The crop of a figure with its margin, uint8 [H, W, 3].
+def windows(figures: Sequence[Figure], info: DataInfo) -> np.ndarray:
+  """The crops of figures with their margins, uint8 [N, H, W, 3].
+
+  Pictures in a bucket are read at the same time, and each of them once.
 
   Args:
-    picture: uint8 [H, W, 3].
-    figure: says where.
+    figures: N of them.
     info: says how large.
+
+  Raises:
+    DataError: if a picture cannot be read, or has not the size that it should
+      have.
+    UnreachableError: if it is in a bucket that cannot be reached.
   """
   height, width = info.image_shape[:2]
   margin = info.of_keypoints.margin
-  return crop(picture, figure.center, figure.scale, (width, height), margin)
+  paths = list(dict.fromkeys(figure.picture for figure in figures))
+  read = dict(zip(paths, files.contents(paths), strict=True))
+  last, picture = None, np.zeros((1, 1, 3), np.uint8)
+  made = []
+  for figure in figures:
+    if figure.picture != last:
+      last = figure.picture
+      picture = _decoded(figure, read[last], exif=info.exif)
+    size = width, height
+    made.append(crop(picture, figure.center, figure.scale, size, margin))
+  return np.stack(made)
 
 
 def crop(
@@ -167,15 +188,33 @@ def crop(
   return np.asarray(drawn)
 
 
-def decode(figure: Figure, *, exif: bool) -> np.ndarray:
-  """The picture of a figure as uint8 [H, W, 3].
+def check(figures: Iterable[Figure], *, exif: bool) -> None:
+  """Decodes the picture of every figure.
 
   Raises:
-    DataError: if it cannot be read, or has not the size that it should have.
+    DataError: if one cannot be read, or has not the size that it should have.
+    UnreachableError: if it is in a bucket that cannot be reached.
   """
+
+  def look(part: Sequence[Figure]) -> None:
+    read = files.contents([figure.picture for figure in part])
+    for figure, content in zip(part, read, strict=True):
+      _decoded(figure, content, exif=exif)
+
+  once = {figure.picture: figure for figure in figures}
+  for _ in host.in_threads(look, _parts(list(once.values())), _AHEAD):
+    pass
+
+
+def _decoded(
+  figure: Figure, content: bytes | Exception, *, exif: bool
+) -> np.ndarray:
+  """The picture of a figure as uint8 [H, W, 3]."""
   path = figure.picture
   try:
-    picture = images.decode(path.read_bytes(), exif=exif)
+    if isinstance(content, Exception):
+      raise content
+    picture = images.decode(content, exif=exif)
   except (OSError, images.Undecodable) as error:
     raise DataError(
       f"{path} cannot be decoded ({error}); replace or remove the file."
@@ -197,15 +236,19 @@ def _mean_pose(joints: Joints) -> tuple[tuple[float, float], ...]:
   return tuple((float(x), float(y)) for x, y in mean)
 
 
-def _windows(files: Files, info: DataInfo) -> np.ndarray:
+def _windows(listed: Files, info: DataInfo) -> np.ndarray:
   height, width = info.image_shape[:2]
   across, down = info.of_keypoints.margin
-  shape = (len(files.figures), height + 2 * down, width + 2 * across, 3)
+  shape = (len(listed.figures), height + 2 * down, width + 2 * across, 3)
   pixels = prepared.allocate(info.name, shape)
-  last, picture = None, np.zeros((1, 1, 3), np.uint8)
-  for row, figure in zip(pixels, files.figures, strict=True):
-    # Figures of one picture often follow each other.
-    if figure.picture != last:
-      last, picture = figure.picture, decode(figure, exif=info.exif)
-    row[...] = window(picture, figure, info)
+  cut = functools.partial(windows, info=info)
+  row = 0
+  for part in host.in_threads(cut, _parts(listed.figures), _AHEAD):
+    pixels[row : row + len(part)] = part
+    row += len(part)
   return pixels
+
+
+def _parts(figures: Sequence[Figure]) -> Iterator[Sequence[Figure]]:
+  for first in range(0, len(figures), TOGETHER):
+    yield figures[first : first + TOGETHER]
