@@ -10,8 +10,8 @@ from scipy import io
 
 from okd_jax import __main__, data
 from okd_jax.data.keypoints import (
+  description,
   mpii,
-  own,
   pictures,
   stickfolk,
 )
@@ -45,7 +45,9 @@ def test_own_data_are_read_and_divided_by_picture(tmp_path, source):
   assert info.class_names == tuple(annotated.NAMES) and info.task == "keypoints"
   known = info.of_keypoints
   assert known.pairs == ((3, 4),) and known.torso == (1, 2)
-  assert known.bones == ((0, 1), (0, 2)) and set(known.sigmas) == {own.SIGMA}
+  assert known.bones == ((0, 1), (0, 2)) and set(known.sigmas) == {
+    description.SIGMA
+  }
   assert any("not that of COCO" in note for note in made.notes)
   batches = list(made.evaluation("test"))
   batch = batches[0]
@@ -195,7 +197,7 @@ def test_the_mean_pose_is_of_labelled_joints(tmp_path):
 def test_description_overrides(tmp_path):
   folder = annotated.write(tmp_path, annotated.content(), name="a.json")
   annotated.write(folder, annotated.content(), name="b.json")
-  (folder / own.DESCRIPTION).write_text(
+  (folder / description.FILE).write_text(
     "train: annotations/a.json\ntest: annotations/b.json\nimages: images\n"
     "flip_pairs: []\nsigmas: {nose: 0.1}\nskeleton: [[nose, left_eye]]\n"
     "torso: [left_eye, right_eye]\n"
@@ -204,7 +206,7 @@ def test_description_overrides(tmp_path):
   known = made.info.of_keypoints
   assert (made.info.num_train, made.info.num_test) == (6, 6)
   assert known.pairs == () and made.info.flip
-  assert known.sigmas == (0.1, *[own.SIGMA] * 4)
+  assert known.sigmas == (0.1, *[description.SIGMA] * 4)
   assert known.bones == ((0, 3),) and known.torso == (3, 4)
 
 
@@ -218,11 +220,11 @@ def test_a_path_that_is_not_there_is_refused(tmp_path):
 @pytest.mark.parametrize("source", ["memory", "stream"])
 def test_a_run_finds_its_annotations_and_pictures_again(tmp_path, source):
   folder = annotated.write(tmp_path / "set", annotated.content())
-  (folder / own.DESCRIPTION).write_text("sigmas: {nose: 0.1}")
+  (folder / description.FILE).write_text("sigmas: {nose: 0.1}")
   said = make(folder, source=source).files
   names = [json.loads(line)[0] for line in said]
   assert names == [
-    own.DESCRIPTION,
+    description.FILE,
     "annotations/all.json",
     *(f"images/{i}.png" for i in range(1, 7)),
   ]
@@ -312,7 +314,7 @@ def test_damaged_annotations_are_refused(tmp_path, damage, message):
 )
 def test_wrong_descriptions_are_refused(tmp_path, text, message):
   folder = annotated.write(tmp_path, annotated.content())
-  (folder / own.DESCRIPTION).write_text(text)
+  (folder / description.FILE).write_text(text)
   with pytest.raises(DataError, match=message):
     make(folder)
 
@@ -343,7 +345,7 @@ def test_wrong_settings_are_refused(tmp_path, changes, message):
   ],
 )
 def test_pairs_follow_from_names(names, pairs):
-  assert own.mirrored(names) == pairs
+  assert description.mirrored(names) == pairs
 
 
 def test_the_window_is_the_crop_with_a_margin():

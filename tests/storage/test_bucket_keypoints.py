@@ -10,7 +10,7 @@ import pytest
 from scipy import io
 
 from okd_jax import __main__, data
-from okd_jax.data.keypoints import own
+from okd_jax.data.keypoints import description
 from okd_jax.errors import DataError, UnreachableError
 from okd_jax.storage import paths
 
@@ -31,9 +31,9 @@ def places(way, tmp_path_factory):
   # Two figures in one picture.
   said["annotations"].append(said["annotations"][0] | {"id": 99})
   folder = annotated.write(top / "own", said)
-  (folder / own.DESCRIPTION).write_text("sigmas: {nose: 0.1}")
+  (folder / description.FILE).write_text("sigmas: {nose: 0.1}")
   apart = annotated.write(top / "apart", annotated.content(2))
-  (apart / own.DESCRIPTION).write_text(
+  (apart / description.FILE).write_text(
     "train: annotations/all.json\nimages: images"
   )
   (top / "coco").mkdir()

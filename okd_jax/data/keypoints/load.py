@@ -11,6 +11,7 @@ from okd_jax.data.info import HostData
 from okd_jax.data.keypoints import (
   boxes,
   coco,
+  description,
   detected,
   mpii,
   own,
@@ -97,7 +98,7 @@ def coco2017(root: Path, aspect: float, found: str = "") -> Set:
       *detected.figures(path, *places["test"], aspect),
     )
   train = files["train"]
-  info, _ = own.describe(root, train.names, train.bones, {})
+  info, _ = description.describe(root, train.names, train.bones, {})
   return Set(
     train.names,
     dataclasses.replace(info, sigmas=coco.SIGMAS, official_sigmas=True),

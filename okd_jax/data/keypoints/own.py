@@ -1,6 +1,6 @@
 """Keypoints of one's own: a folder with COCO JSON, pictures and a small YAML.
 
-    PATH/keypoints.yaml          optional, see `Description`
+    PATH/keypoints.yaml          optional, see `description`
     PATH/*.json, PATH/annotations/*.json
     PATH/images/*
 
@@ -17,20 +17,12 @@ import zlib
 import numpy as np
 
 from okd_jax.data.formats import finder, fingerprint, tfds as prepared
-from okd_jax.data.keypoints import coco
+from okd_jax.data.keypoints import coco, description
 from okd_jax.data.keypoints.figures import Figure
-from okd_jax.data.keypoints.info import KeypointInfo, Pairs
-from okd_jax.errors import closest, DataError
+from okd_jax.data.keypoints.info import KeypointInfo
+from okd_jax.errors import DataError
 from okd_jax.storage import bucket, files, paths
 from okd_jax.storage.paths import Path
-
-DESCRIPTION = "keypoints.yaml"
-SIGMA = 0.05
-_SPLITS = ("train", "validation", "test")
-_KEYS = (*_SPLITS, "images", "flip_pairs", "sigmas", "skeleton", "torso")
-_SIDES = (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"), ("l", "r"))
-# The torso, by the names that people give to its ends.
-_TORSO = (("left_hip", "right_shoulder"), ("l_hip", "r_shoulder"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +70,7 @@ def read(path: str, aspect: float, test_fraction: float) -> Set:
     )
   folder = given if is_folder else given.parent
   look = files.Look()
-  said = _description(folder / DESCRIPTION, look)
+  said = description.read(folder / description.FILE, look)
   pictures = folder / said["images"] if "images" in said else None
   annotations = _files(given, folder, said, look)
   parsed = {
@@ -98,8 +90,8 @@ def read(path: str, aspect: float, test_fraction: float) -> Set:
   notes = [note for file in parsed.values() for note in file.notes]
   if "test" not in splits:
     splits |= _divided(splits["train"], test_fraction)
-  info, more = describe(
-    folder / DESCRIPTION, names, next(iter(parsed.values())).bones, said
+  info, more = description.describe(
+    folder / description.FILE, names, next(iter(parsed.values())).bones, said
   )
   heads = [
     f.head_box is not None for figures in splits.values() for f in figures
@@ -124,8 +116,8 @@ def _described(
   look: files.Look,
 ) -> tuple[str, ...]:
   """A line for each file, with a sum of those that people write."""
-  if look.has(folder / DESCRIPTION):
-    annotations = [folder / DESCRIPTION, *annotations]
+  if look.has(folder / description.FILE):
+    annotations = [folder / description.FILE, *annotations]
   sums = {
     _name(file, folder): zlib.crc32(files.content(file)) for file in annotations
   }
@@ -141,129 +133,16 @@ def _name(file: Path, folder: Path) -> str:
   return os.path.relpath(os.fspath(file), os.fspath(folder))
 
 
-def describe(
-  path: Path,
-  names: tuple[str, ...],
-  bones: Pairs,
-  said: Mapping[str, Any],
-) -> tuple[KeypointInfo, list[str]]:
-  """What is known of joints, from their names and a description.
-
-  Args:
-    path: of the description, for messages.
-    names: of the joints.
-    bones: of the annotations.
-    said: content of the description.
-
-  Returns:
-    The facts, and notes.
-  """
-  notes = []
-
-  def joint(name: Any) -> int:
-    if name not in names:
-      raise DataError(
-        f"{path} names the joint '{name}', which is not in the annotations"
-        f"{closest(str(name), names)} They have {', '.join(names)}."
-      )
-    return names.index(name)
-
-  def joints(key: str, default: Pairs) -> Pairs:
-    if key not in said:
-      return default
-    try:
-      return tuple((joint(a), joint(b)) for a, b in said[key] or ())
-    except (TypeError, ValueError) as error:
-      raise DataError(
-        f"{path}: '{key}' must be a list of pairs of joint names."
-      ) from error
-
-  pairs = joints("flip_pairs", mirrored(names))
-  paired = [end for pair in pairs for end in pair]
-  if len(set(paired)) < len(paired):
-    raise DataError(f"{path}: 'flip_pairs' must have every joint once at most.")
-  if not pairs and "flip_pairs" not in said:
-    notes.append(
-      "No joints are named left_* and right_*, so nothing is mirrored; "
-      f"'flip_pairs' in {path.name} names them, or [] if there are none."
-    )
-  if "sigmas" not in said:
-    notes.append(f"OKS takes {SIGMA} for all joints: it is not that of COCO.")
-  by_joint = {joint(name): value for name, value in _sigmas(path, said).items()}
-  named = [ends for ends in _TORSO if set(ends) <= set(names)]
-  torso = tuple(map(names.index, named[0])) if named else ()
-  if "torso" in said:
-    ends = said["torso"]
-    if not isinstance(ends, list) or len(ends) != 2:
-      raise DataError(f"{path}: 'torso' must be a list of two joint names.")
-    torso = joint(ends[0]), joint(ends[1])
-  if not torso:
-    notes.append(
-      "There is no left_hip and right_shoulder, so PCK is in shares of the "
-      "longer side of a box."
-    )
-  return KeypointInfo(
-    pairs=pairs,
-    bones=joints("skeleton", bones),
-    sigmas=tuple(by_joint.get(i, SIGMA) for i in range(len(names))),
-    torso=torso,
-  ), notes
-
-
-def _sigmas(path: Path, said: Mapping[str, Any]) -> dict[str, float]:
-  sigmas = said.get("sigmas") or {}
-  if not isinstance(sigmas, dict) or not all(
-    isinstance(value, int | float) and value > 0 for value in sigmas.values()
-  ):
-    raise DataError(f"{path}: 'sigmas' must be numbers above 0 by joint.")
-  return {name: float(value) for name, value in sigmas.items()}
-
-
-def mirrored(names: Sequence[str]) -> Pairs:
-  """Pairs of joints by their names: left_eye and right_eye, eye.L and eye.R."""
-  found = []
-  for i, name in enumerate(names):
-    for left, right in (*_SIDES, ("L", "R")):
-      # Whole words: "leg" does not begin with l for left.
-      other = re.sub(rf"(?<![a-zA-Z]){left}(?![a-z])", right, name)
-      if other != name and other in names:
-        found.append((i, names.index(other)))
-        break
-  return tuple(found)
-
-
-def _description(path: Path, look: files.Look) -> dict[str, Any]:
-  if not look.has(path):
-    return {}
-  # Needed by those alone who write such a file.
-  import yaml
-
-  try:
-    said = yaml.safe_load(files.content(path).decode()) or {}
-  except (OSError, ValueError, yaml.YAMLError) as error:
-    raise DataError(f"{path} cannot be read as YAML ({error}).") from error
-  if not isinstance(said, dict):
-    raise DataError(f"{path} must hold keys: {', '.join(_KEYS)}.")
-  for key in said:
-    if key not in _KEYS:
-      raise DataError(
-        f"{path} has the key '{key}'{closest(key, _KEYS)} The keys are "
-        f"{', '.join(_KEYS)}."
-      )
-  for key in (*_SPLITS, "images"):
-    if not isinstance(said.get(key, ""), str):
-      raise DataError(f"{path}: '{key}' must be a path, not {said[key]!r}.")
-  return said
-
-
 def _files(
   given: Path, folder: Path, said: Mapping[str, Any], look: files.Look
 ) -> dict[str, Path]:
   """The annotations of each split."""
-  named = {split: folder / said[split] for split in _SPLITS if split in said}
+  named = {
+    split: folder / said[split] for split in description.SPLITS if split in said
+  }
   if named:
     if "train" not in named:
-      raise DataError(f"{folder / DESCRIPTION} names no file for 'train'.")
+      raise DataError(f"{folder / description.FILE} names no file for 'train'.")
     return named
   if given.suffix == ".json":
     return {"train": given}
@@ -283,7 +162,7 @@ def _files(
       raise DataError(
         f"{folder} has several files of annotations, and {file.name} does not "
         "say by its name which split it is; name them by 'train' and 'test' in "
-        f"{DESCRIPTION}."
+        f"{description.FILE}."
       )
     by_split[split] = file
   if "train" not in by_split:
