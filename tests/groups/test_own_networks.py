@@ -29,9 +29,13 @@ def recipe(net, kind="replicas", num_peers=3):
   ("net", "kind"),
   [
     (f"{OWN}Small", "replicas"),
-    (f"{OWN}Branched", "branches"),
+    pytest.param(f"{OWN}Branched", "branches", marks=pytest.mark.long),
     # Auxiliary peers of two widths and a small leader.
-    (f"{OWN}Large,{OWN}Branched,{OWN}Small", "replicas"),
+    pytest.param(
+      f"{OWN}Large,{OWN}Branched,{OWN}Small",
+      "replicas",
+      marks=pytest.mark.long,
+    ),
   ],
 )
 def test_trains_and_gives_its_leader_away(net, kind, tmp_path):

@@ -16,6 +16,7 @@ from okd_jax.settings.freeze import freeze
 from okd_jax.weights import exported
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ("name", "num_teachers", "paused"),
   [
@@ -78,6 +79,7 @@ def run(tmp_path_factory):
   return workdir
 
 
+@pytest.mark.long
 def test_paused_steps_are_recorded_and_drawn(run, draw):
   paused = [
     record["paused/0"]
