@@ -25,6 +25,7 @@ _COLUMNS = (
   "collectives",
   "s to compile",
   "images/s, estimate",
+  "chip-minutes, CIFAR-100",
 )
 _COLUMNS_OF_SCALE = (
   "chips, mesh",
@@ -39,6 +40,8 @@ _COLUMNS_OF_SCALE = (
   "seconds an epoch",
 )
 _NET_OF_SCALE, _IMAGES_OF_SCALE = "resnet34", 1_281_167
+# 300 epochs, as published.
+_IMAGES_OF_CIFAR = 300 * 50_000
 # Of v5e, https://cloud.google.com/tpu/docs/v5e.
 _CHIPS_OF_HOST = 8
 # What a core reads, decodes and crops of photographs, with something to spare,
@@ -163,7 +166,11 @@ def _cells(facts: dict[str, Any]) -> Iterator[str]:
   count = sum(facts["collectives"].values())
   yield f"{count}, {sent / 1e6:.1f} MB" if count else ""
   yield f"{facts['compile_seconds']:.0f}"
-  yield f"{1e3 * facts['batch'] / facts['estimated_ms']:.0f}"
+  images = 1e3 * facts["batch"] / facts["estimated_ms"]
+  yield f"{images:.0f}"
+  chips = facts["mesh"][0] * facts["mesh"][1]
+  whole = facts["net"] != _NET_OF_SCALE
+  yield f"{chips * _IMAGES_OF_CIFAR / images / 60:.0f}" if whole else ""
 
 
 def _cells_of_scale(facts: dict[str, Any]) -> Iterator[str]:

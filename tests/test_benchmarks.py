@@ -188,7 +188,7 @@ def test_the_table_of_tpus_shows_what_was_found():
   found = {program: dataclasses.asdict(program) | FACTS}
   assert tpu_table.tables(found)[tpu_table.SPEED].splitlines()[2:] == [
     "| 1 resnet32 network, plain | v5e:2x2, 1x1 | 128 | 2.00 | 0.04 | 1.15 | "
-    "50 | 44 | 3, 2.5 MB | 39 | 64000 |"
+    "50 | 44 | 3, 2.5 MB | 39 | 64000 | 4 |"
   ]
 
 
