@@ -149,7 +149,6 @@ def check_first_bn(layers, expected, variables):
     )
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
   "name", [n for n in fingerprints.CASES if n.endswith("/single")]
 )
@@ -333,7 +332,6 @@ def test_a_gradient_through_a_stride_costs_what_the_layer_does():
   assert counted == 2 * 2 * 4 * 4 * 5 * 27
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_parts_make_the_whole(name):
   whole, image = SMALL[name]

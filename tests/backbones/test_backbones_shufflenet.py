@@ -39,7 +39,6 @@ def test_half_shufflenet_v2():
   assert outputs.features.shape == (2, 1024)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
   ("name", "net"), [("shufflenet_v1", V1), ("shufflenet_v2", V2)]
 )

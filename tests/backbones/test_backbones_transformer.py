@@ -63,7 +63,6 @@ def test_small_images_have_small_patches(name):
     shapes_of(net, (30, 32, 3))
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("net", "image"), SMALL.values(), ids=SMALL.keys())
 def test_trunk_and_tail_are_the_whole(net, image):
   x = jax.random.normal(jax.random.key(0), (2, *image))

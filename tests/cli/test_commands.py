@@ -59,7 +59,6 @@ def pictures(tmp_path):
   return folder
 
 
-@pytest.mark.long
 def test_eval_counts_exactly(trained, capsys):
   command("eval", trained, "--all-peers", "--json")
   result = json.loads(capsys.readouterr().out)

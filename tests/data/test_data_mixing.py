@@ -96,7 +96,6 @@ def test_shares_follow_the_beta_distribution():
   np.testing.assert_allclose(share.var(), 1 / (4 * 1.4), atol=0.02)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("how", "views"), [("rand", 2), ("trivial", None)])
 def test_every_mesh_sees_the_same_pictures(how, views):
   batch = images()
@@ -184,7 +183,6 @@ def mixed(setup, **options):
   return dataclasses.replace(setup, task=task)
 
 
-@pytest.mark.long
 def test_peers_that_learn_alone_may_see_mixtures_of_their_own():
   setup = mixed(
     toys.recipe("independent", num_peers=2, net=toys.Quick()), mix_per_peer=True

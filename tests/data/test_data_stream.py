@@ -117,7 +117,6 @@ def test_a_batch_is_a_function_of_seed_and_step(pictures):
   assert all(not np.array_equal(*images) for images in shown.values())
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
   "shape", [(2, 2), pytest.param((1, 4), marks=pytest.mark.slow)]
 )
@@ -368,7 +367,6 @@ def test_files_read_together_fail_each_at_its_own_place(tmp_path):
     next(batches)
 
 
-@pytest.mark.long
 def test_a_group_trains_and_predicts(pictures, tmp_path):
   config = common.base()
   config.method = common.method("pcl")

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from own_networks import Deterministic, Foreign
 import pytest
-import quick
 
 from okd_jax import groups, layers
 from okd_jax.devices.mesh import make_mesh
@@ -37,7 +36,7 @@ def trained(keeps, kind, data, peer, dtype=jnp.float64):
   return runs.train(recipe, 3)
 
 
-@pytest.mark.parametrize("keeps", quick.some(KEPT, "spectral"))
+@pytest.mark.parametrize("keeps", KEPT)
 def test_every_mesh_trains_alike(keeps):
   kind = "branches" if keeps in ("mean", "counter") else "replicas"
   with jax.enable_x64(True):

@@ -53,7 +53,6 @@ def recipe(kind, mesh, method="okddip", **changes):
   return toys.recipe(method, peers=KINDS[kind](make_mesh(*mesh)), **changes)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
   ("kind", "method"),
   [
@@ -75,7 +74,6 @@ def test_every_mesh_trains_alike(kind, method):
   assert np.isfinite(one[1]["gradient_norm"])
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("kind", ["uneven"])
 def test_step_gathers_no_activation_maps(kind):
   made = recipe(kind, (4, 1))
@@ -171,7 +169,6 @@ class InTurn(independent.Method):
     return tuple(range(num_peers))
 
 
-@pytest.mark.long
 def test_different_networks_learn_in_turn():
   group = groups.mixed((NET, WIDE), make_mesh(1))
   at_once, in_turn = (

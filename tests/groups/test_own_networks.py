@@ -29,13 +29,9 @@ def recipe(net, kind="replicas", num_peers=3):
   ("net", "kind"),
   [
     (f"{OWN}Small", "replicas"),
-    pytest.param(f"{OWN}Branched", "branches", marks=pytest.mark.long),
+    (f"{OWN}Branched", "branches"),
     # Auxiliary peers of two widths and a small leader.
-    pytest.param(
-      f"{OWN}Large,{OWN}Branched,{OWN}Small",
-      "replicas",
-      marks=pytest.mark.long,
-    ),
+    (f"{OWN}Large,{OWN}Branched,{OWN}Small", "replicas"),
   ],
 )
 def test_trains_and_gives_its_leader_away(net, kind, tmp_path):

@@ -162,13 +162,11 @@ def mesh(axis_type):
   return jax.make_mesh((2,), ("data",), axis_types=(axis_type,))
 
 
-@pytest.mark.long
 @EVERY_LOSS
 def test_without_jit(name):
   assert_close(CASES[name](INPUTS), plain(name)[0])
 
 
-@pytest.mark.long
 @EVERY_LOSS
 def test_vmap_in_scan(name):
   call = jax.vmap(functools.partial(with_gradients, CASES[name]))
@@ -182,7 +180,6 @@ def test_vmap_in_scan(name):
     assert_close(jax.tree.map(lambda x, i=index: x[i], results), plain(name))
 
 
-@pytest.mark.long
 @EVERY_LOSS
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_examples_spread_over_devices(name, axis_type):

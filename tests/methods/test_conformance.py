@@ -15,25 +15,6 @@ JOINT = [
   for name in methods.names()
   if methods.make(name).joint and "stop_gradient" in methods.options(name)
 ]
-# Of methods that add little to the others the quick set leaves these out.
-DEAR = (
-  "state_stays_as_it_is",
-  "lowers_for_accelerators",
-  "goes_on_exactly",
-  "meshes_agree",
-)
-CASES = [
-  pytest.param(
-    check,
-    name,
-    id=f"{check.__name__}-{name}",
-    marks=[pytest.mark.long]
-    if check.__name__ in DEAR and name not in toys.SOME
-    else [],
-  )
-  for check in testing.CHECKS
-  for name in methods.names()
-]
 ALL = [
   (name, kind)
   for name in toys.OF_CLASSES
@@ -42,9 +23,10 @@ ALL = [
 ]
 
 
-@pytest.mark.parametrize(("check", "name"), CASES)
+@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("check", testing.CHECKS, ids=lambda c: c.__name__)
 @pytest.mark.checklist("B4", "E2")
-def test_methods_conform(check, name):
+def test_methods_conform(name, check):
   check(methods.make(name))
 
 

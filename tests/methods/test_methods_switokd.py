@@ -16,7 +16,6 @@ from okd_jax.settings.freeze import freeze
 from okd_jax.weights import exported
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
   ("name", "num_teachers", "paused"),
   [
@@ -79,7 +78,6 @@ def run(tmp_path_factory):
   return workdir
 
 
-@pytest.mark.long
 def test_paused_steps_are_recorded_and_drawn(run, draw):
   paused = [
     record["paused/0"]

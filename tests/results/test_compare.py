@@ -160,7 +160,6 @@ def test_recipes_of_runs_and_of_comparisons_are_told_apart(tmp_path, capsys):
   assert workdir != cli.read_comparison(argv)[1]
 
 
-@pytest.mark.long
 def test_students_learn_from_the_teacher_cells(whole):
   workdir, failed = whole
   assert not failed
@@ -182,7 +181,6 @@ def test_students_learn_from_the_teacher_cells(whole):
   }
 
 
-@pytest.mark.long
 def test_finished_cells_are_left_alone(whole, tmp_path, monkeypatch):
   workdir, _ = whole
   moved = tmp_path / "moved"
@@ -359,7 +357,6 @@ def test_tables_say_what_stands_beside_what(known):
   assert lines["ffl"]["deployed_last_mean"] == ""
 
 
-@pytest.mark.long
 def test_plots_show_every_row_in_its_colour(known):
   compare_plots.plot(known)
   for name, colors in (

@@ -185,7 +185,6 @@ def loaded(config, monkeypatch, steps, host, hosts):
     return [next(batches) for _ in steps]
 
 
-@pytest.mark.long
 def test_hosts_load_their_parts_of_the_same_batches(copies, monkeypatch):
   """Two have begun, and one goes on."""
   command("data", f"{copies[1]}/animals/1.0.0", "--index")

@@ -46,11 +46,7 @@ OF_CLASSES = [
 # Some that differ in what they remember, see and share; the others are slow.
 SOME = ("kd", "kdcl", "mcl_okd", "okddip", "pcl", "switokd")
 SOME_FIRST = [
-  name
-  if name == "okddip"
-  else pytest.param(
-    name, marks=pytest.mark.long if name in SOME else pytest.mark.slow
-  )
+  name if name in SOME else pytest.param(name, marks=pytest.mark.slow)
   for name in OF_CLASSES
 ]
 

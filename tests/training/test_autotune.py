@@ -77,7 +77,6 @@ def test_another_batch_is_measured_again(recipe, monkeypatch, tmp_path):
   assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("kind", ["replicas", "branches"])
 def test_both_forms_are_timed(kind):
   group = toys.recipe("independent", kind=kind).peers

@@ -59,7 +59,6 @@ def test_train_step_lowers(method):
   assert exported.platforms == PLATFORMS
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_chunk_of_steps_lowers(dtype):
   net = toys.Toy(toys.INFO.num_classes, dtype=dtype)

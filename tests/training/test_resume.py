@@ -217,7 +217,6 @@ def teach(config, taught):
 REPRESENTATIVE = ("kd_c100", "pcl_fashion_mnist")
 
 
-@pytest.mark.long
 @pytest.mark.checklist("K2")
 @pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_some_recipes_train_and_go_on(name, tmp_path, in_repository):

@@ -44,7 +44,6 @@ def alone(tmp_path_factory):
   return workdir
 
 
-@pytest.mark.long
 def test_every_seed_has_records_of_its_own(trained):
   for number, name in zip((3, 4), NAMES, strict=True):
     folder = trained[0] / name

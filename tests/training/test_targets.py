@@ -135,7 +135,6 @@ def test_methods_without_targets_get_none():
   assert outputs.ema is None and outputs.teacher is None
 
 
-@pytest.mark.long
 def test_a_reopened_run_knows_its_teachers_shapes(tmp_path, monkeypatch):
   config = kd_digits.get_config("smoke")
   config.teacher, config.teacher_net = str(FIXTURES / "run"), ""

@@ -151,7 +151,6 @@ def test_the_card_tells_what_the_leader_is(trained):
   assert set(card["files"]) == {"model.stablehlo", "weights.safetensors"}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("what", ["peer_0", "ensemble"])
 def test_others_are_exported_by_name(run, images, expected, tmp_path, what):
   export.export(run, tmp_path / what, what)

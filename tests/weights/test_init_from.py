@@ -94,7 +94,6 @@ def source(request, trained, tmp_path_factory):
   return path, [weights] * 3
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("classes", [OTHERS, None], ids=["others", "the same"])
 def test_classifiers_are_drawn_anew(trained, source, classes):
   path, networks = source
@@ -204,7 +203,6 @@ def test_files_that_are_no_weights_are_refused(trained, tmp_path):
   assert WeightsError.exit_code == 5
 
 
-@pytest.mark.long
 def test_a_run_is_tuned_to_ones_own_classes(trained, tmp_path):
   for name in OTHERS[:2]:
     (tmp_path / "set" / name).mkdir(parents=True)

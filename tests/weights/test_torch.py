@@ -52,7 +52,6 @@ def without_counters(state):
 
 
 # Hourglasses have the order of declaration: see test_backbones_hourglass.py.
-@pytest.mark.long
 @pytest.mark.parametrize(
   "name", [n for n in backbones.names() if not n.startswith("hourglass")]
 )
@@ -101,7 +100,6 @@ def test_loads_restored_and_alphabetical_trees_alike():
   assert_same(interop.load_torch(backwards, state), expected)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(fingerprints.NETWORKS))
 def test_alphabetical_state_dicts_of_all_networks(name):
   shapes, state = case(name)

@@ -52,7 +52,6 @@ def shapes_of(net, size=32):
   )
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", NETWORKS)
 def test_logits_are_theirs(name):
   state, net = state_dict(name), NETWORKS[name]
