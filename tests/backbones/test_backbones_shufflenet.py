@@ -40,7 +40,11 @@ def test_half_shufflenet_v2():
 
 
 @pytest.mark.parametrize(
-  ("name", "net"), [("shufflenet_v1", V1), ("shufflenet_v2", V2)]
+  ("name", "net"),
+  [
+    pytest.param("shufflenet_v1", V1, marks=pytest.mark.long),
+    ("shufflenet_v2", V2),
+  ],
 )
 def test_numbers_are_those_of_pytorch(name, net):
   layouts.check_logits_against_torch(name, net)

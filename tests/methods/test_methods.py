@@ -573,6 +573,7 @@ def pcl_params(flat):
   }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(**golden.cases("pcl", "tiny_training"))
 def test_pcl_training_step_by_step(case):
   given, expected = case["params"], case["expected"]
@@ -729,6 +730,7 @@ class Normed(nn.Module):
     return core.Outputs(nn.Dense(toys.INFO.num_classes, name="head")(x), x)
 
 
+@pytest.mark.long
 def test_pcl_average_has_statistics_of_its_own_passes():
   peers = groups.branches(Normed(), 2, mesh_lib.make_mesh(1, 1), "vmap")
   recipe = toys.recipe("pcl", peers=peers)
