@@ -153,7 +153,7 @@ def check_first_bn(layers, expected, variables):
 @pytest.mark.parametrize(
   "name",
   quick.only(
-    ("resnet32/single", "vgg16/single"),
+    ["resnet32/single"],
     [n for n in fingerprints.CASES if n.endswith("/single")],
   ),
 )

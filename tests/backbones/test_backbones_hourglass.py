@@ -24,6 +24,7 @@ def test_counts(stacks, published):
   assert layouts.count(net, IMAGE) == published
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ("width", "depth", "one", "two"),
   [

@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 
 from configs import okddip_digits
 from examples.nnx_network import Small
@@ -106,6 +105,7 @@ def test_all_streams_and_own_state_do_not_depend_on_the_mesh():
   )
 
 
+@pytest.mark.long
 def test_masks_differ_between_examples_peers_and_keys():
   net = nnx_network.make(Streams, 5)
   variables = net.init(jax.random.key(0), IMAGES[:1], train=False)
@@ -289,9 +289,8 @@ def recipe(kind):
   return config
 
 
-@pytest.mark.parametrize(
-  "kind", quick.only(["branches"], ["replicas", "branches"])
-)
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["replicas", "branches"])
 def test_trains_and_gives_its_leader_away(kind, tmp_path):
   train.train(freeze(recipe(kind)), tmp_path / "run")
   run = run_lib.run(tmp_path / "run")

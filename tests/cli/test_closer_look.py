@@ -37,6 +37,7 @@ def logits(trained):
   )
 
 
+@pytest.mark.long
 def test_one_pass_shows_classes_and_the_first_k(
   trained, logits, tmp_path, capsys
 ):

@@ -121,7 +121,7 @@ ELSEWHERE = {
   *("memory_update", "oem", "switokd", "switokd_gap", "switokd_group"),
 }
 # They compile for long; "okddip" stands for them.
-DEAR = {"dml", "ffl", "ffsd", "kdcl_linear_target"}
+DEAR = {"cl_ilr", "dml", "ffl", "ffsd", "kdcl_linear_target", "one", "pcl"}
 EVERY_LOSS = pytest.mark.parametrize(
   "name", quick.only(set(CASES) - DEAR, CASES)
 )

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 
 from configs import okdhp_mpii
 from okd_jax import backbones, core, groups, losses, methods
@@ -84,6 +83,7 @@ def run(made, seen):
   return both(seen)
 
 
+@pytest.mark.long
 def test_networks_of_unequal_length_keep_all_their_maps(uneven):
   there = [[m is not None for m in stage] for stage in uneven.maps]
   # One map before all stacks, one shared, and one or two of its own.
@@ -93,7 +93,8 @@ def test_networks_of_unequal_length_keep_all_their_maps(uneven):
   np.testing.assert_array_equal(*first)
 
 
-@pytest.mark.parametrize("kind", quick.only(["uneven"], ["even", "uneven"]))
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["even", "uneven"])
 def test_every_output_learns_once(kind, request):
   seen = request.getfixturevalue(kind)
   made = methods.make("okdhp", kd_weight=2.0)

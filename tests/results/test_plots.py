@@ -55,6 +55,7 @@ def test_equal_runs_give_equal_files(workdir):
   assert first == second
 
 
+@pytest.mark.long
 def test_not_finite_values_and_large_groups_are_drawn(workdir):
   config = json.loads((workdir / "config.json").read_text())
   config["peers"]["num_peers"] = 9

@@ -185,5 +185,6 @@ def test_every_check_has_a_wrong_method():
   assert {name for name, *_ in WRONG} == {c.__name__ for c in testing.CHECKS}
 
 
+@pytest.mark.long
 def test_a_class_is_checked_with_its_defaults():
   testing.check_method(Right)

@@ -78,6 +78,7 @@ def test_statistics_move_once_a_part():
   assert jax.tree.structure(before) == jax.tree.structure(after[1])
 
 
+@pytest.mark.long
 def test_turns_and_memory_of_examples_go_through_parts():
   method = methods.make("dml", form="pairwise", updates="alternating")
   with jax.enable_x64(True):

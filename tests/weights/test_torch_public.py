@@ -57,7 +57,6 @@ def shapes_of(net, size=32):
   "name",
   quick.only(
     (
-      "timm/resnet",
       "timm/vit_mean",
       "torchvision/convnext",
       "torchvision/mobilenet",
