@@ -51,6 +51,7 @@ def test_numbers_are_those_of_crd():
   layouts.check_logits_against_torch("mobilenet_crd", CRD)
 
 
+@pytest.mark.long
 def test_numbers_are_those_of_torchvision():
   layouts.check_logits_against_torch("mobilenet_torchvision", TORCHVISION)
 

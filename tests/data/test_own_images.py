@@ -160,9 +160,9 @@ def test_bad_files_do_not_stop_the_others(run, pictures, tmp_path, capsys):
   assert left.value.code == DataError.exit_code
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
-  ("source", "validation"),
-  [pytest.param("memory", 0.2, marks=pytest.mark.long), ("stream", 0.0)],
+  ("source", "validation"), [("memory", 0.2), ("stream", 0.0)]
 )
 def test_a_run_without_test_data(
   pictures, tmp_path, capsys, source, validation

@@ -181,6 +181,7 @@ def test_different_networks_learn_in_turn():
   runs.assert_close(in_turn.memory, at_once.memory, 1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ("name", "make"),
   [
@@ -193,9 +194,7 @@ def test_different_networks_learn_in_turn():
       marks=pytest.mark.slow,
     ),
     ("views", lambda: toys.recipe("pcl", kind="branches")),
-    pytest.param(
-      "mixed", lambda: recipe("mixed", (1, 1), "dml"), marks=pytest.mark.long
-    ),
+    ("mixed", lambda: recipe("mixed", (1, 1), "dml")),
   ],
 )
 def test_numbers_are_those_of_the_last_release(name, make):

@@ -127,6 +127,7 @@ def assert_close(actual, wanted, rtol=2e-5):
   jax.tree.map(compare, jax.device_get(actual), wanted)
 
 
+@pytest.mark.long
 def test_vmap():
   inputs = jax.tree.map(lambda x: np.stack([x, x[::-1]]), draw())
   # The second half is another batch, so that nothing is the same by chance.

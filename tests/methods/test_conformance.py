@@ -9,8 +9,12 @@ from okd_jax import methods, testing
 import runs
 import toys
 
-# What is dear: compiled once more, or trained. The quick set has it for a few
-# methods that differ most, and all else for every method.
+# What is dear, compiled once more or trained, is long for these methods. The
+# others differ most; a new method is checked whole by the quick set.
+ALIKE = {
+  *("cl_ilr", "ctkd", "dml", "ffl", "ffsd", "independent", "mcl", "oem"),
+  *("okdhp", "one"),
+}
 DEAR = {
   "depends_on_arguments_alone",
   "soft_labels_are_taken",
@@ -25,7 +29,7 @@ EVERY = [
     check,
     id=f"{check.__name__}-{name}",
     marks=[pytest.mark.long]
-    if check.__name__ in DEAR and name not in toys.SOME
+    if check.__name__ in DEAR and name in ALIKE
     else [],
   )
   for check in testing.CHECKS

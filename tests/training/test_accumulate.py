@@ -152,6 +152,7 @@ class OneSplit:
     yield runs.on_mesh(self.setup, toys.batch(0))
 
 
+@pytest.mark.long
 def test_averages_are_evaluated():
   setup = toys.recipe("dml", num_peers=2, ema_decay=0.6)
   state, _ = runs.train(setup, 3)
