@@ -39,10 +39,11 @@ def test_half_shufflenet_v2():
   assert outputs.features.shape == (2, 1024)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ("name", "net"),
   [
-    pytest.param("shufflenet_v1", V1, marks=pytest.mark.long),
+    ("shufflenet_v1", V1),
     ("shufflenet_v2", V2),
   ],
 )

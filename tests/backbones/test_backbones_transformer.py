@@ -71,7 +71,9 @@ def test_small_images_have_small_patches(name):
 @pytest.mark.parametrize(
   ("net", "image"),
   [
-    pytest.param(*case, id=name, marks=[pytest.mark.long] * (name == "deit"))
+    pytest.param(
+      *case, id=name, marks=[pytest.mark.long] * (name != "convnext")
+    )
     for name, case in SMALL.items()
   ],
 )

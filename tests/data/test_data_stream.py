@@ -419,6 +419,7 @@ def test_the_device_only_normalises():
   np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_recipe_of_imagenet_is_the_specifications():
   from configs import okddip_imagenet
 
