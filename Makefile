@@ -15,7 +15,8 @@ test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
 
 # The rest of what must hold before a change lands: whole programs, processes
-# that are killed, servers.
+# that are killed, servers, and checks of seconds of which `make test` runs one
+# kind.
 test-long: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10 \
 		-m "long and not slow and not network" $(TESTS)

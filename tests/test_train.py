@@ -252,6 +252,7 @@ def run_main(*args):
   )
 
 
+@pytest.mark.long
 def test_command_trains_and_goes_on(tmp_path):
   command = [
     "--config=configs/okddip_digits.py:smoke,branches",

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 
 from okd_jax import backbones
 from okd_jax.backbones import densenet, imagenet_resnet, resnet, vgg
@@ -150,7 +151,11 @@ def check_first_bn(layers, expected, variables):
 
 
 @pytest.mark.parametrize(
-  "name", [n for n in fingerprints.CASES if n.endswith("/single")]
+  "name",
+  quick.only(
+    ["resnet32/single"],
+    [n for n in fingerprints.CASES if n.endswith("/single")],
+  ),
 )
 def test_fingerprint(name):
   case = fingerprints.CASES[name]
@@ -171,7 +176,9 @@ def test_fingerprint(name):
   )
 
 
-@pytest.mark.parametrize("name", ["resnet32", "vgg16"])
+@pytest.mark.parametrize(
+  "name", quick.only(["resnet32"], ["resnet32", "vgg16"])
+)
 def test_branch_fingerprint(name):
   case = fingerprints.CASES[f"{name}/okddip_branch_m4"]
   expected = case["expected"]
@@ -232,7 +239,9 @@ def sizes(name, classes):
   ] + [hidden[-1]]
 
 
-@pytest.mark.parametrize("name", sorted(COUNTS))
+@pytest.mark.parametrize(
+  "name", quick.only(("resnet32", "wrn20_8", "vgg16"), sorted(COUNTS))
+)
 def test_counts_of_published_table(name):
   width = FEATURES[name]
   attention = 2 * width * (width // 8)
@@ -332,7 +341,7 @@ def test_a_gradient_through_a_stride_costs_what_the_layer_does():
   assert counted == 2 * 2 * 4 * 4 * 5 * 27
 
 
-@pytest.mark.parametrize("name", sorted(SMALL))
+@pytest.mark.parametrize("name", quick.only(("resnet8", "vgg"), sorted(SMALL)))
 def test_parts_make_the_whole(name):
   whole, image = SMALL[name]
   variables = random_variables(whole, image)

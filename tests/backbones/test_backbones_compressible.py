@@ -45,6 +45,7 @@ def test_widths(count, widths):
   ] == widths
 
 
+@pytest.mark.long
 def test_students_of_densenet():
   students = backbones.students("densenetbc100_12", 10, 5, split=0)
   for i, count, widths in (

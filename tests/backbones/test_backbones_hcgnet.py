@@ -25,6 +25,7 @@ def test_published_multiply_adds():
   assert round(adds / 1e9, 2) == 0.15
 
 
+@pytest.mark.long
 def test_numbers_are_those_of_pytorch():
   layouts.check_logits_against_torch("hcgnet", SMALL)
   layouts.assert_parts_make_the_whole(SMALL, (8, 8, 3))

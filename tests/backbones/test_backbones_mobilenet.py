@@ -46,10 +46,12 @@ def test_multiply_adds_of_imagenet_table():
   assert round(backbones.count_multiply_adds(net, (224, 224, 3)) / 1e6) == 301
 
 
+@pytest.mark.long
 def test_numbers_are_those_of_crd():
   layouts.check_logits_against_torch("mobilenet_crd", CRD)
 
 
+@pytest.mark.long
 def test_numbers_are_those_of_torchvision():
   layouts.check_logits_against_torch("mobilenet_torchvision", TORCHVISION)
 

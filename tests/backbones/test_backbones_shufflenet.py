@@ -39,8 +39,13 @@ def test_half_shufflenet_v2():
   assert outputs.features.shape == (2, 1024)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
-  ("name", "net"), [("shufflenet_v1", V1), ("shufflenet_v2", V2)]
+  ("name", "net"),
+  [
+    ("shufflenet_v1", V1),
+    ("shufflenet_v2", V2),
+  ],
 )
 def test_numbers_are_those_of_pytorch(name, net):
   layouts.check_logits_against_torch(name, net)

@@ -42,6 +42,7 @@ def test_wrn28_4_has_features_of_256_channels():
   ]
 
 
+@pytest.mark.long
 def test_numbers_are_those_of_pytorch():
   layouts.check_logits_against_torch("wide_resnet", SMALL)
 

@@ -59,6 +59,7 @@ def one_pass(net, data, peer, train=True):
   return jax.device_get((variables, outputs.logits, after))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["replicas", "branches"])
 @pytest.mark.checklist("D2")
 def test_every_mesh_trains_alike(kind):
@@ -83,6 +84,7 @@ def test_every_mesh_trains_alike(kind):
       runs.assert_close(other, one, 1e-9)
 
 
+@pytest.mark.long
 def test_all_streams_and_own_state_do_not_depend_on_the_mesh():
   net = nnx_network.make(Streams, 5)
   before, one, after = one_pass(net, 1, 1)
@@ -103,6 +105,7 @@ def test_all_streams_and_own_state_do_not_depend_on_the_mesh():
   )
 
 
+@pytest.mark.long
 def test_masks_differ_between_examples_peers_and_keys():
   net = nnx_network.make(Streams, 5)
   variables = net.init(jax.random.key(0), IMAGES[:1], train=False)
@@ -160,6 +163,7 @@ def test_says_what_the_nnx_module_says():
   runs.assert_close(evaluated, module(IMAGES), 1e-5)
 
 
+@pytest.mark.long
 def test_computes_in_bfloat16():
   net = nnx_network.make(Small, 5, dtype=jnp.dtype("bfloat16"))
   variables = net.init(jax.random.key(0), IMAGES[:1], train=False)
@@ -285,6 +289,7 @@ def recipe(kind):
   return config
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["replicas", "branches"])
 def test_trains_and_gives_its_leader_away(kind, tmp_path):
   train.train(freeze(recipe(kind)), tmp_path / "run")

@@ -37,6 +37,7 @@ def logits(trained):
   )
 
 
+@pytest.mark.long
 def test_one_pass_shows_classes_and_the_first_k(
   trained, logits, tmp_path, capsys
 ):
@@ -74,6 +75,7 @@ def test_one_pass_shows_classes_and_the_first_k(
   assert len(again.images) == min(48, len(again.wrong))
 
 
+@pytest.mark.long
 def test_mistakes_are_shown_with_their_images(trained, logits, tmp_path):
   __main__.main(["eval", str(trained), "--per-class", f"--to={tmp_path}"])
   found = closer.read(tmp_path)

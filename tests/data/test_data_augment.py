@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh
 import numpy as np
 import pytest
+import quick
 
 from okd_jax import data
 from okd_jax.data.info import KNOWN
@@ -125,7 +126,9 @@ def test_distribution_of_offsets_and_flips():
   assert abs(flipped - 0.5) < 5 * 0.5 / np.sqrt(len(inner))
 
 
-@pytest.mark.parametrize("shape", [(4, 2), (8, 1), (2, 4), (1, 1)])
+@pytest.mark.parametrize(
+  "shape", quick.only([(4, 2)], [(4, 2), (8, 1), (2, 4), (1, 1)])
+)
 @pytest.mark.checklist("D2")
 def test_results_do_not_depend_on_the_mesh(shape):
   batch, key = images(8), jax.random.key(7)

@@ -166,9 +166,9 @@ def labels_of(made, split):
   [
     ("train", "val", "test"),
     ("Train", "VALID", "Test"),
-    ("training", "validation", "testing"),
-    ("train_set", "dev", "Test-Data"),
-    ("train2017", "val2017", "test2017"),
+    pytest.param(("training", "validation", "testing"), marks=pytest.mark.long),
+    pytest.param(("train_set", "dev", "Test-Data"), marks=pytest.mark.long),
+    pytest.param(("train2017", "val2017", "test2017"), marks=pytest.mark.long),
   ],
 )
 def test_validation_folders_are_for_validation(tmp_path, names, source):

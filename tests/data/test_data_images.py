@@ -85,6 +85,7 @@ def test_every_source_sees_the_same(root, source):
     assert off_by(image, expect(by_name[name], SIDE)) <= 1, name
 
 
+@pytest.mark.long
 def test_training_crops_are_of_the_same_pixels():
   for i, (name, content, rgb) in enumerate(EVERY):
     seed = crops.seed_of(7, i, 0, 0)

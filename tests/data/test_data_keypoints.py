@@ -532,6 +532,7 @@ def test_a_drawn_figure_is_where_its_joints_are():
     assert all(sides) if level == "easy" else not all(sides)
 
 
+@pytest.mark.long
 def test_the_command_counts_and_draws(tmp_path, capsys):
   folder = annotated.write(tmp_path / "set", annotated.content())
   sheet = tmp_path / "sheet.png"

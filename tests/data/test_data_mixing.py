@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 import pytest
+import quick
 
 from configs import okddip_digits
 from okd_jax import data
@@ -51,13 +52,13 @@ def labels_as_pictures(size=6, classes=6):
 @pytest.mark.parametrize(
   "how",
   [
-    Augment(mixup=0.5),
-    Augment(cutmix=1.0),
+    pytest.param(Augment(mixup=0.5), marks=pytest.mark.long),
+    pytest.param(Augment(cutmix=1.0), marks=pytest.mark.long),
     Augment(mixup=0.5, cutmix=1.0),
   ],
   ids=["mixup", "cutmix", "both"],
 )
-@pytest.mark.parametrize("views", [None, 3])
+@pytest.mark.parametrize("views", quick.only([3], [None, 3]))
 @pytest.mark.parametrize("per_peer", [False, True])
 def test_targets_are_the_shares_of_what_is_in_a_picture(how, views, per_peer):
   if per_peer and not views:
@@ -96,7 +97,10 @@ def test_shares_follow_the_beta_distribution():
   np.testing.assert_allclose(share.var(), 1 / (4 * 1.4), atol=0.02)
 
 
-@pytest.mark.parametrize(("how", "views"), [("rand", 2), ("trivial", None)])
+@pytest.mark.parametrize(
+  ("how", "views"),
+  [pytest.param("rand", 2, marks=pytest.mark.long), ("trivial", None)],
+)
 def test_every_mesh_sees_the_same_pictures(how, views):
   batch = images()
   key = jax.random.key(0)
@@ -130,6 +134,7 @@ def test_without_more_the_pictures_are_those_of_earlier_releases():
   )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("views", [None, 2])
 def test_crops_of_the_source_are_changed_too(views):
   info = dataclasses.replace(INFO, resized_crop=True)
@@ -160,7 +165,7 @@ def test_smoothed_labels_and_weights_of_classes():
   )
 
 
-@pytest.mark.parametrize("num_classes", [2, 1203])
+@pytest.mark.parametrize("num_classes", quick.only([1203], [2, 1203]))
 def test_few_and_many_classes(num_classes):
   info = dataclasses.replace(toys.INFO, num_classes=num_classes)
   task = dataclasses.replace(
@@ -183,6 +188,7 @@ def mixed(setup, **options):
   return dataclasses.replace(setup, task=task)
 
 
+@pytest.mark.long
 def test_peers_that_learn_alone_may_see_mixtures_of_their_own():
   setup = mixed(
     toys.recipe("independent", num_peers=2, net=toys.Quick()), mix_per_peer=True

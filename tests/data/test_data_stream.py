@@ -117,6 +117,7 @@ def test_a_batch_is_a_function_of_seed_and_step(pictures):
   assert all(not np.array_equal(*images) for images in shown.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   "shape", [(2, 2), pytest.param((1, 4), marks=pytest.mark.slow)]
 )
@@ -176,6 +177,7 @@ def draws(step):
   return crops.random_draws(crops.seed_of(0, step, 0, 0))[0]
 
 
+@pytest.mark.long
 def test_windows_are_of_the_right_areas_and_ratios():
   found = np.array(
     [crops.random_window(400, 400, draws(i)) for i in range(200)]
@@ -202,6 +204,7 @@ def test_window_of_an_image_that_nothing_fits():
     assert abs(found - expected).max() <= 1
 
 
+@pytest.mark.long
 def test_crops_of_a_jpeg_are_those_of_its_pixels():
   """Decoding a window alone gives what cropping the whole gives."""
   content = encoded(0, (500, 375))
@@ -367,6 +370,7 @@ def test_files_read_together_fail_each_at_its_own_place(tmp_path):
     next(batches)
 
 
+@pytest.mark.long
 def test_a_group_trains_and_predicts(pictures, tmp_path):
   config = common.base()
   config.method = common.method("pcl")
@@ -415,6 +419,7 @@ def test_the_device_only_normalises():
   np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_recipe_of_imagenet_is_the_specifications():
   from configs import okddip_imagenet
 

@@ -118,6 +118,7 @@ def test_data_tells_what_training_uses(pictures, tmp_path, capsys):
     assert left.value.code == ConfigError.exit_code
 
 
+@pytest.mark.long
 def test_data_draws_what_the_network_sees(pictures, tmp_path):
   def drawn(*flags):
     sheet = tmp_path / "sheet.png"
@@ -159,6 +160,7 @@ def test_bad_files_do_not_stop_the_others(run, pictures, tmp_path, capsys):
   assert left.value.code == DataError.exit_code
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ("source", "validation"), [("memory", 0.2), ("stream", 0.0)]
 )

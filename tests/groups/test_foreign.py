@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from own_networks import Deterministic, Foreign
 import pytest
+import quick
 
 from okd_jax import groups, layers
 from okd_jax.devices.mesh import make_mesh
@@ -36,7 +37,7 @@ def trained(keeps, kind, data, peer, dtype=jnp.float64):
   return runs.train(recipe, 3)
 
 
-@pytest.mark.parametrize("keeps", KEPT)
+@pytest.mark.parametrize("keeps", quick.only(["weight"], KEPT))
 def test_every_mesh_trains_alike(keeps):
   kind = "branches" if keeps in ("mean", "counter") else "replicas"
   with jax.enable_x64(True):
@@ -54,6 +55,7 @@ def test_every_kind_trains_alike(keeps, kind):
       runs.assert_close(trained(keeps, kind, data, peer), one, 1e-9)
 
 
+@pytest.mark.long
 def test_steps_are_counted_for_every_peer():
   state, _ = trained("counter", "replicas", 2, 1, jnp.float32)
   counter = state.memory["peers"]["counter"]["own"]["steps"]
@@ -110,11 +112,11 @@ class Twice(OurNorm):
     (OurNorm(), (1, 1)),
     (OurNorm(), (2, 1)),
     (OurNorm(), (1, 2)),
-    (Twice(), (2, 1)),
+    pytest.param(Twice(), (2, 1), marks=pytest.mark.long),
     (Foreign(keeps="mean"), (1, 1)),
     (Foreign(keeps="mean"), (2, 1)),
-    (Foreign(keeps="counter"), (2, 1)),
-    (Foreign(keeps="spectral"), (1, 1)),
+    pytest.param(Foreign(keeps="counter"), (2, 1), marks=pytest.mark.long),
+    pytest.param(Foreign(keeps="spectral"), (1, 1), marks=pytest.mark.long),
   ],
 )
 def test_views_pass_the_trunk_one_after_another(net, shape, mapping):

@@ -177,7 +177,10 @@ class Plain(nn.Module):
     return nn.Dense(self.num_classes)(x)
 
 
-@pytest.mark.parametrize("net", [Plain(), toys.Toy(5, dropout=0.5)])
+@pytest.mark.parametrize(
+  "net",
+  [Plain(), pytest.param(toys.Toy(5, dropout=0.5), marks=pytest.mark.long)],
+)
 @pytest.mark.checklist("D2")
 def test_statistics_and_dropout_do_not_depend_on_the_mesh(net):
   def outcome(data, peer):

@@ -56,7 +56,7 @@ def recipe(kind, mesh, method="okddip", **changes):
 @pytest.mark.parametrize(
   ("kind", "method"),
   [
-    ("uneven", "pcl"),
+    pytest.param("uneven", "pcl", marks=pytest.mark.long),
     pytest.param("mixed", "okddip", marks=pytest.mark.slow),
     pytest.param("mixed", "pcl", marks=pytest.mark.slow),
     pytest.param("uneven", "okddip", marks=pytest.mark.slow),
@@ -74,6 +74,7 @@ def test_every_mesh_trains_alike(kind, method):
   assert np.isfinite(one[1]["gradient_norm"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["uneven"])
 def test_step_gathers_no_activation_maps(kind):
   made = recipe(kind, (4, 1))
@@ -169,6 +170,7 @@ class InTurn(independent.Method):
     return tuple(range(num_peers))
 
 
+@pytest.mark.long
 def test_different_networks_learn_in_turn():
   group = groups.mixed((NET, WIDE), make_mesh(1))
   at_once, in_turn = (
@@ -179,6 +181,7 @@ def test_different_networks_learn_in_turn():
   runs.assert_close(in_turn.memory, at_once.memory, 1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ("name", "make"),
   [

@@ -28,10 +28,12 @@ def recipe(net, kind="replicas", num_peers=3):
 @pytest.mark.parametrize(
   ("net", "kind"),
   [
-    (f"{OWN}Small", "replicas"),
+    pytest.param(f"{OWN}Small", "replicas", marks=pytest.mark.long),
     (f"{OWN}Branched", "branches"),
     # Auxiliary peers of two widths and a small leader.
-    (f"{OWN}Large,{OWN}Branched,{OWN}Small", "replicas"),
+    pytest.param(
+      f"{OWN}Large,{OWN}Branched,{OWN}Small", "replicas", marks=pytest.mark.long
+    ),
   ],
 )
 def test_trains_and_gives_its_leader_away(net, kind, tmp_path):

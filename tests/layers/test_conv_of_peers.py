@@ -24,7 +24,12 @@ def kernels(net, shape, dtype=jnp.float64):
 @pytest.mark.parametrize("together", [256, 1], ids=["joined", "one by one"])
 @pytest.mark.parametrize(
   ("size", "stride", "options"),
-  [(3, 1, {}), (3, 2, {}), (1, 2, {}), (3, 1, {"groups": 2})],
+  [
+    (3, 1, {}),
+    pytest.param(3, 2, {}, marks=pytest.mark.long),
+    pytest.param(1, 2, {}, marks=pytest.mark.long),
+    (3, 1, {"groups": 2}),
+  ],
   ids=["plain", "stride", "points", "groups"],
 )
 def test_values_and_gradients_are_those_of_each_peer(

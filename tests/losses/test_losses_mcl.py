@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 
 from okd_jax import losses
 
@@ -109,7 +110,7 @@ def test_examples_alone_in_their_class_are_left_out():
   assert not np.diag(grads).any()
 
 
-@pytest.mark.parametrize("num_examples", [1, 3])
+@pytest.mark.parametrize("num_examples", quick.only([3], [1, 3]))
 def test_batch_without_positives_costs_nothing(num_examples):
   labels = np.arange(num_examples)
   values, grads = jax.value_and_grad(

@@ -135,6 +135,7 @@ def test_memory_has_no_gradient():
     assert not grad.any()
 
 
+@pytest.mark.long
 def test_many_negatives_keep_their_digits_in_float32():
   """The noise terms are logarithms of ratios within 1e-4 of one."""
   rng = np.random.default_rng(0)

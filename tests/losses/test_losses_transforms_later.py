@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
+import pytest
 
 from okd_jax import losses
 
@@ -126,6 +127,7 @@ def assert_close(actual, wanted, rtol=2e-5):
   jax.tree.map(compare, jax.device_get(actual), wanted)
 
 
+@pytest.mark.long
 def test_vmap():
   inputs = jax.tree.map(lambda x: np.stack([x, x[::-1]]), draw())
   # The second half is another batch, so that nothing is the same by chance.
@@ -136,6 +138,7 @@ def test_vmap():
   assert jax.tree.all(jax.tree.map(lambda x: bool(np.isfinite(x).all()), grads))
 
 
+@pytest.mark.long
 def test_scan():
   inputs = jax.tree.map(lambda x: np.stack([x, x]), draw())
 
@@ -203,6 +206,7 @@ def test_shard_map_over_a_split_batch():
   assert_close(terms, jax.device_get(golden.jit_once(call)(inputs)))
 
 
+@pytest.mark.long
 def test_explicit_mesh():
   mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
   inputs = {

@@ -9,6 +9,32 @@ from okd_jax import methods, testing
 import runs
 import toys
 
+# What is dear, compiled once more or trained, is long for these methods. The
+# others differ most; a new method is checked whole by the quick set.
+ALIKE = {
+  *("cl_ilr", "ctkd", "dml", "ffl", "ffsd", "independent", "mcl", "oem"),
+  *("okdhp", "one"),
+}
+DEAR = {
+  "depends_on_arguments_alone",
+  "soft_labels_are_taken",
+  "state_stays_as_it_is",
+  "lowers_for_accelerators",
+  "goes_on_exactly",
+  "meshes_agree",
+}
+EVERY = [
+  pytest.param(
+    name,
+    check,
+    id=f"{check.__name__}-{name}",
+    marks=[pytest.mark.long]
+    if check.__name__ in DEAR and name in ALIKE
+    else [],
+  )
+  for check in testing.CHECKS
+  for name in methods.names()
+]
 CONSTANT = "targets_are_constant_unless_joint"
 JOINT = [
   name
@@ -23,8 +49,7 @@ ALL = [
 ]
 
 
-@pytest.mark.parametrize("name", methods.names())
-@pytest.mark.parametrize("check", testing.CHECKS, ids=lambda c: c.__name__)
+@pytest.mark.parametrize(("name", "check"), EVERY)
 @pytest.mark.checklist("B4", "E2")
 def test_methods_conform(name, check):
   check(methods.make(name))

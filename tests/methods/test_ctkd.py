@@ -117,6 +117,7 @@ def test_a_run_teaches_with_its_maps_as_they_are(trained):
   assert group.stacks[0].net.raw_maps
 
 
+@pytest.mark.long
 def test_different_networks_end_alike_on_every_mesh():
   setups = {
     data: toys.recipe(

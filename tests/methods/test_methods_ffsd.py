@@ -285,6 +285,7 @@ def test_terms_are_those_of_the_description(setting):
     np.testing.assert_allclose(terms[name], value, rtol=1e-9, err_msg=name)
 
 
+@pytest.mark.long
 def test_every_term_trains_its_own_part_alone(setting):
   """Which parameters and which peers' outputs a term sends gradient into."""
   _, variables, outputs, _, _ = setting

@@ -19,7 +19,9 @@ from okd_jax.weights import exported
 @pytest.mark.parametrize(
   ("name", "num_teachers", "paused"),
   [
-    ("three_nets_2T1S", 2, [False, True, False]),
+    pytest.param(
+      "three_nets_2T1S", 2, [False, True, False], marks=pytest.mark.long
+    ),
     ("three_nets_1T2S", 1, [False, False, False]),
   ],
 )
@@ -78,6 +80,7 @@ def run(tmp_path_factory):
   return workdir
 
 
+@pytest.mark.long
 def test_paused_steps_are_recorded_and_drawn(run, draw):
   paused = [
     record["paused/0"]
@@ -92,6 +95,7 @@ def test_paused_steps_are_recorded_and_drawn(run, draw):
   assert (run / "plots" / "paused.png").stat().st_size
 
 
+@pytest.mark.long
 def test_the_student_is_exported(run):
   card = json.loads((run / "leader" / "card.json").read_text())
   assert "resnet8" in json.dumps(card)

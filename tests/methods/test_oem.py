@@ -90,6 +90,7 @@ def train_some(setup):
   return jax.device_get(state)
 
 
+@pytest.mark.long
 def test_students_of_different_width_end_alike_on_every_mesh():
   with jax.enable_x64(True):
     one, two = (train_some(recipe(data, dtype=jnp.float64)) for data in (1, 2))
@@ -125,6 +126,7 @@ def test_networks_with_another_stem_are_refused():
     different_branches(nets, make_mesh(1), example=IMAGES)
 
 
+@pytest.mark.long
 def test_every_student_is_measured_and_exported_as_a_whole(tmp_path):
   names = ("resnet8", "resnet8@2/3", "resnet8@1/3")
   config = oem_digits.get_config("smoke")

@@ -83,6 +83,7 @@ def run(made, seen):
   return both(seen)
 
 
+@pytest.mark.long
 def test_networks_of_unequal_length_keep_all_their_maps(uneven):
   there = [[m is not None for m in stage] for stage in uneven.maps]
   # One map before all stacks, one shared, and one or two of its own.
@@ -92,6 +93,7 @@ def test_networks_of_unequal_length_keep_all_their_maps(uneven):
   np.testing.assert_array_equal(*first)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["even", "uneven"])
 def test_every_output_learns_once(kind, request):
   seen = request.getfixturevalue(kind)
@@ -116,6 +118,7 @@ def test_every_output_learns_once(kind, request):
   )
 
 
+@pytest.mark.long
 def test_attention_is_that_of_the_loss(even):
   variables, result = run(methods.make("okdhp"), even)
   own = variables["params"]["aggregation"]
@@ -151,6 +154,7 @@ def test_the_unit_has_the_published_size():
   assert backbones.count_parameters(shapes["params"]) == 5_461_360
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["independent", "dml"])
 def test_others_learn_heat_maps_too(name, even):
   _, result = run(methods.make(name), even)
@@ -180,6 +184,7 @@ def test_others_learn_heat_maps_too(name, even):
     )
 
 
+@pytest.mark.long
 def test_a_teacher_of_heat_maps(even):
   made = methods.make("kd")
   taught = dataclasses.replace(even, logits=even.logits[:1] + 1)

@@ -116,6 +116,7 @@ def test_a_page_shows_mistakes_and_pictures(found, tmp_path):
   assert closer_page.parts(tmp_path / "per_class", "s0") == []
 
 
+@pytest.mark.long
 def test_many_classes_are_drawn(found, tmp_path):
   many = [f"class {i}" for i in range(1203)]
   matrix = np.zeros((1203, 1203), int)

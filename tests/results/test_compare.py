@@ -160,6 +160,7 @@ def test_recipes_of_runs_and_of_comparisons_are_told_apart(tmp_path, capsys):
   assert workdir != cli.read_comparison(argv)[1]
 
 
+@pytest.mark.long
 def test_students_learn_from_the_teacher_cells(whole):
   workdir, failed = whole
   assert not failed
@@ -181,6 +182,7 @@ def test_students_learn_from_the_teacher_cells(whole):
   }
 
 
+@pytest.mark.long
 def test_finished_cells_are_left_alone(whole, tmp_path, monkeypatch):
   workdir, _ = whole
   moved = tmp_path / "moved"

@@ -45,6 +45,7 @@ def test_a_picture_shows_every_curve_in_its_colour(workdir):
   assert "#009E73" not in seen
 
 
+@pytest.mark.long
 def test_equal_runs_give_equal_files(workdir):
   with records.Writer(workdir, tensorboard=False) as writer:
     writer.write(1, {"loss": 3.0, "peer_ce": 2.0})
@@ -54,6 +55,7 @@ def test_equal_runs_give_equal_files(workdir):
   assert first == second
 
 
+@pytest.mark.long
 def test_not_finite_values_and_large_groups_are_drawn(workdir):
   config = json.loads((workdir / "config.json").read_text())
   config["peers"]["num_peers"] = 9
@@ -82,6 +84,7 @@ def shown_colors(path):
   }
 
 
+@pytest.mark.long
 def test_a_single_evaluation_is_a_mark(workdir):
   with records.Writer(workdir, tensorboard=False) as writer:
     apart = {"test/peer_0/accuracy": 0.4}  # not below another mark
@@ -93,6 +96,7 @@ def test_a_single_evaluation_is_a_mark(workdir):
   assert shown_colors(workdir / "plots/diversity.png")[canvas.COLORS[0]] > 150
 
 
+@pytest.mark.long
 def test_one_network_is_not_drawn_as_a_group(workdir):
   config = json.loads((workdir / "config.json").read_text())
   config["peers"]["num_peers"] = 1

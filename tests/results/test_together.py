@@ -90,6 +90,7 @@ def test_pictures_show_every_run(runs, tmp_path):
   assert (tmp_path / "loss.svg").read_text().count('id="FillBetween') == 1
 
 
+@pytest.mark.long
 def test_the_page_begins_with_all_runs(runs, tmp_path):
   __main__.main(["report", *map(str, runs), f"--to={tmp_path / 'page.html'}"])
   text = (tmp_path / "page.html").read_text()

@@ -129,6 +129,7 @@ def test_the_best_step_is_kept_deployed_and_told(tmp_path, rising, capsys):
   assert f"the best {LEADER}. The test data had no part" in said
 
 
+@pytest.mark.long
 def test_choosing_by_test_data_is_told(tmp_path, capsys):
   made = okddip_digits.get_config("smoke")
   made.peers.net = "toys:Quick"

@@ -63,6 +63,7 @@ def test_another_number_of_epochs_is_refused_with_the_remedy(longer):
     train.train(tiny(epochs=4, rampup_epochs=2), longer[1])
 
 
+@pytest.mark.long
 def test_epochs_that_change_no_schedule_may_be_added(tmp_path):
   fixed = {"optim.drops": (), "rampup_epochs": 1}
   train.train(tiny(epochs=1, **fixed), tmp_path / "a")

@@ -150,6 +150,7 @@ def refused(*args):
   assert left.value.code == DataError.exit_code
 
 
+@pytest.mark.long
 def test_moved_pictures_are_found_again(root, tmp_path, capsys):
   workdir = tmp_path / "run"
   train.train(folder_recipe.configured(root), workdir)

@@ -141,6 +141,7 @@ def test_all_seeds_predict(folder, tmp_path, capsys, monkeypatch):
   assert "1 of 2 files" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_curves_are_means_with_deviations(folder, tmp_path, capsys):
   runs = [records.read_evaluations(folder / f"seed{k}") for k in SEEDS]
   figure = next(f for f in runs[0][0][1] if f.name == "test/leader/accuracy")
@@ -169,6 +170,7 @@ def test_curves_are_means_with_deviations(folder, tmp_path, capsys):
   assert said.count(".png") == len(list((tmp_path / "both").glob("*.png"))) > 2
 
 
+@pytest.mark.long
 def test_the_report_shows_the_spread_or_one_seed(folder, tmp_path):
   class Text(HTMLParser):
     text = ""

@@ -425,29 +425,34 @@ def main(*arguments):
   return done.returncode, done.stderr, used
 
 
-@pytest.mark.long
+ENDS = [
+  (["--config.peers.num_peer=3"], ConfigError.exit_code, "num_peers"),
+  (
+    ["--config.method.temperature=nan"],
+    ConfigError.exit_code,
+    "temperature=nan",
+  ),
+  (
+    ["--config.epochs=ten"],
+    ConfigError.exit_code,
+    "'ten' must be a whole number",
+  ),
+  (["--config=nowhere.py"], ConfigError.exit_code, "configs/"),
+  ([*MISSING, "--config.data.dir=/nowhere"], DataError.exit_code, "/nowhere"),
+  (
+    ["--config.data.name=folder:configs"],
+    DataError.exit_code,
+    "class folders",
+  ),
+]
+
+
 @pytest.mark.checklist("G1", "H2")
 @pytest.mark.parametrize(
   ("flags", "code", "says"),
   [
-    (["--config.peers.num_peer=3"], ConfigError.exit_code, "num_peers"),
-    (
-      ["--config.method.temperature=nan"],
-      ConfigError.exit_code,
-      "temperature=nan",
-    ),
-    (
-      ["--config.epochs=ten"],
-      ConfigError.exit_code,
-      "'ten' must be a whole number",
-    ),
-    (["--config=nowhere.py"], ConfigError.exit_code, "configs/"),
-    ([*MISSING, "--config.data.dir=/nowhere"], DataError.exit_code, "/nowhere"),
-    (
-      ["--config.data.name=folder:configs"],
-      DataError.exit_code,
-      "class folders",
-    ),
+    ENDS[0],
+    *(pytest.param(*case, marks=pytest.mark.long) for case in ENDS[1:]),
   ],
 )
 def test_commands_end_early_with_a_code(flags, code, says, tmp_path):

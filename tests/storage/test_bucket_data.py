@@ -185,6 +185,7 @@ def loaded(config, monkeypatch, steps, host, hosts):
     return [next(batches) for _ in steps]
 
 
+@pytest.mark.long
 def test_hosts_load_their_parts_of_the_same_batches(copies, monkeypatch):
   """Two have begun, and one goes on."""
   command("data", f"{copies[1]}/animals/1.0.0", "--index")
@@ -241,6 +242,7 @@ def test_a_run_is_trained_and_measured_from_there(pictures, tmp_path, capsys):
   assert f"{BUCKET}/nothing is not a folder" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_busy_server_is_asked_again(pictures, way):
   here, there = (listing.from_folder(str(p), 8, 0.2).train for p in pictures)
   with bucket_server.cut(way, 0.5):

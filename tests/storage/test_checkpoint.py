@@ -255,6 +255,7 @@ for step in range(first + 1, first + 1000):
 """
 
 
+@pytest.mark.long
 @pytest.mark.checklist("A2")
 def test_a2_kill_inside_a_save(tmp_path: Path):
   like = {str(i): np.zeros((64, 64), np.float32) for i in range(50)}

@@ -136,6 +136,7 @@ def test_every_command_takes_any_path(odd_run, tmp_path, capsys):
   assert (tmp_path / "[r].html").exists()
 
 
+@pytest.mark.long
 def test_a_run_starts_from_weights_in_any_path(odd_run):
   setup = run_lib.run(odd_run).setup
   drawn = state_lib.init(setup, jax.random.key(5))

@@ -165,9 +165,16 @@ WRONG = [
   ("goes_on_exactly", HostState, "keep everything that a step depends on"),
   ("meshes_agree", DependsOnMesh, "Use whole arrays as they come"),
 ]
+TRAINED = ("goes_on_exactly", "meshes_agree")
 
 
-@pytest.mark.parametrize(("name", "method", "message"), WRONG)
+@pytest.mark.parametrize(
+  ("name", "method", "message"),
+  [
+    pytest.param(*case, marks=[pytest.mark.long] * (case[0] in TRAINED))
+    for case in WRONG
+  ],
+)
 def test_wrong_methods_are_told_what_to_do(name, method, message):
   check = {check.__name__: check for check in testing.CHECKS}[name]
   with pytest.raises(AssertionError, match=message):
@@ -178,5 +185,6 @@ def test_every_check_has_a_wrong_method():
   assert {name for name, *_ in WRONG} == {c.__name__ for c in testing.CHECKS}
 
 
+@pytest.mark.long
 def test_a_class_is_checked_with_its_defaults():
   testing.check_method(Right)

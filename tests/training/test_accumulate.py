@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 
 from configs import common, okddip_digits
 from okd_jax import core, methods
@@ -54,7 +55,7 @@ def recipe(name, accumulate, **options):
   )
 
 
-@pytest.mark.parametrize("name", PER_EXAMPLE)
+@pytest.mark.parametrize("name", quick.only(["okddip"], PER_EXAMPLE))
 def test_parts_equal_the_whole_batch(name):
   with jax.enable_x64(True):
     expected, whole = runs.train(recipe(name, 1), 3)
@@ -66,6 +67,7 @@ def test_parts_equal_the_whole_batch(name):
     runs.assert_close(measured[key], whole[key], rtol=1e-9)
 
 
+@pytest.mark.long
 def test_statistics_move_once_a_part():
   one = toys.recipe("independent", num_peers=1)
   split = dataclasses.replace(one, accumulate=4)
@@ -76,6 +78,7 @@ def test_statistics_move_once_a_part():
   assert jax.tree.structure(before) == jax.tree.structure(after[1])
 
 
+@pytest.mark.long
 def test_turns_and_memory_of_examples_go_through_parts():
   method = methods.make("dml", form="pairwise", updates="alternating")
   with jax.enable_x64(True):
@@ -110,7 +113,7 @@ def test_batches_that_do_not_divide_are_refused():
     layout.mesh(freeze(config))
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", quick.only([2], [1, 2]))
 def test_averages_of_any_method_are_kept_and_deployed(accumulate):
   setup = toys.recipe(
     "dml",
@@ -149,6 +152,7 @@ class OneSplit:
     yield runs.on_mesh(self.setup, toys.batch(0))
 
 
+@pytest.mark.long
 def test_averages_are_evaluated():
   setup = toys.recipe("dml", num_peers=2, ema_decay=0.6)
   state, _ = runs.train(setup, 3)

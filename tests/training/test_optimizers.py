@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import quick
 
 from okd_jax.errors import ConfigError
 from okd_jax.settings import config as config_lib
@@ -190,7 +191,7 @@ def test_plain_sgd_keeps_the_state_of_earlier_releases():
 
 
 @pytest.mark.checklist("B1")
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", quick.only(["adamw"], EVERY))
 def test_every_optimizer_goes_on_from_any_step(name, tmp_path):
   # Turns keep one count, and decay has a mask.
   recipe = toys.recipe(
@@ -227,6 +228,7 @@ def test_every_optimizer_goes_on_from_any_step(name, tmp_path):
 
 
 # Those that look at a whole array of a peer.
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["lamb", "muon"])
 def test_every_mesh_gives_the_same_numbers(name):
   def trained(data, peer):

@@ -97,7 +97,11 @@ def group(*, different):
 
 @pytest.mark.parametrize(
   ("statistics", "in_turn", "different"),
-  [(False, False, True), (True, False, False), (True, True, True)],
+  [
+    pytest.param(False, False, True, marks=pytest.mark.long),
+    (True, False, False),
+    pytest.param(True, True, True, marks=pytest.mark.long),
+  ],
 )
 def test_nothing_moves_a_paused_peer(statistics, in_turn, different):
   setup = toys.recipe(
@@ -176,6 +180,7 @@ def test_an_optimizer_that_counts_steps_counts_paused_ones():
   assert int(optax.tree.get(second.opt_state, "count")) == 2
 
 
+@pytest.mark.long
 def test_all_meshes_agree():
   with jax.enable_x64(True):
     expected, start = None, None

@@ -69,6 +69,7 @@ def trained():
   return runs.train(recipe(), 3)[0]
 
 
+@pytest.mark.long
 def test_all_meshes_agree():
   with jax.enable_x64(True):
     expected = None

@@ -47,7 +47,9 @@ def start(recipe):
   return state
 
 
-@pytest.mark.parametrize(("data", "peer"), [(1, 1), (2, 2)])
+@pytest.mark.parametrize(
+  ("data", "peer"), [pytest.param(1, 1, marks=pytest.mark.long), (2, 2)]
+)
 def test_chunks_equal_single_steps(data, peer):
   with jax.enable_x64(True):
     recipe = toys.recipe(data=data, peer=peer, dtype=jnp.float64)

@@ -121,6 +121,7 @@ def test_a_broken_off_run_goes_on(trained, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.long
 def test_seeds_that_are_out_of_step_go_on(tmp_path):
   train.train(configured(num_seeds=1, checkpoint_secs=1e-9), tmp_path / "seed3")
   (tmp_path / "seed3" / "summary.json").unlink()

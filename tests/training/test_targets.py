@@ -74,7 +74,9 @@ def shapes_of(tree):
   return jax.tree.map(lambda x: x.shape, tree)
 
 
-@pytest.mark.parametrize(("data", "peer"), [(1, 1), (2, 2)])
+@pytest.mark.parametrize(
+  ("data", "peer"), [pytest.param(1, 1, marks=pytest.mark.long), (2, 2)]
+)
 def test_parameters_are_shaped_by_the_teacher(data, peer):
   recipe = toys.recipe(
     Hint(peeks=True),
@@ -135,6 +137,7 @@ def test_methods_without_targets_get_none():
   assert outputs.ema is None and outputs.teacher is None
 
 
+@pytest.mark.long
 def test_a_reopened_run_knows_its_teachers_shapes(tmp_path, monkeypatch):
   config = kd_digits.get_config("smoke")
   config.teacher, config.teacher_net = str(FIXTURES / "run"), ""

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 
 from okd_jax import core
 from okd_jax.errors import ConfigError, LeaderError
@@ -151,7 +152,9 @@ def test_the_card_tells_what_the_leader_is(trained):
   assert set(card["files"]) == {"model.stablehlo", "weights.safetensors"}
 
 
-@pytest.mark.parametrize("what", ["peer_0", "ensemble"])
+@pytest.mark.parametrize(
+  "what", quick.only(["ensemble"], ["peer_0", "ensemble"])
+)
 def test_others_are_exported_by_name(run, images, expected, tmp_path, what):
   export.export(run, tmp_path / what, what)
   apply, variables = exported.load_leader(tmp_path / what)
@@ -189,6 +192,7 @@ def gated(run):
   return dataclasses.replace(run, setup=setup, state=state)
 
 
+@pytest.mark.long
 def test_group_predictions_and_averages(gated, tmp_path):
   shape = (max(SIZES), *gated.info.image_shape)
   images = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)

@@ -105,6 +105,7 @@ def test_classifiers_are_drawn_anew(trained, source, classes):
       np.testing.assert_array_equal(value, expected, err_msg=name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("classes", [OTHERS, None], ids=["others", "the same"])
 def test_a_hidden_layer_as_wide_as_the_classes_is_taken(
   trained, tmp_path, classes
@@ -203,6 +204,7 @@ def test_files_that_are_no_weights_are_refused(trained, tmp_path):
   assert WeightsError.exit_code == 5
 
 
+@pytest.mark.long
 def test_a_run_is_tuned_to_ones_own_classes(trained, tmp_path):
   for name in OTHERS[:2]:
     (tmp_path / "set" / name).mkdir(parents=True)
@@ -269,6 +271,7 @@ def test_a_teacher_is_reordered_by_the_names_of_classes(
   assert "in another order than here" in caplog.text
 
 
+@pytest.mark.long
 def test_a_student_learns_from_a_reordered_teacher(trained, shuffled, tmp_path):
   config = dataclasses.replace(
     run_lib.about(trained)[0],

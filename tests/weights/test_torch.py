@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 from safetensors import numpy as safetensors
 import torch_files
 from torch_files import Tensor
@@ -51,9 +52,27 @@ def without_counters(state):
   }
 
 
+# One or two of each family.
+QUICK = (
+  "convnext_tiny",
+  "densenet40_12",
+  "mobilenet_v2_05",
+  "resnet110_basic",
+  "resnet32x4",
+  "resnet50",
+  "shufflenet_v2_05",
+  "vgg16",
+  "vit_tiny_p16",
+  "wrn40_2",
+)
+
+
 # Hourglasses have the order of declaration: see test_backbones_hourglass.py.
 @pytest.mark.parametrize(
-  "name", [n for n in backbones.names() if not n.startswith("hourglass")]
+  "name",
+  quick.only(
+    QUICK, [n for n in backbones.names() if not n.startswith("hourglass")]
+  ),
 )
 def test_names_sort_in_the_order_of_the_layers(name):
   called = []
@@ -86,6 +105,7 @@ def test_forward_order(names, reason):
   assert sorted(sorted(names), key=torch_layers.forward_order) == names, reason
 
 
+@pytest.mark.long
 def test_loads_restored_and_alphabetical_trees_alike():
   shapes, state = case("resnet110")
   expected = interop.load_torch(shapes, state)
@@ -100,7 +120,13 @@ def test_loads_restored_and_alphabetical_trees_alike():
   assert_same(interop.load_torch(backwards, state), expected)
 
 
-@pytest.mark.parametrize("name", sorted(fingerprints.NETWORKS))
+@pytest.mark.parametrize(
+  "name",
+  quick.only(
+    ("resnet32", "wide_resnet20_8", "densenet40_12"),
+    sorted(fingerprints.NETWORKS),
+  ),
+)
 def test_alphabetical_state_dicts_of_all_networks(name):
   shapes, state = case(name)
   alphabetical = {name: state[name] for name in sorted(without_counters(state))}
@@ -109,7 +135,9 @@ def test_alphabetical_state_dicts_of_all_networks(name):
   )
 
 
-@pytest.mark.parametrize("name", ["resnet32", "vgg16", "densenet40_12"])
+@pytest.mark.parametrize(
+  "name", quick.only(["resnet32"], ["resnet32", "vgg16", "densenet40_12"])
+)
 def test_round_trip(name):
   shapes, state = case(name)
   with jax.enable_x64(True):
