@@ -169,8 +169,8 @@ def _cells(facts: dict[str, Any]) -> Iterator[str]:
   images = 1e3 * facts["batch"] / facts["estimated_ms"]
   yield f"{images:.0f}"
   chips = facts["mesh"][0] * facts["mesh"][1]
-  whole = facts["net"] != _NET_OF_SCALE
-  yield f"{chips * _IMAGES_OF_CIFAR / images / 60:.0f}" if whole else ""
+  of_cifar = facts["net"] != _NET_OF_SCALE
+  yield f"{chips * _IMAGES_OF_CIFAR / images / 60:.0f}" if of_cifar else ""
 
 
 def _cells_of_scale(facts: dict[str, Any]) -> Iterator[str]:

@@ -51,8 +51,8 @@ def compare(
   Raises:
     ConfigError: if the grid cannot be run.
     Interrupted: after a signal; the same command goes on.
-    Exception: of a cell that has failed in some processes of a worker and not
-      in all, which cannot go on together.
+    Exception: of a cell that has failed, or was lost to another run, in some
+      processes of a worker and not in all, which cannot go on together.
   """
   cells = grid.cells(config, workdir)
   grid.check(config, cells)
@@ -96,12 +96,13 @@ def _train(cell: Cell, share: Share, stop: signals.Stop) -> None:
       (cell.workdir / results.ERROR).unlink(missing_ok=True)
   except Interrupted:
     raise
-  except RunLockError as error:
-    _log.warning("%s", error)
-    share.give_back(cell)
   except Exception as error:
-    share.fail(cell, error)
-    if not end.is_unanimous(share.failed[cell.name], _FAIL_SECONDS):
+    if isinstance(error, RunLockError):
+      _log.warning("%s", error)
+      share.give_back(cell)
+    else:
+      share.fail(cell, error)
+    if not end.is_unanimous(repr(error), _FAIL_SECONDS):
       raise
 
 

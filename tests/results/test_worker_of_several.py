@@ -17,11 +17,12 @@ COMMAND = ("-m", "okd_jax", "compare")
 FAILING = """
 import sys, jax
 from okd_jax import __main__, compare, train
+from okd_jax.errors import RunLockError
 compare._FAIL_SECONDS = 2
 whole = train.finite.check_state
 def check(step, state):
   if jax.process_index() == {process}:
-    raise OSError("no room")
+    raise {error}("no room")
   whole(step, state)
 train.finite.check_state = check
 __main__.main(["compare", *sys.argv[1:]])
@@ -101,10 +102,12 @@ def test_it_does_what_one_process_does(tmp_path):
     assert found[name] == pytest.approx(figures, rel=1e-4)
 
 
-@pytest.mark.parametrize("process", [0, 1])
+@pytest.mark.parametrize(
+  ("error", "process"), [("OSError", 0), ("OSError", 1), ("RunLockError", 0)]
+)
 @pytest.mark.checklist("I2")
-def test_it_ends_where_a_cell_fails_in_one_process(tmp_path, process):
-  code = FAILING.format(process=process)
+def test_it_ends_where_a_cell_fails_in_one_process(tmp_path, error, process):
+  code = FAILING.format(error=error, process=process)
   two = several.begin(*[("-c", code, *flags(tmp_path / "compared"))] * 2)
   codes, _, errors = finish(two)
   assert codes[process] not in (0, signals.EXIT_CODE), errors
