@@ -65,8 +65,7 @@ def compare(
   with signals.Stop() as stop:
     while True:
       with contextlib.ExitStack() as held:
-        # Process 0 has the lock, so it chooses for the others.
-        name = Meeting().told(lambda: share.take(held, stop))
+        name = _take(share, held, stop)
         if stop.agreed():
           raise Interrupted(
             "Stopped between two cells; the same command goes on."
@@ -84,6 +83,17 @@ def compare(
     Meeting().told(lambda: json.dumps(share.failed))
   )
   return failed
+
+
+def _take(share: Share, held: contextlib.ExitStack, stop: signals.Stop) -> str:
+  """The cell that comes next, locked; empty if none does, or after a signal."""
+  # Process 0 has the lock, so it chooses for the others. It may wait for hours,
+  # and a signal may come to any of them.
+  meeting = Meeting()
+  return meeting.told(
+    lambda: share.take(held, lambda: stop.requested or meeting.called()),
+    calls=lambda: stop.requested,
+  )
 
 
 def _train(cell: Cell, share: Share, stop: signals.Stop) -> None:

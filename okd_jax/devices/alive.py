@@ -136,7 +136,7 @@ class _Watch:
         )
         lost, failed = self._find_lost(), self._find_failed()
       except Exception:  # whatever the service and what is below it raise
-        self._end_without(0, "is gone")
+        self._end_without(0, "is gone", served=False)
         return
       self._unanswered = 0
       if lost is not None:
@@ -156,9 +156,10 @@ class _Watch:
       time.sleep(_BEAT_SECONDS)
       self._unanswered += 1
       if self._unanswered >= 2 and not processes.is_served():
-        self._end_without(0, "is gone")
+        self._end_without(0, "is gone", served=False)
       elif self._unanswered * _BEAT_SECONDS >= _SILENT_SECONDS:
-        self._end_without(0, f"has not answered for {_SILENT_SECONDS:g} s")
+        what = f"has not answered for {_SILENT_SECONDS:g} s"
+        self._end_without(0, what, served=False)
 
   def _find_lost(self) -> int | None:
     """The process whose key has stayed as it is for too long."""
@@ -188,13 +189,25 @@ class _Watch:
     return None
 
   def _end_without(
-    self, process: int, what: str, code: int = signals.EXIT_CODE
+    self,
+    process: int,
+    what: str,
+    code: int = signals.EXIT_CODE,
+    *,
+    served: bool = True,
   ) -> None:
-    """Ends this process, unless the main thread is about to."""
+    """Ends this process, unless the main thread is about to.
+
+    Args:
+      process: that is lost or has failed.
+      what: became of it.
+      code: to end with.
+      served: whether process 0 still answers, and waits to hear of this one.
+    """
     if not self._ending.acquire(blocking=False):
       return
     name = self._names.get(process, "which has not said where it is")
-    if process:
+    if served:
       self._depart()
     signals.exit_now(
       f"okd_jax: process {process} ({name}) {what.rstrip('.')}. This one, "

@@ -35,11 +35,14 @@ class Meeting:
     """The same in every process, and of this meeting alone."""
     return self._name
 
-  def told(self, say: Callable[[], str]) -> str:
+  def told(
+    self, say: Callable[[], str], calls: Callable[[], bool] = lambda: False
+  ) -> str:
     """What process 0 says; the others wait for it.
 
     Args:
-      say: called in process 0 alone.
+      say: called in process 0 alone. Where it takes long, it looks at `called`.
+      calls: whether a process that waits calls to process 0.
 
     Raises:
       RuntimeError: if it failed there.
@@ -59,7 +62,17 @@ class Meeting:
         return word
       if problem := self.problem():
         raise RuntimeError(problem)
+      if calls():
+        client().key_value_set(
+          f"{self._name}/call/{jax.process_index()}", "", allow_overwrite=True
+        )
       time.sleep(_POLL_SECONDS)
+
+  def called(self) -> bool:
+    """Whether a process that waits in `told` has called to process 0."""
+    return not self._alone and bool(
+      client().key_value_dir_get(f"{self._name}/call/")
+    )
 
   def report(self, problem: str = "") -> None:
     """Says that this process is done, or what its problem is; once."""

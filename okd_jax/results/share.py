@@ -16,7 +16,6 @@ import traceback
 
 import jax
 
-from okd_jax.devices import signals
 from okd_jax.errors import ConfigError, InUseError
 from okd_jax.results import rows
 from okd_jax.results.grid import Cell
@@ -57,22 +56,24 @@ class Share:
     self._row: Path | None = None
     self._marks: dict[str, tuple[int, float]] = {}
 
-  def take(self, held: contextlib.ExitStack, stop: signals.Stop) -> str:
+  def take(
+    self, held: contextlib.ExitStack, stopping: Callable[[], bool]
+  ) -> str:
     """Waits for a cell that can be trained, and locks it.
 
     Args:
       held: gets the lock.
-      stop: ends the wait.
+      stopping: ends the wait.
 
     Returns:
-      Its name; empty if no cell is left, or after a signal.
+      Its name; empty if no cell is left, or the wait was ended.
     """
     pause, longest = _PAUSE_SECONDS
     told = False
-    while self._left and not stop.requested:
+    while self._left and not stopping():
       before = len(self._left)
       for cell in self._in_order():
-        if stop.requested:
+        if stopping():
           break
         if self._try(cell, held):
           return cell.name
@@ -81,7 +82,7 @@ class Share:
           names = ", ".join(self._left)
           print(f"\nWaiting for what others train: {names}", flush=True)
         told = True
-        _sleep(pause, stop)
+        _sleep(pause, stopping)
         pause = min(1.5 * pause, longest)
     return ""
 
@@ -169,7 +170,7 @@ def _error(cell: Cell) -> str:
     return ""
 
 
-def _sleep(seconds: float, stop: signals.Stop) -> None:
+def _sleep(seconds: float, stopping: Callable[[], bool]) -> None:
   until = time.monotonic() + seconds
-  while not stop.requested and time.monotonic() < until:
+  while not stopping() and time.monotonic() < until:
     time.sleep(0.1)

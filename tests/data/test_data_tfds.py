@@ -4,6 +4,7 @@ Fashion-MNIST is prepared once, by its real builder, into a cache that later
 runs of the tests use again.
 """
 
+from concurrent import futures
 import io
 import json
 import os
@@ -12,7 +13,9 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 
+import filelock
 import jax
 import numpy as np
 from PIL import Image
@@ -307,6 +310,28 @@ def test_missing_data_without_network(tmp_path, source, delay):
   for part in ("does not answer", str(tmp_path), "cifar-10-binary.tar.gz"):
     assert part in said
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.checklist("I2")
+def test_programs_that_begin_together_prepare_once(
+  fashion_mnist, tmp_path, caplog
+):
+  lock = filelock.FileLock(tmp_path / "fashion_mnist.lock")
+  files = publisher.find("fashion_mnist", DEBIAN)
+  with futures.ThreadPoolExecutor() as pool:
+    with lock:
+      waiting = pool.submit(
+        prepare.prepare, "fashion_mnist", tmp_path, files, download=False
+      )
+      while "another program that prepares" not in caplog.text:
+        assert not waiting.done(), waiting.result()
+        time.sleep(0.02)
+      name = "fashion_mnist/3.0.1"
+      made = shutil.copytree(fashion_mnist / name, tmp_path / name)
+      before = made.stat().st_mtime_ns
+    assert waiting.result() == made
+  assert made.stat().st_mtime_ns == before
+  assert not (tmp_path / "downloads").exists()
 
 
 @pytest.mark.checklist("H2")

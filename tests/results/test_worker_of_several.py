@@ -3,11 +3,14 @@
 import json
 import os
 from pathlib import Path
+import signal
+import time
 
 import pytest
 import several
 
 from okd_jax.devices import signals
+from okd_jax.storage.lock import RunLock
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -17,8 +20,9 @@ COMMAND = ("-m", "okd_jax", "compare")
 FAILING = """
 import sys, jax
 from okd_jax import __main__, compare, train
+from okd_jax.devices import alive
 from okd_jax.errors import RunLockError
-compare._FAIL_SECONDS = 2
+compare._FAIL_SECONDS = alive._GRACE_SECONDS = 2
 whole = train.finite.check_state
 def check(step, state):
   if jax.process_index() == {process}:
@@ -113,3 +117,24 @@ def test_it_ends_where_a_cell_fails_in_one_process(tmp_path, error, process):
   assert codes[process] not in (0, signals.EXIT_CODE), errors
   assert codes[1 - process] == codes[process], errors
   assert "no room" in errors[1 - process], errors
+
+
+@pytest.mark.parametrize("process", [0, 1])
+@pytest.mark.checklist("A4")
+def test_a_signal_to_one_ends_a_wait_for_other_workers(tmp_path, process):
+  workdir = tmp_path / "compared"
+  row = "toys:Toy/baseline,optim.learning_rate=0.1"
+  command = (*COMMAND, *flags(workdir, f"--only={row}/*"))
+  with RunLock(workdir / row / "seed0"):
+    two = several.begin(*[command] * 2)
+    try:
+      while "Waiting for what others train" not in two[0].stdout.readline():
+        assert two[0].poll() is None, two[0].stderr.read()
+      time.sleep(1)  # process 0 has said so, and looks again
+      two[process].send_signal(signal.SIGTERM)
+      began = time.monotonic()
+    finally:
+      codes, _, errors = finish(two)
+  assert codes == [signals.EXIT_CODE] * 2, errors
+  assert time.monotonic() - began < 45  # no step is missed before a minute
+  assert "Stopped between two cells" in errors[0] + errors[1], errors

@@ -1,6 +1,7 @@
 """Several workers on one comparison, some of which die."""
 
 import contextlib
+import itertools
 import json
 import os
 from pathlib import Path
@@ -184,50 +185,37 @@ def listed(tmp_path):
   return cells.listed(tmp_path)
 
 
-class Going:
+def going():
   """No signal has come."""
-
-  requested = False
-
-
-class Looked:
-  """A signal has come when it is asked for the given time."""
-
-  def __init__(self, times):
-    self._left = times
-
-  @property
-  def requested(self):
-    self._left -= 1
-    return self._left < 0
+  return False
 
 
 def test_rows_are_spread_and_teachers_waited_for(listed):
   with contextlib.ExitStack() as held:
     share = Share(listed)
-    order = [share.take(held, Going()) for _ in range(6)]
+    order = [share.take(held, going) for _ in range(6)]
     assert order == NAMES[:6]
     # What one has another does not get, nor those that learn from it.
-    beside = Share(listed)
-    assert beside.take(held, Looked(30)) == ""
+    beside, looks = Share(listed), itertools.count()
+    assert beside.take(held, lambda: next(looks) >= 30) == ""
   with RunLock(listed[0].workdir), contextlib.ExitStack() as held:
     third = Share(listed)
-    assert third.take(held, Going()) == "resnet8/independent/seed0"
-    assert third.take(held, Going()) == "resnet8/independent/seed1"
+    assert third.take(held, going) == "resnet8/independent/seed0"
+    assert third.take(held, going) == "resnet8/independent/seed1"
 
 
 def test_failures_of_others_are_taken_over(listed):
   chosen = listed[:1]
   with contextlib.ExitStack() as held:
     share, beside = Share(chosen), Share(chosen)
-    assert share.take(held, Going())
+    assert share.take(held, going)
     share.fail(chosen[0], ValueError("at 7"))
-  assert beside.take(held, Going()) == ""
+  assert beside.take(held, going) == ""
   assert beside.failed == {chosen[0].name: "ValueError: at 7"}
   # Of before: once more, or never.
-  assert Share(chosen, skip_failed=True).take(held, Going()) == ""
+  assert Share(chosen, skip_failed=True).take(held, going) == ""
   with contextlib.ExitStack() as held:
-    assert Share(chosen).take(held, Going()) == chosen[0].name
+    assert Share(chosen).take(held, going) == chosen[0].name
     workers.forget_failures(chosen)
     assert (chosen[0].workdir / rows.ERROR).exists()
   workers.forget_failures(chosen)

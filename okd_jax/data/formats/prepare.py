@@ -3,9 +3,11 @@
 The network is touched only here, and only if files are missing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -14,9 +16,13 @@ import threading
 import urllib.parse
 import urllib.request
 
+import filelock
+
 from okd_jax.data.formats import publisher as readers, tfds as prepared
 from okd_jax.errors import DataError
 from okd_jax.storage.paths import Path
+
+_log = logging.getLogger(__name__)
 
 _PROBE_SECS = 2.0
 _INSTALL = "pip install 'okd-jax[tfds]'"
@@ -82,15 +88,18 @@ def prepare(
         problem = f"{urllib.parse.urlsplit(url).hostname} does not answer"
         raise DataError(_explain(name, data_dir, problem, missing.values()))
   try:
-    data_dir.mkdir(parents=True, exist_ok=True)
-    for url, info in url_infos.items():
-      if info.filename in files:
-        _place(name, data_dir, url, info, files[info.filename])
-    tfds = import_tfds()
-    builder = tfds.builder(name, data_dir=os.fspath(data_dir))
-    builder.download_and_prepare(
-      download_dir=os.fspath(data_dir / "downloads"), file_format="tfrecord"
-    )
+    with _turn(name, data_dir):
+      # By now another program may have done it.
+      if found := prepared.find(name, data_dir):
+        return found
+      for url, info in url_infos.items():
+        if info.filename in files:
+          _place(name, data_dir, url, info, files[info.filename])
+      tfds = import_tfds()
+      builder = tfds.builder(name, data_dir=os.fspath(data_dir))
+      builder.download_and_prepare(
+        download_dir=os.fspath(data_dir / "downloads"), file_format="tfrecord"
+      )
   except DataError:
     raise
   # Builders of 400 data sets raise whatever their own code raises.
@@ -99,6 +108,22 @@ def prepare(
       _explain(name, data_dir, f"{type(error).__name__}: {error}")
     ) from error
   return pathlib.Path(builder.data_dir)
+
+
+@contextlib.contextmanager
+def _turn(name: str, data_dir: pathlib.Path) -> Iterator[None]:
+  """Keeps other programs from preparing a data set; waits for them first."""
+  data_dir.mkdir(parents=True, exist_ok=True)
+  lock = filelock.FileLock(data_dir / f"{name.replace('/', '.')}.lock")
+  try:
+    lock.acquire(blocking=False)
+  except filelock.Timeout:
+    _log.warning("Waiting for another program that prepares '%s'.", name)
+    lock.acquire()
+  try:
+    yield
+  finally:
+    lock.release()
 
 
 def import_tfds():
