@@ -39,6 +39,15 @@ def test_pages_draw_their_formulas_without_network():
     assert (ROOT / "docs" / script).is_file(), script
 
 
+def test_every_picture_is_on_a_page():
+  shown = {
+    page.parent.joinpath(path).resolve()
+    for page in (ROOT / "README.md", *PAGES)
+    for path in re.findall(r"!\[.*?\]\((.*?)\)", page.read_text())
+  }
+  assert shown == set((ROOT / "docs" / "images").iterdir())
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_what_a_page_names_exists(page, capsys):
   text = page.read_text()
