@@ -19,6 +19,7 @@ from okd_jax.errors import ConfigError
 from okd_jax.rules import (
   at_least as at_least,
   between as between,
+  check_value,
   flag as flag,
   one_of as one_of,
   positive as positive,
@@ -221,6 +222,22 @@ class Method(nn.Module):
     self, outputs: Outputs, batch: Batch, ctx: Context
   ) -> MethodOutput:
     raise NotImplementedError
+
+
+def hyperparameters(method: Method | type[Method]) -> list[Any]:
+  """The fields of a method that are its own, not those of linen modules."""
+  return [
+    field
+    for field in dataclasses.fields(method)
+    if field.name not in ("parent", "name")
+  ]
+
+
+def check_hyperparameters(method: Method) -> None:
+  """Raises ConfigError if a hyperparameter breaks its rule."""
+  name = type(method).__module__.rpartition(".")[2]
+  for field in hyperparameters(method):
+    check_value(field, getattr(method, field.name), name)
 
 
 def objective(terms: dict[str, Array], weights: Array | float = 1.0) -> Array:

@@ -141,20 +141,34 @@ def check(section: Any, path: str = "config") -> None:
   """
   for described in dataclasses.fields(section):
     value = getattr(section, described.name)
-    name = f"{path}.{described.name}"
     if dataclasses.is_dataclass(value):
-      check(value, name)
-      continue
-    if value is None:
-      raise ConfigError(
-        f"{name}=None must be set; leave it out for its default."
-      )
-    rule = of(described)
-    if rule and not rule.holds(value):
-      raise ConfigError(f"{name}={value!r} must be {rule.expectation}.")
-    kind = type(described.default)
-    if kind in KINDS and not _is(value, kind):
-      raise ConfigError(f"{name}={value!r} must be {KINDS[kind]}.")
+      check(value, f"{path}.{described.name}")
+    else:
+      check_value(described, value, path)
+
+
+def check_value(
+  described: dataclasses.Field[Any], value: Any, path: str
+) -> None:
+  """Refuses a value that breaks the rule of its field.
+
+  Args:
+    described: the field.
+    value: that is not a dataclass.
+    path: what its class is called by.
+
+  Raises:
+    ConfigError: likewise.
+  """
+  name = f"{path}.{described.name}"
+  if value is None:
+    raise ConfigError(f"{name}=None must be set; leave it out for its default.")
+  rule = of(described)
+  if rule and not rule.holds(value):
+    raise ConfigError(f"{name}={value!r} must be {rule.expectation}.")
+  kind = type(described.default)
+  if kind in KINDS and not _is(value, kind):
+    raise ConfigError(f"{name}={value!r} must be {KINDS[kind]}.")
 
 
 def meanings(described: type) -> dict[str, str]:

@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 from typing import Any
 
-from okd_jax import outside, rules
+from okd_jax import core, outside, rules
 from okd_jax.core import Method
 from okd_jax.errors import closest, ConfigError
 
@@ -61,11 +61,7 @@ def fields(name: str) -> list[dataclasses.Field[Any]]:
     ConfigError: if there is no such method, or if it has a hyperparameter
       that cannot stand in a recipe.
   """
-  found = [
-    field
-    for field in dataclasses.fields(load(name))
-    if field.name not in ("parent", "name")
-  ]
+  found = core.hyperparameters(load(name))
   for field in found:
     if type(field.default) not in rules.KINDS:
       raise ConfigError(
@@ -89,11 +85,14 @@ def make(name: str, **hyperparameters: Any) -> Method:
     **hyperparameters: fields of the method that differ from their defaults.
 
   Raises:
-    ConfigError: if the name or a hyperparameter is unknown.
+    ConfigError: if the name or a hyperparameter is unknown, or if a value
+      breaks the rule of its field.
   """
   method = load(name)
   require_known(name, hyperparameters)
-  return method(**hyperparameters)
+  made = method(**hyperparameters)
+  core.check_hyperparameters(made)
+  return made
 
 
 def require_known(name: str, hyperparameters: dict[str, Any]) -> None:

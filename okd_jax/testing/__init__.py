@@ -11,3 +11,4 @@ from okd_jax.testing._suite import (
   check_method as check_method,
   CHECKS as CHECKS,
 )
+from okd_jax.testing._training import TooFewDevices as TooFewDevices

@@ -19,8 +19,15 @@ _MOST_CURVES = P * P
 
 def terms_are_named_and_shaped(method: core.Method) -> None:
   """Terms are float32 [Q, B] or [B], predictions [B, C], summaries small."""
-  result = jax.eval_shape(
+  shape = random_outputs(method).logits.shape[1:]
+  result: Any = jax.eval_shape(
     functools.partial(apply, method, {}), random_outputs(method)
+  )
+  require(
+    isinstance(result, core.MethodOutput) and isinstance(result.terms, dict),
+    method,
+    "returned no core.MethodOutput of a dict; return "
+    'core.MethodOutput({"name": loss})',
   )
   require(result.terms, method, "returned no term; return one loss at least")
   for name, value in result.terms.items():
@@ -46,7 +53,6 @@ def terms_are_named_and_shaped(method: core.Method) -> None:
       f"returned term '{name}' with {value.shape[0]} rows for {P} peers; "
       "return at most a row a peer",
     )
-  shape = random_outputs(method).logits.shape[1:]
   for name, value in result.predictions.items():
     require(
       value.shape == shape,

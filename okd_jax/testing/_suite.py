@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 from okd_jax import core
-from okd_jax.testing import _checks, _gradients, _training
+from okd_jax.testing import _checks, _declared, _gradients, _training
 
 CHECKS: tuple[Callable[[core.Method], None], ...] = (
+  _declared.properties_make_sense,
   _checks.terms_are_named_and_shaped,
   _gradients.loss_is_finite,
   _checks.depends_on_arguments_alone,
@@ -31,7 +32,20 @@ def check_method(method: core.Method | type[core.Method]) -> None:
 
   Raises:
     AssertionError: saying what the method does, and what to do.
+    TooFewDevices: if meshes cannot be compared here.
   """
   made = method() if isinstance(method, type) else method
+  if not isinstance(made, core.Method):
+    raise AssertionError(
+      f"{made!r} is no method; subclass okd_jax.core.Method."
+    )
   for check in CHECKS:
-    check(made)
+    try:
+      check(made)
+    except (AssertionError, _training.TooFewDevices):
+      raise
+    except Exception as error:  # of the method, whatever it is
+      raise AssertionError(
+        f"{_checks.name_of(made)} fails where {check.__name__} is checked: "
+        f"{type(error).__name__}: {error}. The traceback above says where."
+      ) from error

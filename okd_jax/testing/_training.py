@@ -29,6 +29,10 @@ MESHES = ((1, 1), (2, 2))
 STEPS = 3
 
 
+class TooFewDevices(RuntimeError):
+  """Meshes cannot be compared on the devices that are here."""
+
+
 class Toy(Network):
   """Two convolutions with batch norm, dropout, and a linear classifier."""
 
@@ -62,7 +66,7 @@ def meshes_agree(method: core.Method) -> None:
   """In float64 a few steps end where one device ends, on every mesh."""
   needed = max(data * peer for data, peer in MESHES)
   if len(jax.devices()) < needed:
-    raise RuntimeError(
+    raise TooFewDevices(
       f"meshes are compared on {needed} devices, and {len(jax.devices())} are "
       'here; call jax.config.update("jax_num_cpu_devices", 4) before JAX '
       "computes anything."

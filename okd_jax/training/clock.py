@@ -1,13 +1,22 @@
 """The one place that converts steps and epochs into each other."""
 
 import dataclasses
-from typing import TypeVar
+import numbers
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
+from okd_jax.errors import ConfigError
+
 Array = jax.Array
 Step = TypeVar("Step", int, Array)
+
+
+def require_count(name: str, value: Any) -> None:
+  """Raises ConfigError unless a value is a whole number above 0."""
+  if not isinstance(value, numbers.Integral) or value < 1:
+    raise ConfigError(f"{name}={value!r} must be a whole number above 0.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +27,18 @@ class Clock:
     batch_size: examples in one step.
     train_size: examples seen in one epoch.
     epochs: length of the run.
+
+  Raises:
+    ConfigError: if one of them is no whole number above 0.
   """
 
   batch_size: int
   train_size: int
   epochs: int
+
+  def __post_init__(self) -> None:
+    for field in dataclasses.fields(self):
+      require_count(field.name, getattr(self, field.name))
 
   @property
   def steps_per_epoch(self) -> int:

@@ -6,6 +6,7 @@ from flax import struct
 import jax
 
 from okd_jax.core import Array, Batch, Context, Outputs, Variables
+from okd_jax.errors import ConfigError
 from okd_jax.training import average as average_lib, parts
 from okd_jax.training.setup import Setup
 from okd_jax.training.state import TrainState
@@ -46,9 +47,21 @@ def prepare(
   Returns:
     The inputs, what the method may know, and the memory of the averages after
     the pass.
+
+  Raises:
+    ConfigError: if the method needs a teacher or labels that it is not given.
   """
-  if setup.method.needs.train_labels:
-    assert train_labels is not None, "the method needs labels of all examples"
+  needs = setup.method.needs
+  if needs.train_labels and train_labels is None:
+    raise ConfigError(
+      "the method reads the labels of all training examples; pass "
+      "train_labels, int32 [setup.num_examples], to the step."
+    )
+  if needs.teacher and setup.teacher is None:
+    raise ConfigError(
+      "the method learns from frozen teachers; give the setup a group as "
+      "teacher, and its variables to the step."
+    )
   augment_key, peers_key, method_key = jax.random.split(
     jax.random.fold_in(key, state.step), 3
   )
@@ -80,7 +93,11 @@ def _taught(
 ) -> Outputs | None:
   if setup.teacher is None:
     return None
-  assert teacher is not None, "the setup has a teacher, so the step needs it"
+  if teacher is None:
+    raise ConfigError(
+      "the setup has frozen teachers; pass their variables, as setup.teacher."
+      "init draws them or as they were trained, as `teacher` to the step."
+    )
   first_view = images[0] if images.ndim == 5 else images
   outputs, _ = setup.teacher.apply(teacher, first_view, key, train=False)
   return jax.lax.stop_gradient(outputs)

@@ -11,13 +11,20 @@ from jax.sharding import Mesh
 import optax
 
 from okd_jax import schedules
-from okd_jax.core import Array, Batch, Context, Method, Outputs
+from okd_jax.core import (
+  Array,
+  Batch,
+  check_hyperparameters,
+  Context,
+  Method,
+  Outputs,
+)
 from okd_jax.devices.mesh import DATA
 from okd_jax.errors import ConfigError
 from okd_jax.groups import Group, once
 from okd_jax.tasks.task import Task
 from okd_jax.training import optim, schedule as schedule_lib
-from okd_jax.training.clock import Clock
+from okd_jax.training.clock import Clock, require_count
 from okd_jax.training.schedule import MULTISTEP, Schedule
 
 # Memory of examples has a multiple of this many rows, so that it has the same
@@ -33,8 +40,9 @@ class Setup:
     peers: the group.
     method: turns the group's outputs into loss terms.
     task: what targets and figures mean, and how images are augmented.
-    optimizer: any transformation of optax. If its update takes extra
-      arguments, it gets `learning_rate` where that is known.
+    optimizer: any transformation of optax that can do with gradients and
+      parameters. If its update takes extra arguments, it gets the loss as
+      `value`, and `learning_rate` where that is known.
     batch_size: B, over all devices.
     train_size: examples seen in one epoch.
     epochs: length of the run; a loop of one's own may be of any length.
@@ -53,8 +61,9 @@ class Setup:
       not at hand; see `okd_jax.training.targets`.
 
   Raises:
-    ConfigError: if the method is for another task, or compares peers that are
-      shown different mixtures.
+    ConfigError: if a number or a hyperparameter of the method is out of range,
+      if the method is for another task, or if it compares peers that are shown
+      different mixtures.
   """
 
   peers: Group
@@ -74,6 +83,8 @@ class Setup:
   teacher_example: Outputs | None = None
 
   def __post_init__(self) -> None:
+    check_hyperparameters(self.method)
+    self._check_numbers()
     if self.task.name not in self.method.tasks:
       name = type(self.method).__module__.rpartition(".")[2]
       raise ConfigError(
@@ -86,6 +97,21 @@ class Setup:
         "config.augment.mix_per_peer=True: this method compares what peers or "
         "teachers say of one picture, so all must see the same mixture; set it "
         "to False."
+      )
+
+  def _check_numbers(self) -> None:
+    _ = self.clock  # which refuses three of them
+    require_count("accumulate", self.accumulate)
+    parts = self.accumulate * self.mesh.shape[DATA]
+    if self.batch_size % parts:
+      raise ConfigError(
+        f"batch_size={self.batch_size} must be a multiple of {parts}: each of "
+        f"{self.mesh.shape[DATA]} device(s) of the batch takes it in "
+        f"accumulate={self.accumulate} part(s); change one of them."
+      )
+    if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+      raise ConfigError(
+        f"ema_decay={self.ema_decay!r} must be at least 0 and below 1, or None."
       )
 
   @property

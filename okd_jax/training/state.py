@@ -7,7 +7,6 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
-import optax
 
 from okd_jax.core import Array, Method, Outputs, Variables
 from okd_jax.devices import mesh as mesh_lib
@@ -96,7 +95,7 @@ def _initial_values(setup: Setup, key: Array) -> TrainState:
 def shardings(setup: Setup, state: TrainState) -> Any:
   """The sharding of every leaf of a state or of its shapes."""
   params, memory = specs(setup, state.params, state.memory)
-  opt_state = like_params(setup, state.opt_state, params, otherwise=P())
+  opt_state = like_params(state.opt_state, state.params, params, otherwise=P())
   average = None
   if state.average is not None:
     average = Average(params, without_per_example(setup.method, memory))
@@ -144,25 +143,35 @@ def _params_and_memory(peers: Any, method: Any) -> tuple[Any, Any]:
 
 
 def like_params(
-  setup: Setup, opt_state: Any, params: Any, otherwise: Any
+  opt_state: Any, params: Any, values: Any, otherwise: Any
 ) -> Any:
   """A tree for the optimiser's state from one for the parameters.
 
-  What belongs to no parameter gets `otherwise`.
+  Whatever the optimiser, what it keeps for a parameter lies under the name of
+  that parameter, and is split as it is if the first axes are alike.
+
+  Args:
+    opt_state: arrays or their shapes.
+    params: likewise.
+    values: one for each parameter.
+    otherwise: for what belongs to no parameter, or has another first axis.
   """
+  by_path: dict[Any, tuple[Any, Any]] = {}
 
-  def choose(leaf, value):
-    # Where settings differ by prefix, each group leaves the others' out.
-    return leaf if isinstance(leaf, optax.MaskedNode) else value
+  def note(path, leaf, value):
+    by_path[path] = leaf.shape[:1], value
 
-  return optax.tree.map_params(
-    setup.optimizer,
-    choose,
-    opt_state,
-    params,
-    transform_non_params=lambda _: otherwise,
-    is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
-  )
+  jax.tree_util.tree_map_with_path(note, params, values)
+  lengths = {len(path) for path in by_path}
+
+  def choose(path, leaf):
+    for length in lengths:
+      first, value = by_path.get(path[-length:], (None, None))
+      if first == leaf.shape[:1]:
+        return value
+    return otherwise
+
+  return jax.tree_util.tree_map_with_path(choose, opt_state)
 
 
 def outputs_like(setup: Setup, peers_variables: Variables) -> Outputs:

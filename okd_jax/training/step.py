@@ -72,10 +72,12 @@ def train_step(
   before = (state.params, state.memory, state.opt_state)
   for turn in turns:
     params, memory, opt_state = before
-    grads, new_memory, measured, paused = _gradients(
+    loss, grads, new_memory, measured, paused = _gradients(
       setup, params, memory, inputs, ctx
     )
-    updates, opt_state = optimizer.update(grads, opt_state, params, **rate)
+    updates, opt_state = optimizer.update(
+      grads, opt_state, params, value=loss, **rate
+    )
     after = (optax.apply_updates(params, updates), new_memory, opt_state)
     before = turns_lib.take(setup, before, after, turn, paused)
   params, memory, opt_state = before
@@ -194,29 +196,31 @@ def predict_normalized(
 
 def _gradients(
   setup: Setup, params: Any, memory: Any, inputs: Inputs, ctx: Context
-) -> tuple[Any, Any, dict[str, Any], Array | None]:
-  """The gradient, the memory after it, measures, and who is paused."""
+) -> tuple[Array, Any, Any, dict[str, Any], Array | None]:
+  """The loss, its gradient, the memory then, measures, and who is paused."""
 
   def one(memory, inputs, ctx):
     loss = functools.partial(_loss, setup, inputs=inputs, ctx=ctx)
-    grads, aux = jax.grad(loss, has_aux=True)(params, memory)
+    (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params, memory)
     headline = setup.task.headline_in_step(aux.logits, inputs.batch)
     measured = {
       "terms": {n: jnp.mean(t, -1) for n, t in aux.result.terms.items()},
       "figures": {setup.task.in_step(setup.task.info).name: headline},
       "summaries": aux.result.summaries,
     }
-    return grads, aux.memory, measured, aux.result.paused
+    return value, grads, aux.memory, measured, aux.result.paused
 
   if setup.accumulate == 1:
     return one(memory, inputs, ctx)
 
   def add(carry, part):
     (total, memory), (number, inputs) = carry, part
-    grads, memory, *rest = one(memory, inputs, parts.context(ctx, number))
-    return (jax.tree.map(jnp.add, total, grads), memory), rest
+    value, grads, memory, *rest = one(
+      memory, inputs, parts.context(ctx, number)
+    )
+    return (jax.tree.map(jnp.add, total, grads), memory), (value, *rest)
 
-  (grads, memory), (measured, paused) = parts.scan(
+  (grads, memory), (values, measured, paused) = parts.scan(
     setup,
     add,
     (jax.tree.map(jnp.zeros_like, params), memory),
@@ -226,7 +230,7 @@ def _gradients(
   measured = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), measured)
   # Who is paused in every part.
   paused = None if paused is None else jnp.all(paused, 0)
-  return grads, memory, measured, paused
+  return jnp.mean(values), grads, memory, measured, paused
 
 
 def _loss(

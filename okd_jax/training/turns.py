@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from okd_jax.core import Array
 from okd_jax.training import state as state_lib
@@ -36,7 +35,7 @@ def take(
   params, memory, opt_state = before
   by_params, by_memory = state_lib.owners(setup, params, memory)
   by_state = state_lib.like_params(
-    setup, opt_state, by_params, otherwise=range(0)
+    opt_state, params, by_params, otherwise=range(0)
   )
 
   def select(chosen, owners, before, after):
@@ -54,18 +53,14 @@ def take(
   memory = select(remembers, by_memory, memory, after[1])
   turns = setup.method.turns(setup.peers.num_peers)
   if turn != turns[-1]:
-    opt_state = _with_counts(setup, opt_state, before[2])
+    opt_state = _with_counts(opt_state, before[2], params)
   return params, memory, opt_state
 
 
-def _with_counts(setup: Setup, opt_state: Any, source: Any) -> Any:
+def _with_counts(opt_state: Any, source: Any, params: Any) -> Any:
   """An optimiser's state with what belongs to no parameter from `source`."""
-  belongs = optax.tree.map_params(
-    setup.optimizer,
-    lambda _: True,
-    opt_state,
-    transform_non_params=lambda _: False,
-    is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
+  belongs = state_lib.like_params(
+    opt_state, params, jax.tree.map(lambda _: True, params), otherwise=False
   )
   return jax.tree.map(
     lambda kept, new, old: new if kept else old, belongs, opt_state, source

@@ -1,5 +1,9 @@
 """Every check of the conformance suite refuses a method that is wrong."""
 
+from collections.abc import Callable
+import functools
+from typing import Any
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -144,7 +148,70 @@ class DependsOnMesh(Right):
     return (1 + noise) * super().loss(outputs, batch, ctx)
 
 
+class BelowItsRule(Right):
+  weight: float = core.positive(-1.0)
+
+
+class NoSuchTask(Right):
+  @property
+  def task(self):
+    return "segmentation"
+
+
+class OddNeeds(Right):
+  odd: Any = core.Needs()
+
+  @property
+  def needs(self):
+    return self.odd
+
+
+class NoSuchPeer(Right):
+  which: str = "leader"
+
+  @property
+  def leader(self):
+    return 17 if self.which == "leader" else 0
+
+  def members(self, num_peers):
+    return (0, num_peers) if self.which == "members" else (0,)
+
+  def turns(self, num_peers):
+    return (0, num_peers + 3) if self.which == "turns" else (None,)
+
+
+class Returns(Right):
+  what: Callable[[], Any] = dict
+
+  def __call__(self, outputs, batch, ctx):
+    return self.what()
+
+
 WRONG = [
+  ("properties_make_sense", BelowItsRule, "weight=-1.0 must be .* Give the"),
+  ("properties_make_sense", NoSuchTask, "segmentation.*there are classific"),
+  *(
+    ("properties_make_sense", functools.partial(OddNeeds, odd), message)
+    for odd, message in [
+      ("views", "return core.Needs"),
+      (core.Needs(kind="branch"), "there are replicas and branches"),
+      (core.Needs(trunk_gradient="max"), "it is sum, mean or first"),
+      (core.Needs(ema_decay=1.5), r"must be in \[0, 1\)"),
+      (core.Needs(held_out=0.1), "has no `refresh`"),
+    ]
+  ),
+  *(
+    ("properties_make_sense", functools.partial(NoSuchPeer, which), message)
+    for which, message in [
+      ("leader", "leader=17; of 1 peers it must be"),
+      ("members", r"members \(0, 1\) of 1 peers"),
+      ("turns", r"turns \(0, 4\) of 1 peers"),
+    ]
+  ),
+  *(
+    ("terms_are_named_and_shaped", functools.partial(Returns, what), "return c")
+    for what in (lambda: None, dict, lambda: core.MethodOutput([]))
+  ),
   ("terms_are_named_and_shaped", Reduced, "leave the mean to the step"),
   ("terms_are_named_and_shaped", Capital, "use lower case"),
   ("terms_are_named_and_shaped", Silent, "return one loss at least"),
@@ -183,6 +250,26 @@ def test_wrong_methods_are_told_what_to_do(name, method, message):
 
 def test_every_check_has_a_wrong_method():
   assert {name for name, *_ in WRONG} == {c.__name__ for c in testing.CHECKS}
+
+
+class ReadsItsTeacher(Right):
+  def loss(self, outputs, batch, ctx):
+    raise KeyError("teacher")
+
+
+@pytest.mark.parametrize(
+  ("method", "message"),
+  [
+    (
+      ReadsItsTeacher,
+      "fails where .* KeyError: 'teacher'. The traceback",
+    ),
+    (nn.Dense(3), "is no method; subclass okd_jax.core.Method"),
+  ],
+)
+def test_errors_of_a_method_are_said_to_be_its_own(method, message):
+  with pytest.raises(AssertionError, match=message):
+    testing.check_method(method)
 
 
 @pytest.mark.long

@@ -1,5 +1,6 @@
 """Every optimiser by its paper's update, for every peer as for one network."""
 
+import dataclasses
 import math
 
 import jax
@@ -247,6 +248,54 @@ def test_every_mesh_gives_the_same_numbers(name):
 
   with jax.enable_x64(True):
     runs.assert_close(trained(2, 2), trained(1, 1), rtol=1e-7)
+
+
+# Their states are not only trees like the parameters.
+OF_OPTAX = {
+  "adafactor": optax.adafactor(0.01),
+  "lbfgs": optax.lbfgs(0.01, linesearch=None),
+  "plateau": optax.chain(
+    optax.adam(0.01), optax.contrib.reduce_on_plateau(patience=1)
+  ),
+  "sm3": optax.sm3(0.01),
+}
+
+
+@pytest.mark.parametrize("name", quick.only(["plateau"], OF_OPTAX))
+def test_transformations_of_optax_take_the_place_of_ours(name):
+  """On every mesh; sm3 and adafactor keep arrays of other shapes."""
+
+  def trained(data, peer):
+    recipe = toys.recipe(
+      *("dml",),
+      num_peers=2,
+      data=data,
+      peer=peer,
+      net=toys.Quick(),
+      dtype=jnp.float64,
+    )
+    return runs.train(dataclasses.replace(recipe, optimizer=OF_OPTAX[name]), 4)[
+      0
+    ].params
+
+  with jax.enable_x64(True):
+    runs.assert_close(trained(2, 2), trained(1, 1), rtol=1e-7)
+
+
+def test_an_optimizer_may_read_the_loss():
+  def update(updates, state, params=None, *, value, **others):
+    return jax.tree.map(jnp.zeros_like, updates), value
+
+  recipe = toys.recipe("dml", num_peers=2, net=toys.Quick())
+  reader = optax.GradientTransformationExtraArgs(
+    lambda params: jnp.zeros(()), update
+  )
+  for accumulate in (1, 2):
+    state, measured = runs.train(
+      dataclasses.replace(recipe, optimizer=reader, accumulate=accumulate), 1
+    )
+    total = sum(np.sum(term) for term in measured["terms"].values())
+    np.testing.assert_allclose(state.opt_state, total, rtol=1e-6)
 
 
 def not_an_optimizer(learning_rate):

@@ -1,0 +1,55 @@
+"""What a setup refuses, for people who make one themselves."""
+
+import jax
+import pytest
+
+from okd_jax import methods, training
+from okd_jax.errors import ConfigError
+from okd_jax.methods import dml
+from okd_jax.training import state as state_lib
+import toys
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize(
+  ("changes", "says"),
+  [
+    ({"batch_size": 0}, "batch_size=0 must be a whole number above 0"),
+    ({"train_size": 0}, "train_size=0 must be a whole number above 0"),
+    ({"epochs": 1.5}, "epochs=1.5 must be a whole number above 0"),
+    ({"accumulate": 0}, "accumulate=0 must be a whole number above 0"),
+    ({"accumulate": 3}, "batch_size=16 must be a multiple of 6: each of 2 dev"),
+    ({"batch_size": 7}, "batch_size=7 must be a multiple of 2"),
+    ({"ema_decay": 2.0}, "ema_decay=2.0 must be at least 0 and below 1"),
+    ({"method": dml.Method(temperature=-1.0)}, "dml.temperature=-1.0 must be"),
+  ],
+  ids=lambda value: "" if isinstance(value, str) else str(*value),
+)
+def test_numbers_out_of_range_are_refused(changes, says):
+  with pytest.raises(ConfigError, match=says):
+    toys.recipe(**{"method": "dml", "data": 2} | changes)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), -1.0, "1", None])
+def test_a_method_is_made_by_its_rules(weight):
+  with pytest.raises(ConfigError, match="dml.kd_weight=.* must be"):
+    methods.make("dml", kd_weight=weight)
+
+
+@pytest.mark.parametrize(
+  ("method", "changes", "says"),
+  [
+    ("kd", {"teacher": None}, "give the setup a group as teacher"),
+    ("kd", {}, "pass their variables"),
+    ("mcl_okd", {}, "pass train_labels"),
+  ],
+)
+def test_what_a_method_needs_is_missed_by_name(method, changes, says):
+  setup = toys.recipe(method, **changes)
+  state = state_lib.abstract(setup, KEY)
+  with pytest.raises(ConfigError, match=says):
+    jax.eval_shape(
+      lambda *given: training.train_step(setup, *given),
+      *(state, toys.batch(0), KEY),
+    )
