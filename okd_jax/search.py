@@ -122,8 +122,8 @@ def search(
     What they were judged by, and the trials so far.
 
   Raises:
-    ConfigError: if there are no validation data, or the folder has another
-      study.
+    ConfigError: if there are no trials or no validation data, or if the folder
+      has another study.
     Interrupted: after a signal; the same command goes on.
   """
   config_lib.check(config)
@@ -132,6 +132,8 @@ def search(
       "a search trains one seed at a time, on one machine; leave "
       "config.num_seeds at 1."
     )
+  if trials < 1:
+    raise ConfigError(f"--trials={trials} must be at least 1.")
   if not isinstance(workdir, pathlib.Path):
     raise ConfigError(
       f"--workdir={workdir}: a search needs a folder on this machine."

@@ -103,7 +103,9 @@ def test_new_methods_outside_pass_their_own_test_of_terms(tmp_path):
   assert "1 passed" in shell(command, ROOT)
 
 
-@pytest.mark.parametrize("name", ["dml", "Mean", "a-b", "class", "1st", ""])
+@pytest.mark.parametrize(
+  "name", ["dml", "Mean", "a-b", "class", "1st", "", "jax"]
+)
 def test_names_that_will_not_do_are_refused(name, tmp_path):
   with pytest.raises(ConfigError, match="choose another|name the method"):
     new_method.write(name, tmp_path)
@@ -116,6 +118,12 @@ def test_files_that_are_there_stay(tmp_path):
     new_method.write("mine", tmp_path)
   assert (tmp_path / "test_mine.py").read_text() == "mine"
   assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path):
+  (tmp_path / "lab").write_text("mine")
+  with pytest.raises(ConfigError, match="cannot be written .* choose another"):
+    new_method.write("mine", tmp_path / "lab")
 
 
 @pytest.mark.slow

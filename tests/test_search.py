@@ -54,6 +54,12 @@ def pretending(monkeypatch):
   return ran, events
 
 
+@pytest.mark.parametrize("trials", [0, -3])
+def test_a_search_of_no_trials_is_refused(trials, tmp_path):
+  with pytest.raises(ConfigError, match=f"--trials={trials} must be at least"):
+    search.search(*read(*SEARCHED), trials, tmp_path / "none")
+
+
 def test_an_interrupted_search_makes_the_same_choices(pretending, tmp_path):
   ran, events = pretending
   config, looked = read(*SEARCHED)

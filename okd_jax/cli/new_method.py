@@ -4,6 +4,7 @@ What it writes trains and passes the tests, and is there to be changed.
 """
 
 import argparse
+import importlib.util
 import keyword
 from pathlib import Path
 import re
@@ -196,13 +197,23 @@ def write(name: str, to: Path | None = None) -> list[Path]:
     files = {root / path: text for path, text in _inside(name).items()}
     changed = _listed(root, name)
   else:
+    if importlib.util.find_spec(name):
+      raise ConfigError(
+        f"Python has a module '{name}' already, and would take one for the "
+        "other; choose another name."
+      )
     files = {to / path: text for path, text in _outside(name, to).items()}
   for path in files:
     if path.exists():
       raise ConfigError(f"{path} is there already; choose another name.")
   for path, text in (files | changed).items():
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_text(text)
+    except OSError as error:
+      raise ConfigError(
+        f"--to={to}: {path} cannot be written ({error}); choose another folder."
+      ) from error
   return list(files | changed)
 
 

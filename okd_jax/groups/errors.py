@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import inspect
+from typing import Any
 
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -40,8 +41,22 @@ def check_sizes(stacks: Sequence[Stack], mesh: Mesh, mapping: str) -> None:
     )
 
 
+def check_network(net: Any) -> None:
+  """Raises GroupError unless a network is a linen module."""
+  if isinstance(net, nn.Module):
+    return
+  found = f"the class {net.__name__}" if isinstance(net, type) else repr(net)
+  raise GroupError(
+    f"a peer must be an instance of flax.linen.Module; got {found:.200}. "
+    "okd_jax.backbones.make(name, num_classes) makes one of ours, and "
+    "okd_jax.backbones.nnx_network.make(Class, num_classes) one of a class of "
+    "flax nnx."
+  )
+
+
 def check_call(net: nn.Module) -> None:
   """Raises GroupError unless a network is called as `net(x, train=...)`."""
+  check_network(net)
   arguments = inspect.signature(type(net).__call__).parameters
   kinds = {argument.kind for argument in arguments.values()}
   if "train" in arguments or inspect.Parameter.VAR_KEYWORD in kinds:

@@ -8,7 +8,7 @@ from flax import linen as nn
 import jax
 from jax.sharding import Mesh
 
-from okd_jax.groups.errors import GroupError
+from okd_jax.groups.errors import check_network, GroupError
 from okd_jax.groups.group import Group
 from okd_jax.groups.layout import Stack
 
@@ -117,10 +117,11 @@ def _check_alike(
 
 
 def _part(net: nn.Module, part: str) -> nn.Module:
+  check_network(net)
   if "part" not in {field.name for field in dataclasses.fields(net)}:
     raise GroupError(
       f"{type(net).__name__} has no field 'part' and so cannot be split into "
       "trunk and tail; set config.peers.kind='replicas', or give the network "
-      "the field (see okd_jax.core.Network)."
+      "the field (see okd_jax.backbones.network.Network)."
     )
   return net.clone(part=part)

@@ -1,6 +1,6 @@
 """Groups of peers: both kinds, mixtures, views, users' own networks."""
 
-from flax import linen as nn
+from flax import linen as nn, nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -233,6 +233,9 @@ def test_vmap_and_unroll_agree():
     (lambda: groups.replicas(NET, 0, make_mesh(1)), "at least 1"),
     (lambda: groups.replicas(NET, 2, make_mesh(1), "scan"), "must be one of"),
     (lambda: groups.branches(Plain(), 2, make_mesh(1)), "no field 'part'"),
+    (lambda: groups.replicas(Plain, 2, make_mesh(1)), "got the class Plain"),
+    (lambda: groups.branches("resnet8", 2, make_mesh(1)), "got 'resnet8'"),
+    (lambda: groups.mixed([nnx.Module()], make_mesh(1)), "nnx_network.make"),
   ],
 )
 def test_groups_that_cannot_be_are_refused(make, words):
