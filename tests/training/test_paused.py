@@ -65,7 +65,7 @@ def moved(before, after, setup):
   """For parameters, memory and momentum: which peers have changed."""
   by_params, by_memory = state_lib.owners(setup, before.params, before.memory)
   by_state = state_lib.like_params(
-    setup, before.opt_state, by_params, otherwise=range(0)
+    before.opt_state, before.params, by_params, otherwise=range(0)
   )
   found = []
   for name, owners in (
