@@ -133,14 +133,16 @@ def assert_equal_runs(ours, theirs):
       np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-def assert_close_runs(ours, theirs):
+def assert_close_runs(ours, theirs, jumps=None):
+  """Equal to rounding, and to `jumps` what an example at an edge changes."""
+  # One example of the 360 may be on the edge of another class.
+  jumps = {"accuracy": 0.003} | (jumps or {})
   a_records, b_records = metrics(ours), metrics(theirs)
   assert len(a_records) == len(b_records) > 0
   for a, b in zip(a_records, b_records, strict=True):
     assert a.keys() == b.keys()
     for name in a.keys() - {"kind"}:
-      # One example of the 360 may be on the edge of another class.
-      atol = 0.003 if "accuracy" in name else 1e-4
+      atol = max([1e-4, *(jumps[part] for part in jumps if part in name)])
       np.testing.assert_allclose(
         a[name], b[name], rtol=1e-3, atol=atol, err_msg=name
       )
@@ -210,7 +212,10 @@ def test_keypoints_on_two_processes(tmp_path):
   stream = "--config.data.source=stream"
   two = job(tmp_path / "two", "okdhp", "4x1", *flags, stream, OFTEN, stop_at=3)
   in_pair([two])
-  assert_close_runs(tmp_path / "two", tmp_path / "one")
+  # Biases before normalisation have no gradient but rounding, of which Adam
+  # makes whole steps; training does not feel that, running statistics do.
+  jumps = {"test/": 0.1}
+  assert_close_runs(tmp_path / "two", tmp_path / "one", jumps)
 
 
 @pytest.mark.slow
