@@ -24,8 +24,9 @@ from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import CheckpointError, ConfigError, DataError
 from okd_jax.runs import records, run as run_lib, trackers
 from okd_jax.settings import build, freeze
+from okd_jax.tasks import asking as asking_lib
 from okd_jax.training import state as state_lib
-from okd_jax.weights import exported, init_from
+from okd_jax.weights import exported, init_from, predict
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,6 +112,62 @@ def test_predict_reads_any_image(trained, pictures, capsys):
   best = by_leader[1]["predictions"][0]
   assert best["class"] == str(int(np.argmax(probabilities)))
   assert best["probability"] == pytest.approx(float(probabilities.max()), 1e-4)
+
+
+class Painting(asking_lib.Asking):
+  """Draws what it was asked about, in red."""
+
+  heads = ()
+
+  def question(self, file, number):
+    return asking_lib.Question(file, np.zeros((1, 2)))
+
+  def answer(self, question, logits):
+    return []
+
+  def cells(self, answer):
+    return []
+
+  def draw(self, file, answer):
+    return Image.new("RGB", (3, 2), "red")
+
+
+@pytest.fixture
+def painter(monkeypatch):
+  network = predict.Network(Painting({}), lambda views: views)
+  monkeypatch.setattr(predict, "open_network", lambda *args, **kwargs: network)
+
+
+def test_drawings_replace_drawings_alone(painter, pictures, tmp_path, capsys):
+  shutil.copy(pictures / "a.png", pictures / "a_2.png")
+  shutil.copy(pictures / "a.png", pictures / "more" / "a.png")
+  before = {p: p.read_bytes() for p in pictures.rglob("*") if p.is_file()}
+  for _ in range(2):
+    command("predict", "net", pictures, f"--draw={tmp_path / 'drawn'}")
+  drawn = sorted(path.name for path in (tmp_path / "drawn").iterdir())
+  assert drawn == ["a.png", "a_2.png", "a_3.png", "b.png", "c.png", "d.png"]
+  # Not one that is asked about, another one, a link to one, or a drawing.
+  (tmp_path / "links").mkdir()
+  (tmp_path / "links" / "b.png").symlink_to(pictures / "b.jpg")
+  for asked, folder in (
+    (pictures / "a.png", pictures),
+    (pictures / "more" / "a.png", pictures),
+    (pictures / "b.jpg", tmp_path / "links"),
+    (tmp_path / "drawn" / "c.png", tmp_path / "drawn"),
+  ):
+    with leaving(ConfigError.exit_code):
+      command("predict", "net", asked, f"--draw={folder}")
+    assert "choose another folder" in capsys.readouterr().err
+  assert {p: p.read_bytes() for p in before} == before
+
+
+def test_what_says_nothing_to_draw_is_not_asked(
+  trained, pictures, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(predict, "ask", None)
+  with leaving(ConfigError.exit_code):
+    command("predict", trained, pictures, f"--draw={tmp_path}")
+  assert "leave --draw out" in capsys.readouterr().err
 
 
 def test_export_and_plot_say_what_they_wrote(trained, tmp_path, capsys):
