@@ -44,7 +44,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   )
   command.add_argument(
     "--show",
-    type=common.path,
+    type=_png,
     metavar="FILE.png",
     help="draw some pictures a class, as a network sees them in training",
   )
@@ -120,6 +120,13 @@ def _division(config: data.Config, path: str) -> dict[str, int]:
   return {
     split: len(positions[split]) for split in ("train", "validation", "test")
   }
+
+
+def _png(text: str) -> paths.Path:
+  path = common.to_write(common.path, folder=False)(text)
+  if path.suffix.lower() != ".png":
+    raise argparse.ArgumentTypeError(f"{path} must be a file that ends in .png")
+  return path
 
 
 def _given(args: argparse.Namespace, section: str) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   )
   command.add_argument(
     "--to",
-    type=common.place,
+    type=common.to_write(common.place, folder=True),
     metavar="DIR",
     help="folder for the files of --per-class; per_class/SPLIT in the work "
     "directory of the run by default",

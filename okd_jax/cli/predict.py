@@ -37,18 +37,24 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     metavar="IMAGE",
     help="files or folders",
   )
-  for flag, metavar, what in (
-    (
-      "boxes",
-      "FILE",
-      "keypoints: COCO annotations or detections, where to look",
-    ),
-    ("to", "FILE", "write JSON; of keypoints results as COCO has them"),
-    ("draw", "DIR", "keypoints: write the pictures with the figures found"),
-  ):
-    command.add_argument(
-      f"--{flag}", type=common.path, metavar=metavar, help=what
-    )
+  command.add_argument(
+    "--boxes",
+    type=common.path,
+    metavar="FILE",
+    help="keypoints: COCO annotations or detections, where to look",
+  )
+  command.add_argument(
+    "--to",
+    type=common.to_write(common.path, folder=False),
+    metavar="FILE",
+    help="write JSON; of keypoints results as COCO has them",
+  )
+  command.add_argument(
+    "--draw",
+    type=common.to_write(common.path, folder=True),
+    metavar="DIR",
+    help="keypoints: write the pictures with the figures found",
+  )
   common.add_seed(command)
   common.add_json(command)
 

@@ -170,6 +170,41 @@ def test_what_says_nothing_to_draw_is_not_asked(
   assert "leave --draw out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("above", ["file", "file/in", "dangling", "x" * 300])
+@pytest.mark.parametrize(
+  "given, folder",
+  [
+    ("export run --to", True),
+    ("plot run --to", True),
+    ("eval run --to", True),
+    ("new-method name --to", True),
+    ("predict run a.png --draw", True),
+    ("predict run a.png --to", False),
+    ("report run --to", False),
+    ("data folder --show", False),
+  ],
+)
+def test_places_that_cannot_be_written_are_refused_at_once(
+  tmp_path, capsys, given, folder, above
+):
+  (tmp_path / "file").touch()
+  (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+  (tmp_path / "there.png").mkdir()
+  *words, flag = given.split()
+  places = [tmp_path / above] if folder else [tmp_path / above / "a.png"]
+  for place in [*places, *([] if folder else [tmp_path / "there.png"])]:
+    with leaving(ConfigError.exit_code):
+      command(*words, f"{flag}={place}")
+    said = capsys.readouterr().err
+    assert f"{place} cannot be written" in said and "another place" in said
+
+
+def test_a_sheet_is_a_png(tmp_path, capsys):
+  with leaving(ConfigError.exit_code):
+    command("data", tmp_path, f"--show={tmp_path / 'sheet.xyz'}")
+  assert "sheet.xyz must be a file that ends in .png" in capsys.readouterr().err
+
+
 def test_export_and_plot_say_what_they_wrote(trained, tmp_path, capsys):
   command("export", trained, "--what=peer_1", f"--to={tmp_path / 'one'}")
   assert f"is in {tmp_path / 'one'}." in capsys.readouterr().out
