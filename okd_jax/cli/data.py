@@ -110,9 +110,12 @@ def run(args: argparse.Namespace) -> None:
 
 def _division(config: data.Config, path: str) -> dict[str, int]:
   """How many examples training uses of each split, found without decoding."""
-  from okd_jax.data.formats import listing, tfds as prepared
+  from okd_jax.data.formats import finder, listing, tfds as prepared
 
-  listed = listing.from_folder(path, config.image_size, config.test_fraction)
+  found = finder.find(path)
+  listed = listing.of_found(
+    config.name, found, config.image_size, config.test_fraction
+  )
   if config.source != "stream":
     size = config.image_size
     prepared.allocate(path, (len(listed.train.labels), size, size, 3))

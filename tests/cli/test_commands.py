@@ -266,13 +266,15 @@ def test_data_reports_damage_and_duplicates(pictures, tmp_path, capsys):
   said = capsys.readouterr().out
   assert "30 x 17" in said
   assert f"Equal files: {folder / 'cat/x.png'}, {folder / 'dog/x.png'}" in said
+  (folder / "dog" / "y.png").symlink_to(tmp_path / "nothing.png")
   (folder / "dog" / "z.png").write_bytes(content[:100])
   with leaving(DataError.exit_code):
     command("data", folder, "--json")
   report = json.loads(capsys.readouterr().out)
-  assert report["counts"] == {"all": {"cat": 1, "dog": 3}}
+  assert report["counts"] == {"all": {"cat": 1, "dog": 4}}
   assert report["sizes"] == {"30x17": 2, "8x8": 1}
-  assert list(report["damaged"]) == [str(folder / "dog" / "z.png")]
+  damaged = [str(folder / "dog" / name) for name in ("y.png", "z.png")]
+  assert list(report["damaged"]) == damaged
 
 
 def test_doctor_reports_what_is_wrong(monkeypatch, capsys):
