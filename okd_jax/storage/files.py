@@ -220,12 +220,12 @@ def replacing(folder: Path, last: str) -> Iterator[pathlib.Path]:
     filled.mkdir()
     yield filled
     # Only whole folders ever have the final name.
-    if folder.exists():
-      folder.rename(replaced)
     try:
+      if folder.exists():
+        folder.rename(replaced)
       filled.rename(folder)
-    except OSError:
-      if replaced.exists():
+    except BaseException:
+      if replaced.exists() and not folder.exists():
         replaced.rename(folder)
       raise
 

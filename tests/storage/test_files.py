@@ -1,5 +1,6 @@
 """Files that are whole or not there, and what lies beside them."""
 
+import pathlib
 import stat
 
 import pytest
@@ -46,6 +47,26 @@ def test_what_fails_leaves_what_was_there(tmp_path):
     (filled / "card").write_text("half")
     raise RuntimeError
   assert everything(tmp_path) == {"page", "net"}
+
+
+def test_a_folder_that_is_not_replaced_stays(tmp_path, monkeypatch):
+  rename = pathlib.Path.rename
+
+  def interrupted(path, to):
+    if path.name == "new":
+      raise KeyboardInterrupt
+    return rename(path, to)
+
+  (tmp_path / "net").mkdir()
+  (tmp_path / "net" / "card").write_text("old")
+  monkeypatch.setattr(pathlib.Path, "rename", interrupted)
+  with (
+    pytest.raises(KeyboardInterrupt),
+    files.replacing(tmp_path / "net", "card"),
+  ):
+    pass
+  assert (tmp_path / "net" / "card").read_text() == "old"
+  assert everything(tmp_path) == {"net", "net/card"}
 
 
 def test_others_may_read_what_is_written(tmp_path):
