@@ -1,6 +1,6 @@
 """The training loop: one function, read from top to bottom."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
 import logging
@@ -150,25 +150,30 @@ def _open(
   init_from.check(config, workdir)
   mesh = layout.mesh(config)
   source = build.source(config, mesh)
-  run_lib.require_same_data(workdir, source)
+  steps = workdir_lib.checkpoints(config, workdir).steps()
+  if steps:  # without one it begins anew, and may do so with other data
+    run_lib.require_same_data(workdir, source)
   teacher_group, frozen = teacher.load(config, source.info, mesh)
   setup = build.setup(
     config, source.info, source.train_size, mesh, teacher_group
   )
   build.check_networks(setup)
-  _require_same_rates(config, setup, source, workdir)
+  _require_same_rates(config, setup, source, workdir, steps)
   return source, autotune.choose_mapping(setup), frozen
 
 
 def _require_same_rates(
-  config: RunConfig, setup: Setup, source: Source, workdir: Path
+  config: RunConfig,
+  setup: Setup,
+  source: Source,
+  workdir: Path,
+  steps: Sequence[int],
 ) -> None:
   """Refuses another number of epochs if what is done would have felt it.
 
   Otherwise the run is, to the bit, one that began with that number.
   """
   saved = run_lib.saved_config(workdir)
-  steps = workdir_lib.checkpoints(config, workdir).steps()
   if not saved or not steps:
     return
   epochs = saved.get("epochs")

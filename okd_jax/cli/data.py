@@ -44,7 +44,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   )
   command.add_argument(
     "--show",
-    type=common.path,
+    type=_png,
     metavar="FILE.png",
     help="draw some pictures a class, as a network sees them in training",
   )
@@ -110,9 +110,12 @@ def run(args: argparse.Namespace) -> None:
 
 def _division(config: data.Config, path: str) -> dict[str, int]:
   """How many examples training uses of each split, found without decoding."""
-  from okd_jax.data.formats import listing, tfds as prepared
+  from okd_jax.data.formats import finder, listing, tfds as prepared
 
-  listed = listing.from_folder(path, config.image_size, config.test_fraction)
+  found = finder.find(path)
+  listed = listing.of_found(
+    config.name, found, config.image_size, config.test_fraction
+  )
   if config.source != "stream":
     size = config.image_size
     prepared.allocate(path, (len(listed.train.labels), size, size, 3))
@@ -120,6 +123,13 @@ def _division(config: data.Config, path: str) -> dict[str, int]:
   return {
     split: len(positions[split]) for split in ("train", "validation", "test")
   }
+
+
+def _png(text: str) -> paths.Path:
+  path = common.to_write(common.path, folder=False)(text)
+  if path.suffix.lower() != ".png":
+    raise argparse.ArgumentTypeError(f"{path} must be a file that ends in .png")
+  return path
 
 
 def _given(args: argparse.Namespace, section: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from okd_jax.tasks.figure import (
   PEERS_MEAN,
   prediction,
 )
-from okd_jax.tasks.task import Task
+from okd_jax.tasks.task import Measure, Task
 from okd_jax.training.closely import Closely
 from okd_jax.training.evaluate import Evaluator
 
@@ -52,7 +52,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   )
   command.add_argument(
     "--to",
-    type=common.place,
+    type=common.to_write(common.place, folder=True),
     metavar="DIR",
     help="folder for the files of --per-class; per_class/SPLIT in the work "
     "directory of the run by default",
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> None:
     return
   title = f"{only.workdir}, step {only.step}, {args.split} split"
   _show(title, only.values, only.task, only.count)
-  _show_extra(only)
+  _show_extra([only])
 
 
 def _evaluate(workdir: Path, args: argparse.Namespace) -> _Evaluated:
@@ -229,25 +229,32 @@ def _report_several(
       for who in spreads
     ],
   )
+  _show_extra(found)
 
 
-def _show_extra(found: _Evaluated) -> None:
-  """Shows the first k, and what there is of each class."""
-  measures = found.task.measures
-  if found.first:
-    shown = [m for m in measures if m.name in found.first[0]]
+def _show_extra(found: Sequence[_Evaluated]) -> None:
+  """Shows the first k of all runs together, and the classes of each run."""
+
+  def text(measure: Measure, value: Mapping[str, float]) -> str:
+    several = len(found) > 1
+    return measure.spread(**value) if several else measure.text(value["mean"])
+
+  firsts = zip(*(each.first for each in found), strict=True)
+  if spreads := [spread.over(first) for first in firsts]:
+    shown = [m for m in found[0].task.measures if m.name in spreads[0]]
     display.table(
       "Ensemble of the first k members",
       ["k", *(m.title for m in shown)],
       [
-        [str(k), *(m.text(figures[m.name]) for m in shown)]
-        for k, figures in enumerate(found.first, 1)
+        [str(k), *(text(m, values[m.name]) for m in shown)]
+        for k, values in enumerate(spreads, 1)
       ],
     )
-  for table in found.closer.tables() if found.closer else []:
-    display.table(table.title, table.columns, table.rows)
-    for note in table.notes:
-      print(note)
+  for closer in (each.closer for each in found if each.closer):
+    for table in closer.tables():
+      display.table(table.title, table.columns, table.rows)
+      for note in table.notes:
+        print(note)
 
 
 def _by_prediction(

@@ -18,7 +18,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   )
   command.add_argument(
     "--to",
-    type=common.place,
+    type=common.to_write(common.place, folder=True),
     help="folder, with one a seed in it if there are several; named after "
     "--what in WORKDIR by default",
   )

@@ -12,7 +12,6 @@ from okd_jax.cli import common
 from okd_jax.data.keypoints import load, pictures
 from okd_jax.data.keypoints.figures import Figure
 from okd_jax.devices.mesh import make_mesh
-from okd_jax.errors import ConfigError
 from okd_jax.runs import display
 from okd_jax.tasks import keypoint_drawing, keypoint_maps
 from okd_jax.tasks.keypoints import STRIDE, Task
@@ -29,7 +28,6 @@ def run(config: data.Config, show: Path | None, *, as_json: bool) -> None:
     as_json: print for programs.
 
   Raises:
-    ConfigError: if `show` is no PNG.
     DataError: for what training would refuse as well.
   """
   found = load.find(config)
@@ -79,8 +77,6 @@ def _show(name: str, counts: dict[str, Any], found: Any) -> None:
 
 
 def _draw(config: data.Config, path: Path) -> None:
-  if path.suffix.lower() != ".png":
-    raise ConfigError(f"--show={path} must be a file that ends in .png.")
   source = data.make(config, batch_size=1, eval_batch_size=1, seed=0)
   count = min(_SHOWN, source.train_size)
   source.batch_size = count

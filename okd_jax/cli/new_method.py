@@ -154,7 +154,7 @@ def add_arguments(command: Any) -> None:
   command.add_argument("name", metavar="NAME", help="lower_case, as a module's")
   command.add_argument(
     "--to",
-    type=common.path,
+    type=common.to_write(common.path, folder=True),
     metavar="DIR",
     help="write outside the package, there",
   )

@@ -20,7 +20,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   common.add_seed(command)
   command.add_argument(
     "--to",
-    type=common.place,
+    type=common.to_write(common.place, folder=True),
     metavar="DIR",
     help="folder for the pictures; by default plots in WORKDIR, or "
     "plots/together in the first of several",

@@ -2,9 +2,13 @@
 
 import argparse
 from collections.abc import Sequence
+import itertools
 import json
+import os
 import pathlib
 from typing import Any
+
+from PIL import Image, PngImagePlugin
 
 from okd_jax.cli import common
 from okd_jax.errors import ConfigError, DataError
@@ -13,6 +17,9 @@ from okd_jax.storage import files as storage
 from okd_jax.storage.paths import Path
 from okd_jax.tasks.asking import Asking
 from okd_jax.weights import exported, predict
+
+# What a drawing says of itself, so that nothing else is ever replaced.
+_SOFTWARE = {"Software": "okd_jax"}
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -30,18 +37,24 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     metavar="IMAGE",
     help="files or folders",
   )
-  for flag, metavar, what in (
-    (
-      "boxes",
-      "FILE",
-      "keypoints: COCO annotations or detections, where to look",
-    ),
-    ("to", "FILE", "write JSON; of keypoints results as COCO has them"),
-    ("draw", "DIR", "keypoints: write the pictures with the figures found"),
-  ):
-    command.add_argument(
-      f"--{flag}", type=common.path, metavar=metavar, help=what
-    )
+  command.add_argument(
+    "--boxes",
+    type=common.path,
+    metavar="FILE",
+    help="keypoints: COCO annotations or detections, where to look",
+  )
+  command.add_argument(
+    "--to",
+    type=common.to_write(common.path, folder=False),
+    metavar="FILE",
+    help="write JSON; of keypoints results as COCO has them",
+  )
+  command.add_argument(
+    "--draw",
+    type=common.to_write(common.path, folder=True),
+    metavar="DIR",
+    help="keypoints: write the pictures with the figures found",
+  )
   common.add_seed(command)
   common.add_json(command)
 
@@ -50,7 +63,8 @@ def run(args: argparse.Namespace) -> None:
   """Runs the command.
 
   Raises:
-    ConfigError: if several networks were to write one file.
+    ConfigError: if several networks were to write one file, or a drawing can
+      not be made or would replace what is none.
     DataError: naming the files that cannot be asked about, after the others.
   """
   target: Path = args.target
@@ -64,11 +78,12 @@ def run(args: argparse.Namespace) -> None:
     )
   networks = [predict.open_network(each, boxes=args.boxes) for each in targets]
   files = predict.find(args.images)
+  first = networks[0].asking
+  places = _places(first, files, args.draw) if args.draw else []
   with display.progress("pictures", len(files)) as progress:
     results = predict.ask(networks, files, progress)
-  first = networks[0].asking
   if args.draw:
-    _draw(first, results[0], args.draw)
+    _draw(first, results[0], places)
   if args.to:
     content = json.dumps(first.document(results[0]), indent=2) + "\n"
     storage.make_folder(args.to.parent)
@@ -102,16 +117,53 @@ def _show(
     display.table(title, ["image", *asking.heads], rows)
 
 
+def _places(
+  asking: Asking, files: Sequence[Path], folder: pathlib.Path
+) -> list[pathlib.Path]:
+  """Where the drawings of files go, each to a place of its own.
+
+  Raises:
+    ConfigError: if nothing is drawn, or one would replace what is no drawing.
+  """
+  asking.require_drawing()
+  asked = {os.path.realpath(file) for file in files}
+  places: dict[pathlib.Path, None] = {}
+  for file in files:
+    # Files of several folders may have one name.
+    others = (f"{file.stem}_{number}" for number in itertools.count(2))
+    names = itertools.chain([file.stem], others)
+    made = (folder / f"{name}.png" for name in names)
+    place = next(place for place in made if place not in places)
+    places[place] = None
+    if os.path.realpath(place) in asked or not _is_free(place):
+      raise ConfigError(
+        f"--draw={folder} would replace {place}, which is no drawing of an "
+        "earlier call; choose another folder."
+      )
+  return list(places)
+
+
+def _is_free(place: pathlib.Path) -> bool:
+  """Whether there is nothing, or a drawing."""
+  if not os.path.lexists(place):
+    return True
+  try:
+    with Image.open(place, formats=["PNG"]) as image:
+      return _SOFTWARE.items() <= image.info.items()
+  except OSError:
+    return False
+
+
 def _draw(
-  asking: Asking, results: Sequence[dict[str, Any]], folder: pathlib.Path
+  asking: Asking,
+  results: Sequence[dict[str, Any]],
+  places: Sequence[pathlib.Path],
 ) -> None:
-  folder.mkdir(parents=True, exist_ok=True)
-  taken: set[str] = set()
-  for number, result in enumerate(results):
+  about = PngImagePlugin.PngInfo()
+  for key, text in _SOFTWARE.items():
+    about.add_text(key, text)
+  for result, place in zip(results, places, strict=True):
     if "predictions" in result:
-      file = pathlib.Path(result["image"])
-      # Files of several folders may have one name.
-      name = file.stem if file.stem not in taken else f"{file.stem}_{number}"
-      taken.add(name)
-      drawn = asking.draw(file, result["predictions"])
-      drawn.save(folder / f"{name}.png")
+      place.parent.mkdir(parents=True, exist_ok=True)
+      drawn = asking.draw(pathlib.Path(result["image"]), result["predictions"])
+      drawn.save(place, pnginfo=about)

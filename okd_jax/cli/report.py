@@ -13,7 +13,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   common.add_seed(command)
   command.add_argument(
     "--to",
-    type=common.place,
+    type=common.to_write(common.place, folder=False),
     help="file; report.html in the first WORKDIR by default",
   )
 

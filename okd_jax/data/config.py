@@ -115,6 +115,10 @@ def check(config_data: Config | Mapping[str, Any]) -> Config:
       given["keypoints"] = Keypoints(**given["keypoints"])
     config = Config(**given)
   rules.check(config, "config.data")
+  if config.name in (FOLDER, KEYPOINTS):
+    raise ConfigError(
+      f"config.data.name={config.name!r} must go on with the path of a folder."
+    )
   if config.keypoints.boxes and config.name != "coco_keypoints":
     raise ConfigError(
       f"config.data.keypoints.boxes={config.keypoints.boxes!r} must be empty "

@@ -12,6 +12,7 @@ where Pillow leaves a choice:
 - Of several frames the first one is taken.
 """
 
+import contextlib
 import functools
 import io
 import os
@@ -19,7 +20,7 @@ import re
 from typing import Literal
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 # Shorter side of a test image to the side of the crop: 256 to 224.
 MARGIN = 256 / 224
@@ -141,14 +142,12 @@ def is_plain(encoded: bytes, *, exif: bool = True) -> bool:
   They do for JPEG and PNG of 8 bits, grey or in colour, without transparency
   or orientation. Looks at the header alone.
   """
-  try:
+  # Of damaged files `decode` says how.
+  with contextlib.suppress(IndexError, ValueError):
     if encoded.startswith(_JPEG):
       return _plain_jpeg(encoded, exif)
     if encoded.startswith(_PNG):
       return _plain_png(encoded)
-  # Damaged; `decode` says how.
-  except (IndexError, ValueError):
-    pass
   return False
 
 
@@ -162,6 +161,9 @@ def _rgb(encoded: bytes, exif: bool) -> Image.Image:
       return _as_rgb(image)
   except Undecodable:
     raise
+  except UnidentifiedImageError as error:
+    why = "it is no picture that can be read" if encoded else "it is empty"
+    raise Undecodable(why) from error
   except Image.DecompressionBombError as error:
     raise Undecodable(
       f"it has more pixels than {_limit():,}, the limit of Pillow against "
@@ -174,11 +176,9 @@ def _rgb(encoded: bytes, exif: bool) -> Image.Image:
 
 
 def _turn_upright(image: Image.Image) -> None:
-  try:
-    ImageOps.exif_transpose(image, in_place=True)
   # Damaged EXIF says nothing; the picture is as good as without.
-  except Exception:
-    pass
+  with contextlib.suppress(Exception):
+    ImageOps.exif_transpose(image, in_place=True)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

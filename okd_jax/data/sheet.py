@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw
 from okd_jax import data
 from okd_jax.data import mixing
 from okd_jax.data.augmentation import Augment, PLAIN
-from okd_jax.errors import ConfigError
 
 _A_CLASS = 8
 _MOST_CLASSES = 50
@@ -33,11 +32,8 @@ def write(
     how: what else changes pictures.
 
   Raises:
-    ConfigError: if `path` is no PNG.
     DataError: if the data cannot be read.
   """
-  if path.suffix.lower() != ".png":
-    raise ConfigError(f"--show={path} must be a file that ends in .png.")
   # A batch of another kind is put together below.
   alone = dataclasses.replace(config, per_class=0)
   source = data.make(alone, batch_size=1, eval_batch_size=1, seed=0)

@@ -112,7 +112,7 @@ def saved_config(workdir: Path) -> dict[str, Any] | None:
   """The configuration of the run in a work directory; None if there is none.
 
   Raises:
-    ConfigError: if its file is damaged.
+    ConfigError: if its file is damaged, or cannot be read.
   """
   path = workdir / _CONFIG
   try:
@@ -121,7 +121,12 @@ def saved_config(workdir: Path) -> dict[str, Any] | None:
     saved = json.loads(path.read_text())
     if not isinstance(saved, dict):
       raise ValueError("it holds no object")
-  except (OSError, ValueError) as error:
+  except OSError as error:
+    raise ConfigError(
+      f"{path} cannot be read ({error.strerror}); mend that, or choose another "
+      "--workdir."
+    ) from error
+  except ValueError as error:
     raise ConfigError(
       f"{path} is damaged ({error}), so it cannot be told which run is there. "
       "Choose another --workdir; or remove the file, if this command is the "

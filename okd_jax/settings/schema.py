@@ -41,8 +41,13 @@ _SOME_SEEDS = Rule(
   lambda v: 0 < len(v) == len(set(v)) and all(0 <= w < _MOST for w in v),
   f"whole numbers from 0 and below {_MOST}, at least one, and none twice",
 )
-_WEIGHT = Rule(
-  lambda v: 0 <= v <= rules.LARGEST, "at least 0", (-1.0, math.inf, math.nan)
+_WEIGHTS = Rule(
+  lambda v: (
+    all(0 <= weight <= rules.LARGEST for weight in v)
+    and max(v, default=1.0) >= rules.SMALLEST
+  ),
+  "empty, or numbers, each of them at least 0, and one of them above 0",
+  (("a",), (None,), (-1.0,), (math.inf,), (math.nan,), (0.0, 0.0)),
 )
 _KINDS = ("replicas", "branches")
 
@@ -170,7 +175,7 @@ class RunConfig:
   image_std: tuple[float, ...] = rules.each((), rules.POSITIVE)
   pad_mode: str = rules.one_of("constant", "constant", "reflect", "symmetric")
   label_smoothing: float = rules.between(0.0, 0, 1, added=True)
-  class_weights: tuple[float, ...] = rules.each((), _WEIGHT, added=True)
+  class_weights: tuple[float, ...] = rules.field((), _WEIGHTS, added=True)
   init_from: str = rules.text("", _PATH)
   init_from_head: bool = rules.flag(True, added=True)
   log_steps: int = rules.between(50, 1, _MOST, free_on_resume=True)

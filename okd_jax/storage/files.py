@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import os
 import pathlib
-import shutil
+import secrets
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -18,35 +18,36 @@ from okd_jax.storage.paths import Path
 if TYPE_CHECKING:
   from etils import epath
 
+# Of what lies beside people's files for a while; the rest is a random name,
+# so nothing is ever in its place.
+_OURS = ".okd_jax_"
 
-def write(
-  path: Path,
-  content: str | bytes,
-  *,
-  durable: bool = False,
-  shared: bool = False,
-) -> None:
+
+def write(path: Path, content: str | bytes, *, durable: bool = False) -> None:
   """Writes a file so that a reader sees the old content or the new one.
 
+  Several processes may write it at the same time.
+
   Args:
-    path: of the file; while it is written, `<name>.tmp` lies beside it on a
-      disk.
+    path: of the file.
     content: text is written as UTF-8.
     durable: return only when it would outlive a loss of power.
-    shared: several processes may write it at the same time.
   """
   raw = content.encode() if isinstance(content, str) else content
   if not isinstance(path, pathlib.Path):
     path.write_bytes(raw)
     return
-  writer = f".{os.getpid()}" if shared else ""
-  temporary = path.with_name(f"{path.name}{writer}.tmp")
-  with temporary.open("wb") as file:
-    file.write(raw)
-    if durable:
-      file.flush()
-      os.fsync(file.fileno())
-  os.replace(temporary, path)
+  temporary = path.with_name(f"{_OURS}{secrets.token_hex(8)}.tmp")
+  try:
+    with temporary.open("xb") as file:
+      file.write(raw)
+      if durable:
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
   if durable:
     _sync(path.parent)
 
@@ -64,10 +65,8 @@ def remove_folder(path: Path) -> None:
       path.rmtree()
     return
   if path.exists():
-    removed = path.with_name(f"{path.name}.deleted")
-    shutil.rmtree(removed, ignore_errors=True)
-    path.rename(removed)
-    shutil.rmtree(removed)
+    with _beside(path, ".deleted") as made:
+      path.rename(made / "removed")
 
 
 def names_below(folder: Path) -> list[str]:
@@ -214,19 +213,28 @@ def replacing(folder: Path, last: str) -> Iterator[pathlib.Path]:
       for file in sorted(inside, key=lambda p: p == filled / last):
         write(folder / file.relative_to(filled).as_posix(), file.read_bytes())
     return
-  filled = folder.with_name(f"{folder.name}.tmp")
-  shutil.rmtree(filled, ignore_errors=True)
-  filled.mkdir(parents=True)
-  yield filled
-  # Only whole folders ever have the final name.
-  if folder.exists():
-    replaced = folder.with_name(f"{folder.name}.old")
-    shutil.rmtree(replaced, ignore_errors=True)
-    folder.rename(replaced)
-    filled.rename(folder)
-    shutil.rmtree(replaced)
-  else:
-    filled.rename(folder)
+  make_folder(folder.parent)
+  with _beside(folder, ".tmp") as made:
+    filled, replaced = made / "new", made / "old"
+    # Inside, as a temporary folder itself is closed to others.
+    filled.mkdir()
+    yield filled
+    # Only whole folders ever have the final name.
+    try:
+      if folder.exists():
+        folder.rename(replaced)
+      filled.rename(folder)
+    except BaseException:
+      if replaced.exists() and not folder.exists():
+        replaced.rename(folder)
+      raise
+
+
+@contextlib.contextmanager
+def _beside(path: pathlib.Path, ending: str) -> Iterator[pathlib.Path]:
+  """A folder on the disk of another one, removed afterwards."""
+  with tempfile.TemporaryDirectory(ending, _OURS, path.parent) as made:
+    yield pathlib.Path(made)
 
 
 def _sync(directory: pathlib.Path) -> None:

@@ -76,14 +76,14 @@ class Asking(abc.ABC):
     """All results, as a file has them; as `predict` returns them by default."""
     return list(results)
 
-  def draw(self, file: Path, answer: Any) -> Picture:
-    """The picture with the answer in it.
+  def require_drawing(self) -> None:
+    """Raises ConfigError if answers are nothing that `draw` can show."""
+    if type(self).draw is Asking.draw:
+      raise ConfigError(
+        f"a network for '{self.card['task']}' says nothing that can be drawn "
+        "into a picture; leave --draw out."
+      )
 
-    Raises:
-      ConfigError: if there is nothing to be drawn.
-    """
-    del file, answer
-    raise ConfigError(
-      f"a network for '{self.card['task']}' says nothing that can be drawn "
-      "into a picture; leave --draw out."
-    )
+  def draw(self, file: Path, answer: Any) -> Picture:
+    """The picture with the answer in it, where a task has such pictures."""
+    raise NotImplementedError

@@ -99,7 +99,7 @@ def _kept(setup: Setup, group: Group, cache: Path) -> dict[str, float]:
     return json.loads(kept.read_text())
   seconds = measure(alone, jax.device_put(images, device))
   cache.mkdir(parents=True, exist_ok=True)
-  files.write(kept, json.dumps(seconds), shared=True)
+  files.write(kept, json.dumps(seconds))
   return seconds
 
 

@@ -24,8 +24,9 @@ from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import CheckpointError, ConfigError, DataError
 from okd_jax.runs import records, run as run_lib, trackers
 from okd_jax.settings import build, freeze
+from okd_jax.tasks import asking as asking_lib
 from okd_jax.training import state as state_lib
-from okd_jax.weights import exported, init_from
+from okd_jax.weights import exported, init_from, predict
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,6 +114,97 @@ def test_predict_reads_any_image(trained, pictures, capsys):
   assert best["probability"] == pytest.approx(float(probabilities.max()), 1e-4)
 
 
+class Painting(asking_lib.Asking):
+  """Draws what it was asked about, in red."""
+
+  heads = ()
+
+  def question(self, file, number):
+    return asking_lib.Question(file, np.zeros((1, 2)))
+
+  def answer(self, question, logits):
+    return []
+
+  def cells(self, answer):
+    return []
+
+  def draw(self, file, answer):
+    return Image.new("RGB", (3, 2), "red")
+
+
+@pytest.fixture
+def painter(monkeypatch):
+  network = predict.Network(Painting({}), lambda views: views)
+  monkeypatch.setattr(predict, "open_network", lambda *args, **kwargs: network)
+
+
+def test_drawings_replace_drawings_alone(painter, pictures, tmp_path, capsys):
+  shutil.copy(pictures / "a.png", pictures / "a_2.png")
+  shutil.copy(pictures / "a.png", pictures / "more" / "a.png")
+  before = {p: p.read_bytes() for p in pictures.rglob("*") if p.is_file()}
+  for _ in range(2):
+    command("predict", "net", pictures, f"--draw={tmp_path / 'drawn'}")
+  drawn = sorted(path.name for path in (tmp_path / "drawn").iterdir())
+  assert drawn == ["a.png", "a_2.png", "a_3.png", "b.png", "c.png", "d.png"]
+  # Not one that is asked about, another one, a link to one, or a drawing.
+  (tmp_path / "links").mkdir()
+  (tmp_path / "links" / "b.png").symlink_to(pictures / "b.jpg")
+  for asked, folder in (
+    (pictures / "a.png", pictures),
+    (pictures / "more" / "a.png", pictures),
+    (pictures / "b.jpg", tmp_path / "links"),
+    (tmp_path / "drawn" / "c.png", tmp_path / "drawn"),
+  ):
+    with leaving(ConfigError.exit_code):
+      command("predict", "net", asked, f"--draw={folder}")
+    assert "choose another folder" in capsys.readouterr().err
+  assert {p: p.read_bytes() for p in before} == before
+
+
+def test_what_says_nothing_to_draw_is_not_asked(
+  trained, pictures, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(predict, "ask", None)
+  with leaving(ConfigError.exit_code):
+    command("predict", trained, pictures, f"--draw={tmp_path}")
+  assert "leave --draw out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("above", ["file", "file/in", "dangling", "x" * 300])
+@pytest.mark.parametrize(
+  "given, folder",
+  [
+    ("export run --to", True),
+    ("plot run --to", True),
+    ("eval run --to", True),
+    ("new-method name --to", True),
+    ("predict run a.png --draw", True),
+    ("predict run a.png --to", False),
+    ("report run --to", False),
+    ("data folder --show", False),
+  ],
+)
+def test_places_that_cannot_be_written_are_refused_at_once(
+  tmp_path, capsys, given, folder, above
+):
+  (tmp_path / "file").touch()
+  (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+  (tmp_path / "there.png").mkdir()
+  *words, flag = given.split()
+  places = [tmp_path / above] if folder else [tmp_path / above / "a.png"]
+  for place in [*places, *([] if folder else [tmp_path / "there.png"])]:
+    with leaving(ConfigError.exit_code):
+      command(*words, f"{flag}={place}")
+    said = capsys.readouterr().err
+    assert f"{place} cannot be written" in said and "another place" in said
+
+
+def test_a_sheet_is_a_png(tmp_path, capsys):
+  with leaving(ConfigError.exit_code):
+    command("data", tmp_path, f"--show={tmp_path / 'sheet.xyz'}")
+  assert "sheet.xyz must be a file that ends in .png" in capsys.readouterr().err
+
+
 def test_export_and_plot_say_what_they_wrote(trained, tmp_path, capsys):
   command("export", trained, "--what=peer_1", f"--to={tmp_path / 'one'}")
   assert f"is in {tmp_path / 'one'}." in capsys.readouterr().out
@@ -174,13 +266,15 @@ def test_data_reports_damage_and_duplicates(pictures, tmp_path, capsys):
   said = capsys.readouterr().out
   assert "30 x 17" in said
   assert f"Equal files: {folder / 'cat/x.png'}, {folder / 'dog/x.png'}" in said
+  (folder / "dog" / "y.png").symlink_to(tmp_path / "nothing.png")
   (folder / "dog" / "z.png").write_bytes(content[:100])
   with leaving(DataError.exit_code):
     command("data", folder, "--json")
   report = json.loads(capsys.readouterr().out)
-  assert report["counts"] == {"all": {"cat": 1, "dog": 3}}
+  assert report["counts"] == {"all": {"cat": 1, "dog": 4}}
   assert report["sizes"] == {"30x17": 2, "8x8": 1}
-  assert list(report["damaged"]) == [str(folder / "dog" / "z.png")]
+  damaged = [str(folder / "dog" / name) for name in ("y.png", "z.png")]
+  assert list(report["damaged"]) == damaged
 
 
 def test_doctor_reports_what_is_wrong(monkeypatch, capsys):

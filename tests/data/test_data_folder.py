@@ -1,5 +1,7 @@
 """Folders of images of several kinds, sizes and states."""
 
+import shutil
+
 import jax
 import numpy as np
 from PIL import Image
@@ -259,6 +261,31 @@ def test_files_that_people_have_are_found(tmp_path):
   assert made.info.num_train == 4 + len(red)
   assert made.notes == found.notes
   assert any("2 (red/empty, red/notes.txt)" in note for note in made.notes)
+
+
+@pytest.mark.parametrize("name", ["blue", "train/blue", "val"])
+def test_a_lost_folder_is_no_smaller_set(tmp_path, name):
+  root = tmp_path / "set"
+  write_classes(root if name == "blue" else root / "train", 2)
+  shutil.rmtree(root / name, ignore_errors=True)
+  (root / name).symlink_to(tmp_path / "unmounted")
+  with pytest.raises(DataError, match=f"set/{name} is a link to nothing.*Mend"):
+    finder.find(str(root))
+
+
+def test_links_to_themselves_and_to_nothing(tmp_path):
+  """Anything else is left out and named; pictures are damaged."""
+  write_classes(tmp_path, 2)
+  (tmp_path / "red" / "loop").symlink_to(tmp_path / "red" / "loop")
+  found = finder.find(str(tmp_path))
+  assert found.left_out == {finder.BROKEN: (tmp_path / "red" / "loop",)}
+  lost = [tmp_path / "red" / "lost.png", tmp_path / "red" / "loop.png"]
+  lost[0].symlink_to(tmp_path / "unmounted.png")
+  lost[1].symlink_to(lost[1])
+  assert set(folder.check_folder(str(tmp_path)).damaged) == set(lost)
+  for source in ("memory", "stream"):
+    with pytest.raises(DataError, match="red/lo(op|st).png cannot be"):
+      make(tmp_path, source)
 
 
 def test_advice_destroys_nothing(tmp_path):

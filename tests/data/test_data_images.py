@@ -132,6 +132,12 @@ def test_damaged_exif_says_nothing():
   assert off_by(images.decode(content), without) == 0
 
 
+def test_what_is_no_picture_is_told_in_words():
+  for content, words in ((b"", "it is empty"), (b"text", "it is no picture")):
+    with pytest.raises(images.Undecodable, match=words):
+      images.decode(content)
+
+
 @pytest.mark.parametrize(
   ("mode", "values", "message"),
   [

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -350,6 +353,37 @@ def test_damaged_image_is_named(tmp_path):
   path.write_bytes(path.read_bytes()[:500])
   with pytest.raises(DataError, match="dog/1.jpg holds an image that"):
     take(make(tmp_path, test_fraction=0.25), 2)
+
+
+@pytest.mark.long  # imports TensorFlow once more
+def test_damage_is_told_once(tmp_path):
+  """In a process of its own, as TensorFlow is told once what to print."""
+  for name in ("cat", "dog"):
+    (tmp_path / name).mkdir()
+    picture(0, (8, 8)).save(tmp_path / name / "a.png")
+  (tmp_path / "dog" / "b.png").write_bytes(b"none")
+  program = f"""
+from okd_jax import data
+from okd_jax.errors import DataError
+config = {{
+  "name": "folder:{tmp_path}", "source": "stream", "test_fraction": 0.0
+}}
+source = data.make(config, batch_size=3, eval_batch_size=1, seed=0)
+try:
+  next(source.batches(0))
+except DataError as error:
+  print(error)
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", program],
+    env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "1"},  # as JAX leaves it
+    capture_output=True,
+    text=True,
+    timeout=200,
+  )
+  assert f"{tmp_path}/dog/b.png holds an image that cannot" in done.stdout
+  assert "Traceback" not in done.stderr
+  assert "Undecodable" not in done.stderr
 
 
 def test_files_read_together_fail_each_at_its_own_place(tmp_path):

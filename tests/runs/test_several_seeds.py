@@ -12,6 +12,7 @@ import pytest
 
 from configs import common, okddip_digits
 from okd_jax import __main__, seeds
+from okd_jax.cli import eval as eval_lib
 from okd_jax.data import picture
 from okd_jax.errors import ConfigError, DataError
 from okd_jax.results import curves
@@ -100,6 +101,22 @@ def test_all_seeds_are_evaluated(folder, capsys):
   mean, deviation = statistics.fmean(values), statistics.stdev(values)
   assert f"{100 * mean:.2f} ± {100 * deviation:.2f} %" in shown
   assert "over 2 seeds" in shown
+
+
+def test_a_closer_look_at_all_seeds(folder, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(eval_lib, "_draw", lambda *args: None)
+  copied = shutil.copytree(folder, tmp_path / "run")
+  command("eval", copied, "--all-peers", "--json")
+  runs = [*json.loads(capsys.readouterr().out)["runs"].values()]
+  command("eval", copied, "--all-peers", "--per-class")
+  shown = capsys.readouterr().out
+  table = shown.partition("Ensemble of the first k members")[2]
+  for k in runs[0]["ensemble_of_first"]:
+    found = [run["ensemble_of_first"][k]["accuracy"] for run in runs]
+    mean, deviation = statistics.fmean(found), statistics.stdev(found)
+    assert f"{100 * mean:.2f} ± {100 * deviation:.2f} %" in table
+  for seed in SEEDS:
+    assert f"Classes, seed {seed}" in shown
 
 
 def test_a_seed_that_is_not_there_is_refused(folder, capsys):

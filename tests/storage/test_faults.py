@@ -225,6 +225,20 @@ def test_a_full_disk_ends_with_one_message(finished, monkeypatch, capsys):
   assert Checkpoints(finished / "checkpoints").latest_verified() == 80
 
 
+@pytest.mark.parametrize(
+  "number",
+  [
+    *(errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
+    errno.ENAMETOOLONG,
+  ],
+)
+def test_places_that_cannot_be_written_end_with_a_message(number, capsys):
+  with pytest.raises(SystemExit) as left, cli.exit_codes():
+    raise OSError(number, os.strerror(number))
+  assert left.value.code == CheckpointError.exit_code
+  assert os.strerror(number) in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOENT])
 def test_other_failures_of_the_system_keep_their_traceback(number):
   with pytest.raises(OSError), cli.exit_codes():

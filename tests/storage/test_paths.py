@@ -1,6 +1,7 @@
 """Paths as people have and write them: every one that the file system takes."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -223,6 +224,17 @@ def test_the_work_directory_is_expanded(home):
     common.read_recipe(argv)
 
 
+def test_a_work_directory_that_cannot_be_is_refused(tmp_path):
+  recipe = Path(okddip_digits.__file__)
+  (tmp_path / "file").touch()
+  for name, why in (("file", "file is no folder"), ("x" * 300, "too long")):
+    argv = ["main.py", f"--config={recipe}", f"--workdir={tmp_path / name}"]
+    with pytest.raises(ConfigError, match=f"cannot be written: .*{why}"):
+      common.read_recipe(argv)
+  with pytest.raises(ConfigError, match="cannot be read .File name too long"):
+    run_lib.saved_config(tmp_path / ("x" * 300))
+
+
 def test_every_argument_that_is_a_path_is_expanded(home):
   import importlib
 
@@ -233,15 +245,19 @@ def test_every_argument_that_is_a_path_is_expanded(home):
     module.add_arguments(parser)
     for action in parser._actions:
       assert action.type is not Path, f"{name}: {action.dest}"
-      if action.type in (common.path, common.place):
-        found.add((name, action.dest))
-        assert action.type("~/a") == home / "a"
+      refused = (argparse.ArgumentTypeError, TypeError, ValueError)
+      with contextlib.suppress(*refused):
+        if action.type("~/a.png") == home / "a.png":
+          found.add((name, action.dest))
   assert {
     ("eval", "workdir"),
     ("eval", "data"),
     ("export", "to"),
     ("predict", "target"),
     ("predict", "images"),
+    ("predict", "boxes"),
+    ("predict", "to"),
+    ("predict", "draw"),
     ("plot", "workdirs"),
     ("plot", "to"),
     ("report", "to"),

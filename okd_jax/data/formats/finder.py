@@ -6,7 +6,11 @@ import pathlib
 import re
 
 from okd_jax.data.formats import index, walk
-from okd_jax.data.formats.walk import FOREIGN as FOREIGN, HIDDEN as HIDDEN
+from okd_jax.data.formats.walk import (
+  BROKEN as BROKEN,
+  FOREIGN as FOREIGN,
+  HIDDEN as HIDDEN,
+)
 from okd_jax.errors import DataError
 from okd_jax.storage import paths
 from okd_jax.storage.paths import Path
@@ -84,6 +88,7 @@ def find(path: str) -> Found:
     seen = _look(root)
   tops = _by_folder(seen, "", seen.names)
   roles = _roles(root, tops)
+  _require_no_lost_folder(seen, roles)
   if not roles:
     folders = {ALL: ""}
     notes += _class_called_train(tops)
@@ -208,6 +213,18 @@ def _classes(folder: Path, classes: Classes, root: Path) -> Classes:
   raise DataError(
     f"{said} Add pictures, or move folders that are no classes elsewhere."
   )
+
+
+def _require_no_lost_folder(seen: walk.Seen, roles: dict[str, str]) -> None:
+  """Refuses links to nothing where the folders of splits or classes are."""
+  places = {"", *roles.values()}
+  # Indices of earlier releases do not tell links to nothing.
+  for name in seen.left_out.get(BROKEN, ()):
+    if name.rpartition("/")[0] in places:
+      raise DataError(
+        f"{seen.root / name} is a link to nothing, and may have been a folder "
+        "of pictures. Mend the link, or remove it."
+      )
 
 
 def _require_same_classes(

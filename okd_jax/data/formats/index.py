@@ -181,7 +181,7 @@ def _write(root: Path, kind: str, content: dict[str, Any]) -> Path:
   digest = hashlib.sha256(packed).hexdigest().encode()
   path = root / walk.INDEX
   try:
-    files.write(path, b"\n".join((_FIRST, digest, packed)), shared=True)
+    files.write(path, b"\n".join((_FIRST, digest, packed)))
   except OSError as error:
     raise _unwritable(path, error) from error
   return path

@@ -29,19 +29,24 @@ class Listing(DataSet[Files]):
 def from_folder(path: str, image_size: int, test_fraction: float) -> Listing:
   """Lists a folder of class folders, of the structure of `folder.read`."""
   found = finder.find(path)
+  lines = fingerprint.describe(
+    found.root, found.files, found.seen.sums, found.seen.sizes
+  )
+  listing = of_found(f"folder:{path}", found, image_size, test_fraction)
+  return dataclasses.replace(listing, files=lines)
+
+
+def of_found(
+  name: str, found: finder.Found, image_size: int, test_fraction: float
+) -> Listing:
+  """Lists the pictures of a folder, whether or not they can be read."""
   listed = stored.of_folder(found)
   validation = listed.pop(finder.VALIDATION, None)
   train, *rest = listed.values()
   listing = _list(
-    f"folder:{path}", train, rest, found.class_names, image_size, test_fraction
+    name, train, rest, found.class_names, image_size, test_fraction
   )
-  listing = dataclasses.replace(
-    listing,
-    notes=found.notes,
-    files=fingerprint.describe(
-      found.root, found.files, found.seen.sums, found.seen.sizes
-    ),
-  )
+  listing = dataclasses.replace(listing, notes=found.notes)
   if validation is None:
     return listing
   return dataclasses.replace(

@@ -25,6 +25,7 @@ from okd_jax.storage.paths import Path
 _log = logging.getLogger(__name__)
 
 _PROBE_SECS = 2.0
+_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _INSTALL = "pip install 'okd-jax[tfds]'"
 
 
@@ -128,7 +129,10 @@ def _turn(name: str, data_dir: pathlib.Path) -> Iterator[None]:
 
 def import_tfds():
   """Imports TensorFlow, keeps it off the accelerators, returns tfds."""
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  # It would print the traceback of every error that is raised inside of it.
+  # 1 is from JAX, which was imported before, and stands for no choice.
+  if os.environ.get(_LEVEL, "1") == "1":
+    os.environ[_LEVEL] = "2"
   try:
     import tensorflow as tf
     import tensorflow_datasets as tfds

@@ -22,6 +22,7 @@ _HEAD = 2**20
 
 HIDDEN = "hidden, or a system's own"
 FOREIGN = "no pictures"
+BROKEN = "links to nothing"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +51,13 @@ def look(root: Path) -> Seen:
   """Looks at every name below a folder.
 
   Files whose names end like a picture's are taken at their word; the others
-  are looked at. Hidden files and what systems leave behind are left out.
+  are looked at. Hidden files, what systems leave behind and other links to
+  nothing are left out.
   """
   if not isinstance(root, pathlib.Path):
     return _look_in_bucket(root)
   folders: dict[str, int] = {}
-  found = Seen(root, [], {HIDDEN: [], FOREIGN: []}, folders)
+  found = Seen(root, [], {HIDDEN: [], FOREIGN: [], BROKEN: []}, folders)
   for name, why in _walk(str(root), "", frozenset(), folders):
     (found.left_out[why] if why else found.names).append(name)
   return found
@@ -70,7 +72,9 @@ def below(
     The pictures, as `look` finds them, and what is left out, by reason.
   """
   pictures: list[pathlib.Path] = []
-  left_out: dict[str, list[pathlib.Path]] = {HIDDEN: [], FOREIGN: []}
+  left_out: dict[str, list[pathlib.Path]] = {
+    why: [] for why in (HIDDEN, FOREIGN, BROKEN)
+  }
   for path in paths:
     found = look(path)
     pictures += [path / name for name in found.names]
@@ -98,12 +102,16 @@ def _walk(
     name = f"{inside}/{entry.name}" if inside else entry.name
     if entry.name == INDEX:
       continue
+    # So is a link to itself.
+    is_broken = entry.is_symlink() and not os.path.exists(entry.path)
     if is_hidden(entry.name):
       yield name, HIDDEN
-    elif entry.is_dir():
+    elif not is_broken and entry.is_dir():
       yield from _walk(root, name, parents | {here}, folders)
     elif _ends_like_one(name):
       yield name, None
+    elif is_broken:
+      yield name, BROKEN
     else:
       yield name, None if images.is_picture(entry.path) else FOREIGN
 
@@ -138,9 +146,8 @@ def _look_in_bucket(root: Path) -> Seen:
       foreign.append(name)
   others = set(foreign)
   names = [name for name in names if name not in others]
-  return Seen(
-    root, names, {HIDDEN: list(hidden), FOREIGN: foreign}, folders, sizes
-  )
+  left_out = {HIDDEN: list(hidden), FOREIGN: foreign, BROKEN: []}
+  return Seen(root, names, left_out, folders, sizes)
 
 
 def _ends_like_one(name: str) -> bool:

@@ -1,0 +1,77 @@
+"""Files that are whole or not there, and what lies beside them."""
+
+import pathlib
+import stat
+
+import pytest
+
+from okd_jax.storage import files
+
+
+def everything(folder):
+  return {p.relative_to(folder).as_posix() for p in folder.rglob("*")}
+
+
+@pytest.fixture
+def people(tmp_path):
+  """What people may have called their own."""
+  for name in ("net.old", "net.tmp", "net.deleted"):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "theirs").write_text("precious")
+  for name in ("page.tmp", "page.1.tmp"):
+    (tmp_path / name).write_text("precious")
+  return everything(tmp_path)
+
+
+def test_nothing_beside_is_touched(people, tmp_path):
+  for content in ("first", "second"):
+    files.write(tmp_path / "page", content)
+    with files.replacing(tmp_path / "net", "card") as filled:
+      (filled / "card").write_text(content)
+    assert (tmp_path / "page").read_text() == content
+    assert (tmp_path / "net" / "card").read_text() == content
+    assert everything(tmp_path) == people | {"page", "net", "net/card"}
+  files.remove_folder(tmp_path / "net")
+  assert everything(tmp_path) == people | {"page"}
+
+
+def test_what_fails_leaves_what_was_there(tmp_path):
+  (tmp_path / "page").mkdir()
+  with pytest.raises(IsADirectoryError):
+    files.write(tmp_path / "page", "text")
+  (tmp_path / "net").mkdir()
+  with (
+    pytest.raises(RuntimeError),
+    files.replacing(tmp_path / "net", "card") as filled,
+  ):
+    (filled / "card").write_text("half")
+    raise RuntimeError
+  assert everything(tmp_path) == {"page", "net"}
+
+
+def test_a_folder_that_is_not_replaced_stays(tmp_path, monkeypatch):
+  rename = pathlib.Path.rename
+
+  def interrupted(path, to):
+    if path.name == "new":
+      raise KeyboardInterrupt
+    return rename(path, to)
+
+  (tmp_path / "net").mkdir()
+  (tmp_path / "net" / "card").write_text("old")
+  monkeypatch.setattr(pathlib.Path, "rename", interrupted)
+  with (
+    pytest.raises(KeyboardInterrupt),
+    files.replacing(tmp_path / "net", "card"),
+  ):
+    pass
+  assert (tmp_path / "net" / "card").read_text() == "old"
+  assert everything(tmp_path) == {"net", "net/card"}
+
+
+def test_others_may_read_what_is_written(tmp_path):
+  with files.replacing(tmp_path / "net", "card"):
+    pass
+  (tmp_path / "mine").mkdir()
+  modes = [stat.S_IMODE((tmp_path / n).stat().st_mode) for n in ("net", "mine")]
+  assert modes[0] == modes[1]
