@@ -254,14 +254,14 @@ def check_temperature(
   It is a scalar, or broadcasts with the shapes of predictions, if given.
   """
   expected = "a positive number"
-  if predictions:
-    expected += " or an array that broadcasts over the predictions"
 
   def fits(shape):
-    together = broadcast_shapes(shape, *predictions) if predictions else None
-    return shape == () or together is not None
+    return bool(predictions) or not shape
 
   check_numbers(function, argument, temperature, expected, is_positive, fits)
+  if broadcast_shapes(np.shape(temperature), *predictions) is None:
+    expected = "a scalar or an array that broadcasts over the predictions"
+    refuse(function, argument, expected, describe(temperature))
 
 
 def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
