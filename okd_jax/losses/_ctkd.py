@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from okd_jax.losses._divergences import nll
+from okd_jax.losses._divergences import gap_of, nll
 from okd_jax.losses._inputs import (
   Array,
   as_floats,
   as_labels,
+  as_list,
   check_weights,
   refuse,
   Scalar,
@@ -35,6 +36,8 @@ def ctkd(
   :math:`\|z_c - z_s\|_2^2`, and the attention of an expert, the sum over
   stages of the mean over positions of :math:`(Q(F) - Q(X))^2` with Q as in
   `spatial_attention`. The loss is the sum over terms of the mean over examples.
+  A class that student and teacher mask takes no part in the hint; one that only
+  one of them masks makes it infinite, with a gradient from the other classes.
 
   Args:
     student_logits: float [B, C].
@@ -75,6 +78,8 @@ def ctkd(
     scratch_logits=(scratch_logits, "B C"),
   )
   labels = as_labels("ctkd", labels, student_logits)
+  student_maps = as_list("ctkd", "student_maps", student_maps)
+  expert_maps = as_list("ctkd", "expert_maps", expert_maps)
   if len(student_maps) != len(expert_maps):
     expected = f"as many stages as student_maps, {len(student_maps)}"
     refuse("ctkd", "expert_maps", expected, f"{len(expert_maps)}")
@@ -90,7 +95,9 @@ def ctkd(
       expert_maps=(expert, "B H W E"),
     )
     attention += attention_distance(maps, expert)
-  hint = jnp.sum(jnp.square(target - student_logits), axis=-1)
+  masked_once = (target == -jnp.inf) != (student_logits == -jnp.inf)
+  squares = jnp.square(gap_of(target, student_logits))
+  hint = jnp.sum(jnp.where(masked_once, jnp.inf, squares), axis=-1)
   return {
     "student_ce": nll(student_logits, labels),
     "scratch_ce": nll(scratch_logits, labels),

@@ -165,13 +165,14 @@ def softened_kl(
   >>> print(f"{softened_kl(x, -x, temperature=4.0)[0]:.2f}")
   2.92
   """
-  check_temperature("softened_kl", temperature)
   check_not_negative("softened_kl", "eps", eps)
   student_logits, teacher_logits = as_floats(
     "softened_kl",
     student_logits=(student_logits, "... C"),
     teacher_logits=(teacher_logits, "... C"),
   )
+  predictions = (student_logits.shape[:-1], teacher_logits.shape[:-1])
+  check_temperature("softened_kl", temperature, predictions=predictions)
   return kl(student_logits, teacher_logits, temperature, eps)
 
 
@@ -235,11 +236,14 @@ def softened_cross_entropy(
   >>> softened_cross_entropy(x, x, temperature=1.0).round(2)
   Array([0.69], dtype=float32)
   """
-  check_temperature("softened_cross_entropy", temperature)
   student_logits, teacher_logits = as_floats(
     "softened_cross_entropy",
     student_logits=(student_logits, "... C"),
     teacher_logits=(teacher_logits, "... C"),
+  )
+  predictions = (student_logits.shape[:-1], teacher_logits.shape[:-1])
+  check_temperature(
+    "softened_cross_entropy", temperature, predictions=predictions
   )
   log_probs = softened_log_softmax(student_logits, temperature)
   target_log_probs = softened_log_softmax(teacher_logits, temperature)

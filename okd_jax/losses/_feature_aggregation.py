@@ -6,8 +6,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from okd_jax.losses._inputs import Array, as_floats, refuse
+from okd_jax.losses._inputs import (
+  Array,
+  as_floats,
+  as_list,
+  describe,
+  refuse,
+)
 from okd_jax.losses._peers import HIGHEST
+
+# Of every convolution, and by form the others, with the letters of their axes.
+OF_VIEWS = ("conv_kernels", "conv_bias", "bn_scale", "bn_bias")
+AXES = {
+  "code": {"W1": "D m", "b1": "m", "W2": "T m J", "b2": "T J"},
+  "paper": {
+    "point_kernels": "K D m",
+    "point_bias": "K m",
+    "pool_kernel": "D m",
+    "pool_bias": "m",
+    "W": "F O",
+    "b": "O'",
+  },
+}
 
 
 def feature_aggregation(
@@ -44,8 +64,8 @@ def feature_aggregation(
     The ensemble, [B, h, w, J], and the weights, [B, T, J].
 
   Raises:
-    ValueError: if the shapes do not match, a dtype is not floating, or for an
-      unknown `form`.
+    ValueError: if the shapes do not match, a dtype is not floating, params
+      lack one, or for an unknown `form`.
 
   References:
     Li et al., `Online Knowledge Distillation for Efficient Pose Estimation
@@ -61,15 +81,12 @@ def feature_aggregation(
     features=(features, "B H W D"),
     maps=(maps, "T B h w J"),
   )
+  params = _checked_params(features, maps, params, form)
   num_branches, num_joints = maps.shape[0], maps.shape[-1]
   views = [
-    _conv_norm_relu(features, *view, eps)
-    for view in zip(
-      params["conv_kernels"],
-      params["conv_bias"],
-      params["bn_scale"],
-      params["bn_bias"],
-      strict=True,
+    _conv_norm_relu(features, kernel, bias, scale, shift, eps)
+    for kernel, bias, scale, shift in zip(
+      *(params[name] for name in OF_VIEWS), strict=True
     )
   ]
   attend = _logits_of_the_code if form == "code" else _logits_of_the_paper
@@ -78,6 +95,47 @@ def feature_aggregation(
   attention = jax.nn.softmax(logits, axis=1)
   ensemble = jnp.einsum("btj,tbhwj->bhwj", attention, maps, precision=HIGHEST)
   return ensemble, attention
+
+
+def _checked_params(features, maps, params, form) -> dict[str, Any]:
+  """Everything in it that the form wants, floats of the shapes that fit."""
+  function, letters = "feature_aggregation", AXES[form]
+  names = ", ".join(f"'{name}'" for name in (*OF_VIEWS, *letters))
+  if not isinstance(params, Mapping):
+    refuse(function, "params", f"a mapping with {names}", describe(params))
+  missing = [name for name in (*OF_VIEWS, *letters) if name not in params]
+  if missing:
+    refuse(function, "params", f"a mapping with {names}", f"no {missing}")
+  first, *vectors = OF_VIEWS
+  kernels = as_list(function, f"params['{first}']", params[first])
+  axes = dict.fromkeys(vectors, "K D") | letters
+  _, _, *arrays = as_floats(
+    function,
+    features=(features, "B H W D"),
+    maps=(maps, "T B h w J"),
+    **{f"params['{name}']": (params[name], axes[name]) for name in axes},
+  )
+  checked: dict[str, Any] = dict(zip(axes, arrays, strict=True))
+  num_views = len(checked[vectors[0]])
+  if len(kernels) != num_views or not kernels:
+    expected = f"a kernel, at least one, for each of {num_views} rows of biases"
+    refuse(function, f"params['{first}']", expected, f"{len(kernels)}")
+  checked[first] = [
+    as_floats(
+      function,
+      features=(features, "B H W D"),
+      **{f"params['{first}'][{i}]": (kernel, "k k D D")},
+    )[1]
+    for i, kernel in enumerate(kernels)
+  ]
+  if form == "paper":
+    num_rows = (num_views + 1) * len(checked["pool_bias"])
+    num_logits = maps.shape[0] * maps.shape[-1]
+    for name, shape in (("W", (num_rows, num_logits)), ("b", (num_logits,))):
+      if checked[name].shape != shape:
+        got = describe(checked[name])
+        refuse(function, f"params['{name}']", f"float {list(shape)}", got)
+  return checked
 
 
 def _conv_norm_relu(features, kernel, bias, scale, shift, eps):

@@ -9,6 +9,7 @@ from okd_jax.losses._inputs import (
   as_floats,
   as_labels,
   check_not_negative,
+  check_peers,
   check_temperature,
   check_weights,
   Scalar,
@@ -48,7 +49,7 @@ def ffl(
 
   Raises:
     AssertionError: if the shapes do not match or a dtype is wrong.
-    ValueError: for an invalid temperature.
+    ValueError: for no sub-network or an invalid temperature.
 
   References:
     Kim et al., `Feature Fusion for Online Mutual Knowledge Distillation
@@ -67,6 +68,7 @@ def ffl(
     subnet_logits=(subnet_logits, "P B C"),
     fused_logits=(fused_logits, "B C"),
   )
+  check_peers("ffl", "subnet_logits", subnet_logits, at_least=1)
   labels = as_labels("ffl", labels, subnet_logits)
   fused_target = jax.lax.stop_gradient(fused_logits)
   mean_target = jax.lax.stop_gradient(jnp.mean(subnet_logits, axis=0))

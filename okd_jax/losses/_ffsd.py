@@ -1,6 +1,7 @@
 """The objective of feature fusion and self-distillation."""
 
 from collections.abc import Sequence
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from okd_jax.losses._inputs import (
   Array,
   as_floats,
   as_labels,
+  as_list,
   check_temperature,
   check_weights,
   describe,
@@ -109,9 +111,11 @@ def ffsd(
     "ffsd", logits=(logits, "P B C"), fused_logits=(fused_logits, "B C")
   )
   labels = as_labels("ffsd", labels, logits)
-  deep_maps = _checked_deep_maps(logits, deep_maps)
-  _check_counts(
-    deep_maps,
+  *deep_maps, fused_map, widened_map = _checked_deep_maps(
+    logits, deep_maps, fused_map, widened_map
+  )
+  shallow_maps, guided_maps, decoded_maps = _checked_other_maps(
+    logits,
     shallow_maps=shallow_maps,
     guided_maps=guided_maps,
     decoded_maps=decoded_maps,
@@ -140,29 +144,52 @@ def ffsd(
   }
 
 
-def _check_counts(deep_maps: Sequence[Array], **by_peer: MapsByPeer) -> None:
-  """Raises unless every peer but the first has as many maps as the others."""
-  count = len(by_peer["shallow_maps"][0])
-  for argument, maps in by_peer.items():
-    sizes = [len(stages) for stages in maps]
-    if sizes != len(deep_maps[1:]) * [count]:
-      expected = f"as many maps for each of {len(deep_maps) - 1} peers"
-      refuse("ffsd", argument, expected, f"{sizes}")
-
-
-def _checked_deep_maps(logits, deep_maps) -> list[Array]:
+def _checked_deep_maps(
+  logits, deep_maps, fused_map, widened_map
+) -> list[Array]:
+  """The deepest maps, the fused one and the widened one."""
   num_peers = len(logits)
   if num_peers < 3:
     expected = "an array with at least 3 peers on axis 0, two of them students"
     refuse("ffsd", "logits", expected, describe(logits))
+  deep_maps = as_list("ffsd", "deep_maps", deep_maps)
   if len(deep_maps) != num_peers:
     refuse("ffsd", "deep_maps", f"{num_peers} maps", f"{len(deep_maps)}")
   checked = as_floats(
     "ffsd",
     logits=(logits, "P B C"),
     **{f"deep_maps[{i}]": (x, "B H W D") for i, x in enumerate(deep_maps)},
+    fused_map=(fused_map, "B H W D'"),
+    widened_map=(widened_map, "B H W D''"),
   )
   return checked[1:]
+
+
+def _checked_other_maps(
+  logits: Array, **by_peer: MapsByPeer
+) -> list[list[list[Array]]]:
+  """Shallow, guided and decoded maps of every peer but the first."""
+  num_peers, count = len(logits) - 1, 0
+  lists = []
+  for argument, peers in by_peer.items():
+    stages = [
+      as_list("ffsd", f"{argument}[{i}]", maps)
+      for i, maps in enumerate(as_list("ffsd", argument, peers))
+    ]
+    sizes = [len(maps) for maps in stages]
+    count = count or max(sizes, default=0)
+    if not count or sizes != num_peers * [count]:
+      expected = f"as many maps, at least one, for each of {num_peers} peers"
+      refuse("ffsd", argument, expected, f"{sizes}")
+    lists.append(stages)
+  for i, stage in itertools.product(range(num_peers), range(count)):
+    axes = ("B H W D", "B H W D'", "B H W D")
+    maps = {
+      f"{argument}[{i}][{stage}]": (stages[i][stage], letters)
+      for argument, stages, letters in zip(by_peer, lists, axes, strict=True)
+    }
+    as_floats("ffsd", logits=(logits, "P B C"), **maps)
+  return lists
 
 
 def _between_predictions(

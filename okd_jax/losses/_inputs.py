@@ -3,6 +3,7 @@
 Errors name the function, the argument, what was expected and what came.
 """
 
+from collections.abc import Callable, Sequence
 import math
 from typing import Any, NoReturn
 
@@ -67,8 +68,16 @@ def as_floats(function: str, **arguments: tuple[Any, str]) -> list[Array]:
 
 
 def at_least_float32(x: Array) -> Array:
-  """Casts 16-bit floats to float32; float32 and float64 stay as they are."""
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  """Casts narrower floats to float32; float32 and float64 stay as they are."""
+  return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+
+
+def as_list(function: str, argument: str, value: Any) -> list[Any]:
+  """Returns a sequence of arrays, which are still to be checked, as a list."""
+  try:
+    return list(value)
+  except TypeError:
+    refuse(function, argument, "a sequence", describe(value))
 
 
 def _as_array(function, argument, expected, value) -> Array:
@@ -91,10 +100,10 @@ def _fits(shape, axes, sizes) -> bool:
     if lead == SAME and other != leading:
       return False
     if lead == BROADCAST:
-      try:
-        new[lead] = np.broadcast_shapes(other, leading)
-      except ValueError:
+      together = broadcast_shapes(other, leading)
+      if together is None:
         return False
+      new[lead] = together
   if len(shape) != len(axes):
     return False
   if any(
@@ -111,7 +120,8 @@ def check_peers(
 ) -> None:
   """Raises `InputError` unless the first axis has enough peers."""
   if peers.shape[0] < at_least:
-    expected = f"an array with at least {at_least} peers on axis 0"
+    peers_wanted = f"{at_least} peer{'s' * (at_least > 1)}"
+    expected = f"an array with at least {peers_wanted} on axis 0"
     refuse(function, argument, expected, describe(peers))
 
 
@@ -145,7 +155,7 @@ def as_suffix_labels(function: str, labels: Any, logits: Array) -> Array:
 
 
 def _as_labels(function, labels, logits, expected, lacking) -> Array:
-  host = _on_host(labels)
+  host = on_host(labels)
   known = labels if host is None else host
   soft = is_soft(known)
   whole = logits.shape if soft else logits.shape[:-1]
@@ -179,7 +189,7 @@ def _as_indices(function, labels, host, num_classes) -> Array:
   return jnp.where(known, labels, -1).astype(jnp.int32)
 
 
-def _on_host(value: Any) -> np.ndarray | None:
+def on_host(value: Any) -> np.ndarray | None:
   """A value as NumPy has it; None if only the running program knows it."""
   if isinstance(value, jax.core.Tracer):
     return None
@@ -205,38 +215,79 @@ def nan_unless(condition: Array, dtype: Any) -> Array:
   return jnp.where(condition, 1, math.nan).astype(dtype)
 
 
-def check_temperature(
-  function: str, temperature: Any, argument: str = "temperature"
+def check_numbers(
+  function: str,
+  argument: str,
+  value: Any,
+  expected: str,
+  legal: Callable[[np.ndarray], np.ndarray],
+  fits: Callable[[tuple[int, ...]], bool] = lambda shape: not shape,
 ) -> None:
-  """Raises `InputError` unless a temperature is positive, as far as known."""
-  expected = "a positive number"
-  host = _on_host(temperature)
-  known = temperature if host is None else host
-  if not _is_number(known):
-    refuse(function, argument, expected, describe(temperature))
+  """Raises `InputError` unless a value is a number, legal as far as known.
+
+  `legal` says which of an array of numbers are, `fits` what shapes will do.
+  """
+  host = on_host(value)
+  known = value if host is None else host
+  if not _is_number(known) or not fits(known.shape):
+    refuse(function, argument, expected, describe(value))
   if host is not None:
-    wrong = host[~((host > 0) & (host < math.inf))]
+    wrong = host[~legal(host.astype(np.float64))]
     if wrong.size:
       context = f" in {describe(host)}" if host.ndim else ""
       refuse(function, argument, expected, f"{wrong.flat[0]}{context}")
 
 
+def is_positive(x: np.ndarray) -> np.ndarray:
+  """Which numbers are positive and finite."""
+  return (x > 0) & (x < math.inf)
+
+
+def check_temperature(
+  function: str,
+  temperature: Any,
+  argument: str = "temperature",
+  predictions: Sequence[tuple[int, ...]] = (),
+) -> None:
+  """Raises `InputError` unless a temperature is positive, as far as known.
+
+  It is a scalar, or broadcasts with the shapes of predictions, if given.
+  """
+  expected = "a positive number"
+
+  def fits(shape):
+    return bool(predictions) or not shape
+
+  check_numbers(function, argument, temperature, expected, is_positive, fits)
+  if broadcast_shapes(np.shape(temperature), *predictions) is None:
+    expected = "a scalar or an array that broadcasts over the predictions"
+    refuse(function, argument, expected, describe(temperature))
+
+
+def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
+  """The shape of all together; None if they do not broadcast."""
+  try:
+    return np.broadcast_shapes(*shapes)
+  except ValueError:
+    return None
+
+
 def check_not_negative(function: str, argument: str, value: Any) -> None:
   """Raises `InputError` unless a static setting is a number of at least 0."""
   expected = "a number of at least 0, known when the program is compiled"
-  host = _on_host(value)
-  if host is None or not _is_number(host) or host.ndim:
+  if on_host(value) is None:
     refuse(function, argument, expected, describe(value))
-  if not 0 <= host < math.inf:
-    refuse(function, argument, expected, f"{host}")
+  check_numbers(
+    function, argument, value, expected, lambda x: (x >= 0) & (x < math.inf)
+  )
 
 
 def check_weights(function: str, **weights: Any) -> None:
-  """Raises `InputError` unless weights of terms are numbers."""
+  """Raises `InputError` unless weights of terms are numbers, scalars."""
   for argument, weight in weights.items():
-    host = _on_host(weight)
+    host = on_host(weight)
     known = weight if host is None else host
-    if not _is_number(known) and known.dtype != bool:
+    if known.shape or not (_is_number(known) or known.dtype == bool):
       refuse(function, argument, "a number", describe(weight))
 
 

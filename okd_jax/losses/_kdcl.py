@@ -13,6 +13,7 @@ from okd_jax.losses._inputs import (
   as_labels,
   as_probabilities,
   check_not_negative,
+  check_peers,
   check_temperature,
   check_weights,
   Scalar,
@@ -87,6 +88,7 @@ def kdcl_naive_target(logits: Array, labels: Array) -> Array:
 
   Raises:
     AssertionError: if the shapes do not match or a dtype is wrong.
+    ValueError: if there is no peer.
 
   References:
     Guo et al., "Online Knowledge Distillation via Collaborative Learning",
@@ -107,6 +109,7 @@ def kdcl_naive_target(logits: Array, labels: Array) -> Array:
 def _constants(function: str, logits: Any, labels: Any) -> tuple[Array, Array]:
   """Checked logits [P, B, C] and labels, both without gradient."""
   (logits,) = as_floats(function, logits=(logits, "P B C"))
+  check_peers(function, "logits", logits, at_least=1)
   labels = as_labels(function, labels, logits)
   return jax.lax.stop_gradient(logits), jax.lax.stop_gradient(labels)
 
@@ -129,6 +132,7 @@ def kdcl_linear_target(logits: Array, labels: Array) -> Array:
 
   Raises:
     AssertionError: if the shapes do not match or a dtype is wrong.
+    ValueError: if there is no peer.
 
   References:
     Guo et al., "Online Knowledge Distillation via Collaborative Learning",
@@ -162,6 +166,7 @@ def kdcl_minlogit_target(logits: Array, labels: Array) -> Array:
 
   Raises:
     AssertionError: if the shapes do not match or a dtype is wrong.
+    ValueError: if there is no peer.
 
   References:
     Guo et al., "Online Knowledge Distillation via Collaborative Learning",
@@ -197,6 +202,7 @@ def kdcl_general_weights(
 
   Raises:
     AssertionError: if the shapes do not match or a dtype is wrong.
+    ValueError: if there is no peer.
 
   References:
     Guo et al., "Online Knowledge Distillation via Collaborative Learning",
@@ -208,6 +214,7 @@ def kdcl_general_weights(
   """
   check_not_negative("kdcl_general_weights", "ridge", ridge)
   (probs,) = as_floats("kdcl_general_weights", probs=(probs, "P N C"))
+  check_peers("kdcl_general_weights", "probs", probs, at_least=1)
   labels = as_labels("kdcl_general_weights", labels, probs)
   probs, labels = jax.lax.stop_gradient((probs, labels))
   num_peers, num_examples, num_classes = probs.shape
@@ -236,6 +243,7 @@ def kdcl_general_target(logits: Array, weights: Array) -> Array:
 
   Raises:
     AssertionError: if the shapes do not match or a dtype is wrong.
+    ValueError: if there is no peer.
 
   References:
     Guo et al., "Online Knowledge Distillation via Collaborative Learning",
@@ -248,5 +256,6 @@ def kdcl_general_target(logits: Array, weights: Array) -> Array:
   logits, weights = as_floats(
     "kdcl_general_target", logits=(logits, "P B C"), weights=(weights, "P")
   )
+  check_peers("kdcl_general_target", "logits", logits, at_least=1)
   logits, weights = jax.lax.stop_gradient((logits, weights))
   return weighted_sum("p,pbc->bc", weights, logits)

@@ -151,5 +151,9 @@ def _attention(maps: Array) -> Array:
 
 def normalize(x: Array) -> Array:
   """Divides by the norm of the last axis; zeros stay zeros."""
-  square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+  # Squares of large values would overflow. A common factor leaves the result,
+  # and so its derivatives, as they are: it may count as a constant.
+  top = jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=1)
+  top = jax.lax.stop_gradient(top)
+  square = jnp.sum(jnp.square(x / top), axis=-1, keepdims=True)
+  return x * (jax.lax.rsqrt(jnp.maximum(square, 1e-24)) / top)

@@ -1,7 +1,10 @@
 """The objective of mutual contrastive learning within a batch."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from okd_jax.losses._divergences import kl, nll
 from okd_jax.losses._inputs import (
@@ -12,6 +15,7 @@ from okd_jax.losses._inputs import (
   check_temperature,
   check_weights,
   describe,
+  on_host,
   refuse,
   Scalar,
   weighted,
@@ -49,8 +53,7 @@ def supervised_nce(similarity: Array, labels: Array) -> Array:
   >>> supervised_nce(similarity, jnp.array([0, 0, 1])).round(2)
   Array([1.04, 1.04, 0.  ], dtype=float32)
   """
-  labels = jnp.asarray(labels)
-  _check_classes("supervised_nce", labels)
+  labels = _as_classes("supervised_nce", labels)
   (num_examples,) = labels.shape
   (similarity,) = as_floats(
     "supervised_nce", similarity=(similarity, "... B B")
@@ -140,13 +143,12 @@ def mcl(
     icl_weight=icl_weight,
     soft_icl_weight=soft_icl_weight,
   )
-  labels = jnp.asarray(labels)
-  _check_classes("mcl", labels)
+  classes = _as_classes("mcl", labels)
   logits, embeddings = as_floats(
     "mcl", logits=(logits, "P B C"), embeddings=(embeddings, "P B d")
   )
   check_peers("mcl", "logits", logits, at_least=2)
-  known = as_labels("mcl", labels, logits)
+  labels = as_labels("mcl", labels, logits)
   if logit_kd not in ("off", "last", "all"):
     refuse("mcl", "logit_kd", "'off', 'last' or 'all'", f"{logit_kd!r}")
   own, cross = _similarities(embeddings, nce_temperature)
@@ -156,11 +158,11 @@ def mcl(
     return _sum_over_others(kl(students, targets, temperature))
 
   terms = {
-    "peer_ce": nll(logits, known),
-    "vcl": weighted(vcl_weight, supervised_nce(own, labels)),
+    "peer_ce": nll(logits, labels),
+    "vcl": weighted(vcl_weight, supervised_nce(own, classes)),
     "soft_vcl": weighted(soft_vcl_weight, exchange(own[:, None], own[None])),
     "icl": weighted(
-      icl_weight, _sum_over_others(supervised_nce(cross, labels))
+      icl_weight, _sum_over_others(supervised_nce(cross, classes))
     ),
     "soft_icl": weighted(
       soft_icl_weight, exchange(cross, jnp.swapaxes(cross, 0, 1))
@@ -196,8 +198,14 @@ def _whole(x: Array) -> Array:
   return jax.sharding.reshard(x, jax.sharding.PartitionSpec(*[None] * x.ndim))
 
 
-def _check_classes(name: str, labels: Array) -> None:
-  integer = jnp.issubdtype(labels.dtype, jnp.integer)
-  if not integer or labels.ndim != 1:
+def _as_classes(function: str, labels: Any) -> Array:
+  """Integers [B], the same for the examples of a class."""
+  host = on_host(labels)
+  known = labels if host is None else host
+  if not jnp.issubdtype(known.dtype, jnp.integer) or known.ndim != 1:
     expected = "class indices, integer [B]: examples of one are the positives"
-    refuse(name, "labels", expected, describe(labels))
+    refuse(function, "labels", expected, describe(known))
+  if host is not None:
+    # Numbered anew: jax would cut 64 bits to 32, and so join classes.
+    labels = np.unique(host, return_inverse=True)[1]
+  return jnp.asarray(labels)

@@ -1,7 +1,6 @@
 """The objective of MCL-OKD, and the update of its memory banks."""
 
 import math
-import numbers
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +10,12 @@ from okd_jax.losses._inputs import (
   Array,
   as_floats,
   as_labels,
+  check_numbers,
   check_peers,
   check_temperature,
   check_weights,
   describe,
+  is_positive,
   refuse,
   Scalar,
   weighted,
@@ -172,10 +173,7 @@ def mcl_okd_of_scores(
   """
   check_temperature("mcl_okd", temperature)
   check_weights(
-    "mcl_okd",
-    ce_weight=ce_weight,
-    kd_weight=kd_weight,
-    nce_weight=nce_weight,
+    "mcl_okd", ce_weight=ce_weight, kd_weight=kd_weight, nce_weight=nce_weight
   )
   logits, positive, negative = as_floats(
     "mcl_okd_of_scores",
@@ -188,11 +186,7 @@ def mcl_okd_of_scores(
   if not negative.shape[3]:
     expected = "at least one score an example, float [P, P, B, K]"
     refuse("mcl_okd_of_scores", "negative", expected, describe(negative))
-  for name, value in (
-    ("num_examples", num_examples),
-    ("normalizer", normalizer),
-  ):
-    _check_positive(name, value)
+  _check_scale(len(logits), num_examples, normalizer)
   teacher = jax.lax.stop_gradient(jnp.mean(logits, axis=0))
   pairs = _noise_contrast(positive, negative, num_examples, normalizer)
   sums = (logits.shape[0] - 1) * mean_over_others(pairs)
@@ -201,6 +195,21 @@ def mcl_okd_of_scores(
     "leader_kd": weighted(kd_weight, kl(logits[-1], teacher, temperature)),
     "peer_nce": weighted(nce_weight, sums),
   }
+
+
+def _check_scale(num_peers, num_examples, normalizer) -> None:
+  expected = "positive and finite, a number"
+  check_numbers("mcl_okd", "num_examples", num_examples, expected, is_positive)
+  if normalizer is not None:
+    pairs = (num_peers, num_peers)
+    check_numbers(
+      "mcl_okd",
+      "normalizer",
+      normalizer,
+      f"{expected} or {list(pairs)}",
+      is_positive,
+      lambda shape: shape in ((), pairs),
+    )
 
 
 def _scores(embeddings, positives, negatives, temperature):
@@ -274,8 +283,13 @@ def memory_update(
   >>> memory_update(jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 0.0]])).tolist()
   [[1.0, 0.0]]
   """
-  if isinstance(momentum, numbers.Real) and not 0 <= momentum <= 1:
-    refuse("memory_update", "momentum", "a number in [0, 1]", f"{momentum}")
+  check_numbers(
+    "memory_update",
+    "momentum",
+    momentum,
+    "a number in [0, 1]",
+    lambda x: (x >= 0) & (x <= 1),
+  )
   old, new = as_floats(
     "memory_update",
     bank_rows=(bank_rows, "* d"),
@@ -284,8 +298,3 @@ def memory_update(
   old, new = jax.lax.stop_gradient((old, new))
   momentum = jnp.asarray(momentum, jnp.result_type(old, new))
   return normalize(momentum * old + (1 - momentum) * new)
-
-
-def _check_positive(name: str, value: Scalar | None) -> None:
-  if isinstance(value, numbers.Real) and not 0 < value < math.inf:
-    refuse("mcl_okd", name, "positive and finite", f"{value}")

@@ -10,6 +10,7 @@ from okd_jax.losses._inputs import (
   Array,
   as_floats,
   as_labels,
+  as_list,
   check_peers,
   check_temperature,
   check_weights,
@@ -87,7 +88,7 @@ def oem(
     expected = "'mean' (the published code) or 'sum' (the paper)"
     refuse("oem", "feature_reduction", expected, f"{feature_reduction!r}")
   num_peers, num_examples, _ = logits.shape
-  _check_blocks(adapted, reference, num_peers - 1)
+  adapted, reference = _as_blocks(adapted, reference, num_peers - 1)
   reduce = jnp.mean if feature_reduction == "mean" else jnp.sum
   feature = jnp.zeros((num_peers - 1, num_examples), logits.dtype)
   for maps, target in zip(adapted, reference, strict=True):
@@ -110,11 +111,18 @@ def oem(
   }
 
 
-def _check_blocks(adapted, reference, num_compressed):
+def _as_blocks(adapted, reference, num_compressed):
+  """The same as lists, once their lengths are as they should be."""
+  adapted = as_list("oem", "adapted", adapted)
+  reference = as_list("oem", "reference", reference)
   if len(adapted) != len(reference):
     expected = f"as many blocks as reference, {len(reference)}"
     refuse("oem", "adapted", expected, f"{len(adapted)}")
+  blocks = []
   for block, maps in enumerate(adapted):
+    maps = as_list("oem", f"adapted[{block}]", maps)
     if len(maps) != num_compressed:
       expected = f"a map for every compressed student, {num_compressed}"
       refuse("oem", f"adapted[{block}]", expected, f"{len(maps)}")
+    blocks.append(maps)
+  return blocks, reference

@@ -100,8 +100,7 @@ def okddip(
   >>> {name: term.shape for name, term in sorted(terms.items())}
   {'leader_ce': (2,), 'leader_kd': (2,), 'peer_ce': (3, 2), 'peer_kd': (3, 2)}
   """
-  targets_of = {"logits": _mean_logits, "probs": _mean_probs}.get(aggregate)
-  if targets_of is None:
+  if aggregate not in ("logits", "probs"):
     expected = "'logits' (the published code) or 'probs' (the paper)"
     refuse("okddip", "aggregate", expected, repr(aggregate))
   check_temperature("okddip", temperature)
@@ -114,8 +113,9 @@ def okddip(
     keys=(keys, "K B E"),
   )
   labels = as_labels("okddip", labels, peer_logits)
-  if not attend_to_self:
-    check_peers("okddip", "peer_logits", peer_logits, at_least=2)
+  at_least = 1 if attend_to_self else 2
+  check_peers("okddip", "peer_logits", peer_logits, at_least)
+  targets_of = _mean_logits if aggregate == "logits" else _mean_probs
   log_attention = log_peer_attention(queries, keys, attend_to_self)
   targets = targets_of(peer_logits, log_attention, temperature, eps)
   stop = jax.lax.stop_gradient if stop_gradient else lambda target: target

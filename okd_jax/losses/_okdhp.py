@@ -9,6 +9,7 @@ from okd_jax.losses._divergences import kl
 from okd_jax.losses._inputs import (
   Array,
   as_floats,
+  as_list,
   check_temperature,
   check_weights,
   refuse,
@@ -153,7 +154,8 @@ def okdhp(
   >>> {name: term.shape for name, term in sorted(terms.items())}
   {'ensemble_mse': (2,), 'output_kd': (5, 2), 'output_mse': (5, 2)}
   """
-  if not len(outputs):
+  outputs = as_list("okdhp", "outputs", outputs)
+  if not outputs:
     refuse("okdhp", "outputs", "at least one heat map [B, h, w, J]", "none")
   check_temperature("okdhp", temperature)
   check_weights("okdhp", ensemble_weight=ensemble_weight, kd_weight=kd_weight)

@@ -8,6 +8,7 @@ from okd_jax.losses._inputs import (
   as_floats,
   as_labels,
   check_not_negative,
+  check_peers,
   check_temperature,
   check_weights,
   Scalar,
@@ -48,7 +49,7 @@ def one(
 
   Raises:
     AssertionError: if the shapes do not match or a dtype is wrong.
-    ValueError: for an invalid temperature.
+    ValueError: for no branch or an invalid temperature.
 
   References:
     Lan et al., `Knowledge Distillation by On-the-Fly Native Ensemble
@@ -64,6 +65,7 @@ def one(
   check_not_negative("one", "eps", eps)
   check_weights("one", kd_weight=kd_weight)
   logits, gate = as_floats("one", logits=(logits, "P B C"), gate=(gate, "P B"))
+  check_peers("one", "logits", logits, at_least=1)
   labels = as_labels("one", labels, logits)
   ensemble = weighted_sum("pb,pbc->bc", gate, logits)
   target = jax.lax.stop_gradient(ensemble) if stop_gradient else ensemble

@@ -104,11 +104,6 @@ def weighted_sum(equation: str, weights: Array, values: Array) -> Array:
   return jnp.where(jnp.any(masked, axis=0), -jnp.inf, total)
 
 
-def _equal_shares_of_others(num_peers: int, dtype) -> Array:
-  """[P, P]: 1 / (P - 1) off the diagonal, 0 on it."""
-  return (1 - jnp.eye(num_peers, dtype=dtype)) / (num_peers - 1)
-
-
 def leave_one_out_mean(values: Array) -> Array:
   """For every peer, the mean over all the other peers.
 
@@ -137,19 +132,28 @@ def leave_one_out_mean(values: Array) -> Array:
 
 def mean_of_others(values: Array) -> Array:
   """`leave_one_out_mean` of inputs that were checked."""
-  shares = _equal_shares_of_others(values.shape[0], values.dtype)
-  masked = values == -jnp.inf
+  num_peers = len(values)
+  shares = 1 - jnp.eye(num_peers, dtype=values.dtype)
+  known = jnp.where(jnp.isfinite(values), values, 0)
   mean = jnp.einsum(
-    "pq,q...->p...", shares, jnp.where(masked, 0, values), precision=HIGHEST
+    "pq,q...->p...", shares / (num_peers - 1), known, precision=HIGHEST
   )
-  masked_by_others = jnp.sum(masked, axis=0) > masked
-  return jnp.where(masked_by_others, -jnp.inf, mean)
+  # Not by products: 0 times a peer's own inf or nan is nan.
+  for value, has_it in (
+    (jnp.inf, values == jnp.inf),
+    (jnp.nan, jnp.isnan(values)),
+    (-jnp.inf, values == -jnp.inf),
+  ):
+    others_have_it = jnp.sum(has_it, axis=0) > has_it
+    mean = jnp.where(others_have_it, value, mean)
+  return mean
 
 
 def mean_over_others(pairs: Array) -> Array:
   """[P, B] from pairs [P, P, B]: the mean over the second index, not itself."""
-  shares = _equal_shares_of_others(pairs.shape[0], pairs.dtype)
-  return jnp.einsum("pq,pqb->pb", shares, pairs, precision=HIGHEST)
+  num_peers = len(pairs)
+  itself = jnp.eye(num_peers, dtype=bool)[..., None]
+  return jnp.sum(jnp.where(itself, 0, pairs), axis=1) / (num_peers - 1)
 
 
 def scale_gradient(x: Array, scale: Scalar) -> Array:
@@ -173,7 +177,7 @@ def scale_gradient(x: Array, scale: Scalar) -> Array:
   """
   check_weights("scale_gradient", scale=scale)
   as_floats("scale_gradient", x=(x, "..."))
-  return _scale_gradient(x, scale)
+  return _scale_gradient(jnp.asarray(x), scale)
 
 
 @jax.custom_jvp

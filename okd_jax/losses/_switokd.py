@@ -1,5 +1,7 @@
 """The objectives of switchable online distillation."""
 
+import operator
+
 import jax
 import jax.numpy as jnp
 
@@ -160,9 +162,7 @@ def switokd_group(
   (logits,) = as_floats("switokd_group", logits=(logits, "P B C"))
   labels = as_labels("switokd_group", labels, logits)
   num_peers = logits.shape[0]
-  if not isinstance(num_teachers, int) or not 0 < num_teachers < num_peers:
-    expected = f"at least 1 and below the {num_peers} networks of the logits"
-    refuse("switokd_group", "num_teachers", expected, describe(num_teachers))
+  num_teachers = _as_count(num_teachers, num_peers)
   teachers, students = logits[:num_teachers], logits[num_teachers:]
   one_teacher = jax.vmap(_is_expert, (None, 0, None))
   expert_mode = jax.vmap(one_teacher, (0, None, None))(
@@ -179,6 +179,17 @@ def switokd_group(
     "peer_kd": jnp.sum(jnp.where(others[..., None], pairs, 0), axis=1),
     "expert_mode": expert_mode,
   }
+
+
+def _as_count(num_teachers, num_peers) -> int:
+  try:
+    count = operator.index(num_teachers)
+  except TypeError:
+    count = 0
+  if isinstance(num_teachers, bool) or not 0 < count < num_peers:
+    expected = f"at least 1 and below the {num_peers} networks of the logits"
+    refuse("switokd_group", "num_teachers", expected, describe(num_teachers))
+  return count
 
 
 def _is_expert(teacher_logits, student_logits, labels):

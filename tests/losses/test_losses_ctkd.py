@@ -83,6 +83,7 @@ def test_hint_into_a_live_teacher():
 @pytest.mark.parametrize(
   ("change", "message"),
   [
+    ({"student_maps": None}, "^ctkd: student_maps must be a sequence; got No"),
     ({"expert_maps": []}, "as many stages as student_maps, 1; got 0"),
     ({"expert_maps": [np.zeros((4, 3, 3, 6))]}, None),
     ({"student_maps": [np.zeros((4, 4, 6))]}, None),
@@ -104,6 +105,45 @@ def test_wrong_input_is_refused(change, message):
   jax.eval_shape(lambda: losses.ctkd(**arguments))
   with pytest.raises((AssertionError, ValueError), match=message):
     losses.ctkd(**arguments | change)
+
+
+@pytest.mark.parametrize("alone", ["student_logits", "scratch_logits"])
+def test_a_class_masked_once_is_an_infinite_hint(alone):
+  logits = dict.fromkeys(("student_logits", "scratch_logits"), np.zeros((1, 3)))
+  logits[alone] = np.array([[1.0, 0.0, -np.inf]])
+
+  def hint(student):
+    x = logits | {"student_logits": student}
+    weights = {"hint_weight": 1.0, "attention_weight": 1.0}
+    terms = losses.ctkd(
+      **x, labels=np.zeros(1, int), student_maps=[], expert_maps=[], **weights
+    )
+    return terms["hint"][0]
+
+  value, grad = jax.value_and_grad(hint)(logits["student_logits"])
+  assert value == np.inf
+  sign = 1 if alone == "student_logits" else -1
+  np.testing.assert_array_equal(grad, [[2 * sign, 0, 0]])
+
+
+@pytest.mark.parametrize("size", [1e-3, 5e9, 1e15])
+def test_attention_of_maps_of_any_size(size):
+  maps = np.random.default_rng(0).normal(size=(2, 3, 3, 4))
+  large = (size * maps).astype(np.float32)
+
+  @jax.jit
+  def attention_and_gradient(maps):
+    def distance(maps):
+      return losses.attention_distance(maps, maps[::-1]).sum()
+
+    return losses.spatial_attention(maps), jax.grad(distance)(maps)
+
+  attention, grad = attention_and_gradient(large)
+  expected, expected_grad = attention_and_gradient(maps)
+  np.testing.assert_allclose(attention, expected, rtol=1e-5)
+  np.testing.assert_allclose(grad * size, expected_grad, atol=1e-5)
+  for zeros in attention_and_gradient(np.zeros_like(large)):
+    assert not zeros.any()
 
 
 def test_a_map_without_positions_is_refused():

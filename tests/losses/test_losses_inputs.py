@@ -30,6 +30,71 @@ def test_a_temperature_that_is_no_positive_number_is_refused(temperature):
     losses.kd(LOGITS, LOGITS[0], LABELS, temperature=temperature)
 
 
+@pytest.mark.parametrize("temperature", [np.ones(B), np.ones(P + 4)])
+def test_a_temperature_of_a_wrong_shape_is_refused(temperature):
+  with pytest.raises(
+    ValueError, match=r"^kd: temperature must be .*float64 \["
+  ):
+    losses.kd(LOGITS, LOGITS[0], LABELS, temperature=temperature)
+  with pytest.raises(
+    ValueError, match=r"^softened_kl: temperature must .*\[3\]"
+  ):
+    jax.eval_shape(
+      lambda t: losses.softened_kl(LOGITS, LOGITS, temperature=t), np.ones(P)
+    )
+
+
+@pytest.mark.parametrize("weight", [np.ones(7), np.ones((2, 1, 1)), None])
+def test_a_weight_that_is_no_number_is_refused(weight):
+  with pytest.raises(
+    ValueError, match="^dml: kd_weight must be a number; got "
+  ):
+    losses.dml(LOGITS, LABELS, kd_weight=weight)
+  with pytest.raises(ValueError, match="^scale_gradient: scale must be a numb"):
+    jax.grad(lambda x: losses.scale_gradient(x, weight))(1.0)
+
+
+NOBODY, GATE = LOGITS[:0], np.zeros((0, B))
+
+
+@pytest.mark.parametrize(
+  "call",
+  [
+    lambda: losses.ffl(NOBODY, LOGITS[0], LABELS),
+    lambda: losses.one(NOBODY, GATE, LABELS),
+    lambda: losses.okddip(NOBODY, None, NOBODY, NOBODY, LABELS),
+    lambda: losses.kdcl_naive_target(NOBODY, LABELS),
+    lambda: losses.kdcl_linear_target(NOBODY, LABELS),
+    lambda: losses.kdcl_minlogit_target(NOBODY, LABELS),
+    lambda: losses.kdcl_general_weights(NOBODY, LABELS),
+    lambda: losses.kdcl_general_target(NOBODY, np.ones(0)),
+  ],
+)
+def test_a_group_of_nobody_is_refused(call):
+  with pytest.raises(
+    ValueError, match=r"at least 1 peer on axis 0; got .*\[0, "
+  ):
+    call()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.float8_e5m2])
+def test_narrow_floats_are_computed_in_float32(dtype):
+  logits = jnp.asarray(LOGITS, dtype)
+  term = losses.cross_entropy(logits, LABELS)
+  assert term.dtype == jnp.float32
+  wide = losses.cross_entropy(logits.astype(jnp.float32), LABELS)
+  np.testing.assert_array_equal(term, wide)
+
+
+def test_an_unhashable_choice_is_refused():
+  with pytest.raises(
+    ValueError, match=r"^okddip: aggregate must .*\['logits'\]"
+  ):
+    losses.okddip(
+      LOGITS, None, FEATURES, FEATURES, LABELS, aggregate=["logits"]
+    )
+
+
 @pytest.mark.parametrize("label", [-1, C, 2**33])
 @pytest.mark.parametrize("enable_x64", [False, True])
 def test_an_index_out_of_range_is_refused_by_name(label, enable_x64):
@@ -80,7 +145,9 @@ def everything(logits, features):
   """Every objective, of logits whose classes may be masked."""
   gate = jax.nn.softmax(features[..., 0], axis=0)
   mean = logits[0]
+  weights = {"hint_weight": 1.0, "attention_weight": 1.0}
   terms = {
+    "ctkd": losses.ctkd(logits[1], mean, LABELS, [], [], **weights),
     "okddip": losses.okddip(logits, mean, features, features[::-1], LABELS),
     "okddip_probs": losses.okddip(
       logits, mean, features, features[::-1], LABELS, aggregate="probs"
@@ -120,6 +187,28 @@ def test_masked_classes_take_no_part():
     (few, few_grad, few_features),
   )
   assert not grad[..., KEPT:].any()
+
+
+@golden.jit_once
+def means_of_others(values, teachers):
+  terms = losses.pcl(LOGITS, LOGITS[0], teachers, LABELS)
+  return losses.leave_one_out_mean(values), terms["mean_teacher_kd"][0]
+
+
+@pytest.mark.parametrize("own", [np.nan, np.inf, -np.inf])
+def test_what_is_left_out_does_not_count(own):
+  teachers, known = LOGITS.copy(), np.array([[5.0], [1.0], [3.0]])
+  _, expected = means_of_others(known, teachers)
+  teachers[0] = known[0] = own
+  others, from_teachers = means_of_others(known, teachers)
+  np.testing.assert_array_equal(others, [[2.0], [own], [own]])
+  np.testing.assert_array_equal(from_teachers, expected)
+
+
+def test_other_peers_keep_what_is_not_finite():
+  values = np.array([[np.inf], [np.nan], [-np.inf], [1.0]])
+  others = losses.leave_one_out_mean(values)[:, 0]
+  np.testing.assert_array_equal(others, [-np.inf, -np.inf, np.nan, -np.inf])
 
 
 def test_a_class_that_the_student_alone_masks_is_infinitely_wrong():

@@ -120,6 +120,28 @@ def test_batch_without_positives_costs_nothing(num_examples):
   assert not grads.any()
 
 
+@pytest.mark.parametrize("enable_x64", [False, True])
+def test_classes_of_64_bits_stay_apart(enable_x64):
+  similarity = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+  with jax.enable_x64(enable_x64):
+    costs = losses.supervised_nce(similarity, np.array([0, 2**32, 0, 1]))
+    expected = losses.supervised_nce(similarity, np.array([0, 2, 0, 1]))
+    np.testing.assert_array_equal(costs, expected)
+    with pytest.raises(ValueError, match="^mcl: labels .*; got 4294967296"):
+      losses.mcl(
+        np.zeros((2, 4, 5)), np.ones((2, 4, 6)), np.array([0, 2**32, 0, 1])
+      )
+
+
+@pytest.mark.parametrize("labels", [None, ["a", "b", "c", "d"], np.eye(4)])
+def test_labels_that_are_no_classes_are_refused(labels):
+  expected = "labels must be class indices, integer "
+  with pytest.raises(ValueError, match=f"^supervised_nce: {expected}"):
+    losses.supervised_nce(np.zeros((4, 4)), labels)
+  with pytest.raises(ValueError, match=f"^mcl: {expected}"):
+    losses.mcl(np.zeros((2, 4, 5)), np.ones((2, 4, 6)), labels)
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [

@@ -193,7 +193,14 @@ def test_negatives_are_not_repeated_for_every_pair():
   ("change", "message"),
   [
     ({"num_examples": 0}, "num_examples must be positive.*got 0"),
+    ({"num_examples": np.array(-5)}, "num_examples must be positive.*got -5"),
+    ({"num_examples": "5"}, "num_examples must be positive.*got '5'"),
+    ({"num_examples": True}, "num_examples must be positive.*got True"),
+    ({"num_examples": None}, "num_examples must be positive.*got None"),
     ({"normalizer": -1.0}, "normalizer must be positive.*got -1.0"),
+    ({"normalizer": -np.ones((2, 2))}, "normalizer must be .*got -1.0 in "),
+    ({"normalizer": np.ones(2)}, r"normalizer must be .*got float64 \[2\]"),
+    ({"normalizer": "a"}, "normalizer must be positive.*got 'a'"),
     ({"nce_temperature": 0.0}, "must be .*positive"),
     (
       {"negatives": np.ones((2, 3, 0, 4))},
@@ -239,6 +246,9 @@ def test_wrong_scores_are_refused_by_their_own_name(change, message):
     losses.mcl_okd_of_scores(**arguments | change)
 
 
-def test_momentum_outside_its_range_is_refused():
-  with pytest.raises(ValueError, match="momentum must .*got 1.5"):
-    losses.memory_update(np.ones((2, 3)), np.ones((2, 3)), momentum=1.5)
+@pytest.mark.parametrize("momentum", [1.5, jnp.array(2.0), "a", None])
+def test_momentum_outside_its_range_is_refused(momentum):
+  with pytest.raises(
+    ValueError, match=r"momentum must be a number in \[0, 1\];"
+  ):
+    losses.memory_update(np.ones((2, 3)), np.ones((2, 3)), momentum=momentum)

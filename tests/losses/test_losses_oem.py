@@ -108,6 +108,7 @@ LOGITS, MAPS = np.zeros((3, 4, 5)), np.zeros((4, 2, 2, 6))
   ("change", "message"),
   [
     ({"feature_reduction": "max"}, "feature_reduction must be .*got 'max'"),
+    ({"adapted": None}, "^oem: adapted must be a sequence; got None"),
     ({"adapted": []}, "as many blocks as reference, 1; got 0"),
     ({"adapted": [[MAPS]]}, r"adapted\[0\] must .*a map .* 2; got 1"),
     ({"adapted": [[MAPS, MAPS[..., :1]]]}, None),

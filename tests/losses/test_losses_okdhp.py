@@ -147,6 +147,7 @@ MAPS, WEIGHT = np.zeros((2, 4, 4, 3)), np.ones((2, 3))
 @pytest.mark.parametrize(
   ("change", "message"),
   [
+    ({"outputs": None}, "^okdhp: outputs must be a sequence; got None"),
     ({"outputs": []}, "outputs must .*at least one"),
     ({"outputs": [MAPS[:1]]}, None),
     ({"target": MAPS[..., :2]}, None),
@@ -169,3 +170,45 @@ def test_wrong_input_is_refused(change, message):
 def test_unknown_form_is_refused():
   with pytest.raises(ValueError, match="form must be .*got 'sum'"):
     losses.feature_aggregation(MAPS, MAPS[None], {}, form="sum")
+
+
+def params_of(form):
+  """Of two branches, two convolutions, and 3 joints, as many as channels."""
+  params = {
+    "conv_kernels": [np.ones((1, 1, 3, 3)), np.ones((3, 3, 3, 3))],
+    **dict.fromkeys(("conv_bias", "bn_scale", "bn_bias"), np.ones((2, 3))),
+  }
+  if form == "code":
+    shapes = {"W1": (3, 5), "b1": (5,), "W2": (2, 5, 3), "b2": (2, 3)}
+  else:
+    shapes = {
+      "point_kernels": (2, 3, 5),
+      "point_bias": (2, 5),
+      "pool_kernel": (3, 5),
+      "pool_bias": (5,),
+      "W": (15, 6),
+      "b": (6,),
+    }
+  return params | {name: np.ones(shape) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("form", ["code", "paper"])
+def test_wrong_params_are_refused_by_name(form):
+  params = params_of(form)
+
+  def call(params):
+    maps = np.stack([MAPS, MAPS])
+    return jax.eval_shape(
+      lambda: losses.feature_aggregation(MAPS, maps, params, form=form)
+    )
+
+  call(params)
+  for name in params:
+    lacking = {key: value for key, value in params.items() if key != name}
+    with pytest.raises(ValueError, match=rf"^feat.*: params .*no \['{name}'\]"):
+      call(lacking)
+    for wrong in (None, np.ones((1, 7)), [np.ones((1, 1, 4, 3))] * 2, []):
+      with pytest.raises(ValueError, match=rf"^feature_.*: params\['{name}'\]"):
+        call(params | {name: wrong})
+  with pytest.raises(ValueError, match="params must be a mapping .*got None"):
+    call(None)

@@ -157,7 +157,18 @@ def test_switch_has_no_gradient():
     assert not grads.any()
 
 
-@pytest.mark.parametrize("num_teachers", [0, 3, 1.0])
+def test_a_count_of_teachers_may_be_numpys():
+  logits, labels = np.zeros((3, 4, 5)), np.arange(4)
+  one, same = (
+    jax.eval_shape(
+      lambda n=n: losses.switokd_group(logits, labels, num_teachers=n)
+    )
+    for n in (1, np.int64(1))
+  )
+  assert one == same
+
+
+@pytest.mark.parametrize("num_teachers", [0, 3, 1.0, True])
 def test_a_group_without_teacher_or_student_is_refused(num_teachers):
   with pytest.raises(ValueError, match="num_teachers must be at least 1 and b"):
     losses.switokd_group(
