@@ -6,6 +6,7 @@ from flax import struct
 import jax
 
 from okd_jax.core import Array, Batch, Context, Outputs, Variables
+from okd_jax.devices.mesh import DATA
 from okd_jax.errors import ConfigError
 from okd_jax.training import average as average_lib, parts
 from okd_jax.training.setup import Setup
@@ -49,8 +50,16 @@ def prepare(
     the pass.
 
   Raises:
-    ConfigError: if the method needs a teacher or labels that it is not given.
+    ConfigError: if the batch cannot be divided, or the method needs a teacher
+      or labels that it is not given.
   """
+  devices = setup.mesh.shape[DATA]
+  if len(batch.index) % (devices * setup.accumulate):
+    raise ConfigError(
+      f"a batch of {len(batch.index)} examples must be a multiple of "
+      f"{devices * setup.accumulate}: each of {devices} device(s) of the batch "
+      f"takes its share in accumulate={setup.accumulate} part(s)."
+    )
   needs = setup.method.needs
   if needs.train_labels and train_labels is None:
     raise ConfigError(

@@ -102,13 +102,6 @@ class Setup:
   def _check_numbers(self) -> None:
     _ = self.clock  # which refuses three of them
     require_count("accumulate", self.accumulate)
-    parts = self.accumulate * self.mesh.shape[DATA]
-    if self.batch_size % parts:
-      raise ConfigError(
-        f"batch_size={self.batch_size} must be a multiple of {parts}: each of "
-        f"{self.mesh.shape[DATA]} device(s) of the batch takes it in "
-        f"accumulate={self.accumulate} part(s); change one of them."
-      )
     if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
       raise ConfigError(
         f"ema_decay={self.ema_decay!r} must be at least 0 and below 1, or None."

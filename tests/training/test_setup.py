@@ -19,8 +19,6 @@ KEY = jax.random.key(0)
     ({"train_size": 0}, "train_size=0 must be a whole number above 0"),
     ({"epochs": 1.5}, "epochs=1.5 must be a whole number above 0"),
     ({"accumulate": 0}, "accumulate=0 must be a whole number above 0"),
-    ({"accumulate": 3}, "batch_size=16 must be a multiple of 6: each of 2 dev"),
-    ({"batch_size": 7}, "batch_size=7 must be a multiple of 2"),
     ({"ema_decay": 2.0}, "ema_decay=2.0 must be at least 0 and below 1"),
     ({"method": dml.Method(temperature=-1.0)}, "dml.temperature=-1.0 must be"),
   ],
@@ -40,12 +38,18 @@ def test_a_method_is_made_by_its_rules(weight):
 @pytest.mark.parametrize(
   ("method", "changes", "says"),
   [
+    ("dml", {"accumulate": 3}, "of 16 examples must be a multiple of 3"),
+    (
+      "dml",
+      {"accumulate": 16, "data": 2},
+      "must be a multiple of 32: each of 2",
+    ),
     ("kd", {"teacher": None}, "give the setup a group as teacher"),
     ("kd", {}, "pass their variables"),
     ("mcl_okd", {}, "pass train_labels"),
   ],
 )
-def test_what_a_method_needs_is_missed_by_name(method, changes, says):
+def test_what_a_step_cannot_do_without_is_named(method, changes, says):
   setup = toys.recipe(method, **changes)
   state = state_lib.abstract(setup, KEY)
   with pytest.raises(ConfigError, match=says):
