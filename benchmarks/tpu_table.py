@@ -76,7 +76,11 @@ def rows() -> list[Program]:
     if method.task == "classification" and name != "independent":
       made += [Program(method=name, kind=method.needs.kind or "replicas")]
   for net in ("resnet110", "wrn20_8"):
-    made += [Program(method="independent", net=net), Program(net=net)]
+    made += [dataclasses.replace(alone, net=net), Program(net=net)]
+  made += [
+    dataclasses.replace(alone, net="resnet110", peers=1),
+    Program(net="resnet110", mesh=(1, 4)),
+  ]
   return list(dict.fromkeys(made + rows_of_scale()))
 
 
