@@ -80,6 +80,7 @@ def rows() -> list[Program]:
   made += [
     dataclasses.replace(alone, net="resnet110", peers=1),
     Program(net="resnet110", mesh=(1, 4)),
+    Program(net="resnet110", mapping="unroll"),
   ]
   return list(dict.fromkeys(made + rows_of_scale()))
 
