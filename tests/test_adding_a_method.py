@@ -120,12 +120,6 @@ def test_files_that_are_there_stay(tmp_path):
   assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_folder_that_cannot_be_is_refused(tmp_path):
-  (tmp_path / "lab").write_text("mine")
-  with pytest.raises(ConfigError, match="cannot be written .* choose another"):
-    new_method.write("mine", tmp_path / "lab")
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_page_works_inside(copy):

@@ -207,13 +207,8 @@ def write(name: str, to: Path | None = None) -> list[Path]:
     if path.exists():
       raise ConfigError(f"{path} is there already; choose another name.")
   for path, text in (files | changed).items():
-    try:
-      path.parent.mkdir(parents=True, exist_ok=True)
-      path.write_text(text)
-    except OSError as error:
-      raise ConfigError(
-        f"--to={to}: {path} cannot be written ({error}); choose another folder."
-      ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
   return list(files | changed)
 
 

@@ -11,6 +11,7 @@ JOBS is JSON: [{"flags": ["--config=..."], "workdir": "..."}]. A job may have
 - `wide`: it computes in float64.
 """
 
+import functools
 import json
 import sys
 
@@ -22,7 +23,7 @@ from okd_jax.cli import common as cli
 from okd_jax.devices import alive, distributed, mesh, signals
 from okd_jax.errors import Interrupted
 from okd_jax.storage import packing
-from okd_jax.tasks import classification
+from okd_jax.tasks import classification, keypoints
 from okd_jax.training import state as state_lib
 import toys
 
@@ -57,10 +58,9 @@ def break_save(number, process):
 def widen():
   """Has everything computed in float64."""
   jax.config.update("jax_enable_x64", True)
-  of, values = classification.Task.of, state_lib._initial_values
-  classification.Task.of = lambda info, **given: of(
-    info, **(given | {"image_dtype": np.float64})
-  )
+  values = state_lib._initial_values
+  for task in (classification.Task, keypoints.Task):
+    task.of = functools.partial(task.of, image_dtype=np.float64)
   state_lib._initial_values = lambda *args: toys.widen(values(*args))
 
 
