@@ -9,13 +9,13 @@ from okd_jax.losses._divergences import gap_of, nll
 from okd_jax.losses._inputs import (
   Array,
   as_floats,
-  as_labels,
   as_list,
   check_weights,
   refuse,
   Scalar,
   weighted,
 )
+from okd_jax.losses._labels import as_labels
 from okd_jax.losses._maps import attention_distance
 
 

@@ -8,13 +8,11 @@ import jax.numpy as jnp
 from okd_jax.losses._inputs import (
   Array,
   as_floats,
-  as_suffix_labels,
   check_not_negative,
   check_temperature,
-  is_soft,
-  nan_unless,
   Scalar,
 )
+from okd_jax.losses._labels import as_suffix_labels, is_soft, nan_unless
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:

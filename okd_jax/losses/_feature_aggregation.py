@@ -10,6 +10,7 @@ from okd_jax.losses._inputs import (
   Array,
   as_floats,
   as_list,
+  check_not_negative,
   describe,
   refuse,
 )
@@ -58,14 +59,14 @@ def feature_aggregation(
       [K, D, m], "point_bias" [K, m], "pool_kernel" [D, m], "pool_bias" [m], "W"
       [(K + 1) m, T J] and "b" [T J].
     form: "code" or "paper".
-    eps: added to the variance.
+    eps: static, at least 0, added to the variance.
 
   Returns:
     The ensemble, [B, h, w, J], and the weights, [B, T, J].
 
   Raises:
     ValueError: if the shapes do not match, a dtype is not floating, params
-      lack one, or for an unknown `form`.
+      lack one, `eps` is negative, or for an unknown `form`.
 
   References:
     Li et al., `Online Knowledge Distillation for Efficient Pose Estimation
@@ -76,6 +77,7 @@ def feature_aggregation(
   if form not in ("code", "paper"):
     expected = "'code' (the published code) or 'paper'"
     refuse("feature_aggregation", "form", expected, f"{form!r}")
+  check_not_negative("feature_aggregation", "eps", eps)
   features, maps = as_floats(
     "feature_aggregation",
     features=(features, "B H W D"),

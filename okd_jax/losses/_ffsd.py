@@ -10,7 +10,6 @@ from okd_jax.losses._divergences import kl, nll
 from okd_jax.losses._inputs import (
   Array,
   as_floats,
-  as_labels,
   as_list,
   check_temperature,
   check_weights,
@@ -19,6 +18,7 @@ from okd_jax.losses._inputs import (
   Scalar,
   weighted,
 )
+from okd_jax.losses._labels import as_labels
 from okd_jax.losses._maps import (
   attention_distance,
   diverse_attention,

@@ -17,6 +17,8 @@ Scalar = float | Array
 
 # Axes in front of those named: any that broadcast, or the same in all arrays.
 BROADCAST, SAME = "...", "*"
+# Axes of classes, positions and the like: of nothing there is no mean.
+_NOT_EMPTY = "CDEHJNTWhw"
 
 
 class InputError(ValueError, AssertionError):
@@ -44,8 +46,8 @@ def as_floats(function: str, **arguments: tuple[Any, str]) -> list[Array]:
   Args:
     function: the public function, for the error.
     **arguments: by name, the value and letters for its axes, "P B C". A letter
-      stands for the same size in all arguments. The first may be `BROADCAST`
-      or `SAME`.
+      stands for the same size in all arguments, not 0 for `_NOT_EMPTY`. The
+      first may be `BROADCAST` or `SAME`.
   """
   sizes: dict[str, tuple[int, ...]] = {}
   arrays = []
@@ -63,6 +65,9 @@ def as_floats(function: str, **arguments: tuple[Any, str]) -> list[Array]:
       )
       context = f" with {known}" if known else ""
       refuse(function, argument, expected, describe(array) + context)
+    if empty := [a for a in axes if a in _NOT_EMPTY and sizes[a] == (0,)]:
+      expected = f"{expected} with {empty[0]} of at least 1"
+      refuse(function, argument, expected, describe(array))
     arrays.append(at_least_float32(array))
   return arrays
 
@@ -125,70 +130,6 @@ def check_peers(
     refuse(function, argument, expected, describe(peers))
 
 
-def is_soft(labels: Any) -> bool:
-  """Whether labels are probabilities [B, C] and not class indices [B]."""
-  return bool(jnp.issubdtype(labels.dtype, jnp.floating))
-
-
-def as_labels(function: str, labels: Any, logits: Array) -> Array:
-  """Returns the labels of logits [..., B, C] in the form that losses read.
-
-  Returns:
-    Probabilities, float [B, C], or class indices, int32 [B]; an index out of
-    range that is known only when the program runs has become -1.
-
-  Raises:
-    InputError: for another shape or dtype, or an index known to be out of
-      range.
-  """
-  expected = "integer [B] or float [B, C]"
-  return _as_labels(function, labels, logits, expected, logits.ndim - 2)
-
-
-def as_suffix_labels(function: str, labels: Any, logits: Array) -> Array:
-  """As `as_labels`; any number of leading axes of the logits may lack."""
-  expected = (
-    "integer, of the shape of the predictions or a suffix of it, or float "
-    "with an axis of classes more"
-  )
-  return _as_labels(function, labels, logits, expected, None)
-
-
-def _as_labels(function, labels, logits, expected, lacking) -> Array:
-  host = on_host(labels)
-  known = labels if host is None else host
-  soft = is_soft(known)
-  whole = logits.shape if soft else logits.shape[:-1]
-  if lacking is None:
-    lacking = len(whole) - known.ndim
-  if (
-    not (soft or jnp.issubdtype(known.dtype, jnp.integer))
-    or lacking < 0
-    or known.shape != whole[lacking:]
-    or (soft and known.ndim == 0)
-  ):
-    got = f"{describe(known)} with logits {describe(logits)}"
-    refuse(function, "labels", expected, got)
-  if soft:
-    return jnp.asarray(labels)
-  return _as_indices(function, labels, host, logits.shape[-1])
-
-
-def _as_indices(function, labels, host, num_classes) -> Array:
-  # NumPy's 64 bits are looked at before jax cuts them to 32.
-  if host is not None:
-    wrong = host[(host < 0) | (host >= num_classes)]
-    if wrong.size:
-      expected = f"class indices in [0, {num_classes})"
-      refuse(function, "labels", expected, str(wrong[0]))
-    return jnp.asarray(host.astype(np.int32))
-  unsigned = jnp.issubdtype(labels.dtype, jnp.unsignedinteger)
-  wide = jnp.promote_types(labels.dtype, jnp.uint32 if unsigned else jnp.int32)
-  labels = labels.astype(wide)
-  known = (labels >= 0) & (labels < num_classes)
-  return jnp.where(known, labels, -1).astype(jnp.int32)
-
-
 def on_host(value: Any) -> np.ndarray | None:
   """A value as NumPy has it; None if only the running program knows it."""
   if isinstance(value, jax.core.Tracer):
@@ -199,20 +140,6 @@ def on_host(value: Any) -> np.ndarray | None:
     return np.asarray(value)
   except (TypeError, ValueError):
     return np.asarray(None)
-
-
-def as_probabilities(labels: Array, num_classes: int, dtype: Any) -> Array:
-  """[..., C] from the result of `as_labels`; nan for indices out of range."""
-  if is_soft(labels):
-    return labels.astype(dtype)
-  one_hot = labels[..., None] == jnp.arange(num_classes)
-  # Not a product with nan: XLA makes that of a truth value a choice with 0.
-  return jnp.where(labels[..., None] >= 0, one_hot.astype(dtype), math.nan)
-
-
-def nan_unless(condition: Array, dtype: Any) -> Array:
-  """A factor of 1, or nan: the gradient of what it multiplies is nan too."""
-  return jnp.where(condition, 1, math.nan).astype(dtype)
 
 
 def check_numbers(

@@ -10,8 +10,6 @@ from okd_jax.losses._divergences import kl, nll
 from okd_jax.losses._inputs import (
   Array,
   as_floats,
-  as_labels,
-  as_probabilities,
   check_not_negative,
   check_peers,
   check_temperature,
@@ -19,6 +17,7 @@ from okd_jax.losses._inputs import (
   Scalar,
   weighted,
 )
+from okd_jax.losses._labels import as_labels, as_probabilities
 from okd_jax.losses._mixture import best_mixture, mean_logit
 from okd_jax.losses._peers import weighted_sum
 

@@ -10,7 +10,6 @@ from okd_jax.losses._divergences import kl, nll
 from okd_jax.losses._inputs import (
   Array,
   as_floats,
-  as_labels,
   check_peers,
   check_temperature,
   check_weights,
@@ -20,6 +19,7 @@ from okd_jax.losses._inputs import (
   Scalar,
   weighted,
 )
+from okd_jax.losses._labels import as_labels
 from okd_jax.losses._peers import HIGHEST, mean_over_others
 
 

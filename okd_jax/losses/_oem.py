@@ -9,7 +9,6 @@ from okd_jax.losses._divergences import kl, nll
 from okd_jax.losses._inputs import (
   Array,
   as_floats,
-  as_labels,
   as_list,
   check_peers,
   check_temperature,
@@ -18,6 +17,7 @@ from okd_jax.losses._inputs import (
   Scalar,
   weighted,
 )
+from okd_jax.losses._labels import as_labels
 
 
 def oem(

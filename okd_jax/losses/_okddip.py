@@ -16,7 +16,6 @@ from okd_jax.losses._divergences import (
 from okd_jax.losses._inputs import (
   Array,
   as_floats,
-  as_labels,
   check_not_negative,
   check_peers,
   check_temperature,
@@ -25,6 +24,7 @@ from okd_jax.losses._inputs import (
   Scalar,
   weighted,
 )
+from okd_jax.losses._labels import as_labels
 from okd_jax.losses._peers import log_peer_attention, weighted_sum
 
 

@@ -6,7 +6,6 @@ from okd_jax.losses._divergences import kl, nll
 from okd_jax.losses._inputs import (
   Array,
   as_floats,
-  as_labels,
   check_not_negative,
   check_peers,
   check_temperature,
@@ -14,6 +13,7 @@ from okd_jax.losses._inputs import (
   Scalar,
   weighted,
 )
+from okd_jax.losses._labels import as_labels
 from okd_jax.losses._peers import weighted_sum
 
 

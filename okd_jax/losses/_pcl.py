@@ -6,13 +6,13 @@ from okd_jax.losses._divergences import kl, nll
 from okd_jax.losses._inputs import (
   Array,
   as_floats,
-  as_labels,
   check_peers,
   check_temperature,
   check_weights,
   Scalar,
   weighted,
 )
+from okd_jax.losses._labels import as_labels
 from okd_jax.losses._peers import mean_over_others
 
 

@@ -6,14 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from okd_jax.losses._divergences import kl, nll
-from okd_jax.losses._inputs import (
-  Array,
-  as_floats,
-  as_labels,
-  as_probabilities,
-  describe,
-  refuse,
-)
+from okd_jax.losses._inputs import Array, as_floats, describe, refuse
+from okd_jax.losses._labels import as_labels, as_probabilities
 
 
 def switokd_gap(

@@ -77,6 +77,33 @@ def test_a_group_of_nobody_is_refused(call):
     call()
 
 
+@pytest.mark.parametrize(
+  ("call", "axis"),
+  [
+    (
+      lambda: losses.softened_kl(np.ones((3, 0)), np.ones(0), temperature=2.0),
+      "C",
+    ),
+    (
+      lambda: losses.okddip(
+        LOGITS[..., :0], LOGITS[0, :, :0], FEATURES, FEATURES, LABELS
+      ),
+      "C",
+    ),
+    (lambda: losses.diverse_attention(*np.ones((2, 4, 2, 0, 3))), "W"),
+    (lambda: losses.attention_distance(*np.ones((2, 4, 2, 2, 0))), "D"),
+  ],
+)
+def test_no_classes_positions_or_channels_are_refused(call, axis):
+  with pytest.raises(ValueError, match=rf" with {axis} of at least 1; got "):
+    call()
+
+
+def test_no_examples_have_no_losses():
+  none = losses.softened_kl(LOGITS[:, :0], LOGITS[:, :0], temperature=2.0)
+  assert none.shape == (P, 0)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.float8_e5m2])
 def test_narrow_floats_are_computed_in_float32(dtype):
   logits = jnp.asarray(LOGITS, dtype)

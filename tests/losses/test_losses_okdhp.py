@@ -167,6 +167,14 @@ def test_wrong_input_is_refused(change, message):
     losses.okdhp(**arguments | change)
 
 
+@pytest.mark.parametrize("eps", [-1.0, np.nan, "1e-5"])
+def test_an_eps_that_is_no_small_number_is_refused(eps):
+  with pytest.raises(ValueError, match="^feature_aggregation: eps must be"):
+    losses.feature_aggregation(
+      *golden.arrays(INPUTS, ("x", "final")).values(), {}, eps=eps
+    )
+
+
 def test_unknown_form_is_refused():
   with pytest.raises(ValueError, match="form must be .*got 'sum'"):
     losses.feature_aggregation(MAPS, MAPS[None], {}, form="sum")

@@ -1,0 +1,87 @@
+"""Labels: class indices or probabilities, and what is made of them."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from okd_jax.losses._inputs import Array, describe, on_host, refuse
+
+
+def is_soft(labels: Any) -> bool:
+  """Whether labels are probabilities [B, C] and not class indices [B]."""
+  return bool(jnp.issubdtype(labels.dtype, jnp.floating))
+
+
+def as_labels(function: str, labels: Any, logits: Array) -> Array:
+  """Returns the labels of logits [..., B, C] in the form that losses read.
+
+  Returns:
+    Probabilities, float [B, C], or class indices, int32 [B]; an index out of
+    range that is known only when the program runs has become -1.
+
+  Raises:
+    InputError: for another shape or dtype, or an index known to be out of
+      range.
+  """
+  expected = "integer [B] or float [B, C]"
+  return _as_labels(function, labels, logits, expected, logits.ndim - 2)
+
+
+def as_suffix_labels(function: str, labels: Any, logits: Array) -> Array:
+  """As `as_labels`; any number of leading axes of the logits may lack."""
+  expected = (
+    "integer, of the shape of the predictions or a suffix of it, or float "
+    "with an axis of classes more"
+  )
+  return _as_labels(function, labels, logits, expected, None)
+
+
+def _as_labels(function, labels, logits, expected, lacking) -> Array:
+  host = on_host(labels)
+  known = labels if host is None else host
+  soft = is_soft(known)
+  whole = logits.shape if soft else logits.shape[:-1]
+  if lacking is None:
+    lacking = len(whole) - known.ndim
+  if (
+    not (soft or jnp.issubdtype(known.dtype, jnp.integer))
+    or lacking < 0
+    or known.shape != whole[lacking:]
+    or (soft and known.ndim == 0)
+  ):
+    got = f"{describe(known)} with logits {describe(logits)}"
+    refuse(function, "labels", expected, got)
+  if soft:
+    return jnp.asarray(labels)
+  return _as_indices(function, labels, host, logits.shape[-1])
+
+
+def _as_indices(function, labels, host, num_classes) -> Array:
+  # NumPy's 64 bits are looked at before jax cuts them to 32.
+  if host is not None:
+    wrong = host[(host < 0) | (host >= num_classes)]
+    if wrong.size:
+      expected = f"class indices in [0, {num_classes})"
+      refuse(function, "labels", expected, str(wrong[0]))
+    return jnp.asarray(host.astype(np.int32))
+  unsigned = jnp.issubdtype(labels.dtype, jnp.unsignedinteger)
+  wide = jnp.promote_types(labels.dtype, jnp.uint32 if unsigned else jnp.int32)
+  labels = labels.astype(wide)
+  known = (labels >= 0) & (labels < num_classes)
+  return jnp.where(known, labels, -1).astype(jnp.int32)
+
+
+def as_probabilities(labels: Array, num_classes: int, dtype: Any) -> Array:
+  """[..., C] from the result of `as_labels`; nan for indices out of range."""
+  if is_soft(labels):
+    return labels.astype(dtype)
+  one_hot = labels[..., None] == jnp.arange(num_classes)
+  # Not a product with nan: XLA makes that of a truth value a choice with 0.
+  return jnp.where(labels[..., None] >= 0, one_hot.astype(dtype), math.nan)
+
+
+def nan_unless(condition: Array, dtype: Any) -> Array:
+  """A factor of 1, or nan: the gradient of what it multiplies is nan too."""
+  return jnp.where(condition, 1, math.nan).astype(dtype)
