@@ -1,7 +1,7 @@
 """What the commands share: arguments, exit codes, caches, work folders."""
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
 import errno
 import io
@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import jax
 
+from okd_jax.cli import places
 from okd_jax.devices import alive, distributed
 from okd_jax.errors import CheckpointError, ConfigError, Interrupted, OkdError
 from okd_jax.results import grid
@@ -36,75 +37,13 @@ _CANNOT_WRITE = (
 )
 
 
-def path(text: str) -> pathlib.Path:
-  """The type of arguments that are paths; see `okd_jax.storage.paths`."""
-  try:
-    return paths.expand(text)
-  except ConfigError as error:
-    raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def place(text: str) -> Path:
-  """The type of arguments that are paths, also in a bucket."""
-  try:
-    return paths.anywhere(text)
-  except ConfigError as error:
-    raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def to_write(
-  kind: Callable[[str], Path], *, folder: bool
-) -> Callable[[str], Path]:
-  """The type of arguments that say where to write.
-
-  Args:
-    kind: `path` or `place`.
-    folder: whether it is for a folder of files; for one file otherwise.
-  """
-
-  def where(text: str) -> Path:
-    to = kind(text)
-    try:
-      _require_writable(to, folder=folder)
-    except ConfigError as error:
-      raise argparse.ArgumentTypeError(str(error)) from error
-    return to
-
-  return where
-
-
-def _require_writable(to: Path, *, folder: bool) -> None:
-  """Refuses a place that cannot be written, before there is something to write.
-
-  Raises:
-    ConfigError: saying why; only of places on this machine.
-  """
-  if not isinstance(to, pathlib.Path):
-    return
-  above = to if folder else to.parent
-  there = next(p for p in (above, *above.parents) if os.path.lexists(p))
-  why = ""
-  if not os.path.isdir(there):
-    why = f"{there} is no folder"
-  elif not folder and os.path.exists(to) and not os.path.isfile(to):
-    why = "it is there and is no file"
-  elif not os.access(there, os.W_OK | os.X_OK):
-    why = f"{there} is read-only"
-  else:
-    try:
-      to.lstat()
-    except FileNotFoundError:
-      pass
-    except OSError as error:
-      why = os.strerror(error.errno or 0)
-  if why:
-    raise ConfigError(f"{to} cannot be written: {why}; choose another place.")
-
-
 def add_workdir(command: argparse.ArgumentParser) -> None:
   """Adds the folder of a run, or of the runs of several seeds."""
   command.add_argument(
-    "workdir", type=place, metavar="WORKDIR", help="of a run, or of its seeds"
+    "workdir",
+    type=places.place,
+    metavar="WORKDIR",
+    help="of a run, or of its seeds",
   )
   add_seed(command)
 
@@ -256,10 +195,10 @@ def read_comparison(argv: Sequence[str]) -> tuple[Comparison, Path]:
 
 
 def _workdir(given: str | None, config: RunConfig, named: str) -> Path:
-  if not given:
-    return default_workdir(config, named)
-  workdir = paths.anywhere(given)
-  _require_writable(workdir, folder=True)
+  workdir = paths.anywhere(given) if given else default_workdir(config, named)
+  places.require_writable(
+    workdir, folder=True, remedy="choose another --workdir"
+  )
   return workdir
 
 

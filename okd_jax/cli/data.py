@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from okd_jax import data, rules
-from okd_jax.cli import common, copy_data, keypoint_data
+from okd_jax.cli import common, copy_data, keypoint_data, places
 from okd_jax.data.augmentation import Augment
 from okd_jax.data.config import KEYPOINTS
 from okd_jax.errors import ConfigError, DataError
@@ -126,7 +126,7 @@ def _division(config: data.Config, path: str) -> dict[str, int]:
 
 
 def _png(text: str) -> paths.Path:
-  path = common.to_write(common.path, folder=False)(text)
+  path = places.to_write(places.path, folder=False)(text)
   if path.suffix.lower() != ".png":
     raise argparse.ArgumentTypeError(f"{path} must be a file that ends in .png")
   return path

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from okd_jax import backbones, groups, methods
-from okd_jax.cli import common, hosts
+from okd_jax.cli import hosts, places
 from okd_jax.cli.hosts import Finding
 from okd_jax.core import Batch
 from okd_jax.data.formats import publisher, tfds as prepared
@@ -52,7 +52,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   """Adds the arguments of the command."""
   command.add_argument(
     "--workdir",
-    type=common.place,
+    type=places.place,
     metavar="DIR",
     default=pathlib.Path("."),
     help="where runs will be; of several processes all have to see it",

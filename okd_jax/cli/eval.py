@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from okd_jax import tasks
-from okd_jax.cli import common
+from okd_jax.cli import common, places
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError, DataError
 from okd_jax.results import closer as closer_lib
@@ -52,14 +52,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   )
   command.add_argument(
     "--to",
-    type=common.to_write(common.place, folder=True),
+    type=places.to_write(places.place, folder=True),
     metavar="DIR",
     help="folder for the files of --per-class; per_class/SPLIT in the work "
     "directory of the run by default",
   )
   command.add_argument(
     "--data",
-    type=common.place,
+    type=places.place,
     metavar="PATH",
     help="where the data of the run are now, if they have moved",
   )
@@ -132,8 +132,10 @@ def run(args: argparse.Namespace) -> None:
 
 def _evaluate(workdir: Path, args: argparse.Namespace) -> _Evaluated:
   config, info, _ = run_lib.about(workdir)
+  to = args.to or workdir / "per_class" / args.split
   if args.per_class:
     tasks.load(info.task).require_classes()
+    places.require_writable(to, folder=True)
   devices = len(jax.devices())
   parts = devices if config.eval_batch_size % devices == 0 else 1
   mesh = mesh_lib.make_mesh(parts, 1)
@@ -172,7 +174,6 @@ def _evaluate(workdir: Path, args: argparse.Namespace) -> _Evaluated:
   closer = None
   if seen.choices is not None:
     about = f"seed {config.seed}, step {opened.step}, {args.split}"
-    to = args.to or workdir / "per_class" / args.split
     closer = closer_lib.of(seen, info.class_names, opened.leader, about)
     closer_lib.write(closer, to)
     _draw(closer, to)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from okd_jax.cli import common
+from okd_jax.cli import common, places
 from okd_jax.runs import run as run_lib
 from okd_jax.weights import export
 
@@ -18,7 +18,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   )
   command.add_argument(
     "--to",
-    type=common.to_write(common.place, folder=True),
+    type=places.to_write(places.place, folder=True),
     help="folder, with one a seed in it if there are several; named after "
     "--what in WORKDIR by default",
   )
@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> None:
     to = args.to or workdir / folder
     if args.to and len(workdirs) > 1:
       to = args.to / workdir.name
+    places.require_writable(to, folder=True)
     opened = run_lib.run(workdir)
     export.export(opened, to, args.what, args.format)
     print(f"{args.what} of step {opened.step} is in {to}.")

@@ -12,7 +12,7 @@ from string import Template
 from typing import Any
 
 from okd_jax import methods
-from okd_jax.cli import common
+from okd_jax.cli import places
 from okd_jax.errors import ConfigError
 
 _METHOD = '''"""$title: peers learn from the mean of all of them."""
@@ -154,7 +154,7 @@ def add_arguments(command: Any) -> None:
   command.add_argument("name", metavar="NAME", help="lower_case, as a module's")
   command.add_argument(
     "--to",
-    type=common.to_write(common.path, folder=True),
+    type=places.to_write(places.path, folder=True),
     metavar="DIR",
     help="write outside the package, there",
   )

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from okd_jax.cli import common
+from okd_jax.cli import common, places
 from okd_jax.errors import CheckpointError, DataError
 from okd_jax.storage.paths import Path
 
@@ -12,7 +12,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   """Adds what the command takes."""
   command.add_argument(
     "workdirs",
-    type=common.place,
+    type=places.place,
     nargs="+",
     metavar="WORKDIR",
     help="of a run, of its seeds, or of a comparison; several share pictures",
@@ -20,7 +20,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   common.add_seed(command)
   command.add_argument(
     "--to",
-    type=common.to_write(common.place, folder=True),
+    type=places.to_write(places.place, folder=True),
     metavar="DIR",
     help="folder for the pictures; by default plots in WORKDIR, or "
     "plots/together in the first of several",
@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> None:
   workdirs: list[Path] = args.workdirs
   if args.seed is not None:
     workdirs = [common.runs(each, args.seed)[0] for each in workdirs]
+  places.require_writable(args.to or workdirs[0], folder=True)
   for path in pictures.draw(workdirs, args.to):
     print(path)
   (first, *others) = workdirs

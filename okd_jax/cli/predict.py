@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from okd_jax.cli import common
+from okd_jax.cli import common, places
 from okd_jax.errors import ConfigError, DataError
 from okd_jax.runs import display
 from okd_jax.storage import files as storage
@@ -26,32 +26,32 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   """Adds what the command takes."""
   command.add_argument(
     "target",
-    type=common.place,
+    type=places.place,
     metavar="WORKDIR|LEADER",
     help="run, runs of several seeds, or exported folder",
   )
   command.add_argument(
     "images",
-    type=common.path,
+    type=places.path,
     nargs="+",
     metavar="IMAGE",
     help="files or folders",
   )
   command.add_argument(
     "--boxes",
-    type=common.path,
+    type=places.path,
     metavar="FILE",
     help="keypoints: COCO annotations or detections, where to look",
   )
   command.add_argument(
     "--to",
-    type=common.to_write(common.path, folder=False),
+    type=places.to_write(places.path, folder=False),
     metavar="FILE",
     help="write JSON; of keypoints results as COCO has them",
   )
   command.add_argument(
     "--draw",
-    type=common.to_write(common.path, folder=True),
+    type=places.to_write(places.path, folder=True),
     metavar="DIR",
     help="keypoints: write the pictures with the figures found",
   )
@@ -79,11 +79,11 @@ def run(args: argparse.Namespace) -> None:
   networks = [predict.open_network(each, boxes=args.boxes) for each in targets]
   files = predict.find(args.images)
   first = networks[0].asking
-  places = _places(first, files, args.draw) if args.draw else []
+  drawings = _drawings(first, files, args.draw) if args.draw else []
   with display.progress("pictures", len(files)) as progress:
     results = predict.ask(networks, files, progress)
   if args.draw:
-    _draw(first, results[0], places)
+    _draw(first, results[0], drawings)
   if args.to:
     content = json.dumps(first.document(results[0]), indent=2) + "\n"
     storage.make_folder(args.to.parent)
@@ -117,7 +117,7 @@ def _show(
     display.table(title, ["image", *asking.heads], rows)
 
 
-def _places(
+def _drawings(
   asking: Asking, files: Sequence[Path], folder: pathlib.Path
 ) -> list[pathlib.Path]:
   """Where the drawings of files go, each to a place of its own.
@@ -127,20 +127,20 @@ def _places(
   """
   asking.require_drawing()
   asked = {os.path.realpath(file) for file in files}
-  places: dict[pathlib.Path, None] = {}
+  drawings: dict[pathlib.Path, None] = {}
   for file in files:
     # Files of several folders may have one name.
     others = (f"{file.stem}_{number}" for number in itertools.count(2))
     names = itertools.chain([file.stem], others)
     made = (folder / f"{name}.png" for name in names)
-    place = next(place for place in made if place not in places)
-    places[place] = None
+    place = next(place for place in made if place not in drawings)
+    drawings[place] = None
     if os.path.realpath(place) in asked or not _is_free(place):
       raise ConfigError(
         f"--draw={folder} would replace {place}, which is no drawing of an "
         "earlier call; choose another folder."
       )
-  return list(places)
+  return list(drawings)
 
 
 def _is_free(place: pathlib.Path) -> bool:
@@ -157,12 +157,12 @@ def _is_free(place: pathlib.Path) -> bool:
 def _draw(
   asking: Asking,
   results: Sequence[dict[str, Any]],
-  places: Sequence[pathlib.Path],
+  drawings: Sequence[pathlib.Path],
 ) -> None:
   about = PngImagePlugin.PngInfo()
   for key, text in _SOFTWARE.items():
     about.add_text(key, text)
-  for result, place in zip(results, places, strict=True):
+  for result, place in zip(results, drawings, strict=True):
     if "predictions" in result:
       place.parent.mkdir(parents=True, exist_ok=True)
       drawn = asking.draw(pathlib.Path(result["image"]), result["predictions"])

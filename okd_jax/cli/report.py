@@ -2,18 +2,18 @@
 
 import argparse
 
-from okd_jax.cli import common
+from okd_jax.cli import common, places
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
   """Adds what the command takes."""
   command.add_argument(
-    "workdirs", type=common.place, nargs="+", metavar="WORKDIR"
+    "workdirs", type=places.place, nargs="+", metavar="WORKDIR"
   )
   common.add_seed(command)
   command.add_argument(
     "--to",
-    type=common.to_write(common.place, folder=False),
+    type=places.to_write(places.place, folder=False),
     help="file; report.html in the first WORKDIR by default",
   )
 
@@ -26,5 +26,6 @@ def run(args: argparse.Namespace) -> None:
   if args.seed is not None:
     workdirs = [common.runs(each, args.seed)[0] for each in workdirs]
   to = args.to or workdirs[0] / "report.html"
+  places.require_writable(to, folder=False)
   report.write(workdirs, to)
   print(to)

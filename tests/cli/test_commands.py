@@ -227,10 +227,12 @@ def test_a_run_in_a_read_only_folder(trained, pictures, tmp_path, capsys):
     for what, name in (("export", "net"), ("plot", "plots"), ("report", "it")):
       command(what, run, f"--to={tmp_path / name}")
       assert (tmp_path / name).exists()
-      with leaving(CheckpointError.exit_code):
-        command(what, run)
+    for what in ("export", "plot", "report", "eval --per-class"):
+      what, *option = what.split()
+      with leaving(ConfigError.exit_code):
+        command(what, run, *option)
       said = capsys.readouterr().err
-      assert str(run) in said and "write elsewhere (--workdir, --to)" in said
+      assert str(run) in said and "is read-only; write elsewhere by" in said
 
 
 def test_names_that_cannot_be_printed_are_escaped(
