@@ -1,5 +1,6 @@
 """Tell what training would use of annotated joints; a part of `data`."""
 
+from collections.abc import Sequence
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def run(config: data.Config, show: Path | None, *, as_json: bool) -> None:
     split: {
       "pictures": len({f.image_id for f in figures}),
       "figures": len(figures),
-      "joints": dict(zip(found.names, _labelled(figures), strict=True)),
+      "joints": _labelled(found.names, figures),
     }
     for split, figures in found.splits.items()
   }
@@ -53,11 +54,14 @@ def run(config: data.Config, show: Path | None, *, as_json: bool) -> None:
       print(f"What a network sees is in {show}.")
 
 
-def _labelled(figures: Any) -> list[int]:
-  if not figures:
-    return []
-  seen: list[Figure] = list(figures)
-  return [int(n) for n in np.sum([f.visible > 0 for f in seen], axis=0)]
+def _labelled(
+  names: Sequence[str], figures: Sequence[Figure]
+) -> dict[str, int]:
+  """In how many figures each joint is; a split may have none."""
+  return {
+    name: sum(bool(figure.visible[joint] > 0) for figure in figures)
+    for joint, name in enumerate(names)
+  }
 
 
 def _show(name: str, counts: dict[str, Any], found: Any) -> None:

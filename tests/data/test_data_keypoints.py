@@ -304,6 +304,7 @@ def test_damaged_annotations_are_refused(tmp_path, damage, message):
     ("[1]", "must hold keys"),
     ("a: [", "cannot be read as YAML"),
     ("test: a.json", "names no file for 'train'"),
+    ("train: b.json", "names b.json for 'train', which is not there"),
     ("train: 7", "'train' must be a path"),
     ("torso: [nose]", "two joint names"),
     (
@@ -530,6 +531,19 @@ def test_a_drawn_figure_is_where_its_joints_are():
     # Their own left is on our right, unless they turn their back on us.
     sides = [f.joints[left[0], 0] > f.joints[left[1], 0] for f in drawn]
     assert all(sides) if level == "easy" else not all(sides)
+
+
+def test_the_command_counts_a_split_without_pictures(tmp_path, capsys):
+  said = annotated.content()
+  for annotation in said["annotations"]:
+    annotation["image_id"] = said["images"][0]["id"]
+  folder = annotated.write(tmp_path, said)
+  __main__.main(["data", f"keypoints:{folder}"])
+  assert "nose" in capsys.readouterr().out
+  __main__.main(["data", f"keypoints:{folder}", "--json"])
+  splits = json.loads(capsys.readouterr().out)["splits"]
+  assert {split["figures"] for split in splits.values()} == {0, 6}
+  assert {split["joints"]["nose"] for split in splits.values()} == {0, 6}
 
 
 @pytest.mark.long

@@ -143,6 +143,12 @@ def _files(
   if named:
     if "train" not in named:
       raise DataError(f"{folder / description.FILE} names no file for 'train'.")
+    for part, file in named.items():
+      if not look.has(file):
+        raise DataError(
+          f"{folder / description.FILE} names {said[part]} for '{part}', "
+          "which is not there; correct it, or put the file there."
+        )
     return named
   if given.suffix == ".json":
     return {"train": given}
