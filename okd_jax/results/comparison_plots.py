@@ -107,7 +107,8 @@ def _diversity(rows: Sequence[Row]) -> Figure:
 def _title(rows: Sequence[Row]) -> str:
   peers = max(row.num_peers for row in rows)
   runs = max(row.planned for row in rows)
+  data = " and ".join(dict.fromkeys(row.data for row in rows))
   return (
-    f"{rows[0].net} on {rows[0].data}, groups of {peers}, "
+    f"{rows[0].net} on {data}, groups of {peers}, "
     f"{runs} seed{'s' if runs > 1 else ''}"
   )

@@ -390,6 +390,33 @@ def test_cells_of_another_recipe_stand_as_failed(known):
   assert "config.batch_size: 20 in the run" in str(dml.failures)
 
 
+def test_titles_say_all_that_a_grid_varies(tmp_path):
+  config = small(methods=("dml",), grid={"epochs": (1, 2)})
+  compare._remember(config, tmp_path)
+  table = result_tables.read(tmp_path)[0]
+  assert table.title == "resnet8 on digits, 1 and 2 epochs: last epoch"
+
+
+@reads_recipes
+@pytest.mark.parametrize(
+  ("flag", "instead"),
+  [
+    ("--config.base.seed=7", "--config.seeds"),
+    ("--config.base.peers.net=resnet20", "--config.nets"),
+    ("--config.base.peers.kind", "--config.kinds.METHOD"),
+  ],
+)
+def test_settings_that_every_run_has_its_own_of_are_refused(
+  flag, instead, tmp_path
+):
+  recipe = f"--config={ROOT}/configs/compare_digits.py"
+  flags = ["compare", recipe, f"--workdir={tmp_path}", flag]
+  if "=" not in flag:
+    flags.append("branches")
+  with pytest.raises(ConfigError, match=f"change {instead} instead"):
+    cli.read_comparison(flags)
+
+
 def test_a_damaged_summary_is_one_that_is_not_there(known):
   (cell, *_) = grid.cells(small(methods=("dml",)), known)
   assert results.is_finished(cell)
