@@ -10,7 +10,7 @@ import jax
 from okd_jax import train as train_lib
 from okd_jax.devices import signals
 from okd_jax.errors import Interrupted, NotFiniteError
-from okd_jax.runs import spread, summary, workdir as workdir_lib
+from okd_jax.runs import outcome, spread, workdir as workdir_lib
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage.paths import Path
@@ -52,7 +52,7 @@ def train(
   left = [
     path
     for path, of_seed in runs.items()
-    if summary.finished(of_seed, path) is None
+    if outcome.finished(of_seed, path) is None
   ]
   diverged: list[NotFiniteError] = []
   # Around everything: signals between two runs must not be lost.
@@ -71,7 +71,7 @@ def train(
         diverged.append(error)
   if diverged:
     raise diverged[0]
-  finished = [summary.finished(of_seed, path) for path, of_seed in runs.items()]
+  finished = [outcome.finished(of_seed, path) for path, of_seed in runs.items()]
   results = [result for result in finished if result is not None]
   if jax.process_index() == 0 and len(results) == len(runs):
     spread.write(workdir, results)

@@ -160,7 +160,7 @@ def forget_failures(cells: Sequence[Cell]) -> None:
 
 def unfinished(cells: Sequence[Cell]) -> list[Cell]:
   """Cells that a worker may still train."""
-  return [c for c in cells if not (c.workdir / "summary.json").exists()]
+  return [cell for cell in cells if not rows.is_finished(cell)]
 
 
 def folder(workdir: Path, what: str) -> pathlib.Path:

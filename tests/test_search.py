@@ -117,6 +117,23 @@ def test_trials_behind_most_others_are_pruned(pretending, tmp_path):
     assert 2 * trial.params["optim.learning_rate"] < max(finished)
 
 
+def test_no_trial_that_was_pruned_is_the_best(monkeypatch, tmp_path, capsys):
+  """Runs that get worse: at its pruning one is better than any at the end."""
+  ran = []
+
+  def fake(config, workdir, stop, watch):
+    ran.append(workdir.name)
+    watch({"step": 5, JUDGE: 0.7 if len(ran) > 4 else 0.8})
+    return None, {"last": {JUDGE: 0.5 + len(ran) / 100}}
+
+  monkeypatch.setattr(train, "train", fake)
+  flags = ["search", *RECIPE, f"--workdir={tmp_path}", "--trials=6"]
+  __main__.main([*flags, SEARCHED[0]])
+  said = capsys.readouterr().out
+  assert said.count(" pruned ") == 2
+  assert f"The best one is in {tmp_path / 'trial3'}:" in said
+
+
 @pytest.mark.parametrize(
   ("flags", "says"),
   [

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import select
 import sys
 from typing import Any, NoReturn
@@ -30,6 +31,8 @@ from okd_jax.settings import (
 from okd_jax.settings.schema import Comparison, RunConfig
 from okd_jax.storage import paths
 from okd_jax.storage.paths import Path
+
+_OF_BASE = re.compile(r"--?config\.base\.([\w.]+)")
 
 _CANNOT_WRITE = (
   *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -190,6 +193,8 @@ def read_comparison(argv: Sequence[str]) -> tuple[Comparison, Path]:
   recipe, named, workdir = flags.read(argv)
   if "base" not in recipe:
     raise _of_another_command(named)
+  found = filter(None, map(_OF_BASE.match, argv))
+  grid.refuse_set(match[1] for match in found)
   config = grid.ranged(freeze.freeze_comparison(recipe), values)
   return config, _workdir(workdir, config.base, named)
 

@@ -33,8 +33,12 @@ def run(args: argparse.Namespace) -> None:
   looked = search.space(config, texts)
   common.prepare_jax(config)
   judge, trials = search.search(config, looked, args.trials, workdir)
-  done = sorted((t for t in trials if t.values), key=lambda t: -t.values[0])
-  rest_of_them = [t for t in trials if not t.values]
+  # Optuna gives a pruned trial a value, too: that of where it was ended.
+  done = sorted(
+    (t for t in trials if t.state == search.TrialState.COMPLETE),
+    key=lambda t: -t.values[0],
+  )
+  rest_of_them = [t for t in trials if t not in done]
   measure = judge.measure
   display.table(
     f"Trials by {judge.name} ({config.deploy} evaluation)",

@@ -67,7 +67,7 @@ class Board:
       error = cell.workdir / rows.ERROR
       if error.exists():
         self.failed[name] = rows.reason(error.read_text())
-      elif not (cell.workdir / "summary.json").exists():
+      elif not rows.is_finished(cell):
         continue
       del self.left[name]
 

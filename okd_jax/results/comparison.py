@@ -1,6 +1,6 @@
 """The tables of a comparison, beside published figures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import json
 from typing import Any
 
@@ -44,7 +44,8 @@ def make_tables(rows: Sequence[Row], known: Mapping[str, Any]) -> list[Table]:
   made = []
   for net in dict.fromkeys(row.net for row in rows):
     of_net = [row for row in rows if row.net == net]
-    title = f"{net} on {of_net[0].data}, {of_net[0].epochs} epochs"
+    title = f"{net} on {_all(r.data for r in of_net)}, "
+    title += f"{_all(r.epochs for r in of_net)} epochs"
     made += [
       _last(title, of_net),
       *_validation(title, of_net),
@@ -53,6 +54,11 @@ def make_tables(rows: Sequence[Row], known: Mapping[str, Any]) -> list[Table]:
       _beside(title, of_net, known),
     ]
   return made
+
+
+def _all(values: Iterable[Any]) -> str:
+  """What rows have, where a grid may give them several values."""
+  return " and ".join(map(str, dict.fromkeys(values)))
 
 
 def _last(title: str, rows: Sequence[Row]) -> Table:

@@ -30,8 +30,8 @@ def plot(workdir: Path, to: Path | None = None) -> list[Path]:
   with mpl.rc_context(canvas.STYLE):
     for net in dict.fromkeys(row.net for row in rows):
       of_net = [row for row in rows if row.net == net and row.finished]
-      if of_net:
-        name = net.replace("/", "_")
+      name = net.replace("/", "_")
+      if any(row.headlines for row in of_net):  # none without test data
         figures[f"{of_net[0].measure.name}_{name}"] = _headlines(of_net)
       if any(row.diversity for row in of_net):
         figures[f"diversity_{name}"] = _diversity(of_net)
@@ -107,7 +107,8 @@ def _diversity(rows: Sequence[Row]) -> Figure:
 def _title(rows: Sequence[Row]) -> str:
   peers = max(row.num_peers for row in rows)
   runs = max(row.planned for row in rows)
+  data = " and ".join(dict.fromkeys(row.data for row in rows))
   return (
-    f"{rows[0].net} on {rows[0].data}, groups of {peers}, "
+    f"{rows[0].net} on {data}, groups of {peers}, "
     f"{runs} seed{'s' if runs > 1 else ''}"
   )

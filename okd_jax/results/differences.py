@@ -71,7 +71,7 @@ def paired(
     return None
   mean, std = statistics.mean(shared), statistics.stdev(shared)
   margin = _margin(std, len(shared))
-  if abs(mean) > margin or std == 0:
+  if abs(mean) > margin:
     return Difference(mean, margin, None)
   enough = (n for n in range(2, _MOST + 1) if abs(mean) > _margin(std, n))
   return Difference(mean, margin, next(enough, math.inf))

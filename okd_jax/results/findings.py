@@ -102,15 +102,15 @@ def alike(
 
 
 def diversity(
-  evaluations: Evaluations, epochs: int
+  evaluations: Evaluations, epochs_a_step: float
 ) -> tuple[np.ndarray, np.ndarray]:
   """The epochs of the evaluations and the diversity at each.
 
   Args:
     evaluations: of the run.
-    epochs: of the run.
+    epochs_a_step: to count in epochs.
   """
   figure = Figure("test", GROUP, False, DIVERSITY)
   points = [(step, figures[figure]) for step, figures in evaluations]
   steps, values = np.array(points, float).T
-  return steps * epochs / steps[-1], values
+  return steps * epochs_a_step, values

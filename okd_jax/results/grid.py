@@ -1,6 +1,6 @@
 """The cells of a comparison: every method, network and seed, one recipe."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import fnmatch
 import itertools
@@ -151,6 +151,23 @@ def check(config: Comparison, grid: list[Cell]) -> None:
       # The teacher is not there yet; any folder stands for it.
       checked = dataclasses.replace(checked, teacher=".")
     config_lib.check(checked)
+
+
+def refuse_set(keys: Iterable[str]) -> None:
+  """Refuses settings of all runs that a comparison sets in each itself.
+
+  Args:
+    keys: what a command line changes of the base.
+
+  Raises:
+    ConfigError: naming the first of them, and what to change instead.
+  """
+  for key in keys:
+    if key in _SET:
+      raise ConfigError(
+        f"--config.base.{key}: a comparison sets it in every run itself, so "
+        f"this would change nothing; change {_SET[key]} instead."
+      )
 
 
 def _alone(method: str) -> bool:

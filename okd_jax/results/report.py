@@ -19,6 +19,7 @@ from okd_jax.results import (
 )
 from okd_jax.results.formats import Table
 from okd_jax.runs import (
+  outcome,
   records,
   run as run_lib,
   spread,
@@ -97,7 +98,7 @@ def run_section(workdir: Path, prefix: str) -> str:
     f"{config.method.name}, {course.group} on {course.info.name}, {seeds}, "
     f"{config.epochs + config.extra_epochs} epochs."
   )
-  if not all((path / "summary.json").exists() for path in paths):
+  if not all(outcome.finished(run_lib.about(p)[0], p) for p in paths):
     about += " Not finished."
   made = map(tables.as_html, _evaluation(paths))
   looked = [

@@ -10,9 +10,10 @@ import numpy as np
 
 from okd_jax import tasks
 from okd_jax.core import Method
+from okd_jax.errors import ConfigError
 from okd_jax.results import findings, grid
 from okd_jax.results.grid import BASELINE, Cell, KD_TEACHER
-from okd_jax.runs import records, run as run_lib
+from okd_jax.runs import outcome, records, run as run_lib
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.storage.paths import Path
 from okd_jax.tasks.task import Measure
@@ -55,7 +56,7 @@ class Row:
     kind: replicas or branches.
     num_peers: P.
     nets: the networks that it trains, as `config.peers.net` names them.
-    epochs: of each run.
+    epochs: of each run, those that were added included.
     finished: number of finished runs.
     planned: number of runs.
     measure: the headline of the task.
@@ -115,6 +116,23 @@ def exists(workdir: Path) -> bool:
 def reason(error: str) -> str:
   """The message in a file of a failure, before where it came from."""
   return error.partition("\n\n")[0]
+
+
+def finished(cell: Cell) -> dict[str, Any] | None:
+  """The summary of a cell that is complete; None if there is none.
+
+  Raises:
+    ConfigError: if its folder holds a run of another configuration.
+  """
+  return outcome.finished(cell.config, cell.workdir)
+
+
+def is_finished(cell: Cell) -> bool:
+  """Whether a cell is complete, as this comparison has it."""
+  try:
+    return finished(cell) is not None
+  except ConfigError:
+    return False  # whoever tries to train it says so
 
 
 def begun(workdir: Path) -> list[Path]:
@@ -184,15 +202,11 @@ def _row(cells: Sequence[Cell]) -> Row:
   compared, compared_as = _compared(cells[0].method, method)
   runs, alike = {}, {}
   speeds, diversity, failures = [], [], {}
-  finished = 0
   for cell in cells:
-    error = cell.workdir / ERROR
-    path = cell.workdir / "summary.json"
-    if error.exists():
-      failures[cell.name] = reason(error.read_text())
-    elif path.exists():
-      finished += 1
-      summary = json.loads(path.read_text())
+    summary, why = _outcome(cell)
+    if why:
+      failures[cell.name] = why
+    elif summary is not None:
       if "images_per_second" in summary:
         speeds.append(1 / summary["images_per_second"])
       evaluations = records.read_evaluations(cell.workdir)
@@ -201,8 +215,8 @@ def _row(cells: Sequence[Cell]) -> Row:
         alike[cell.seed] = equal
       tested = any(figure.split == "test" for figure in evaluations[-1][1])
       if tested and config.peers.num_peers > 1:
-        epochs = config.epochs + config.extra_epochs
-        diversity.append(findings.diversity(evaluations, epochs))
+        epochs_a_step = config.batch_size / run_lib.about(cell.workdir)[2]
+        diversity.append(findings.diversity(evaluations, epochs_a_step))
   return Row(
     net=cells[0].net,
     name=cells[0].row,
@@ -212,8 +226,8 @@ def _row(cells: Sequence[Cell]) -> Row:
     kind=config.peers.kind,
     num_peers=config.peers.num_peers,
     nets=config.peers.net,
-    epochs=config.epochs,
-    finished=finished,
+    epochs=config.epochs + config.extra_epochs,
+    finished=len(runs),
     planned=len(cells),
     measure=measure,
     runs=runs,
@@ -224,6 +238,17 @@ def _row(cells: Sequence[Cell]) -> Row:
     compared=compared,
     compared_as=compared_as,
   )
+
+
+def _outcome(cell: Cell) -> tuple[dict[str, Any] | None, str]:
+  """The summary of a finished cell, and why it has failed if it has."""
+  error = cell.workdir / ERROR
+  if error.exists():
+    return None, reason(error.read_text())
+  try:
+    return finished(cell), ""
+  except ConfigError as other:
+    return None, f"{type(other).__name__}: {other}"
 
 
 def _measure(cells: Sequence[Cell], method: Method) -> Measure:

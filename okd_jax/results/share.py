@@ -19,7 +19,7 @@ import jax
 from okd_jax.errors import ConfigError, InUseError
 from okd_jax.results import rows
 from okd_jax.results.grid import Cell
-from okd_jax.runs import summary, workdir as workdir_lib
+from okd_jax.runs import workdir as workdir_lib
 from okd_jax.storage import files
 from okd_jax.storage.paths import Path
 
@@ -142,7 +142,7 @@ class Share:
     if cell.teacher in self.failed:
       # What the teacher left behind may look like a run.
       raise ConfigError(f"its teacher, {cell.teacher}, failed.")
-    if summary.finished(cell.config, cell.workdir) is not None:
+    if rows.finished(cell) is not None:
       print(f"{cell.name} is finished.", flush=True)
       (cell.workdir / rows.ERROR).unlink(missing_ok=True)
     elif (why := _error(cell)) and why != self._known[cell.name]:

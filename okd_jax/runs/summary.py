@@ -13,8 +13,8 @@ from okd_jax.devices import mesh as mesh_lib
 from okd_jax.runs import (
   best as best_lib,
   display,
+  outcome,
   records as records_lib,
-  run as run_lib,
   sizes as sizes_lib,
 )
 from okd_jax.settings import config as config_lib, freeze
@@ -151,34 +151,10 @@ def write(
 
 def _timed_before(path: Path, result: dict[str, Any]) -> dict[str, Any]:
   """The times in an earlier summary of the same steps."""
-  try:
-    earlier = json.loads(path.read_text())
-    if earlier["last"]["step"] != result["last"]["step"]:
-      return {}
-    return {name: earlier[name] for name in _TIMES}
-  except (OSError, ValueError, LookupError, TypeError):
-    return {}  # killed before it was written
-
-
-def finished(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
-  """The summary of a run that is complete; None if there is none.
-
-  Raises:
-    ConfigError: if the folder holds a run of another configuration.
-  """
-  path = workdir / "summary.json"
-  if not path.exists():
-    return None
-  saved = run_lib.saved_config(workdir)
-  if saved is None:
-    return None
-  # The folder of a comparison may have been moved.
-  saved["teacher"] = config.teacher
-  config_lib.require_resumable(config, saved)
-  now = (config.epochs, config.extra_epochs)
-  if (saved.get("epochs"), saved.get("extra_epochs", 0)) != now:
-    return None
-  return json.loads(path.read_text())
+  earlier = outcome.read(path) or {}
+  if earlier.get("last", {}).get("step") != result["last"]["step"]:
+    return {}
+  return {name: earlier[name] for name in _TIMES if name in earlier}
 
 
 def show_results(config: RunConfig, results: Sequence[dict[str, Any]]) -> None:

@@ -359,6 +359,89 @@ def test_tables_say_what_stands_beside_what(known):
   assert lines["ffl"]["deployed_last_mean"] == ""
 
 
+def test_cells_count_once_they_are_what_the_comparison_asks_for(known):
+  config = small(methods=("independent", "dml", "ffl"))
+  longer = freeze.replace(config, {"base.extra_epochs": 1})
+  compare._remember(longer, known)
+  cells = {cell.name: cell for cell in grid.cells(longer, known)}
+  pretend(cells["resnet8/dml/seed0"].config, known / "resnet8/dml/seed0")
+  # Interrupted in the epochs that were added.
+  begun = cells["resnet8/dml/seed1"]
+  saved = json.dumps(freeze.as_dict(begun.config))
+  (begun.workdir / "config.json").write_text(saved)
+  assert not results.is_finished(begun)
+  rows = {row.name: row for row in results.read(known)}
+  assert {name: row.finished for name, row in rows.items()} == {
+    "baseline": 0,
+    "independent": 0,
+    "dml": 1,
+    "ffl": 0,
+  }
+  text = str(result_tables.read(known))
+  assert "resnet8 on digits, 2 epochs: last epoch" in text
+  assert "Failed" not in text
+
+
+def test_cells_of_another_recipe_stand_as_failed(known):
+  config = small(methods=("independent", "dml", "ffl"))
+  compare._remember(freeze.replace(config, {"base.batch_size": 10}), known)
+  dml = {row.name: row for row in results.read(known)}["dml"]
+  assert (dml.finished, len(dml.failures)) == (0, 2)
+  assert "config.batch_size: 20 in the run" in str(dml.failures)
+
+
+def test_titles_say_all_that_a_grid_varies(tmp_path):
+  config = small(methods=("dml",), grid={"epochs": (1, 2)})
+  compare._remember(config, tmp_path)
+  table = result_tables.read(tmp_path)[0]
+  assert table.title == "resnet8 on digits, 1 and 2 epochs: last epoch"
+
+
+@reads_recipes
+@pytest.mark.parametrize(
+  ("flag", "instead"),
+  [
+    ("--config.base.seed=7", "--config.seeds"),
+    ("--config.base.peers.net=resnet20", "--config.nets"),
+    ("--config.base.peers.kind", "--config.kinds.METHOD"),
+  ],
+)
+def test_settings_that_every_run_has_its_own_of_are_refused(
+  flag, instead, tmp_path
+):
+  recipe = f"--config={ROOT}/configs/compare_digits.py"
+  flags = ["compare", recipe, f"--workdir={tmp_path}", flag]
+  if "=" not in flag:
+    flags.append("branches")
+  with pytest.raises(ConfigError, match=f"change {instead} instead"):
+    cli.read_comparison(flags)
+
+
+def test_a_damaged_summary_is_one_that_is_not_there(known):
+  (cell, *_) = grid.cells(small(methods=("dml",)), known)
+  assert results.is_finished(cell)
+  (cell.workdir / "summary.json").write_text('{"epochs"')
+  assert not results.is_finished(cell)
+  assert {row.name: row.finished for row in results.read(known)}[cell.row] == 1
+
+
+def test_diversity_of_a_run_that_ended_early_is_at_its_epochs(known):
+  config = small(methods=("independent", "dml", "ffl"))
+  longer = freeze.replace(config, {"base.epochs": 4})
+  compare._remember(longer, known)
+  for cell in grid.cells(longer, known):
+    pretend(cell.config, cell.workdir)  # ten steps, an epoch
+  dml = {row.name: row for row in results.read(known)}["dml"]
+  np.testing.assert_allclose(dml.diversity[0][0], [0.5, 1])
+
+
+def test_a_comparison_without_test_data_is_drawn(known):
+  for path in known.glob("*/*/seed*/metrics.jsonl"):
+    path.write_text(path.read_text().replace('"test/', '"validation/'))
+  result_tables.write(known)
+  compare_plots.plot(known)
+
+
 def test_plots_show_every_row_in_its_colour(known):
   compare_plots.plot(known)
   for name, colors in (

@@ -25,6 +25,10 @@ def test_a_difference_that_is_sure_needs_no_more_seeds():
 def test_a_difference_of_nothing_would_need_endless_seeds():
   found = differences.paired({0: 1.0, 1: -1.0}, {0: 0.0, 1: 0.0})
   assert found.needed == np.inf
+  # The interval holds 0 also where all differences are 0.
+  equal = differences.paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})
+  assert (equal.margin, equal.needed) == (0, np.inf)
+  assert differences.paired({0: 2, 1: 3}, {0: 1, 1: 2}).needed is None
   assert str(differences.Difference(-0.001, 1, None)) == "+0.00 ± 1.00"
   assert differences.paired({0: 1.0}, {0: 0.0, 1: 0.0}) is None
 

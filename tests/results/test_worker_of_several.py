@@ -43,7 +43,6 @@ def flags(workdir, *others):
   """Two cells of three steps; that of a rate of 1e30 diverges."""
   return (
     f"--config={ROOT}/configs/compare_digits.py:smoke",
-    "--config.base.peers.net=toys:Toy",
     "--config.base.peers.num_peers=2",
     "--config.base.mesh.data=2",
     "--config.base.mesh.peer=1",

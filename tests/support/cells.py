@@ -5,6 +5,7 @@ a run leaves behind, and when they began and ended into `$CELLS_LOG`; each
 takes `$CELLS_SECONDS`.
 """
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -13,11 +14,13 @@ import time
 
 from configs import compare_digits
 from okd_jax import __main__, train as train_lib
+from okd_jax.data.info import DataInfo
 from okd_jax.results import grid
 from okd_jax.settings import freeze
 from okd_jax.storage import files
 
 ROOT = Path(__file__).resolve().parents[2]
+DIGITS = tuple(map(str, range(10)))
 PROGRAM = (sys.executable, str(Path(__file__).resolve()))
 
 
@@ -43,12 +46,23 @@ def pretend(config, workdir, last=0.5, best=0.5, speed=100.0):
     | {f"test/{name}/accuracy": value for name in names}
     for step, value in ((5, best), (10, last))
   ]
+  epochs = config.epochs + config.extra_epochs
+  summary = {"epochs": epochs, "images_per_second": speed}
   for name, content in (
     ("metrics.jsonl", "\n".join(map(json.dumps, records)) + "\n"),
     ("config.json", json.dumps(freeze.as_dict(config))),
-    ("summary.json", json.dumps({"images_per_second": speed})),
+    ("data.json", json.dumps(_about(config))),
+    ("summary.json", json.dumps(summary)),
   ):
     (workdir / name).write_text(content)
+
+
+def _about(config):
+  """Of data of which an epoch is ten steps."""
+  info = DataInfo(
+    "digits", 10, (8, 8, 1), (0.3,), (0.4,), 1, False, 1437, 360, DIGITS
+  )
+  return dataclasses.asdict(info) | {"train_size": 10 * config.batch_size}
 
 
 def listed(workdir):

@@ -1,0 +1,42 @@
+"""Whether a run is complete, and the summary that it left."""
+
+import json
+from typing import Any
+
+from okd_jax.runs import run as run_lib
+from okd_jax.settings import config as config_lib
+from okd_jax.settings.schema import RunConfig
+from okd_jax.storage.paths import Path
+
+
+def read(path: Path) -> dict[str, Any] | None:
+  """A summary.json; None if it is not there, or damaged.
+
+  The run writes it anew where it goes on, so both are the same.
+  """
+  try:
+    return dict(json.loads(path.read_text()))
+  except (OSError, ValueError, TypeError):
+    return None
+
+
+def finished(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
+  """The summary of a run that is complete; None if there is none.
+
+  Raises:
+    ConfigError: if the folder holds a run of another configuration.
+  """
+  result = read(workdir / "summary.json")
+  if result is None:
+    return None
+  saved = run_lib.saved_config(workdir)
+  if saved is None:
+    return None
+  # The folder of a comparison may have been moved.
+  saved["teacher"] = config.teacher
+  config_lib.require_resumable(config, saved)
+  now = (config.epochs, config.extra_epochs)
+  if (saved.get("epochs"), saved.get("extra_epochs", 0)) != now:
+    return None
+  # A run that got more epochs and was interrupted in them has its old summary.
+  return result if result.get("epochs") == sum(now) else None
