@@ -12,6 +12,7 @@ from okd_jax import __main__, data
 from okd_jax.data.keypoints import (
   description,
   mpii,
+  own,
   pictures,
   stickfolk,
 )
@@ -255,6 +256,7 @@ def change(path, value):
 
 
 FIRST = ("annotations", 0)
+NAN, CROWD = float("nan"), {"iscrowd": 1}
 
 
 @pytest.mark.parametrize(
@@ -275,13 +277,25 @@ FIRST = ("annotations", 0)
     (change((*FIRST, "keypoints"), ["a", "b", 2] * 5), "annotation 1: a value"),
     (change((*FIRST, "keypoints"), 7), "annotation 1: a value"),
     (change((*FIRST, "bbox"), "all of it"), "annotation 1: a value"),
-    (change((*FIRST, "head_box"), [1, 2]), "annotation 1: a value"),
+    (change((*FIRST, "head_box"), [1, 2]), "head_box .* x, y, width, height"),
+    (change((*FIRST, "head_box"), [1, 2, 0, 0]), "head_box .* not empty"),
+    (change((*FIRST, "head_box"), [1, 2, NAN, 3]), "head_box .* not empty"),
+    (change((*FIRST, "area"), -4), "area -4 must be above 0"),
+    (change((*FIRST, "area"), NAN), "area nan must be above 0"),
+    (change((*FIRST, "keypoints"), [1, 2, 1.5] * 5), "visibility 0, 1 or 2"),
+    (
+      change(("annotations",), [annotated.content()["annotations"][0] | CROWD]),
+      "no labelled joint to learn in 1 .* 1 groups .iscrowd. are left out",
+    ),
     (change((*FIRST, "area"), "large"), "annotation 1: a value"),
     (change((*FIRST, "image_id"), [7]), r"image_id \[7\] is of no image"),
     (change(("images", 0, "id"), [7]), "entry of images without an 'id'"),
+    (change(("images", 0, "id"), 7.0), r"whole number or a text: .* has 7\.0"),
     (change(("images", 0, "width"), None), "has width and height"),
     (change(("categories", 0, "skeleton"), [[1, 2, 3]]), "pairs of numbers"),
     (change(("categories", 0, "skeleton"), [["nose", 2]]), "pairs of numbers"),
+    (change(("categories", 0, "skeleton"), 3), "pairs of numbers"),
+    (change(("categories", 0, "keypoints"), "nose"), "a list of names"),
   ],
 )
 def test_damaged_annotations_are_refused(tmp_path, damage, message):
@@ -293,6 +307,53 @@ def test_damaged_annotations_are_refused(tmp_path, damage, message):
   assert str(path) in str(error.value)
 
 
+def figures_of(folder):
+  found = own.read(str(folder), ASPECT, 0.5)
+  return found, [f for figures in found.splits.values() for f in figures]
+
+
+@pytest.mark.parametrize("empty", [None, [0, 0, 0, 0], [10, 10, 0, 0]])
+def test_joints_make_the_box_that_nobody_drew(tmp_path, empty):
+  said = annotated.content(2)
+  said["annotations"][0]["bbox"] = empty
+  # Joints in a line on the border of the picture are in it.
+  said["annotations"][1] |= {
+    "bbox": empty,
+    "keypoints": [0, 5, 2, 0, 15, 2] + [0] * 9,
+  }
+  folder = annotated.write(tmp_path, said)
+  found, figures = figures_of(folder)
+  boxes = {f.image_id: f.box for f in figures}
+  np.testing.assert_allclose(boxes[1], [13.9, 7.9, 12.2, 13.2])
+  np.testing.assert_allclose(boxes[2], [-1, 4, 2, 12])
+  assert not any("left out" in note for note in found.notes)
+
+
+def test_images_of_one_file_are_one_picture(tmp_path):
+  said = annotated.content(4)
+  for image in said["images"][1:3]:
+    image["file_name"] = "1.png"
+  found, figures = figures_of(annotated.write(tmp_path, said))
+  assert sorted(f.image_id for f in figures) == [1, 1, 1, 4]
+  train, test = (
+    {f.picture for f in found.splits[split]} for split in ("train", "test")
+  )
+  assert train and test and not train & test
+
+
+def test_pictures_in_two_splits_and_heads_of_a_few_are_said(tmp_path):
+  said = annotated.content()
+  said["annotations"][0]["head_box"] = [15, 6, 8, 8]
+  folder = annotated.write(tmp_path, said)
+  (folder / description.FILE).write_text(
+    "train: annotations/all.json\ntest: annotations/all.json"
+  )
+  found, _ = figures_of(folder)
+  assert not found.info.head_boxes
+  assert any("6 pictures of the test split are" in n for n in found.notes)
+  assert any("10 of 12 figures have no head_box" in n for n in found.notes)
+
+
 @pytest.mark.parametrize(
   "text, message",
   [
@@ -300,6 +361,9 @@ def test_damaged_annotations_are_refused(tmp_path, damage, message):
     ("flip_pairs: [[nose, tail]]", "names the joint 'tail'"),
     ("flip_pairs: [nose]", "list of pairs"),
     ("sigmas: {nose: -1}", "above 0"),
+    ("sigmas: {nose: .inf}", "finite numbers above 0"),
+    ("sigmas: {nose: true}", "finite numbers above 0"),
+    ("torso: [nose, nose]", "two joints that differ"),
     ("flips: []", "did you mean 'flip_pairs'"),
     ("[1]", "must hold keys"),
     ("a: [", "cannot be read as YAML"),

@@ -1,6 +1,7 @@
 """What people say of their joints, in `keypoints.yaml` or by their names."""
 
 from collections.abc import Mapping, Sequence
+import math
 import re
 from typing import Any
 
@@ -103,6 +104,11 @@ def describe(
     if not isinstance(ends, list) or len(ends) != 2:
       raise DataError(f"{path}: 'torso' must be a list of two joint names.")
     torso = joint(ends[0]), joint(ends[1])
+    if torso[0] == torso[1]:
+      raise DataError(
+        f"{path}: 'torso' is from {ends[0]} to {ends[1]}; two joints that "
+        "differ were expected. Name the other end."
+      )
   if not torso:
     notes.append(
       "There is no left_hip and right_shoulder, so PCK is in shares of the "
@@ -132,7 +138,13 @@ def mirrored(names: Sequence[str]) -> Pairs:
 def _sigmas(path: Path, said: Mapping[str, Any]) -> dict[str, float]:
   sigmas = said.get("sigmas") or {}
   if not isinstance(sigmas, dict) or not all(
-    isinstance(value, int | float) and value > 0 for value in sigmas.values()
+    isinstance(value, int | float)
+    and not isinstance(value, bool)
+    and 0 < value < math.inf
+    for value in sigmas.values()
   ):
-    raise DataError(f"{path}: 'sigmas' must be numbers above 0 by joint.")
+    raise DataError(
+      f"{path}: 'sigmas' must be finite numbers above 0 by joint, not "
+      f"{sigmas!r}; correct them, or leave them out."
+    )
   return {name: float(value) for name, value in sigmas.items()}
