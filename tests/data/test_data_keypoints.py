@@ -363,7 +363,7 @@ def test_pictures_in_two_splits_and_heads_of_a_few_are_said(tmp_path):
     ("sigmas: {nose: -1}", "above 0"),
     ("sigmas: {nose: .inf}", "finite numbers above 0"),
     ("sigmas: {nose: true}", "finite numbers above 0"),
-    ("torso: [nose, nose]", "two joints that differ"),
+    ("torso: [nose, nose]", "two joint names that differ"),
     ("flips: []", "did you mean 'flip_pairs'"),
     ("[1]", "must hold keys"),
     ("a: [", "cannot be read as YAML"),

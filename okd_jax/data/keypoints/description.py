@@ -98,17 +98,8 @@ def describe(
     notes.append(f"OKS takes {SIGMA} for all joints: it is not that of COCO.")
   by_joint = {joint(name): value for name, value in _sigmas(path, said).items()}
   named = [ends for ends in _TORSO if set(ends) <= set(names)]
-  torso = tuple(map(names.index, named[0])) if named else ()
-  if "torso" in said:
-    ends = said["torso"]
-    if not isinstance(ends, list) or len(ends) != 2:
-      raise DataError(f"{path}: 'torso' must be a list of two joint names.")
-    torso = joint(ends[0]), joint(ends[1])
-    if torso[0] == torso[1]:
-      raise DataError(
-        f"{path}: 'torso' is from {ends[0]} to {ends[1]}; two joints that "
-        "differ were expected. Name the other end."
-      )
+  ends = _torso_ends(path, said) if "torso" in said else (*named, ())[0]
+  torso = tuple(map(joint, ends))
   if not torso:
     notes.append(
       "There is no left_hip and right_shoulder, so PCK is in shares of the "
@@ -133,6 +124,16 @@ def mirrored(names: Sequence[str]) -> Pairs:
         found.append((i, names.index(other)))
         break
   return tuple(found)
+
+
+def _torso_ends(path: Path, said: Mapping[str, Any]) -> list[Any]:
+  ends = said["torso"]
+  if not isinstance(ends, list) or len(ends) != 2 or ends[0] == ends[1]:
+    raise DataError(
+      f"{path}: 'torso' must be a list of two joint names that differ, not "
+      f"{ends!r}; name both ends."
+    )
+  return ends
 
 
 def _sigmas(path: Path, said: Mapping[str, Any]) -> dict[str, float]:
