@@ -209,6 +209,7 @@ def test_description_overrides(tmp_path):
   assert known.pairs == () and made.info.flip
   assert known.sigmas == (0.1, *[description.SIGMA] * 4)
   assert known.bones == ((0, 3),) and known.torso == (3, 4)
+  assert any("0.05 for 4 of 5 joints" in note for note in made.notes)
 
 
 def test_a_path_that_is_not_there_is_refused(tmp_path):
@@ -396,6 +397,21 @@ def test_wrong_descriptions_are_refused(tmp_path, text, message):
 def test_wrong_settings_are_refused(tmp_path, changes, message):
   with pytest.raises(ConfigError, match=message):
     make(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+  "names, alone",
+  [
+    (["left_eye", "right_eye", "left_knee", "rigth_knee"], "left_knee"),
+    (["eye.L", "eye.R", "toe.R", "leg"], "toe.R"),
+    (["left_eye", "right_eye", "lip"], None),
+    (["left_eye", "nose"], None),
+  ],
+)
+def test_joints_without_another_side_are_said(tmp_path, names, alone):
+  _, notes = description.describe(tmp_path, tuple(names), (), {})
+  said = [note for note in notes if "of one side" in note]
+  assert said == [] if alone is None else said[0].startswith(f"{alone} of one")
 
 
 @pytest.mark.parametrize(
