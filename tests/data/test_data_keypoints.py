@@ -330,6 +330,15 @@ def test_joints_make_the_box_that_nobody_drew(tmp_path, empty):
   assert not any("left out" in note for note in found.notes)
 
 
+def test_boxes_away_from_their_joints_are_said(tmp_path):
+  said = annotated.content()
+  # In shares of the picture, as others write them.
+  said["annotations"][0]["bbox"] = [0.25, 0.17, 0.5, 0.67]
+  found, _ = figures_of(annotated.write(tmp_path, said))
+  (note,) = [n for n in found.notes if "crop around their box" in n]
+  assert note.startswith("all.json: 1 figures have no labelled joint")
+
+
 def test_images_of_one_file_are_one_picture(tmp_path):
   said = annotated.content(4)
   for image in said["images"][1:3]:

@@ -142,6 +142,10 @@ class _Reader:
       self._counts["outside" if self._official else "point"] += 1
       return None
     center, scale = boxes.center_and_scale(box, self._aspect)
+    joints, visible = labelled
+    half = scale * boxes.SCALE_UNIT / 2
+    inside = np.all(np.abs(joints - center) <= half, axis=1)
+    self._counts["away"] += not np.any(inside & (visible > 0))
     return Figure(
       self._places[number],
       number,
@@ -161,6 +165,8 @@ class _Reader:
       "outside": "figures whose box is empty are left out",
       "point": "figures with one labelled point and no box are left out, as "
       "their size is not known",
+      "away": "figures have no labelled joint in the crop around their box, so "
+      "nothing is learned of them; boxes are x, y, width, height in pixels",
       "area": f"figures have no area; {AREA_SHARE} of their box's is taken",
     }
     for what, text in said.items():
