@@ -17,6 +17,7 @@ from okd_jax import layers
 from okd_jax.backbones.network import Network
 from okd_jax.backbones.parts import bn_relu, torch_conv
 from okd_jax.core import Outputs
+from okd_jax.errors import ConfigError
 
 Array = jax.Array
 
@@ -131,12 +132,12 @@ class Hourglass(Network, kw_only=True):
   def check(self) -> None:
     super().check()
     if self.split == self.stacks and self.part != "whole":
-      raise ValueError(
+      raise ConfigError(
         f"split={self.split} leaves no stack of {self.stacks} to the branches; "
         f"use 0 to {self.stacks - 1}."
       )
     if self.width < 4 or self.width % 4:
-      raise ValueError(f"width={self.width} must be a multiple of 4.")
+      raise ConfigError(f"width={self.width} must be a multiple of 4.")
 
   def stem(self, x: Array, train: bool) -> Array:
     width = self.width
@@ -201,9 +202,10 @@ class Hourglass(Network, kw_only=True):
   def _check_size(self, height, width) -> None:
     least = 4 * 2**self.depth
     if height % least or width % least or not height or not width:
-      raise ValueError(
+      raise ConfigError(
         f"an input of height and width {(height, width)} cannot be halved "
-        f"{self.depth + 2} times; use multiples of {least}."
+        f"{self.depth + 2} times; use multiples of {least} "
+        "(config.data.image_size, config.data.keypoints.width)."
       )
 
 

@@ -152,6 +152,12 @@ class Asking(asking.Asking):
         f"{file} is {size[0]} x {size[1]}, and its boxes are for a picture of "
         f"{given.size}; give boxes of the pictures that are used."
       )
+    if boxes_lib.is_outside(given.box, size):
+      raise DataError(
+        f"{file} is {size[0]} x {size[1]}, and its box {given.box.tolist()} "
+        "lies outside; a box x, y, width, height in pixels of the picture was "
+        "expected. Correct it, or leave it out."
+      )
     box = boxes_lib.padded(given.box, self._known.box_padding)
     center, scale = boxes_lib.center_and_scale(box, self._aspect)
     return _Crop(given, center, float(scale[0]))

@@ -9,6 +9,7 @@ import quick
 
 from okd_jax import backbones
 from okd_jax.backbones import hourglass
+from okd_jax.errors import ConfigError
 
 IMAGE = (64, 64, 3)
 # Of the feature aggregation unit, which is the method's.
@@ -147,5 +148,5 @@ def test_images_need_not_be_square():
   ],
 )
 def test_wrong_input_is_refused(options, image, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(ConfigError, match=message):
     layouts.outputs_of(SMALL.clone(**options), image)

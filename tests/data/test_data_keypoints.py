@@ -12,6 +12,7 @@ from okd_jax import __main__, data
 from okd_jax.data.keypoints import (
   description,
   mpii,
+  own,
   pictures,
   stickfolk,
 )
@@ -208,6 +209,7 @@ def test_description_overrides(tmp_path):
   assert known.pairs == () and made.info.flip
   assert known.sigmas == (0.1, *[description.SIGMA] * 4)
   assert known.bones == ((0, 3),) and known.torso == (3, 4)
+  assert any("0.05 for 4 of 5 joints" in note for note in made.notes)
 
 
 def test_a_path_that_is_not_there_is_refused(tmp_path):
@@ -255,6 +257,7 @@ def change(path, value):
 
 
 FIRST = ("annotations", 0)
+NAN, CROWD = float("nan"), {"iscrowd": 1}
 
 
 @pytest.mark.parametrize(
@@ -275,13 +278,25 @@ FIRST = ("annotations", 0)
     (change((*FIRST, "keypoints"), ["a", "b", 2] * 5), "annotation 1: a value"),
     (change((*FIRST, "keypoints"), 7), "annotation 1: a value"),
     (change((*FIRST, "bbox"), "all of it"), "annotation 1: a value"),
-    (change((*FIRST, "head_box"), [1, 2]), "annotation 1: a value"),
+    (change((*FIRST, "head_box"), [1, 2]), "head_box .* x, y, width, height"),
+    (change((*FIRST, "head_box"), [1, 2, 0, 0]), "head_box .* not empty"),
+    (change((*FIRST, "head_box"), [1, 2, NAN, 3]), "head_box .* not empty"),
+    (change((*FIRST, "area"), -4), "area -4 must be above 0"),
+    (change((*FIRST, "area"), NAN), "area nan must be above 0"),
+    (change((*FIRST, "keypoints"), [1, 2, 1.5] * 5), "visibility 0, 1 or 2"),
+    (
+      change(("annotations",), [annotated.content()["annotations"][0] | CROWD]),
+      "no labelled joint to learn in 1 .* 1 groups .iscrowd. are left out",
+    ),
     (change((*FIRST, "area"), "large"), "annotation 1: a value"),
     (change((*FIRST, "image_id"), [7]), r"image_id \[7\] is of no image"),
     (change(("images", 0, "id"), [7]), "entry of images without an 'id'"),
+    (change(("images", 0, "id"), 7.0), r"whole number or a text: .* has 7\.0"),
     (change(("images", 0, "width"), None), "has width and height"),
     (change(("categories", 0, "skeleton"), [[1, 2, 3]]), "pairs of numbers"),
     (change(("categories", 0, "skeleton"), [["nose", 2]]), "pairs of numbers"),
+    (change(("categories", 0, "skeleton"), 3), "pairs of numbers"),
+    (change(("categories", 0, "keypoints"), "nose"), "a list of names"),
   ],
 )
 def test_damaged_annotations_are_refused(tmp_path, damage, message):
@@ -293,6 +308,62 @@ def test_damaged_annotations_are_refused(tmp_path, damage, message):
   assert str(path) in str(error.value)
 
 
+def figures_of(folder):
+  found = own.read(str(folder), ASPECT, 0.5)
+  return found, [f for figures in found.splits.values() for f in figures]
+
+
+@pytest.mark.parametrize("empty", [None, [0, 0, 0, 0], [10, 10, 0, 0]])
+def test_joints_make_the_box_that_nobody_drew(tmp_path, empty):
+  said = annotated.content(2)
+  said["annotations"][0]["bbox"] = empty
+  # Joints in a line on the border of the picture are in it.
+  said["annotations"][1] |= {
+    "bbox": empty,
+    "keypoints": [0, 5, 2, 0, 15, 2] + [0] * 9,
+  }
+  folder = annotated.write(tmp_path, said)
+  found, figures = figures_of(folder)
+  boxes = {f.image_id: f.box for f in figures}
+  np.testing.assert_allclose(boxes[1], [13.9, 7.9, 12.2, 13.2])
+  np.testing.assert_allclose(boxes[2], [-1, 4, 2, 12])
+  assert not any("left out" in note for note in found.notes)
+
+
+def test_boxes_away_from_their_joints_are_said(tmp_path):
+  said = annotated.content()
+  # In shares of the picture, as others write them.
+  said["annotations"][0]["bbox"] = [0.25, 0.17, 0.5, 0.67]
+  found, _ = figures_of(annotated.write(tmp_path, said))
+  (note,) = [n for n in found.notes if "crop around their box" in n]
+  assert note.startswith("all.json: 1 figures have no labelled joint")
+
+
+def test_images_of_one_file_are_one_picture(tmp_path):
+  said = annotated.content(4)
+  for image in said["images"][1:3]:
+    image["file_name"] = "1.png"
+  found, figures = figures_of(annotated.write(tmp_path, said))
+  assert sorted(f.image_id for f in figures) == [1, 1, 1, 4]
+  train, test = (
+    {f.picture for f in found.splits[split]} for split in ("train", "test")
+  )
+  assert train and test and not train & test
+
+
+def test_pictures_in_two_splits_and_heads_of_a_few_are_said(tmp_path):
+  said = annotated.content()
+  said["annotations"][0]["head_box"] = [15, 6, 8, 8]
+  folder = annotated.write(tmp_path, said)
+  (folder / description.FILE).write_text(
+    "train: annotations/all.json\ntest: annotations/all.json"
+  )
+  found, _ = figures_of(folder)
+  assert not found.info.head_boxes
+  assert any("6 pictures of the test split are" in n for n in found.notes)
+  assert any("10 of 12 figures have no head_box" in n for n in found.notes)
+
+
 @pytest.mark.parametrize(
   "text, message",
   [
@@ -300,6 +371,9 @@ def test_damaged_annotations_are_refused(tmp_path, damage, message):
     ("flip_pairs: [[nose, tail]]", "names the joint 'tail'"),
     ("flip_pairs: [nose]", "list of pairs"),
     ("sigmas: {nose: -1}", "above 0"),
+    ("sigmas: {nose: .inf}", "finite numbers above 0"),
+    ("sigmas: {nose: true}", "finite numbers above 0"),
+    ("torso: [nose, nose]", "two joint names that differ"),
     ("flips: []", "did you mean 'flip_pairs'"),
     ("[1]", "must hold keys"),
     ("a: [", "cannot be read as YAML"),
@@ -333,6 +407,21 @@ def test_wrong_descriptions_are_refused(tmp_path, text, message):
 def test_wrong_settings_are_refused(tmp_path, changes, message):
   with pytest.raises(ConfigError, match=message):
     make(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+  "names, alone",
+  [
+    (["left_eye", "right_eye", "left_knee", "rigth_knee"], "left_knee"),
+    (["eye.L", "eye.R", "toe.R", "leg"], "toe.R"),
+    (["left_eye", "right_eye", "lip"], None),
+    (["left_eye", "nose"], None),
+  ],
+)
+def test_joints_without_another_side_are_said(tmp_path, names, alone):
+  _, notes = description.describe(tmp_path, tuple(names), (), {})
+  said = [note for note in notes if "of one side" in note]
+  assert said == [] if alone is None else said[0].startswith(f"{alone} of one")
 
 
 @pytest.mark.parametrize(

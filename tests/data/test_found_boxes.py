@@ -1,13 +1,16 @@
 """Boxes as annotators and detectors write them."""
 
+import dataclasses
 import json
 import pathlib
 
 import numpy as np
+from PIL import Image
 import pytest
 
-from okd_jax.data.keypoints import found
+from okd_jax.data.keypoints import found, info
 from okd_jax.errors import DataError
+from okd_jax.tasks import keypoint_answers
 
 DETECTION = {
   "image_id": 139,
@@ -40,11 +43,60 @@ def test_boxes_of_annotators_are_found_by_name(tmp_path, name):
     by_picture.of(pathlib.Path("other.png"))
 
 
-def test_without_a_box_that_of_the_joints_is_taken(tmp_path):
-  content = annotations(bbox=None, keypoints=[1, 2, 1, 4, 8, 2, 99, 99, 0])
+@pytest.mark.parametrize("empty", [None, [0, 0, 0, 0]])
+def test_without_a_box_that_of_the_joints_is_taken(tmp_path, empty):
+  content = annotations(bbox=empty, keypoints=[1, 2, 1, 4, 8, 2, 99, 99, 0])
   by_picture = found.ByPicture(written(tmp_path, content))
   (box,) = by_picture.of(pathlib.Path("a.png"))
   np.testing.assert_array_equal(box.box, [1, 2, 3, 6])
+
+
+@pytest.mark.parametrize(
+  "more", [{}, {"keypoints": []}, {"keypoints": [0] * 6}]
+)
+def test_what_training_leaves_out_does_not_stop_the_others(tmp_path, more):
+  content = annotations()
+  image = {"id": "y", "file_name": "c.png", "width": 9, "height": 8}
+  content["images"].append(image)
+  content["annotations"].append({"id": 3, "image_id": "y"} | more)
+  by_picture = found.ByPicture(written(tmp_path, content))
+  assert len(by_picture.of(pathlib.Path("a.png"))) == 1
+  with pytest.raises(DataError, match="no box for c.png"):
+    by_picture.of(pathlib.Path("c.png"))
+
+
+@pytest.mark.parametrize(
+  "box, outside",
+  [([40, 2, 5, 5], True), ([-9, 2, 9, 5], True), ([-9, -9, 10, 10], False)],
+)
+def test_a_box_outside_of_its_picture_is_not_asked_about(
+  tmp_path, box, outside
+):
+  file = tmp_path / "a.png"
+  Image.new("RGB", (40, 30)).save(file)
+  detection = DETECTION | {"file_name": "a.png", "bbox": box}
+  card = {
+    "image_shape": (16, 16, 3),
+    "exif": True,
+    "flip": False,
+    "keypoints": dataclasses.asdict(
+      info.KeypointInfo(pairs=(), bones=(), sigmas=(), torso=())
+    ),
+  }
+  asking = keypoint_answers.Asking(card, written(tmp_path, [detection]))
+  if not outside:
+    assert asking.question(file, 1).views.shape == (1, 16, 16, 3)
+    return
+  with pytest.raises(DataError, match=r"is 40 x 30, and its box .* outside"):
+    asking.question(file, 1)
+
+
+def test_empty_boxes_of_a_detector_are_left_out(tmp_path):
+  empty = DETECTION | {"image_id": 7, "bbox": [1, 2, 0, 0]}
+  by_picture = found.ByPicture(written(tmp_path, [DETECTION, empty]))
+  assert len(by_picture.of(pathlib.Path("139.jpg"))) == 1
+  with pytest.raises(DataError, match="no box for 7.jpg"):
+    by_picture.of(pathlib.Path("7.jpg"))
 
 
 def test_detections_are_found_by_number_or_name(tmp_path):
@@ -66,7 +118,7 @@ def test_detections_are_found_by_number_or_name(tmp_path):
     ([DETECTION, {**DETECTION, "score": None}], "entry 1 of its boxes"),
     ([DETECTION, 5], "entry 1 of its boxes"),
     (annotations(image_id="y"), "entry 0 of its boxes"),
-    (annotations(bbox=None), "entry 0 of its boxes"),
+    ([{**DETECTION, "bbox": None}], "entry 0 of its boxes"),
   ],
 )
 def test_damaged_boxes_are_refused(tmp_path, content, message):

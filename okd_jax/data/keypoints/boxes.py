@@ -27,6 +27,16 @@ def around(joints: np.ndarray, visible: np.ndarray) -> np.ndarray:
   return np.array([*low, *(labelled.max(axis=0) - low)])
 
 
+def is_outside(box: np.ndarray, image_size: Size) -> bool:
+  """Whether nothing of a box (x, y, w, h) is in its image."""
+  x, y, width, height = box
+  # A box of joints in a line, on the border, has no width.
+  right, bottom = x + max(width, 1), y + max(height, 1)
+  return bool(
+    x >= image_size[0] or y >= image_size[1] or right <= 0 or bottom <= 0
+  )
+
+
 def padded(box: np.ndarray, share: float) -> np.ndarray:
   """A box with a share of its longer side on every side of it."""
   x, y, width, height = box

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from okd_jax.data.keypoints import boxes
+from okd_jax.data.keypoints import boxes, entries
 from okd_jax.data.keypoints.figures import Figure
 from okd_jax.errors import DataError
 from okd_jax.storage import files
@@ -69,15 +69,17 @@ def read(
     UnreachableError: if it is in a bucket that cannot be reached.
   """
   content = load(path)
-  images = _by_id(path, content["images"], "images")
-  _by_id(path, content["annotations"], "annotations")
-  names, bones = _joints(path, content["categories"])
+  images = entries.by_id(path, content["images"], "images")
+  entries.by_id(path, content["annotations"], "annotations")
+  names, bones = entries.joints(path, content["categories"])
   reader = _Reader(path, pictures, names, aspect, official, padding, look)
   figures = tuple(reader.figures(images, content["annotations"]))
   if not figures:
+    reasons = " ".join(["", *reader.notes()])
     raise DataError(
-      f"{path} has no labelled joint in {len(content['annotations'])} "
-      "annotations; one at least was expected. Label some, or check the export."
+      f"{path} has no labelled joint to learn in {len(content['annotations'])} "
+      "annotations; one at least was expected. Label some, or check the "
+      f"export.{reasons}"
     )
   return File(names, bones, figures, tuple(reader.notes()))
 
@@ -99,54 +101,6 @@ def load(path: Path) -> dict[str, Any]:
   return content
 
 
-def _by_id(path: Path, entries: Sequence[Any], kind: str) -> dict[Any, Any]:
-  found: dict[Any, Any] = {}
-  for entry in entries:
-    if not isinstance(entry, dict) or not isinstance(
-      entry.get("id"), int | str
-    ):
-      raise DataError(f"{path} has an entry of {kind} without an 'id'.")
-    if entry["id"] in found:
-      raise DataError(
-        f"{path} has id {entry['id']} twice in {kind}; every id must be there "
-        "once. Remove one, or number them anew."
-      )
-    found[entry["id"]] = entry
-  return found
-
-
-def _joints(
-  path: Path, categories: Sequence[Any]
-) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
-  """Names and bones, of the only category with joints."""
-  having = [
-    entry
-    for entry in categories
-    if isinstance(entry, dict) and entry.get("keypoints")
-  ]
-  lists = {tuple(map(str, entry["keypoints"])) for entry in having}
-  if len(lists) != 1:
-    raise DataError(
-      f"{path} has {len(lists)} lists of joint names in its categories; one "
-      "was expected, as a network finds the joints of one kind of figure. "
-      "Export one category with 'keypoints' alone."
-    )
-  (names,) = lists
-  skeleton = having[0].get("skeleton") or ()
-  numbers = range(1, len(names) + 1)
-  if len(set(names)) < len(names) or not all(
-    isinstance(bone, list)
-    and len(bone) == 2
-    and all(j in numbers for j in bone)
-    for bone in skeleton
-  ):
-    raise DataError(
-      f"{path} has joints {names} and skeleton {skeleton}; names must differ, "
-      "and the skeleton has pairs of numbers of joints from 1."
-    )
-  return names, tuple((a - 1, b - 1) for a, b in skeleton)
-
-
 class _Reader:
   """Turns annotations into figures, and counts what was left out."""
 
@@ -160,7 +114,7 @@ class _Reader:
   def figures(
     self, images: Mapping[Any, Any], annotations: Sequence[Any]
   ) -> Iterator[Figure]:
-    numbers = {image: number for number, image in enumerate(images, 1)}
+    numbers = entries.numbers(images)
     for entry in annotations:
       image = entry.get("image_id")
       if not isinstance(image, int | str) or image not in images:
@@ -188,6 +142,10 @@ class _Reader:
       self._counts["outside" if self._official else "point"] += 1
       return None
     center, scale = boxes.center_and_scale(box, self._aspect)
+    joints, visible = labelled
+    half = scale * boxes.SCALE_UNIT / 2
+    inside = np.all(np.abs(joints - center) <= half, axis=1)
+    self._counts["away"] += not np.any(inside & (visible > 0))
     return Figure(
       self._places[number],
       number,
@@ -207,6 +165,8 @@ class _Reader:
       "outside": "figures whose box is empty are left out",
       "point": "figures with one labelled point and no box are left out, as "
       "their size is not known",
+      "away": "figures have no labelled joint in the crop around their box, so "
+      "nothing is learned of them; boxes are x, y, width, height in pixels",
       "area": f"figures have no area; {AREA_SHARE} of their box's is taken",
     }
     for what, text in said.items():
@@ -225,45 +185,56 @@ class _Reader:
         f"y and visibility of {count} joints",
       )
     table = np.array(values, float).reshape(count, 3)
-    visible = table[:, 2].astype(int)
-    if not np.isfinite(table).all() or not set(visible.tolist()) <= {0, 1, 2}:
+    visible = table[:, 2]
+    if not np.isfinite(table).all() or not np.isin(visible, (0, 1, 2)).all():
       raise self._wrong(
         entry, "'keypoints' must be finite, and visibility 0, 1 or 2"
       )
-    return (table[:, :2], visible) if visible.any() else None
+    return (table[:, :2], visible.astype(int)) if visible.any() else None
 
   def _box(self, entry, joints, visible, size) -> np.ndarray | None:
     given = entry.get("bbox")
-    if given is None:
-      given = boxes.around(joints, visible)
-    box = np.array(given, float)
+    own = boxes.around(joints, visible)
+    box = own if given is None else np.array(given, float)
     if box.shape != (4,) or not np.isfinite(box).all() or box[2:].min() < 0:
       raise self._wrong(entry, f"bbox {given} must be x, y, width, height")
     if self._official:
-      if not entry.get("area"):
-        return None
-      return boxes.clean_box(box, size)
-    if not box[2:].any():
+      return boxes.clean_box(box, size) if entry.get("area") else None
+    # Tools write an empty box where nobody drew one.
+    if not box[2:].any() and not (box := own)[2:].any():
       return None
-    x, y, width, height = box
-    if x >= size[0] or y >= size[1] or x + width <= 0 or y + height <= 0:
+    if boxes.is_outside(box, size):
       raise self._wrong(
-        entry, f"bbox {given} lies outside the picture of {size[0]} x {size[1]}"
+        entry,
+        f"bbox {box.tolist()} lies outside the picture of {size[0]} x "
+        f"{size[1]}",
       )
     return boxes.padded(box, self._padding)
 
   def _area(self, entry, box) -> float:
-    if entry.get("area"):
-      return float(entry["area"])
+    if given := entry.get("area"):
+      if not 0 < (area := float(given)) < np.inf:
+        raise self._wrong(
+          entry, f"area {given} must be above 0, or 0 where it is not known"
+        )
+      return area
     self._counts["area"] += 1
     return float(AREA_SHARE * box[2] * box[3])
 
   def _head_box(self, entry) -> np.ndarray | None:
-    given = entry.get("head_box")
-    if given is None:
+    if (given := entry.get("head_box")) is None:
       return None
-    x, y, width, height = given
-    return np.array([[x, y], [x + width, y + height]], float)
+    box = np.array(given, float)
+    if (
+      box.shape != (4,)
+      or not np.isfinite(box).all()
+      or box[2:].min() < 0
+      or not box[2:].any()
+    ):
+      raise self._wrong(
+        entry, f"head_box {given} must be x, y, width, height, and not empty"
+      )
+    return np.array([box[:2], box[:2] + box[2:]])
 
   def _size(self, image) -> boxes.Size:
     size = image.get("width"), image.get("height")

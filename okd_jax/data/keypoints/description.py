@@ -1,6 +1,7 @@
 """What people say of their joints, in `keypoints.yaml` or by their names."""
 
 from collections.abc import Mapping, Sequence
+import math
 import re
 from typing import Any
 
@@ -13,7 +14,13 @@ FILE = "keypoints.yaml"
 SIGMA = 0.05
 SPLITS = ("train", "validation", "test")
 _KEYS = (*SPLITS, "images", "flip_pairs", "sigmas", "skeleton", "torso")
-_SIDES = (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"), ("l", "r"))
+_SIDES = (
+  ("left", "right"),
+  ("Left", "Right"),
+  ("LEFT", "RIGHT"),
+  ("l", "r"),
+  ("L", "R"),
+)
 # The torso, by the names that people give to its ends.
 _TORSO = (("left_hip", "right_shoulder"), ("l_hip", "r_shoulder"))
 
@@ -93,16 +100,17 @@ def describe(
       "No joints are named left_* and right_*, so nothing is mirrored; "
       f"'flip_pairs' in {path.name} names them, or [] if there are none."
     )
-  if "sigmas" not in said:
-    notes.append(f"OKS takes {SIGMA} for all joints: it is not that of COCO.")
   by_joint = {joint(name): value for name, value in _sigmas(path, said).items()}
+  if pairs:
+    notes += _alone(names, paired)
+  if (rest := len(names) - len(by_joint)) > 0:
+    some = "all" if not by_joint else f"{rest} of {len(names)}"
+    notes.append(
+      f"OKS takes {SIGMA} for {some} joints: it is not that of COCO."
+    )
   named = [ends for ends in _TORSO if set(ends) <= set(names)]
-  torso = tuple(map(names.index, named[0])) if named else ()
-  if "torso" in said:
-    ends = said["torso"]
-    if not isinstance(ends, list) or len(ends) != 2:
-      raise DataError(f"{path}: 'torso' must be a list of two joint names.")
-    torso = joint(ends[0]), joint(ends[1])
+  ends = _torso_ends(path, said) if "torso" in said else (*named, ())[0]
+  torso = tuple(map(joint, ends))
   if not torso:
     notes.append(
       "There is no left_hip and right_shoulder, so PCK is in shares of the "
@@ -120,19 +128,55 @@ def mirrored(names: Sequence[str]) -> Pairs:
   """Pairs of joints by their names: left_eye and right_eye, eye.L and eye.R."""
   found = []
   for i, name in enumerate(names):
-    for left, right in (*_SIDES, ("L", "R")):
-      # Whole words: "leg" does not begin with l for left.
-      other = re.sub(rf"(?<![a-zA-Z]){left}(?![a-z])", right, name)
+    for left, right in _SIDES:
+      other = _with_side(name, left, right)
       if other != name and other in names:
         found.append((i, names.index(other)))
         break
   return tuple(found)
 
 
+def _with_side(name: str, side: str, other: str) -> str:
+  # Whole words: "leg" does not begin with l for left.
+  return re.sub(rf"(?<![a-zA-Z]){side}(?![a-z])", other, name)
+
+
+def _alone(names: Sequence[str], paired: Sequence[int]) -> list[str]:
+  """A note on joints of one side by their names, if they are in no pair."""
+  alone = [
+    name
+    for i, name in enumerate(names)
+    if i not in paired
+    and any(_with_side(name, side, "") != name for side in sum(_SIDES, ()))
+  ]
+  if not alone:
+    return []
+  return [
+    f"{', '.join(alone)} of one side by name have no joint of the other to "
+    "change places with in the mirror; correct the names, or say 'flip_pairs'."
+  ]
+
+
+def _torso_ends(path: Path, said: Mapping[str, Any]) -> list[Any]:
+  ends = said["torso"]
+  if not isinstance(ends, list) or len(ends) != 2 or ends[0] == ends[1]:
+    raise DataError(
+      f"{path}: 'torso' must be a list of two joint names that differ, not "
+      f"{ends!r}; name both ends."
+    )
+  return ends
+
+
 def _sigmas(path: Path, said: Mapping[str, Any]) -> dict[str, float]:
   sigmas = said.get("sigmas") or {}
   if not isinstance(sigmas, dict) or not all(
-    isinstance(value, int | float) and value > 0 for value in sigmas.values()
+    isinstance(value, int | float)
+    and not isinstance(value, bool)
+    and 0 < value < math.inf
+    for value in sigmas.values()
   ):
-    raise DataError(f"{path}: 'sigmas' must be numbers above 0 by joint.")
+    raise DataError(
+      f"{path}: 'sigmas' must be finite numbers above 0 by joint, not "
+      f"{sigmas!r}; correct them, or leave them out."
+    )
   return {name: float(value) for name, value in sigmas.items()}

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from okd_jax.data.keypoints import boxes, coco, found
+from okd_jax.data.keypoints import boxes, coco, entries, found
 from okd_jax.data.keypoints.figures import Figure
 from okd_jax.errors import DataError
 from okd_jax.storage import files
@@ -36,10 +36,8 @@ def figures(
   content = coco.load(annotations)
   (category,) = (c for c in content["categories"] if c.get("keypoints"))
   count = len(category["keypoints"])
-  images = {
-    image["id"]: (number, image)
-    for number, image in enumerate(content["images"], 1)
-  }
+  images = {image["id"]: image for image in content["images"]}
+  numbers = entries.numbers(images)
   look = files.Look()
   for each in found.detections(path):
     if each.category_id != found.PERSON or not each.box[2:].any():
@@ -49,7 +47,7 @@ def figures(
         f"{path} has a box in image {each.image_id}, which is not in "
         f"{annotations}; use what was found in these pictures."
       )
-    number, image = images[each.image_id]
+    image = images[each.image_id]
     picture = pictures / image["file_name"]
     if not look.has(picture):
       raise DataError(
@@ -59,7 +57,7 @@ def figures(
     center, scale = boxes.center_and_scale(each.box, aspect)
     yield Figure(
       picture,
-      number,
+      numbers[each.image_id],
       np.zeros((count, 2)),
       np.zeros(count, int),
       box=each.box,

@@ -107,7 +107,8 @@ def _named(path: pathlib.Path) -> Iterator[tuple[str, Found]]:
   if isinstance(content, list):
     for i, entry in enumerate(content):
       figure = _found(path, i, entry, None)
-      yield _slashed(entry.get("file_name") or figure.image_id), figure
+      if figure.box[2:].any():
+        yield _slashed(entry.get("file_name") or figure.image_id), figure
     return
   try:
     images = {image["id"]: image for image in content["images"]}
@@ -146,7 +147,7 @@ def _found(
     image = entry["image_id"]
     if not isinstance(image, int | str):
       raise ValueError(f"image_id {image!r}")
-    box = np.array(_box(entry), float)
+    box = _box(entry, optional=images is not None)
     score = float(entry["score"] if images is None else 1)
     if box.shape != (4,) or not np.isfinite([*box, score]).all():
       raise ValueError(f"bbox {box.tolist()}, score {score}")
@@ -168,12 +169,23 @@ def _found(
     ) from error
 
 
-def _box(entry: Any) -> Any:
-  """The box; without one that of the labelled joints, as in training."""
-  if entry.get("bbox") is not None:
-    return entry["bbox"]
-  table = np.array(entry["keypoints"], float).reshape(-1, 3)
-  return boxes.around(table[:, :2], table[:, 2])
+def _box(entry: Any, *, optional: bool) -> np.ndarray:
+  """The box; without one that of the labelled joints, as in training.
+
+  Args:
+    entry: an annotation or a detection.
+    optional: an empty box is the answer if there are no such joints either.
+  """
+  given = entry.get("bbox")
+  box = np.zeros(4) if given is None else np.array(given, float)
+  if box.shape != (4,) or box[2:].any():
+    return box
+  table = np.array(entry.get("keypoints") or [], float).reshape(-1, 3)
+  if (table[:, 2] > 0).any():
+    return boxes.around(table[:, :2], table[:, 2])
+  if given is None and not optional:
+    raise ValueError("neither 'bbox' nor 'keypoints'")
+  return box
 
 
 def _slashed(name: Any) -> str:

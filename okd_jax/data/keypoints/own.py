@@ -7,7 +7,7 @@
 CVAT (COCO Keypoints 1.0) and Label Studio (COCO with keypoints) export such.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import os
 import re
@@ -103,10 +103,31 @@ def read(path: str, aspect: float, test_fraction: float) -> Set:
     names,
     info,
     splits,
-    (*notes, *more),
+    (*notes, *more, *_warnings(splits, heads)),
     flip=bool(info.pairs) or "flip_pairs" in said,
     files=_described(folder, list(annotations.values()), splits, look),
   )
+
+
+def _warnings(
+  splits: Mapping[str, Sequence[Figure]], heads: Sequence[bool]
+) -> Iterator[str]:
+  """What makes figures too good, or leaves one out."""
+  pictures = {
+    split: {figure.picture for figure in figures}
+    for split, figures in splits.items()
+  }
+  for split in ("validation", "test"):
+    if shared := pictures.get(split, set()) & pictures["train"]:
+      yield (
+        f"{len(shared)} pictures of the {split} split are trained on as well, "
+        "so figures of it are too good; leave them out of one."
+      )
+  if any(heads) and not all(heads):
+    yield (
+      f"{len(heads) - sum(heads)} of {len(heads)} figures have no head_box, so "
+      "there is no PCKh."
+    )
 
 
 def _described(

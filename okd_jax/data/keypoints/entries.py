@@ -1,0 +1,93 @@
+"""Lists of a file of COCO keypoints: ids, and the joints of categories."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from okd_jax.errors import DataError
+from okd_jax.storage.paths import Path
+
+
+def by_id(path: Path, entries: Sequence[Any], kind: str) -> dict[Any, Any]:
+  """Entries by their id.
+
+  Args:
+    path: of the file, for messages.
+    entries: of one list.
+    kind: name of the list.
+
+  Raises:
+    DataError: if one has no id, or that of another.
+  """
+  found: dict[Any, Any] = {}
+  for place, entry in enumerate(entries, 1):
+    number = entry.get("id") if isinstance(entry, dict) else None
+    if not isinstance(number, int | str):
+      raise DataError(
+        f"{path} has an entry of {kind} without an 'id' that is a whole number "
+        f"or a text: number {place} has {number!r}. Number them anew."
+      )
+    if number in found:
+      raise DataError(
+        f"{path} has id {number} twice in {kind}; every id must be there "
+        "once. Remove one, or number them anew."
+      )
+    found[number] = entry
+  return found
+
+
+def numbers(images: Mapping[Any, Any]) -> dict[Any, int]:
+  """A number from 1 for the picture of every image, by id.
+
+  Images of one file share a number, so that its figures stay together.
+  """
+  by_name: dict[str, int] = {}
+  return {
+    key: by_name.setdefault(str(image.get("file_name", key)), place)
+    for place, (key, image) in enumerate(images.items(), 1)
+  }
+
+
+def joints(
+  path: Path, categories: Sequence[Any]
+) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
+  """Names and bones, of the only category with joints.
+
+  Raises:
+    DataError: if there is not one list of names, or the bones are no pairs.
+  """
+  having = [
+    entry
+    for entry in categories
+    if isinstance(entry, dict) and entry.get("keypoints")
+  ]
+  for entry in having:
+    if not isinstance(entry["keypoints"], list):
+      raise DataError(
+        f"{path} has a category with keypoints {entry['keypoints']!r}; a list "
+        "of names of joints was expected. Correct it, or export it again."
+      )
+  lists = {tuple(map(str, entry["keypoints"])) for entry in having}
+  if len(lists) != 1:
+    raise DataError(
+      f"{path} has {len(lists)} lists of joint names in its categories; one "
+      "was expected, as a network finds the joints of one kind of figure. "
+      "Export one category with 'keypoints' alone."
+    )
+  (names,) = lists
+  skeleton = having[0].get("skeleton") or []
+  known = range(1, len(names) + 1)
+  if (
+    len(set(names)) < len(names)
+    or not isinstance(skeleton, list)
+    or not all(
+      isinstance(bone, list)
+      and len(bone) == 2
+      and all(j in known for j in bone)
+      for bone in skeleton
+    )
+  ):
+    raise DataError(
+      f"{path} has joints {names} and skeleton {skeleton}; names must differ, "
+      "and the skeleton has pairs of numbers of joints from 1. Correct them."
+    )
+  return names, tuple((a - 1, b - 1) for a, b in skeleton)
