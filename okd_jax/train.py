@@ -18,6 +18,7 @@ from okd_jax.errors import ConfigError, Interrupted
 from okd_jax.runs import (
   records,
   run as run_lib,
+  same_teacher,
   summary,
   workdir as workdir_lib,
 )
@@ -68,8 +69,8 @@ def train(
     Interrupted: after a signal; the last finished step is saved.
   """
   began = time.monotonic() if began is None else began
-  config = workdir_lib.as_begun(config, workdir)
-  source, setup, frozen = _open(config, workdir)
+  asked, config = config, workdir_lib.as_begun(config, workdir)
+  source, setup, frozen = _open(config, workdir, asked.teacher)
   with contextlib.ExitStack() as stack:
     lock = workdir_lib.lock(workdir)
     still_ours = still_ours or stack.enter_context(lock)
@@ -81,6 +82,7 @@ def train(
       state, step, unrecorded = _new_or_saved(config, setup, checkpoints)
     # Not before: a run that cannot start must not bind the work directory.
     run_lib.remember(config, setup, source, workdir)
+    same_teacher.remember(workdir, frozen)
     key = random_keys(config.seed)[1]
     runner = Runner(setup, source, state, key, frozen, unrecorded=unrecorded)
     evaluator = Evaluator(setup, source, stop.progress)
@@ -133,14 +135,20 @@ def train(
 
 
 def _open(
-  config: RunConfig, workdir: Path
+  config: RunConfig, workdir: Path, teacher_at: str
 ) -> tuple[Source, Setup, Variables | None]:
   """Checks the configuration and opens what it names.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    teacher_at: where the teacher is now.
 
   Returns:
     The data, what stays fixed, and the variables of the frozen teacher.
   """
-  config_lib.check(config)
+  here = dataclasses.replace(config, teacher=teacher_at)
+  config_lib.check(here)
   if config.num_seeds != 1:
     raise ConfigError(
       f"config.num_seeds={config.num_seeds} must be 1 here, where one group "
@@ -153,7 +161,9 @@ def _open(
   steps = workdir_lib.checkpoints(config, workdir).steps()
   if steps:  # without one it begins anew, and may do so with other data
     run_lib.require_same_data(workdir, source)
-  teacher_group, frozen = teacher.load(config, source.info, mesh)
+  teacher_group, frozen = teacher.load(here, source.info, mesh)
+  if run_lib.exists(workdir):
+    same_teacher.require(here, workdir, frozen)
   setup = build.setup(
     config, source.info, source.train_size, mesh, teacher_group
   )

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from okd_jax import methods
 from okd_jax.errors import ConfigError
+from okd_jax.runs import workdir as workdir_lib
 from okd_jax.settings import config as config_lib, freeze, ranges
 from okd_jax.settings.schema import Comparison, RunConfig
 from okd_jax.storage.paths import Path
@@ -151,6 +152,20 @@ def check(config: Comparison, grid: list[Cell]) -> None:
       # The teacher is not there yet; any folder stands for it.
       checked = dataclasses.replace(checked, teacher=".")
     config_lib.check(checked)
+  for cell in grid:
+    _require_same_run(cell)
+
+
+def _require_same_run(cell: Cell) -> None:
+  """Refuses a cell in whose folder there is another run.
+
+  It would fail when its turn comes, and the tables would have lost its row.
+  """
+  try:
+    config = workdir_lib.as_begun(cell.config, cell.workdir)
+    workdir_lib.require_same_run(config, cell.workdir)
+  except ConfigError as error:
+    raise ConfigError(f"{cell.name}: {error}") from error
 
 
 def refuse_set(keys: Iterable[str]) -> None:

@@ -107,10 +107,13 @@ def require_same_run(config: RunConfig, workdir: Path) -> None:
 def as_begun(config: RunConfig, workdir: Path) -> RunConfig:
   """The configuration, with what a run keeps from its beginning.
 
-  Runs of earlier releases did not turn pictures as EXIF says.
+  Runs of earlier releases did not turn pictures as EXIF says. A teacher is told
+  by its weights (`same_teacher`), so it keeps the name that it had.
   """
   saved = run_lib.saved_config(workdir)
   if saved is None:
     return config
-  exif = config_lib.of_today(saved)["data"]["exif"]
-  return freeze.replace(config, {"data.exif": exif})
+  kept = {"data.exif": config_lib.of_today(saved)["data"]["exif"]}
+  if config.teacher and saved.get("teacher"):
+    kept["teacher"] = saved["teacher"]
+  return freeze.replace(config, kept)

@@ -115,7 +115,8 @@ class RunConfig:
     precision: what networks compute in.
     deterministic: same numbers on every run on a GPU too, at some cost.
     teacher: the frozen teacher of two-stage distillation: the work directory
-      of a run, or a PyTorch state dict (.safetensors, .pth).
+      of a run, or a PyTorch state dict (.safetensors, .pth). It may have moved
+      when a run goes on, but not have other weights.
     teacher_net: the network that a teacher's state dict belongs to.
     image_mean: mean of each channel; empty for the data set's own.
     image_std: deviation of each channel; empty for the data set's own.

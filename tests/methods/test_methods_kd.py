@@ -1,20 +1,23 @@
 """Frozen teachers: from a run, from PyTorch, and what is refused."""
 
 import dataclasses
+import json
+import shutil
 
+import chex
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from configs import common, kd_digits
-from okd_jax import backbones
+from okd_jax import backbones, train
 from okd_jax.data.info import KNOWN
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError
-from okd_jax.runs import run as run_lib
+from okd_jax.runs import run as run_lib, same_teacher
 from okd_jax.settings import build, config as config_lib
-from okd_jax.settings.freeze import freeze
+from okd_jax.settings.freeze import as_dict, freeze
 from okd_jax.weights import teacher, torch as interop
 
 INFO = KNOWN["digits"]
@@ -81,6 +84,39 @@ def test_other_data_are_refused(trained):
   config = configured(trained, batch_size=22)
   with pytest.raises(ConfigError, match="multiple of the 4 devices"):
     teacher.load(config, INFO, mesh_lib.make_mesh(2, 2))
+
+
+def test_a_teacher_may_move_but_not_change(trained, tmp_path):
+  first, second, moved = (tmp_path / name for name in ("1", "2", "moved"))
+  shutil.copytree(trained, moved)
+  config, elsewhere = configured(trained), configured(moved)
+  for workdir in (first, second):
+    workdir.mkdir()
+    (workdir / "config.json").write_text(json.dumps(as_dict(config)))
+  _, weights = teacher.load(config, INFO, mesh_lib.make_mesh(2, 2))
+  same_teacher.remember(first, weights)
+  _, weights = teacher.load(elsewhere, INFO, mesh_lib.make_mesh(1))
+  same_teacher.require(elsewhere, first, weights)
+  others = jax.tree.map(lambda leaf: leaf + 1, weights)
+  for other in (others, None):
+    with pytest.raises(ConfigError, match="must be the network that it began"):
+      same_teacher.require(config, first, other)
+  # A run of an earlier release.
+  same_teacher.require(config, second, weights)
+  with pytest.raises(ConfigError, match=f"must be '{trained}', as when the"):
+    same_teacher.require(elsewhere, second, weights)
+
+
+@pytest.mark.long
+def test_a_run_goes_on_with_a_teacher_that_moved(trained, tmp_path):
+  before, after = tmp_path / "before", tmp_path / "after"
+  shutil.copytree(trained, before)
+  train.train(configured(before), tmp_path / "run")
+  before.rename(after)
+  longer = configured(after, extra_epochs=1)
+  state, _ = train.train(longer, tmp_path / "run")
+  whole, _ = train.train(longer, tmp_path / "whole")
+  chex.assert_trees_all_equal(state.params, whole.params)
 
 
 @pytest.mark.parametrize(
