@@ -22,7 +22,7 @@ from okd_jax.runs import (
   summary,
   workdir as workdir_lib,
 )
-from okd_jax.runs.best import Best
+from okd_jax.runs.best import Best, judge
 from okd_jax.runs.due import Due
 from okd_jax.runs.recorder import recording
 from okd_jax.settings import build, config as config_lib, layout
@@ -80,12 +80,14 @@ def train(
     summary.show_plan(config, setup, source)
     with stop.busy("initialising"):
       state, step, unrecorded = _new_or_saved(config, setup, checkpoints)
+    evaluator = Evaluator(setup, source, stop.progress)
+    if config.best_by:
+      judge(config, setup.task, evaluator.names(state))
     # Not before: a run that cannot start must not bind the work directory.
     run_lib.remember(config, setup, source, workdir)
     same_teacher.remember(workdir, frozen)
     key = random_keys(config.seed)[1]
     runner = Runner(setup, source, state, key, frozen, unrecorded=unrecorded)
-    evaluator = Evaluator(setup, source, stop.progress)
     due = Due(setup, config)
     first, total = step, setup.total_steps
     best = Best(config, setup.task, records.until(workdir, step))

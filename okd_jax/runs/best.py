@@ -31,8 +31,7 @@ def judge(config: RunConfig, task: Task, names: Iterable[str]) -> str | None:
     there = [n for n in names if "/" in n and parse(n).measure in measures]
     if config.best_by not in there:
       raise ConfigError(
-        f"config.best_by='{config.best_by}' is not measured; there are "
-        f"{', '.join(there) or 'no figures without data to evaluate on'}."
+        f"config.best_by='{config.best_by}' is not measured; {_listed(there)}."
       )
     return config.best_by
   for split in ("validation", "test"):
@@ -40,6 +39,23 @@ def judge(config: RunConfig, task: Task, names: Iterable[str]) -> str | None:
     if name in names:
       return name
   return None
+
+
+def _listed(names: list[str]) -> str:
+  """What is measured, for people: a peer more would be a line more."""
+  if not names:
+    return "without data to evaluate on nothing is"
+  found = [parse(name) for name in names]
+  parts = (
+    [figure.split for figure in found],
+    [figure.prediction for figure in found],
+    [figure.measure for figure in found],
+  )
+  splits, who, measures = (", ".join(dict.fromkeys(part)) for part in parts)
+  return (
+    f"it must be SPLIT/WHO/MEASURE with SPLIT of {splits}, WHO of {who}, and "
+    f"MEASURE of {measures}"
+  )
 
 
 def merit(task: Task, record: Mapping[str, Any], name: str) -> float:

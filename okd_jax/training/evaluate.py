@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from okd_jax.training import state as state_lib, step as steps
 from okd_jax.training.setup import Setup
 from okd_jax.training.state import TrainState
 
+_SPLITS = ("test", "validation")
 # `eval_step` of a setup: parameters, memory and a batch to sums.
 Step = Callable[[Any, Any, Batch], dict[str, Any]]
 
@@ -49,7 +51,7 @@ class Evaluator:
   def figures(
     self,
     state: TrainState,
-    splits: Sequence[str] = ("test", "validation"),
+    splits: Sequence[str] = _SPLITS,
     closely: Step | None = None,
   ) -> dict[Figure, float]:
     """Measures every example of the splits that there are, each once.
@@ -71,6 +73,25 @@ class Evaluator:
       if len(self._source.positions[split]):
         measured |= self._of_split(state, split, closely or self._eval_fn)
     return measured
+
+  def names(self, state: TrainState) -> list[str]:
+    """What figures of the group are called in records; none is computed."""
+    setup = self._setup
+    logits, predictions = jax.eval_shape(
+      functools.partial(steps.predict_normalized, setup),
+      state.params,
+      state.memory,
+      setup.task.blank(setup.mesh.shape[mesh_lib.DATA]),
+    )
+    each = [*map(figure_lib.peer, range(len(logits))), *predictions]
+    headline = setup.task.headline(setup.task.info).name
+    measures = [measure.name for measure in setup.task.measures]
+    found = [(figure_lib.LEADER, False, name) for name in measures]
+    for averaged in (False, True) if state.average else (False,):
+      found += [(who, averaged, name) for who in each for name in measures]
+      found.append((figure_lib.PEERS_MEAN, averaged, headline))
+    splits = [s for s in _SPLITS if len(self._source.positions[s])]
+    return [Figure(s, *rest).name for s in splits for rest in found]
 
   def refreshed(self, state: TrainState) -> TrainState:
     """The state after the method has looked at the held-out data."""

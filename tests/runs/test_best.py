@@ -73,7 +73,7 @@ def test_what_decides_may_be_named_and_low_may_be_good():
   del record[LEADER]
   assert best_lib.judge(config(), TASK, record) == "test/leader/accuracy"
   assert best_lib.judge(config(), TASK, {}) is None
-  with pytest.raises(ConfigError, match="is not measured; there are test/lead"):
+  with pytest.raises(ConfigError, match="is not measured; .* WHO of leader"):
     best_lib.judge(made, TASK, record)
 
 
@@ -81,6 +81,25 @@ def test_what_decides_may_be_named_and_low_may_be_good():
 def test_names_of_no_figure_are_refused_early(name):
   with pytest.raises(ConfigError, match="must be the name of a figure"):
     config_lib.check(config(best_by=name))
+
+
+def test_a_figure_that_is_not_measured_does_not_bind_the_folder(tmp_path):
+  made = config(best_by="validation/nobody/accuracy")
+  with pytest.raises(ConfigError, match="is not measured; .* WHO of leader"):
+    train.train(made, tmp_path)
+  assert not run_lib.exists(tmp_path)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_what_may_decide_is_what_is_measured(tmp_path, monkeypatch, decay):
+  may, records_seen = [], []
+  monkeypatch.setattr(train, "judge", lambda *args: may.extend(args[2]))
+  made = config(best_by=LEADER, epochs=1, ema_decay=decay)
+  train.train(made, tmp_path, watch=records_seen.append)
+  measures = {measure.name for measure in TASK.measures}
+  (record,) = records_seen
+  measured = {n for n in record if n.rpartition("/")[2] in measures}
+  assert set(may) == measured and len(may) == len(measured) > 20
 
 
 @pytest.fixture

@@ -101,11 +101,11 @@ def test_what_has_changed_is_told(root, run, change, words):
 def test_a_run_without_a_checkpoint_may_begin_with_other_data(root, run):
   config = folder_recipe.configured(root)
   (root / "dog" / "3.bmp").unlink()
-  train._open(config, run)
+  train._open(config, run, config.teacher)
   (run / "checkpoints").mkdir()
   (run / "checkpoints" / "1.manifest.json").touch()
   with pytest.raises(DataError, match="1 removed .dog/3.bmp"):
-    train._open(config, run)
+    train._open(config, run, config.teacher)
 
 
 def test_a_stream_compares_names_and_sizes(root, tmp_path):
