@@ -205,7 +205,7 @@ class Comparison:
     base: the recipe of all runs, without a method.
     methods: rows besides one network alone, which is always there.
     nets: the networks to compare on.
-    seeds: of the runs of every row.
+    seeds: of the runs of every row, one by one: 0,1,2 are three, 2 is one.
     kinds: the kind of group that each method trains.
     teacher_net: a larger network: the trained teacher of kd and ctkd, and the
       one that learns along in ctkd and switokd.

@@ -1,5 +1,6 @@
 """Groups of peers: both kinds, mixtures, views, users' own networks."""
 
+import chex
 from flax import linen as nn, nnx
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from okd_jax import groups, layers
 from okd_jax.backbones.network import Network
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.groups.map_peers import map_peers
+from okd_jax.training.setup import random_keys
 import toys
 
 IMAGES = jax.random.normal(jax.random.key(3), (8, 6, 6, 1))
@@ -54,6 +56,17 @@ def test_every_peer_is_the_network_alone(kind):
       mine["batch_stats"],
       dict(stats["batch_stats"]),
     )
+
+
+def test_the_first_network_starts_as_one_alone():
+  made = [
+    groups.replicas(NET, count, make_mesh(1)).init(
+      random_keys(3)[0], IMAGES[:1]
+    )
+    for count in (1, 4)
+  ]
+  firsts = [jax.tree.map(lambda leaf: leaf[0], each) for each in made]
+  chex.assert_trees_all_equal(*firsts)
 
 
 def test_peers_start_from_different_values():
