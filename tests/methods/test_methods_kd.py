@@ -86,6 +86,7 @@ def test_other_data_are_refused(trained):
     teacher.load(config, INFO, mesh_lib.make_mesh(2, 2))
 
 
+@pytest.mark.checklist("G2")
 def test_a_teacher_may_move_but_not_change(trained, tmp_path):
   first, second, moved = (tmp_path / name for name in ("1", "2", "moved"))
   shutil.copytree(trained, moved)

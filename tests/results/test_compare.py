@@ -183,6 +183,7 @@ def test_students_learn_from_the_teacher_cells(whole):
 
 
 @pytest.mark.long
+@pytest.mark.checklist("G2")
 def test_finished_cells_are_left_alone(whole, tmp_path, monkeypatch):
   workdir, _ = whole
   moved = tmp_path / "moved"
