@@ -213,7 +213,8 @@ class Method(nn.Module):
   def refresh(self, logits: Array, labels: Array) -> Variables:
     """Returns new state from held-out logits [P, N, C] and labels [N].
 
-    Called once at the start of every epoch if `needs.held_out` is positive.
+    Called once at the start of every epoch but the first if `needs.held_out`
+    is positive.
     The result replaces collections of the method's state by name.
     """
     raise NotImplementedError

@@ -19,7 +19,7 @@ class Method(core.Method):
   Attributes:
     temperature: of the distillation.
     kd_weight: of the distillation.
-    eps: added to softened target probabilities.
+    eps: added to softened target probabilities of classes.
     form: "ensemble" learns from the mean of the others' logits, "pairwise"
       from each of the others.
     updates: "simultaneous", or "alternating": in every step one peer after

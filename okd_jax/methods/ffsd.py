@@ -7,6 +7,7 @@ import jax
 
 from okd_jax import core, layers, losses, schedules
 from okd_jax.core import Array
+from okd_jax.errors import ConfigError
 from okd_jax.methods._fusion import conv_norm_relu, Fusion
 
 
@@ -118,6 +119,7 @@ class Method(core.Method):
     stages = [[layers.at_least_float32(m) for m in stage] for stage in maps]
     # For every peer its shallower stages, and its deepest map.
     shallow, deep = list(zip(*stages[:-1], strict=True)), stages[-1]
+    _require_alike([tuple(m.shape[1:]) for m in deep])
     num_students = len(deep) - 1
     students = jax.lax.stop_gradient(deep[:-1])
     fusion = Fusion(outputs.logits.shape[-1], name="fusion")
@@ -152,3 +154,14 @@ class Method(core.Method):
       self_weight=self.self_weight * ramp,
     )
     return core.MethodOutput(terms, {"fused": fused})
+
+
+def _require_alike(shapes: Sequence[tuple[int, ...]]) -> None:
+  """Raises ConfigError unless the peers' deepest maps are of one shape."""
+  if len(set(shapes)) > 1:
+    listed = ", ".join(" x ".join(map(str, shape)) for shape in shapes)
+    raise ConfigError(
+      "method 'ffsd' compares the last maps of its peers, which must be of one "
+      f"height, width and number of channels; they are {listed}. Name networks "
+      "that end alike in config.peers.net, for example resnet20 and resnet32."
+    )

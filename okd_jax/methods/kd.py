@@ -16,7 +16,7 @@ class Method(core.Method):
   Attributes:
     temperature: of the distillation.
     kd_weight: of the distillation.
-    eps: added to softened target probabilities.
+    eps: added to softened target probabilities of classes.
   """
 
   temperature: float = core.positive(3.0)

@@ -47,6 +47,10 @@ class Method(core.Method):
     return -1 if self.logit_kd == "last" else 0
 
   @property
+  def deployed_as(self):
+    return "last peer" if self.logit_kd == "last" else "first peer"
+
+  @property
   def joint(self):
     # The contrast between two peers trains both.
     return True

@@ -21,7 +21,7 @@ class Method(core.Method):
   Attributes:
     temperature: of both distillation levels.
     kd_weight: of both distillation levels, before the ramp-up.
-    eps: added to softened target probabilities.
+    eps: added to softened target probabilities, if they are of mean logits.
     aggregate: "logits" averages logits, "probs" averages softened
       probabilities as the paper has it.
     stop_gradient: treat targets as constants; the attention then learns
@@ -40,7 +40,7 @@ class Method(core.Method):
 
   @property
   def deployed_as(self):
-    return "leader"
+    return "leader" if self.with_leader else "first peer"
 
   @property
   def leader(self):

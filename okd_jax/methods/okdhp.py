@@ -51,8 +51,9 @@ class Method(core.Method):
     return not self.stop_gradient
 
   @property
-  def published_kind(self):
-    return "branches"
+  def needs(self):
+    # Separate networks have no features that all stacks start from.
+    return core.Needs(kind="branches")
 
   @property
   def deployed_as(self):

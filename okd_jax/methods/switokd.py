@@ -23,7 +23,7 @@ class Method(core.Method):
       they are, too; in the authors' code they go on.
   """
 
-  num_teachers: int = core.at_least(1, 1)
+  num_teachers: int = core.between(1, 1, 1024)
   pause_statistics: bool = core.flag(False)
 
   @property

@@ -124,11 +124,7 @@ def _one(
 ) -> optax.GradientTransformationExtraArgs:
   """The optimiser of parameters that have the same settings."""
   coupled, apart = (
-    optax.add_decayed_weights(
-      sign * settings.weight_decay,
-      None if settings.decay_norms else _no_norms,
-    )
-    for sign in (1, -1)
+    _decay(settings, sign * settings.weight_decay) for sign in (1, -1)
   )
   moments = {
     "b1": settings.beta1,
@@ -168,11 +164,13 @@ def _one(
 def _adam(
   settings: Optim, rate: float
 ) -> optax.GradientTransformationExtraArgs:
-  return optax.with_extra_args_support(
-    optax.chain(
-      optax.add_decayed_weights(settings.weight_decay), optax.adam(rate)
-    )
-  )
+  decay = _decay(settings, settings.weight_decay)
+  return optax.with_extra_args_support(optax.chain(decay, optax.adam(rate)))
+
+
+def _decay(settings: Optim, rate: float) -> optax.GradientTransformation:
+  mask = None if settings.decay_norms else _no_norms
+  return optax.add_decayed_weights(rate, mask)
 
 
 def _outside(name: str) -> Any:

@@ -34,6 +34,23 @@ def differences(name):
   }
 
 
+@pytest.mark.parametrize(
+  ("name", "options", "leader", "called"),
+  [
+    ("okddip", {}, -1, "leader"),
+    ("okddip", {"with_leader": False}, 0, "first peer"),
+    ("mcl", {}, 0, "first peer"),
+    ("mcl", {"logit_kd": "all"}, 0, "first peer"),
+    ("mcl", {"logit_kd": "last"}, -1, "last peer"),
+  ],
+)
+def test_tables_call_the_deployed_network_what_it_is(
+  name, options, leader, called
+):
+  method = methods.make(name, **options)
+  assert (method.leader, method.deployed_as) == (leader, called)
+
+
 @pytest.mark.parametrize("name", methods.names())
 def test_defaults_are_those_of_the_loss(name):
   expected = {exception for exception in EXCEPTIONS if exception[0] == name}

@@ -5,6 +5,7 @@ sentence by sentence, one example and one position at a time where that is
 clearest, and shares no code with the package.
 """
 
+import dataclasses
 import functools
 import math
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from okd_jax import core, methods
+from okd_jax.errors import ConfigError
 from okd_jax.training import optim
 
 STUDENTS, EXAMPLES, CLASSES = 3, 2, 4
@@ -343,3 +345,15 @@ def test_decoders_train_with_adam():
   np.testing.assert_allclose(
     updates["method"]["fusion"], -0.1 * (3 + 1e-5), rtol=1e-6
   )
+
+
+def test_last_maps_of_different_shape_are_refused(setting):
+  method, variables, outputs, batch, ctx = setting
+  *shallow, last = outputs.maps
+  last = (np.repeat(last[0], 2, -1), *last[1:])
+  uneven = dataclasses.replace(outputs, maps=(*shallow, last))
+  with pytest.raises(ConfigError, match="2 x 2 x 16, 2 x 2 x 8.*peers.net"):
+    jax.eval_shape(
+      functools.partial(method.apply, mutable=["batch_stats"]),
+      *(variables, uneven, batch, ctx),
+    )

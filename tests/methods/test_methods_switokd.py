@@ -10,6 +10,7 @@ import pytest
 
 from configs import switokd_c10, switokd_c100, switokd_digits
 from okd_jax import core, methods, train
+from okd_jax.errors import ConfigError
 from okd_jax.runs import records as records_lib
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.freeze import freeze
@@ -104,3 +105,8 @@ def test_the_student_is_exported(run):
   assert apply(variables, images).shape == (1, 10)
   stages = {name.split("_")[0] for name in variables["params"]}
   assert {"stage1", "stage2", "stage3"} <= stages
+
+
+def test_more_teachers_than_a_group_holds_are_refused():
+  with pytest.raises(ConfigError, match="num_teachers=1024 must be at least 1"):
+    methods.make("switokd", num_teachers=1024)

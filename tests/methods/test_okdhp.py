@@ -15,7 +15,7 @@ from okd_jax.data import info as info_lib
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import ConfigError
 from okd_jax.methods import okdhp
-from okd_jax.settings import build
+from okd_jax.settings import build, config as config_lib
 from okd_jax.settings.freeze import base, freeze, method
 
 B, J = 4, 3
@@ -223,3 +223,8 @@ def test_branches_of_different_networks_need_one_trunk():
   assert peers(**{"peers.net": nets}).num_peers == 3
   with pytest.raises(ConfigError, match="the same trunk"):
     peers(**{"peers.net": "resnet20,hourglass3_small,hourglass2_small"})
+
+
+def test_separate_networks_are_refused():
+  with pytest.raises(ConfigError, match="needs branches"):
+    config_lib.check(config(**{"peers.kind": "replicas"}))

@@ -66,6 +66,25 @@ def test_overrides_hold_below_their_prefix_alone():
   assert float(updates["peers"]["w"][0]) == -0.5
 
 
+def test_norms_of_an_override_by_adam_decay_only_if_asked():
+  params = {"method": {"decoder_1": {"kernel": 2.0, "scale": 2.0}}}
+  params = jax.tree.map(jnp.float32, params)
+  zero = jax.tree.map(jnp.zeros_like, params)
+  for decay_norms in (True, False):
+    optimizer = optim.make(
+      optim.Optim(decay_norms=decay_norms),
+      {"method/decoder": {"weight_decay": 0.1, "adam_rate": 1e-3}},
+    )
+    updates, _ = optimizer.update(
+      zero, optimizer.init(params), params, learning_rate=1.0
+    )
+    found = updates["method"]["decoder_1"]
+    # Adam's first step is as long as its rate.
+    np.testing.assert_allclose(found["kernel"], -1e-3, rtol=1e-4)
+    expected = -1e-3 if decay_norms else 0.0
+    np.testing.assert_allclose(found["scale"], expected, rtol=1e-4)
+
+
 def test_turns_are_one_step_of_an_optimizer_that_counts():
   method = methods.make("dml", form="pairwise", updates="alternating")
   recipe = dataclasses.replace(
