@@ -62,8 +62,9 @@ class Task(task.Task):
       `okd_jax.data.augment`.
     augmentation: other random changes of those images, and of targets.
     smoothing: share of every target that is spread over all classes.
-    class_weights: what an example of each class counts in the loss; empty for
-      1. One of several classes counts the mean by its probabilities.
+    class_weights: what an example of each class counts in the loss, whatever
+      smoothing does to its label; empty for 1. One of several classes counts
+      the mean by its probabilities.
   """
 
   name: ClassVar[str] = "classification"
@@ -120,7 +121,8 @@ class Task(task.Task):
 
   def augment(self, batch, key, *, num_views, mesh):
     if self.info is None:
-      return self.normalize(batch)
+      target = self._soft(batch.target)
+      return dataclasses.replace(self.normalize(batch), target=target)
     image = augment(
       batch.image,
       key,
@@ -157,7 +159,12 @@ class Task(task.Task):
     table = jnp.asarray(self.class_weights, jnp.float32)
     if jnp.issubdtype(batch.target.dtype, jnp.integer):
       return table[batch.target]
-    return batch.target @ table
+    mean = batch.target @ table
+    if self.smoothing:
+      # An example counts as its own class does, however its label is smoothed.
+      mean -= self.smoothing * jnp.mean(table)
+      mean = jnp.maximum(mean / (1 - self.smoothing), 0)
+    return mean
 
   def normalize(self, batch):
     if self.info is None:

@@ -165,6 +165,22 @@ def test_smoothed_labels_and_weights_of_classes():
   )
 
 
+def test_smoothing_leaves_what_an_example_counts():
+  weights = (1.0, 2.0, 0.0, 0.0, 3.0)
+  labels = jnp.array([0, 1, 4, 2])
+  for made in (
+    classification.Task.of(toys.INFO),
+    classification.Task(5, toys.INFO.image_shape),
+  ):
+    task = dataclasses.replace(made, smoothing=0.4, class_weights=weights)
+    batch = dataclasses.replace(toys.batch(0, 4), target=labels)
+    smooth = task.augment(batch, jax.random.key(0), num_views=None, mesh=None)
+    np.testing.assert_allclose(smooth.target[0], [0.68, *[0.08] * 4], rtol=1e-6)
+    found = task.weights(smooth)
+    np.testing.assert_allclose(found, [1, 2, 3, 0], rtol=1e-5, atol=1e-6)
+    assert np.all(np.asarray(found) >= 0)
+
+
 @pytest.mark.parametrize("num_classes", quick.only([1203], [2, 1203]))
 def test_few_and_many_classes(num_classes):
   info = dataclasses.replace(toys.INFO, num_classes=num_classes)
