@@ -69,8 +69,14 @@ class Method(core.Method):
 
   def check_labels(self, labels):
     counts = np.bincount(labels[labels >= 0])
-    fewest = int(counts.sum() - counts.max())
-    if fewest < (1 if self.replacement else self.num_negatives):
+    fewest = int(counts.sum() - counts.max(initial=0))
+    if not fewest:
+      raise ConfigError(
+        "config.method.name='mcl_okd': all training images are of one class, "
+        "and the method tells images from those of other classes; give it "
+        "more classes or more images, or choose another method."
+      )
+    if fewest < self.num_negatives and not self.replacement:
       raise ConfigError(
         f"config.method.num_negatives={self.num_negatives} must be at most "
         f"{fewest}, the number of training images that are not of the most "

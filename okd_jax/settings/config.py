@@ -106,7 +106,7 @@ def _check_teacher(config: RunConfig, needed: bool) -> None:
       raise ConfigError(
         f"config.teacher='{config.teacher}' and config.teacher_net="
         f"'{config.teacher_net}': method '{config.method.name}' has no "
-        "teacher; leave both empty."
+        "teacher with these settings; leave both empty."
       )
     return
   if not config.teacher:

@@ -205,5 +205,11 @@ def test_more_negatives_than_candidates_are_refused():
     method.check_labels(LABELS)
   method.clone(num_negatives=28).check_labels(LABELS)
   method.clone(replacement=True).check_labels(LABELS)
-  with pytest.raises(ConfigError, match="at most 0"):
-    method.clone(replacement=True).check_labels(np.zeros(4, np.int32))
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+@pytest.mark.parametrize("labels", [np.zeros(9, int), np.full(5, -1)])
+def test_images_of_one_class_are_refused(replacement, labels):
+  method = methods.make("mcl_okd", replacement=replacement)
+  with pytest.raises(ConfigError, match="of one class.*more classes"):
+    method.check_labels(labels)
