@@ -123,13 +123,7 @@ def _one(
   settings: Optim, shared: Sequence[str]
 ) -> optax.GradientTransformationExtraArgs:
   """The optimiser of parameters that have the same settings."""
-  coupled, apart = (
-    optax.add_decayed_weights(
-      sign * settings.weight_decay,
-      None if settings.decay_norms else _no_norms,
-    )
-    for sign in (1, -1)
-  )
+  coupled, apart = (_decay(settings, sign) for sign in (1, -1))
   moments = {
     "b1": settings.beta1,
     "b2": settings.beta2 or _BETA2.get(settings.name, 0.999),
@@ -169,9 +163,13 @@ def _adam(
   settings: Optim, rate: float
 ) -> optax.GradientTransformationExtraArgs:
   return optax.with_extra_args_support(
-    optax.chain(
-      optax.add_decayed_weights(settings.weight_decay), optax.adam(rate)
-    )
+    optax.chain(_decay(settings), optax.adam(rate))
+  )
+
+
+def _decay(settings: Optim, sign: int = 1) -> optax.GradientTransformation:
+  return optax.add_decayed_weights(
+    sign * settings.weight_decay, None if settings.decay_norms else _no_norms
   )
 
 

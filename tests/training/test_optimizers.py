@@ -10,6 +10,8 @@ import optax
 import pytest
 import quick
 
+from configs import independent_digits
+from okd_jax import train
 from okd_jax.errors import ConfigError
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.freeze import freeze, replace
@@ -184,6 +186,23 @@ def test_overrides_hold_for_every_optimizer(name):
   )
 
 
+def test_norms_are_spared_where_a_method_asks_for_adam():
+  params = {
+    "method": {"decoder": random_params(np.random.default_rng(0))},
+    "peers": random_params(np.random.default_rng(1), 2),
+  }
+  overrides = {"method/decoder": {"weight_decay": 0.5, "adam_rate": 0.01}}
+  zero = jax.tree.map(jnp.zeros_like, params)
+  for decay_norms in (True, False):
+    made = optim.make(settings("sgd", decay_norms=decay_norms), overrides)
+    after = follow(made, params, [zero])["method"]["decoder"]
+    moved = jax.tree.map(
+      lambda a, b: bool(np.any(a != b)), after, params["method"]["decoder"]
+    )
+    assert moved["conv"]["kernel"]
+    assert moved["norm"] == {"scale": decay_norms, "bias": decay_norms}
+
+
 def test_plain_sgd_keeps_the_state_of_earlier_releases():
   params = {"kernel": jnp.ones(2)}
   state = optim.make(Optim()).init(params)
@@ -320,3 +339,15 @@ def test_an_unknown_name_is_refused_early():
   config = freeze({"optim": {"name": "adamax"}, "method": {"name": "dml"}})
   with pytest.raises(ConfigError, match="config.optim.name='adamax' must be"):
     config_lib.check(config)
+
+
+def needs_a_line_search(learning_rate):
+  return optax.lbfgs(learning_rate)
+
+
+def test_an_optimizer_that_needs_more_is_refused_before_training(tmp_path):
+  config = independent_digits.get_config("smoke")
+  config.optim.name = f"{__name__}:needs_a_line_search"
+  with pytest.raises(ConfigError, match="cannot update this group .*value_fn"):
+    train.train(freeze(config), tmp_path)
+  assert not (tmp_path / "config.json").exists()
