@@ -170,6 +170,7 @@ def _open(
     config, source.info, source.train_size, mesh, teacher_group
   )
   build.check_networks(setup)
+  build.check_optimizer(config, setup)
   _require_same_rates(config, setup, source, workdir, steps)
   return source, autotune.choose_mapping(setup), frozen
 

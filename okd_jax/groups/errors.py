@@ -5,8 +5,11 @@ import inspect
 from typing import Any
 
 from flax import linen as nn
+import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from okd_jax.core import Outputs
 from okd_jax.devices.mesh import PEER
 from okd_jax.errors import ConfigError
 from okd_jax.groups.layout import Stack
@@ -66,3 +69,37 @@ def check_call(net: nn.Module) -> None:
     f"__call__ takes ({', '.join(list(arguments)[1:])}); give it the argument "
     "'train', for example `train` for `not deterministic`."
   )
+
+
+def check_outputs(result: Any, outputs: Outputs) -> None:
+  """Raises GroupError unless a network returned what it is to return.
+
+  Args:
+    result: of the network.
+    outputs: what is read of it.
+  """
+  logits, features = outputs.logits, outputs.features
+  if (
+    isinstance(logits, jax.Array)
+    and isinstance(features, jax.Array)
+    and all(jnp.issubdtype(x.dtype, jnp.floating) for x in (logits, features))
+    # Heat maps may have features of any shape.
+    and (logits.ndim != 2 or features.ndim == 2)
+  ):
+    return
+  raise GroupError(
+    f"a network returned {_described(result)}; let it return logits [B, C] as "
+    "floats, a tuple of logits and features [B, D], or okd_jax.core.Outputs."
+  )
+
+
+def _described(result: Any) -> str:
+  kind = type(result).__name__
+  if isinstance(result, jax.Array):
+    return f"{result.dtype}{list(result.shape)}"
+  if isinstance(result, Outputs):
+    logits, features = map(_described, (result.logits, result.features))
+    return f"Outputs with logits {logits} and features {features}"
+  if isinstance(result, tuple | list):
+    return f"a {kind} of {', '.join(map(_described, result)) or 'nothing'}"
+  return "None" if result is None else f"a {kind}"

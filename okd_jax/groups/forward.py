@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from okd_jax import layers
 from okd_jax.core import Array, Outputs, Variables
 from okd_jax.devices.mesh import DATA, PEER
-from okd_jax.groups.errors import GroupError
+from okd_jax.groups.errors import check_outputs, GroupError
 from okd_jax.groups.map_peers import across_devices
 
 Pass = Callable[[Variables, Any, Array], tuple[Any, Variables]]
@@ -53,13 +53,18 @@ def with_outputs(fn: Pass) -> Pass:
 
 
 def as_outputs(result: Any) -> Outputs:
-  """Accepts what a user's network returns: logits, with or without features."""
+  """Accepts what a user's network returns: logits, with or without features.
+
+  Raises:
+    GroupError: if it is something else.
+  """
   if isinstance(result, Outputs):
     outputs = result
-  elif isinstance(result, tuple):
+  elif isinstance(result, tuple) and len(result) == 2:
     outputs = Outputs(logits=result[0], features=result[1])
   else:
     outputs = Outputs(logits=result, features=result)
+  check_outputs(result, outputs)
   return dataclasses.replace(
     outputs,
     logits=layers.at_least_float32(outputs.logits),

@@ -95,7 +95,10 @@ def recording(
       )
     elif step:
       display.note(f"Resuming after step {step} of {total}.")
+    ended = best.exhausted
     yield Recorder(writer, display)
+    if best.exhausted and not ended:
+      display.note(f"This run ends early: {best.why}.")
 
 
 @contextlib.contextmanager

@@ -217,3 +217,32 @@ def check_networks(setup: Setup) -> None:
       f"config.peers.net: the logits of an image have shape {found}, and these "
       f"data need {setup.task.out_shape()}; let the network use num_classes."
     )
+
+
+def check_optimizer(config: RunConfig, setup: Setup) -> None:
+  """Traces an update of an optimiser from outside, without compiling.
+
+  Raises:
+    ConfigError: if it needs what a training step does not have.
+  """
+  if ":" not in config.optim.name:
+    return
+  zero = jnp.zeros(())
+
+  def update(params):
+    opt_state = setup.optimizer.init(params)
+    return setup.optimizer.update(
+      params, opt_state, params, value=zero, learning_rate=zero
+    )
+
+  try:
+    state = state_lib.abstract(setup, jax.random.key(0))
+    jax.eval_shape(update, state.params)
+  except ConfigError:
+    raise
+  except Exception as error:  # of a function that is not ours
+    raise ConfigError(
+      f"config.optim.name='{config.optim.name}' cannot update this group "
+      f"({error}); name a function whose transformation needs no more than "
+      "gradients, parameters and, as `value`, the loss."
+    ) from error

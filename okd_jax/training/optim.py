@@ -123,9 +123,7 @@ def _one(
   settings: Optim, shared: Sequence[str]
 ) -> optax.GradientTransformationExtraArgs:
   """The optimiser of parameters that have the same settings."""
-  coupled, apart = (
-    _decay(settings, sign * settings.weight_decay) for sign in (1, -1)
-  )
+  coupled, apart = (_decay(settings, sign) for sign in (1, -1))
   moments = {
     "b1": settings.beta1,
     "b2": settings.beta2 or _BETA2.get(settings.name, 0.999),
@@ -164,13 +162,15 @@ def _one(
 def _adam(
   settings: Optim, rate: float
 ) -> optax.GradientTransformationExtraArgs:
-  decay = _decay(settings, settings.weight_decay)
-  return optax.with_extra_args_support(optax.chain(decay, optax.adam(rate)))
+  return optax.with_extra_args_support(
+    optax.chain(_decay(settings), optax.adam(rate))
+  )
 
 
-def _decay(settings: Optim, rate: float) -> optax.GradientTransformation:
-  mask = None if settings.decay_norms else _no_norms
-  return optax.add_decayed_weights(rate, mask)
+def _decay(settings: Optim, sign: int = 1) -> optax.GradientTransformation:
+  return optax.add_decayed_weights(
+    sign * settings.weight_decay, None if settings.decay_norms else _no_norms
+  )
 
 
 def _outside(name: str) -> Any:

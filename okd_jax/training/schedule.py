@@ -141,4 +141,8 @@ def _one_cycle(
   rise = rise or max(1, int(_RISE * total))
   # Half a step more, as optax rounds the product down.
   share = (rise + 0.5) / total
-  return optax.cosine_onecycle_schedule(total, base, share, _START, _END)
+  # Optax takes one step at a time here.
+  rate: Callable[[Array], Array] = jnp.vectorize(
+    optax.cosine_onecycle_schedule(total, base, share, _START, _END)
+  )
+  return rate

@@ -1,6 +1,7 @@
 """Takes a network, or the whole group, out of a run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
 import json
 from typing import Any
@@ -47,8 +48,8 @@ def export(
       TensorFlow.
 
   Raises:
-    ConfigError: if there is no prediction of that name, or `to` holds
-      something else.
+    ConfigError: if there is no prediction of that name, `to` holds something
+      else, or a network cannot do without the size of the batch.
   """
   if to.exists() and not (to / leader_lib.CARD).exists():
     raise ConfigError(
@@ -59,7 +60,10 @@ def export(
   if jax.process_index() != 0:
     return
   shape = run.info.image_shape
-  with files.replacing(to, leader_lib.CARD) as written:
+  with (
+    files.replacing(to, leader_lib.CARD) as written,
+    _any_batch_size(),
+  ):
     (written / leader_lib.WEIGHTS).write_bytes(safetensors.numpy.save(weights))
     if form == "savedmodel":
       _saved_model().write(
@@ -253,3 +257,19 @@ def _program(fn, weights, image_shape) -> bytes:
   images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
   exported = jax_export.export(jax.jit(fn), platforms=PLATFORMS)(shapes, images)
   return bytes(exported.serialize())
+
+
+@contextlib.contextmanager
+def _any_batch_size() -> Iterator[None]:
+  """Says what is wrong with a network that needs to know the batch's size."""
+  unknown = jax.errors.InconclusiveDimensionOperation
+  try:
+    yield
+  except (TypeError, unknown) as error:
+    if not (isinstance(error, unknown) or "_DimExpr" in str(error)):
+      raise
+    raise ConfigError(
+      f"the network is no program for any batch size ({error}); let it take "
+      "the size of the batch from images.shape[0], not len(images), and depend "
+      "on it for shapes alone."
+    ) from error

@@ -1,16 +1,21 @@
 """Users' own networks by name: whole, split, and of different kinds."""
 
+import re
+
+from flax import linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import okddip_digits
-from okd_jax import train
+from configs import independent_digits, okddip_digits
+from okd_jax import core, groups, train
+from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import ConfigError
 from okd_jax.runs import run as run_lib
 from okd_jax.settings import build, layout
 from okd_jax.settings.freeze import freeze
-from okd_jax.weights import exported
+from okd_jax.weights import export, exported
 
 OWN = "examples.own_network:"
 
@@ -82,3 +87,74 @@ def test_attention_projects_every_width_on_its_own():
 def test_wrong_names_are_refused(net, kind, words, tmp_path):
   with pytest.raises(ConfigError, match=words):
     train.train(recipe(net, kind), tmp_path)
+
+
+class Returning(nn.Module):
+  """Returns what it is told to."""
+
+  num_classes: int
+  what: str = ""
+
+  @nn.compact
+  def __call__(self, images, *, train):
+    x = images.reshape(images.shape[0], -1)
+    logits = nn.Dense(self.num_classes)(x)
+    return {
+      "list": [logits, x],
+      "dict": {"logits": logits},
+      "nothing": None,
+      "three": (logits, x, x),
+      "one": (logits,),
+      "integers": jnp.round(logits).astype(jnp.int32),
+      "no features": (logits, None),
+      "maps": (logits, images),
+      "Outputs": core.Outputs(logits, None),
+    }[self.what]
+
+
+@pytest.mark.parametrize(
+  ("what", "words"),
+  [
+    ("list", r"a list of float32\[1, 5\], float32\[1, 4\]; let it return"),
+    ("dict", "a dict; let it return logits"),
+    ("nothing", "returned None; let it return"),
+    ("three", r"a tuple of float32\[1, 5\], float32\[1, 4\], float32"),
+    ("one", r"a tuple of float32\[1, 5\]; let it return"),
+    ("integers", r"returned int32\[1, 5\]; let it return logits .* as floats"),
+    ("no features", "a tuple of .*, None; let it return"),
+    ("maps", r"a tuple of .*, float32\[1, 2, 2, 1\]; let it return"),
+    ("Outputs", "Outputs with logits .* and features None; let it return"),
+  ],
+)
+def test_other_outputs_are_refused(what, words):
+  group = groups.replicas(Returning(5, what), 2, make_mesh(1, 1))
+  images = jnp.zeros((1, 2, 2, 1))
+  variables = jax.eval_shape(group.init, jax.random.key(0), images)
+  with pytest.raises(groups.GroupError, match=words):
+    jax.eval_shape(
+      lambda v: group.apply(v, images, jax.random.key(0), train=False),
+      variables,
+    )
+
+
+class Counting(nn.Module):
+  """Takes the size of the batch for a number."""
+
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, images, *, train):
+    return nn.Dense(self.num_classes)(images.reshape(len(images), -1))
+
+
+def test_a_network_that_counts_its_batch_is_not_exported(tmp_path, caplog):
+  config = independent_digits.get_config("smoke")
+  config.peers.net = f"{__name__}:Counting"
+  config.peers.num_peers = 1
+  config.epochs = 1
+  train.train(freeze(config), tmp_path)
+  says = r"images.shape\[0\], not len\(images\)"
+  assert re.search(f"leader was not exported: .*{says}", caplog.text)
+  with pytest.raises(ConfigError, match=says):
+    export.export(run_lib.run(tmp_path), tmp_path / "leader")
+  assert not (tmp_path / "leader").exists()

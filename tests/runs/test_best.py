@@ -135,8 +135,9 @@ def test_the_best_step_is_kept_deployed_and_told(tmp_path, rising, capsys):
   assert run.step == int(run.state.step) == second
   card = json.loads((tmp_path / "leader" / "card.json").read_text())
   assert card["step"] == second
+  said = " ".join(capsys.readouterr().out.split())
+  assert "run ends early: 3 evaluations in a row without a better" in said
   # The same command finds the run ended, and says why.
-  capsys.readouterr()
   again, _ = train.train(made, tmp_path)
   assert int(again.step) == int(state.step)
   said = " ".join(capsys.readouterr().out.split())

@@ -10,6 +10,8 @@ import optax
 import pytest
 import quick
 
+from configs import independent_digits
+from okd_jax import train
 from okd_jax.errors import ConfigError
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.freeze import freeze, replace
@@ -320,3 +322,15 @@ def test_an_unknown_name_is_refused_early():
   config = freeze({"optim": {"name": "adamax"}, "method": {"name": "dml"}})
   with pytest.raises(ConfigError, match="config.optim.name='adamax' must be"):
     config_lib.check(config)
+
+
+def needs_a_line_search(learning_rate):
+  return optax.lbfgs(learning_rate)
+
+
+def test_an_optimizer_that_needs_more_is_refused_before_training(tmp_path):
+  config = independent_digits.get_config("smoke")
+  config.optim.name = f"{__name__}:needs_a_line_search"
+  with pytest.raises(ConfigError, match="cannot update this group .*value_fn"):
+    train.train(freeze(config), tmp_path)
+  assert not (tmp_path / "config.json").exists()

@@ -111,6 +111,18 @@ def test_steps_and_epochs_convert_in_one_place():
   np.testing.assert_allclose(clock.time(jnp.array([0, 1, 4])), [0, 0.4, 1.6])
 
 
+@pytest.mark.parametrize("name", schedule_lib.NAMES)
+def test_many_steps_at_once_have_the_rates_of_each(name):
+  made = schedule_lib.make(Schedule(name), CLOCK, base=0.5, drops=(0.5,))
+  steps = jnp.arange(CLOCK.total_steps)
+  np.testing.assert_allclose(
+    np.broadcast_to(made(steps), steps.shape),
+    rates(Schedule(name), drops=(0.5,)),
+    rtol=1e-4,
+    atol=1e-7,
+  )
+
+
 def test_the_rate_shown_is_the_one_used():
   setup = toys.recipe(
     "independent",
