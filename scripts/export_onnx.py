@@ -13,6 +13,7 @@ import argparse
 import importlib
 import sys
 
+from flax import nnx
 import jax.numpy as jnp
 import jax2onnx
 import numpy as np
@@ -64,7 +65,15 @@ def main() -> None:
   path = args.to or args.leader / "model.onnx"
   onnx.save(model, path)
 
-  session = onnxruntime.InferenceSession(path)
+  try:
+    session = onnxruntime.InferenceSession(path)
+  except Exception as error:  # of its own classes, which share no other base
+    path.unlink()
+    sys.exit(
+      f"okd_jax: onnxruntime cannot run {card['network']} in "
+      f"{card['precision']} ({error}); export a network that was trained with "
+      "config.precision=float32."
+    )
   rng = np.random.default_rng(0)
   worst = 0.0
   for size in (1, 257):
@@ -84,6 +93,13 @@ def network(card):
   module, _, attribute = card["network"].partition(":")
   if attribute:
     made = getattr(importlib.import_module(module), attribute)
+    if isinstance(made, type) and issubclass(made, nnx.Module):
+      # jax2onnx replaces layers of nnx by its own, which take other arguments.
+      sys.exit(
+        f"okd_jax: {card['network']} is a network of flax nnx, and those of "
+        "linen alone are written as ONNX; use model.stablehlo or "
+        "--format=savedmodel."
+      )
     return made(num_classes=card["num_classes"], **options)
   return backbones.make(module, card["num_classes"], **options)
 

@@ -1,16 +1,23 @@
 """What all pictures look like, in colours that the colour-blind tell apart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import logging
+import re
 from typing import Any
+import warnings
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 import numpy as np
 
 from okd_jax.results.curves import Curve
 from okd_jax.storage import files
 from okd_jax.storage.paths import Path
 from okd_jax.tasks.task import Measure
+
+_log = logging.getLogger(__name__)
 
 # Okabe and Ito, "Color Universal Design", 2008; yellow, faint on white, last.
 COLORS = (
@@ -38,6 +45,7 @@ STYLE: Any = {
   "legend.frameon": False,
   "lines.linewidth": 1.6,
   "svg.hashsalt": "okd_jax",  # equal runs give equal files
+  "text.parse_math": False,  # names of classes and folders may hold dollars
 }
 
 
@@ -53,17 +61,54 @@ def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
   """
   files.make_folder(folder)
   written = []
-  for name, figure in figures.items():
-    for suffix, options in (
-      ("png", {"dpi": 150}),
-      ("svg", {"metadata": {"Date": None}}),
-    ):
-      written.append(folder / f"{name}.{suffix}")
-      with written[-1].open("wb") as file:
-        figure.savefig(file, format=suffix, **options)
-      # What is where takes most of the time, and is the same in both.
-      figure.set_layout_engine("none")
+  with _one_warning_of_letters():
+    for name, figure in figures.items():
+      for suffix, options in (
+        ("png", {"dpi": 150}),
+        ("svg", {"metadata": {"Date": None}}),
+      ):
+        written.append(folder / f"{name}.{suffix}")
+        with written[-1].open("wb") as file:
+          figure.savefig(file, format=suffix, **options)
+        # What is where takes most of the time, and is the same in both.
+        figure.set_layout_engine("none")
   return written
+
+
+@contextlib.contextmanager
+def _one_warning_of_letters() -> Iterator[None]:
+  """Says once which letters the font lacks, not once a letter and file."""
+  with warnings.catch_warnings(record=True) as raised:
+    warnings.simplefilter("always")
+    yield
+  lacking: dict[str, None] = {}
+  for each in raised:
+    found = re.match(r"Glyph (\d+) .* missing from font", str(each.message))
+    if found:
+      lacking[chr(int(found[1]))] = None
+    else:
+      warnings.warn_explicit(
+        each.message, each.category, each.filename, each.lineno
+      )
+  if lacking:
+    _log.warning(
+      "Pictures have boxes in the place of %s, which the font lacks; "
+      "font.family in a matplotlibrc chooses one that has them.",
+      " ".join(char if char.isprintable() else repr(char) for char in lacking),
+    )
+
+
+def log_scale(panel: Axes) -> None:
+  """Makes the values of a panel logarithmic."""
+  panel.set_yscale("log", nonpositive="mask")
+  # Matplotlib's own labels are mathematics, which the style leaves out.
+  panel.yaxis.set_major_formatter(_Plain())
+  panel.yaxis.set_minor_formatter(_Plain(labelOnlyBase=False))
+
+
+class _Plain(LogFormatter):
+  def _num_to_string(self, x: float, vmin: float, vmax: float) -> str:
+    return f"{x:g}"
 
 
 def panels(

@@ -80,7 +80,7 @@ def _loss(curves: Mapping[str, Curve], in_step: Measure, title: str) -> Figure:
     every = max(1, len(curves[name].epochs) // 10)
     canvas.draw(panel, curves[name], **look, markevery=every, label=name)
   # Terms differ by orders of magnitude.
-  panel.set_yscale("log", nonpositive="mask")
+  canvas.log_scale(panel)
   canvas.legend(figure, panel)
   return figure
 

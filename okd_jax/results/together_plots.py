@@ -50,7 +50,7 @@ def plot(shown: Sequence[Entry], to: Path) -> list[Path]:
       curves = {i: e.course.trained.get(name) for i, e in enumerate(shown)}
       figures[name] = _one(shown, curves, words)
       if name == "loss":
-        figures[name].axes[0].set_yscale("log", nonpositive="mask")
+        canvas.log_scale(figures[name].axes[0])
     distances = {
       i: e.course.evaluated.get(Measured(e.split, GROUP, False, DIVERSITY))
       for i, e in enumerate(shown)

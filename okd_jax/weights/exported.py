@@ -72,10 +72,11 @@ def read_card(folder: Path) -> dict[str, Any]:
   """Reads what is known about an exported network.
 
   Raises:
-    LeaderError: if there is no card, or a damaged one.
+    LeaderError: if there is no card, or a damaged one; also when an entry that
+      it lacks is asked for by `card[name]`.
   """
   try:
-    card = json.loads((folder / CARD).read_text())
+    card = _Card(json.loads((folder / CARD).read_text()))
     if not isinstance(card["files"], dict):
       raise ValueError("'files' is not an object")
   except OSError as error:
@@ -88,6 +89,13 @@ def read_card(folder: Path) -> dict[str, Any]:
       f"{folder / CARD} is damaged ({error!r}); export the run again."
     ) from error
   return card
+
+
+class _Card(dict[str, Any]):
+  def __missing__(self, name: str) -> Any:
+    raise LeaderError(
+      f"{CARD} is damaged (it has no '{name}'); export the run again."
+    )
 
 
 def read_weights(folder: Path, card: dict[str, Any]) -> dict[str, Any]:

@@ -73,8 +73,9 @@ def open_network(
   """Opens a network; arguments and errors as for `predict`."""
   if (target / leader_lib.CARD).exists():
     # Cards of earlier releases name no task, and say nothing of EXIF.
-    before: dict[str, Any] = {"task": "classification", "exif": False}
-    card = before | leader_lib.read_card(target)
+    card = leader_lib.read_card(target)
+    card.setdefault("task", "classification")
+    card.setdefault("exif", False)
     apply, variables = leader_lib.load_leader(target)
   else:
     run = run_lib.run(target)

@@ -45,12 +45,15 @@ def load_torch(
 
   Raises:
     WeightsError: at the first layer that does not fit, with both names and
-      shapes.
+      shapes, or whose values are no fractions, as quantised ones, or not
+      finite.
   """
   leaves = traverse_util.flatten_dict(variables)
   filled = dict(leaves)
   for leaf, name in _match(leaves, state_dict):
     value = _to_ours(leaf, state_dict[name], leaves[leaf].shape)
+    if jnp.issubdtype(leaves[leaf].dtype, jnp.floating):
+      _require_numbers(name, value)
     dtype = np.promote_types(value.dtype, leaves[leaf].dtype)
     filled[leaf] = jnp.asarray(value.astype(dtype))
   return traverse_util.unflatten_dict(filled)
@@ -163,6 +166,19 @@ def _match(leaves, state_dict) -> Iterator[tuple[tuple[str, ...], str]]:
     raise WeightsError(
       f"'{theirs[0].name}' of the state dict, a {theirs[0].what}, is "
       f"left over; give one of the same network."
+    )
+
+
+def _require_numbers(name: str, value: np.ndarray) -> None:
+  if not jnp.issubdtype(value.dtype, jnp.floating):
+    raise WeightsError(
+      f"'{name}' of the state dict is {value.dtype}, and floats were expected; "
+      "give the network before it was quantised."
+    )
+  if not np.all(np.isfinite(value)):
+    raise WeightsError(
+      f"'{name}' of the state dict has values that are not finite, as after a "
+      "training that diverged; give another state dict."
     )
 
 

@@ -1,5 +1,6 @@
 """Folders of images of several kinds, sizes and states."""
 
+import os
 import shutil
 
 import jax
@@ -286,6 +287,17 @@ def test_links_to_themselves_and_to_nothing(tmp_path):
   for source in ("memory", "stream"):
     with pytest.raises(DataError, match="red/lo(op|st).png cannot be"):
       make(tmp_path, source)
+
+
+def test_pipes_are_not_read(tmp_path):
+  """Reading one waits for somebody who writes."""
+  write_classes(tmp_path, 2)
+  pipes = [tmp_path / "red" / name for name in ("pipe", "pipe.png")]
+  for pipe in pipes:
+    os.mkfifo(pipe)
+  found = finder.find(str(tmp_path))
+  assert found.left_out == {finder.FOREIGN: tuple(pipes)}
+  assert not folder.check_folder(str(tmp_path)).damaged
 
 
 def test_advice_destroys_nothing(tmp_path):

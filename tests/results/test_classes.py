@@ -3,12 +3,13 @@
 import csv
 import io
 
+import matplotlib as mpl
 import numpy as np
 from PIL import Image
 import pytest
 from sklearn import metrics
 
-from okd_jax.results import classes, closer, closer_page, closer_plots
+from okd_jax.results import canvas, classes, closer, closer_page, closer_plots
 from okd_jax.tasks.choices import Choices
 from okd_jax.training.closely import Seen
 
@@ -125,3 +126,20 @@ def test_many_classes_are_drawn(found, tmp_path):
     "all", many, matrix, found.reliability, ["peer_0"], np.ones((1, 1)), [], []
   )
   assert len(closer_plots.plot(seen, tmp_path)) == 4
+
+
+def test_names_are_drawn_as_they_are(tmp_path, caplog):
+  """Dollars are no mathematics; letters without a shape are told once."""
+  names = ["$5_$10", "$x_1$", "\u65e5\u672c"]
+  with mpl.rc_context(canvas.STYLE):
+    figure, (panel,) = canvas.panels("costs $5_$10", 1, "$_{$")
+    for name in names:
+      panel.plot([1, 2], [0.1, 10.0], label=name)
+    canvas.log_scale(panel)
+    canvas.legend(figure, panel)
+    files = canvas.save({"drawn": figure, "again": figure}, tmp_path)
+  text = files[1].read_text()
+  for name in (*names, "costs $5_$10", "$_{$", "0.1", "10"):
+    assert f"<!-- {name} -->" in text
+  (told,) = [record.getMessage() for record in caplog.records]
+  assert "\u65e5 \u672c" in told and "font.family" in told

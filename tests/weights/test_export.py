@@ -14,6 +14,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 import quick
 
@@ -21,7 +22,7 @@ from okd_jax import core
 from okd_jax.errors import ConfigError, LeaderError
 from okd_jax.runs import run as run_lib
 from okd_jax.training import state as state_lib, step as steps
-from okd_jax.weights import export, exported
+from okd_jax.weights import export, exported, predict
 import toys
 
 SIZES = (1, 257)
@@ -284,3 +285,16 @@ def test_damage_is_refused(run, tmp_path, how, message):
   damage(tmp_path / "it", how)
   with pytest.raises(LeaderError, match=message):
     exported.load_leader(tmp_path / "it")
+
+
+@pytest.mark.parametrize("name", ["format", "image_shape", "classes"])
+def test_a_card_without_an_entry_is_damaged(run, tmp_path, name):
+  export.export(run, tmp_path / "it")
+  card = json.loads((tmp_path / "it" / exported.CARD).read_text())
+  del card[name]
+  # A savedmodel is refused by its format.
+  card["files"] = {} if name == "format" else card["files"]
+  (tmp_path / "it" / exported.CARD).write_text(json.dumps(card))
+  Image.new("L", (8, 8)).save(tmp_path / "picture.png")
+  with pytest.raises(LeaderError, match=f"damaged .it has no '{name}'"):
+    predict.predict(tmp_path / "it", [tmp_path / "picture.png"])

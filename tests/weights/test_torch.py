@@ -178,6 +178,19 @@ def test_leaves_take_the_wider_dtype():
   assert {v.dtype for v in jax.tree.leaves(loaded)} == {np.dtype(np.float64)}
 
 
+@pytest.mark.parametrize(
+  ("kind", "message"),
+  [("int8", "is int8, and floats.*quantised"), ("inf", "not finite.*diverged")],
+)
+def test_values_that_are_no_weights_are_refused(kind, message):
+  shapes, state = case("resnet32")
+  name = next(iter(state))
+  value = np.full_like(state[name], np.inf)
+  value = value if kind == "inf" else state[name].astype(kind)
+  with pytest.raises(WeightsError, match=f"'{name}' of .*{message}"):
+    interop.load_torch(shapes, change(state, name, value))
+
+
 def change(state, name, value):
   return {k: value if k == name else v for k, v in state.items()}
 

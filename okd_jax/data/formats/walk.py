@@ -51,8 +51,8 @@ def look(root: Path) -> Seen:
   """Looks at every name below a folder.
 
   Files whose names end like a picture's are taken at their word; the others
-  are looked at. Hidden files, what systems leave behind and other links to
-  nothing are left out.
+  are looked at. Hidden files, what systems leave behind, pipes and other links
+  to nothing are left out.
   """
   if not isinstance(root, pathlib.Path):
     return _look_in_bucket(root)
@@ -108,6 +108,8 @@ def _walk(
       yield name, HIDDEN
     elif not is_broken and entry.is_dir():
       yield from _walk(root, name, parents | {here}, folders)
+    elif not is_broken and not entry.is_file():  # reading a pipe never ends
+      yield name, FOREIGN
     elif _ends_like_one(name):
       yield name, None
     elif is_broken:
