@@ -71,6 +71,21 @@ def check(config: RunConfig) -> None:
     )
   _check_best_by(config.best_by)
   _check_teacher(config, method.needs.teacher)
+  _check_idle(config)
+
+
+def _check_idle(config: RunConfig) -> None:
+  """Refuses what would change nothing, so that nobody thinks it did."""
+  if config.augment.mix_per_peer and not config.augment.mixes:
+    raise ConfigError(
+      "config.augment.mix_per_peer=True, and nothing is mixed; set "
+      "config.augment.mixup or config.augment.cutmix, or leave it out."
+    )
+  if not config.init_from_head and not config.init_from:
+    raise ConfigError(
+      "config.init_from_head=False, and every classifier is drawn anew without "
+      "config.init_from; set that, or leave it out."
+    )
 
 
 def _check_best_by(name: str) -> None:

@@ -477,6 +477,19 @@ TEXT = st.text(
 
 
 @pytest.mark.checklist("G1")
+@pytest.mark.parametrize(
+  ("flag", "words"),
+  [
+    ("augment.mix_per_peer=True", "nothing is mixed; set config.augment.mixup"),
+    ("init_from_head=False", "drawn anew without config.init_from"),
+  ],
+)
+def test_what_would_change_nothing_is_refused(flag, words):
+  config = read(recipe_of("independent"), f"--config.{flag}")
+  with pytest.raises(ConfigError, match=words):
+    config_lib.check(config)
+
+
 @settings(max_examples=150, deadline=None)
 @given(key=st.sampled_from(sorted(KEYS)) | TEXT, value=TEXT)
 def test_fuzzed_flags_are_read_or_refused(key, value):
