@@ -73,6 +73,8 @@ class MobileNetV2(Network, kw_only=True):
     activation: ReLU6 in the paper.
   """
 
+  image_shape = (224, 224, 3)
+
   factor: Fraction
   groups: tuple[tuple[tuple[int, int, int], ...], ...] = _IMAGENET
   multiple: int = 8
@@ -130,8 +132,14 @@ class MobileNetV2(Network, kw_only=True):
     return rounded + self.multiple * (10 * rounded < 9 * exact)
 
 
+class SmallMobileNetV2(MobileNetV2, kw_only=True):
+  """The same for images of 32 pixels."""
+
+  image_shape = (32, 32, 3)
+
+
 mobilenet_v2_05 = functools.partial(
-  MobileNetV2,
+  SmallMobileNetV2,
   factor=Fraction("0.5"),
   groups=_SMALL,
   multiple=1,

@@ -21,7 +21,7 @@ from okd_jax.data.formats import publisher, tfds as prepared
 from okd_jax.data.info import KNOWN
 from okd_jax.devices import alive, distributed, host, processes
 from okd_jax.devices.mesh import make_mesh
-from okd_jax.errors import DataError, UnreachableError
+from okd_jax.errors import ConfigError, DataError, UnreachableError
 from okd_jax.runs import display
 from okd_jax.storage.paths import Path
 from okd_jax.tasks import classification
@@ -46,6 +46,11 @@ _PACKAGES = (
   "wandb",
   "mlflow",
 )
+
+_ABSENT = "not installed"
+
+# Twice the state of four ResNet-8, as a save of the smallest recipe needs.
+_LEAST_BYTES = 5_000_000
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -110,7 +115,7 @@ def _version(name: str) -> str:
   try:
     return metadata.version(name)
   except metadata.PackageNotFoundError:
-    return "not installed"
+    return _ABSENT
 
 
 def _devices() -> list[Finding]:
@@ -140,8 +145,17 @@ def _memory() -> str:
 def _space(workdir: Path) -> list[Finding]:
   if not isinstance(workdir, pathlib.Path):
     return []
+  try:
+    places.require_writable(
+      workdir, folder=True, remedy="choose another --workdir"
+    )
+  except ConfigError as error:
+    return [("free disk", str(error), False)]
   there = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
-  return [("free disk", f"{shutil.disk_usage(there).free / 1e9:.1f} GB", True)]
+  free = shutil.disk_usage(there).free
+  if free < _LEAST_BYTES:
+    return [("free disk", f"{free / 1e6:.1f} MB: no run could save", False)]
+  return [("free disk", f"{free / 1e9:.1f} GB", True)]
 
 
 def _data_sets() -> list[Finding]:
@@ -149,7 +163,10 @@ def _data_sets() -> list[Finding]:
   names = [name for name in KNOWN if name != "digits"]
   if folder.is_dir():
     names += sorted(p.name for p in folder.iterdir() if p.name not in names)
-  findings = [("data: digits", "part of scikit-learn", True)]
+  digits = "part of scikit-learn"
+  if _version("scikit-learn") == _ABSENT:
+    digits += f", which is {_ABSENT}"
+  findings = [("data: digits", digits, True)]
   for name in names:
     try:
       place = prepared.find(name, folder)

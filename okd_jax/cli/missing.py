@@ -4,8 +4,15 @@ from collections.abc import Iterator
 import contextlib
 import sys
 
-# What `pip install okd-jax` leaves out and every program needs.
-_TRAIN = (
+# What every program needs, also of what `pip install okd-jax` brings: one that
+# was never installed, or is broken, is missed first.
+_NEEDED = (
+  "chex",
+  "flax",
+  "jax",
+  "jaxlib",
+  "numpy",
+  "optax",
   "absl",
   "filelock",
   "flatbuffers",
@@ -22,15 +29,15 @@ _EXIT_CODE = 2
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-  """Ends the program with a remedy if a package of an extra is missing."""
+  """Ends the program with a remedy if a package that it needs is missing."""
   try:
     yield
   except ModuleNotFoundError as error:
-    if (error.name or "").split(".")[0] not in _TRAIN:
+    if (error.name or "").split(".")[0] not in _NEEDED:
       raise
     print(
-      f"okd_jax: {error}; the programs need more packages than the library. "
-      "pip install 'okd-jax[train]' adds them; in a clone it is pip install -r "
+      f"okd_jax: {error}; the programs need it. pip install 'okd-jax[train]' "
+      "adds all that they need; in a clone it is pip install -r "
       "requirements.txt.",
       file=sys.stderr,
       flush=True,

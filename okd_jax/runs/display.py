@@ -19,6 +19,7 @@ import rich.text
 
 from okd_jax.tasks.figure import DIVERSITY, Figure
 from okd_jax.tasks.task import Measure
+from okd_jax.training.clock import Clock
 
 # Between plain lines within an epoch: often enough to see that it runs.
 _LINE_SECONDS = 10.0
@@ -39,8 +40,7 @@ class Display:
 
   def __init__(
     self,
-    total_steps: int,
-    steps_per_epoch: int,
+    clock: Clock,
     title: str,
     headline: Measure,
     in_step: Measure | None = None,
@@ -48,16 +48,13 @@ class Display:
     """Shows nothing yet.
 
     Args:
-      total_steps: of the run.
-      steps_per_epoch: rounded up.
+      clock: of the run.
       title: of the run.
       headline: the figure that is shown of everybody.
       in_step: the figure of training batches; the headline by default.
     """
     self._headline, self._in_step = headline, in_step or headline
-    self._total = total_steps
-    self._per_epoch = steps_per_epoch
-    self._epochs = -(-total_steps // steps_per_epoch)
+    self._clock, self._total = clock, clock.total_steps
     self._title = title
     self._first: tuple[int, float] | None = None
     self._printed_epoch = -1
@@ -67,7 +64,7 @@ class Display:
     self._bar = rich.progress.Progress(
       rich.progress.BarColumn(), rich.progress.TaskProgressColumn()
     )
-    self._task = self._bar.add_task(title, total=total_steps)
+    self._task = self._bar.add_task(title, total=self._total)
     self._live = (
       rich.live.Live(get_renderable=self._render, refresh_per_second=4)
       if sys.stdout.isatty()
@@ -85,9 +82,9 @@ class Display:
       images_per_second: measured speed.
     """
     now = time.monotonic()
-    epoch = max(0, step - 1) // self._per_epoch
+    epoch = self._clock.epoch(max(0, step - 1))
     self._progress = (
-      f"epoch {epoch + 1}/{self._epochs}  step {step}/{self._total}  "
+      f"epoch {epoch + 1}/{self._clock.epochs}  step {step}/{self._total}  "
       f"{images_per_second:,.0f} images/s  ETA {self._remaining(step, now)}"
     )
     self._terms = format_metrics(metrics, self._in_step)

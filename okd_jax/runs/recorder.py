@@ -79,8 +79,7 @@ def recording(
   """
   total = setup.total_steps
   display = Display(
-    total,
-    setup.steps_per_epoch,
+    setup.clock,
     config.method.name,
     setup.task.headline(setup.task.info),
     setup.task.in_step(setup.task.info),

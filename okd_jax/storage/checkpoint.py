@@ -180,10 +180,7 @@ class Checkpoints:
         another configuration; the first differing leaves are named.
     """
     if step is None and (step := self.latest_verified()) is None:
-      raise CheckpointError(
-        f"{self.directory} holds no verified checkpoint. Start anew in "
-        "another workdir."
-      )
+      raise CheckpointError(self._steps.why_none_is_verified())
     self._wait()
     wanted = packing.named(abstract_state)
     content = self._read_together(step, packing.describe(wanted))

@@ -112,6 +112,16 @@ class Steps:
         return step
     return None
 
+  def why_none_is_verified(self) -> str:
+    """Says that no step can be used, and what to do."""
+    remedy = (
+      "Start anew in another workdir."
+      if self.with_manifest()
+      else "Nothing was saved there yet: wait for the first save of a run that "
+      "trains; one that was stopped before it begins again by its command."
+    )
+    return f"{self.directory} holds no verified checkpoint. {remedy}"
+
   def best_verified(self) -> int | None:
     """The step of the highest score whose files all match."""
     scores = {}

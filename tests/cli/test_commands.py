@@ -493,10 +493,14 @@ PROGRAMS = {
     # Without those that flax brings along.
     "ml_collections PIL tensorboardX rich sklearn".split(),
     ["rich"],
+    # Of the base install, where it is broken.
+    ["jax"],
+    ["flax"],
+    ["optax"],
   ),
   ids=lambda names: names[0],
 )
-def test_the_base_install_says_what_is_missing(program, blocked):
+def test_a_program_says_what_is_missing(program, blocked):
   run = PROGRAMS[program]
   done = run_python(
     "-c", MISSING.format(blocked=blocked, arguments=["--help"], run=run)

@@ -1,11 +1,12 @@
-"""What several processes of `doctor` find about each other."""
+"""What `doctor` finds, alone and of several processes about each other."""
 
 import json
+import shutil
 
 import pytest
 import several
 
-from okd_jax.cli import hosts
+from okd_jax.cli import doctor, hosts
 from okd_jax.devices import processes
 
 
@@ -43,3 +44,29 @@ def test_a_folder_that_is_not_shared_is_found(tmp_path):
   codes, said = doctors(tmp_path / "a", tmp_path / "b")
   assert codes == [1, 1], said
   assert "does not see what" in " ".join(said.split())
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file"])
+def test_a_workdir_that_cannot_be_written_is_a_problem(tmp_path, kind):
+  there = tmp_path / "there"
+  there.write_text("")
+  ((_, found, fine),) = doctor._space(
+    there if kind == "file" else there / "runs"
+  )
+  assert not fine and "cannot be written" in found
+
+
+def test_a_full_disk_is_a_problem(tmp_path, monkeypatch):
+  usage = shutil.disk_usage(tmp_path)
+  assert doctor._space(tmp_path)[0][2]
+  monkeypatch.setattr(
+    shutil, "disk_usage", lambda path: usage._replace(free=2_000_000)
+  )
+  ((_, found, fine),) = doctor._space(tmp_path)
+  assert not fine and "2.0 MB" in found
+
+
+def test_digits_without_their_package_are_not_there(monkeypatch):
+  monkeypatch.setattr(doctor, "_version", lambda name: doctor._ABSENT)
+  what, found, _ = doctor._data_sets()[0]
+  assert what == "data: digits" and doctor._ABSENT in found

@@ -37,3 +37,10 @@ def test_unknown_networks_are_refused(capsys):
 def test_every_network_has_an_input_that_it_takes():
   for name in backbones.names():
     assert len(backbones.make(name, 10).image_shape) == 3
+
+
+@pytest.mark.parametrize(
+  ("name", "size"), [("mobilenet_v2_10", 224), ("mobilenet_v2_05", 32)]
+)
+def test_mobilenets_are_counted_at_the_size_they_are_for(name, size):
+  assert backbones.make(name, 10).image_shape == (size, size, 3)

@@ -18,6 +18,7 @@ from okd_jax.runs import display, records
 from okd_jax.runs.display import Display
 from okd_jax.tasks.figure import of_record as figures_of
 from okd_jax.tasks.task import Measure
+from okd_jax.training.clock import Clock
 
 HEADLINE = Measure("accuracy", "top-1")
 
@@ -174,10 +175,29 @@ def test_i1_failing_tracker_is_left_out_after_one_warning(
   assert len(records.read_metrics(tmp_path)) == 4
 
 
+# Twenty steps.
+TWO_EPOCHS = Clock(batch_size=4, train_size=40, epochs=2)
+
+
+def test_epochs_are_those_of_the_recipe_where_batches_do_not_fill_them(capsys):
+  # 22.5 steps an epoch: counted by 23, these would be 98 epochs.
+  clock = Clock(batch_size=64, train_size=1437, epochs=100)
+  with Display(clock, "DML on digits", HEADLINE) as shown:
+    for step in (23, 24, 2224, clock.total_steps):
+      shown.update(step, TRAIN, 1000)
+  said = capsys.readouterr().out
+  for text in (
+    "epoch 1/100  step 23/2246",
+    "epoch 2/100  step 24/2246",
+    "epoch 100/100  step 2246/2246",
+  ):
+    assert text in said
+
+
 def test_plain_display(capsys, monkeypatch: pytest.MonkeyPatch):
   clock = iter([100.0, 101.0, 102.0, 103.0, 114.0, 119.0])
   monkeypatch.setattr("time.monotonic", lambda: next(clock))
-  with Display(20, 10, "OKDDip on digits", HEADLINE) as shown:
+  with Display(TWO_EPOCHS, "OKDDip on digits", HEADLINE) as shown:
     for step in (1, 2, 10, 11):
       shown.update(step, TRAIN, 1234.4)
     shown.evaluated(10, figures_of(EVALUATION | {"train/leader/accuracy": 1.0}))
@@ -216,7 +236,7 @@ def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 def test_live_display(monkeypatch: pytest.MonkeyPatch):
   terminal = open_terminal(monkeypatch)
-  with Display(20, 10, "OKDDip on digits", HEADLINE) as shown:
+  with Display(TWO_EPOCHS, "OKDDip on digits", HEADLINE) as shown:
     shown.update(1, TRAIN, 1234.4)
     shown.note("[saved] checkpoint")
     shown.evaluated(10, figures_of(EVALUATION))

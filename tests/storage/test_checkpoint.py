@@ -207,8 +207,13 @@ def test_c2_no_verified_step_is_refused(directory: Path):
   for step in (1, 2):
     files_of(directory, step)[-1].write_bytes(b"")
   assert Checkpoints(directory).latest_verified() is None
-  with pytest.raises(CheckpointError, match="no verified checkpoint"):
+  with pytest.raises(CheckpointError, match="checkpoint. Start anew"):
     Checkpoints(directory).restore(abstract(make_state()))
+
+
+def test_where_nothing_was_saved_yet_waiting_is_the_remedy(tmp_path: Path):
+  with pytest.raises(CheckpointError, match="wait for the first save"):
+    Checkpoints(tmp_path / "none").restore(abstract(make_state()))
 
 
 @pytest.mark.checklist("C2")
