@@ -41,11 +41,6 @@ class Clock:
       require_count(field.name, getattr(self, field.name))
 
   @property
-  def steps_per_epoch(self) -> int:
-    """Steps that begin in an epoch, rounded up."""
-    return -(-self.train_size // self.batch_size)
-
-  @property
   def total_steps(self) -> int:
     """Steps until every example was seen `epochs` times, rounded up."""
     return self.first_step(self.epochs)

@@ -140,11 +140,6 @@ class Setup:
     return Clock(self.batch_size, self.train_size, self.epochs)
 
   @property
-  def steps_per_epoch(self) -> int:
-    """Steps that begin in an epoch, rounded up."""
-    return self.clock.steps_per_epoch
-
-  @property
   def total_steps(self) -> int:
     """Steps until every example was seen `epochs` times, rounded up."""
     return self.clock.total_steps
