@@ -107,8 +107,9 @@ class _Watch:
 
   def start(self) -> None:
     _delay_aborts()
-    for target in (self._beat, self._guard):
-      threading.Thread(target=target, name="alive", daemon=True).start()
+    threading.Thread(target=self._guard, name="alive", daemon=True).start()
+    self._greet()
+    threading.Thread(target=self._beat, name="alive", daemon=True).start()
 
   def finish(self) -> None:
     # The service goes with process 0, not before all have come here.
@@ -124,16 +125,28 @@ class _Watch:
     self._depart(code, f"ended with code {code}: {why}")
     signals.exit_now("", code)
 
+  def _greet(self) -> None:
+    """Says where this process is, and learns it of process 0, which may die."""
+    try:
+      self._show(0)
+      # Longer than the guard waits, which has more to say about it.
+      milliseconds = int(2000 * _SILENT_SECONDS)
+      said = self._client.blocking_key_value_get(f"{_ALIVE}0", milliseconds)
+      self._names[0] = said.partition(" ")[2]
+    except Exception:  # as in `_beat`
+      self._end_without(0, "is gone", served=False)
+
+  def _show(self, number: int) -> None:
+    self._client.key_value_set(
+      f"{_ALIVE}{self._process}", f"{number} {self._own}", allow_overwrite=True
+    )
+
   def _beat(self) -> None:
     number = 0
     while not self._ending.locked():
       number += 1
       try:
-        self._client.key_value_set(
-          f"{_ALIVE}{self._process}",
-          f"{number} {self._own}",
-          allow_overwrite=True,
-        )
+        self._show(number)
         lost, failed = self._find_lost(), self._find_failed()
       except Exception:  # whatever the service and what is below it raise
         self._end_without(0, "is gone", served=False)
@@ -163,12 +176,10 @@ class _Watch:
 
   def _find_lost(self) -> int | None:
     """The process whose key has stayed as it is for too long."""
-    if self._process and 0 in self._names:
+    if self._process:
       return None
     said = self._read(_ALIVE)
     self._names |= {i: text.partition(" ")[2] for i, text in said.items()}
-    if self._process:
-      return None
     ended = self._read(_ENDED)
     for process in range(1, self._count):
       text, beats = self._said.get(process, ("", 0))

@@ -79,6 +79,15 @@ def test_a_lost_process_ends_the_other(number, victim):
   assert "Traceback" not in said
 
 
+def test_it_is_known_where_process_0_was_before_the_first_beat():
+  never = "alive._Watch._beat = lambda self: None\nwith common"
+  code = TOGETHER.format(then=FOR_EVER).replace("with common", never)
+  processes = two(code)
+  code, _, said = lost(processes, signal.SIGKILL, 0)
+  assert code == 75, said
+  assert f"process id {processes[0].pid}) is gone" in said
+
+
 @pytest.mark.slow
 @pytest.mark.checklist("A5")
 @pytest.mark.parametrize(
