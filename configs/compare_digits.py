@@ -5,7 +5,7 @@ No published figures.
     python -m okd_jax compare --config=configs/compare_digits.py
 """
 
-from configs import common, comparison
+from configs import common, comparison, ctkd_digits
 
 
 def get_config(words: str = ""):
@@ -13,4 +13,5 @@ def get_config(words: str = ""):
   # Short, as there are many methods and seeds.
   base.epochs = 20
   config = comparison.grid(base, "resnet8", "resnet20")
+  config.options.ctkd.attention_weight /= ctkd_digits.SMALLER
   return comparison.variant(config, words)

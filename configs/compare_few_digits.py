@@ -2,15 +2,13 @@
 
 Few images and many epochs. Rate and weight decay are those at which one
 network alone was best on held-out training images, of rates 0.02 to 0.2 and
-decays 5e-4 to 5e-3 (docs/results.md); both are the largest that were tried. The
-256 negatives of mcl_okd are more than there are images of other classes.
+decays 5e-4 to 5e-3 (docs/results.md); both are the largest that were tried.
 No published figures.
 
-    python -m okd_jax compare --config=configs/compare_few_digits.py \\
-      --grid.method.num_negatives="(100,)"
+    python -m okd_jax compare --config=configs/compare_few_digits.py
 """
 
-from configs import common, comparison
+from configs import common, comparison, ctkd_digits
 
 
 def get_config(words: str = ""):
@@ -22,5 +20,8 @@ def get_config(words: str = ""):
   base.optim.learning_rate = 0.2
   base.optim.weight_decay = 5e-3
   config = comparison.grid(base, "resnet8", "resnet20")
+  config.options.ctkd.attention_weight /= ctkd_digits.SMALLER
+  # 256 are more than there are images of other classes.
+  config.options.mcl_okd.num_negatives = base.data.train_examples // 2
   config.seeds = tuple(range(10))
   return comparison.variant(config, words)

@@ -43,6 +43,7 @@ def grid(
       for name in names
     }
   )
+  config.options = ConfigDict({name: methods.options(name) for name in names})
   config.teacher_net = teacher_net
   # Figures to stand beside ours.
   config.published = str(Path(__file__).with_name("published.json"))

@@ -8,12 +8,14 @@ Reproduces no published figure. Variants as in configs/ctkd_c100.py.
 
 from configs import common, ctkd_c100
 
+# The distance is a mean over positions of maps of length 1, of which small
+# images have a sixteenth: it is as many times as large.
+SMALLER = 16
+
 
 def get_config(words: str = ""):
   config = common.digits(common.base())
   config.peers.net = "resnet8,resnet20"
   config = ctkd_c100.preset(config, words)
-  # The distance is a mean over positions of maps of length 1, of which small
-  # images have a sixteenth: it is as many times as large.
-  config.method.attention_weight /= 16
+  config.method.attention_weight /= SMALLER
   return config

@@ -7,7 +7,7 @@ import itertools
 from typing import Any
 from urllib.parse import quote
 
-from okd_jax import methods
+from okd_jax import methods, rules
 from okd_jax.errors import ConfigError
 from okd_jax.runs import workdir as workdir_lib
 from okd_jax.settings import config as config_lib, freeze, ranges
@@ -146,6 +146,9 @@ def check(config: Comparison, grid: list[Cell]) -> None:
       )
   for name in config.kinds:
     methods.load(name)
+  for name in config.options or {}:
+    section = freeze.method_section(name, **_options(config, name))
+    rules.check(section, f"config.options.{name}")
   for cell in grid:
     checked = cell.config
     if checked.teacher:
@@ -228,14 +231,13 @@ def _cell(
 
   alone = _alone(row)
   name = "independent" if alone else row
-  method = freeze.method_section(
-    name,
-    **{
-      key.partition(".")[2]: value
-      for key, value in values.items()
-      if key.startswith("method.")
-    },
-  )
+  own = {} if alone else _options(config, name)
+  chosen = {
+    key.partition(".")[2]: value
+    for key, value in values.items()
+    if key.startswith("method.")
+  }
+  method = freeze.method_section(name, **{**own, **chosen})
   if not alone and name not in config.kinds:
     raise ConfigError(
       f"config.kinds has no entry for '{name}'; methods with one: "
@@ -250,8 +252,8 @@ def _cell(
   if alone:
     changes["peers.num_peers"] = 1
   else:
-    chosen = methods.make(name)
-    changes |= chosen.settings_compared(net, config.teacher_net)
+    compared = methods.make(name).settings_compared(net, config.teacher_net)
+    changes |= compared
   if alone or "," in changes["peers.net"]:
     changes["mesh.peer"] = min(config.base.mesh.peer, 1)
   if row != KD_TEACHER and methods.make(name).needs.teacher:
@@ -265,6 +267,16 @@ def _cell(
     )
   made = freeze.replace(config.base, changes | others)
   return Cell(net, row, values, seed, place(row, values), made)
+
+
+def _options(config: Comparison, name: str) -> Mapping[str, Any]:
+  """The hyperparameters of a method that are not its defaults."""
+  options = (config.options or {}).get(name, {})
+  if not isinstance(options, Mapping):
+    raise ConfigError(
+      f"config.options.{name}={options!r} must be a section; change its keys."
+    )
+  return options
 
 
 def ranged(config: Comparison, texts: Mapping[str, str]) -> Comparison:

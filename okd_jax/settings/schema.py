@@ -207,6 +207,8 @@ class Comparison:
     nets: the networks to compare on.
     seeds: of the runs of every row, one by one: 0,1,2 are three, 2 is one.
     kinds: the kind of group that each method trains.
+    options: hyperparameters of each method, where they are not its defaults; a
+      grid comes before them.
     teacher_net: a larger network: the trained teacher of kd and ctkd, and the
       one that learns along in ctkd and switokd.
     published: a file of figures to stand beside ours.
@@ -223,6 +225,13 @@ class Comparison:
     Rule(
       lambda v: set(v.values()) <= set(_KINDS),
       f"{' or '.join(_KINDS)} for every method",
+    ),
+  )
+  options: Mapping[str, Mapping[str, Any]] | None = rules.field(
+    None,
+    Rule(
+      lambda v: all(isinstance(each, Mapping) for each in v.values()),
+      "a section for every method",
     ),
   )
   teacher_net: str = rules.text("", "the name of a network")

@@ -85,8 +85,10 @@ def test_every_cell_is_one_recipe(tmp_path):
     own |= {"data.per_class", "peers.split"}
     assert changed <= own
     assert flat["seed"] == cell.seed
-    defaults = methods.options(flat["method.name"])
-    assert {k: flat[f"method.{k}"] for k in defaults} == defaults
+    expected = methods.options(flat["method.name"])
+    if flat["method.name"] == "ctkd":
+      expected["attention_weight"] = 1000 / 16
+    assert {k: flat[f"method.{k}"] for k in expected} == expected
   named = {cell.name: cell.config for cell in cells}
   kinds = {cell.row for cell in cells if cell.config.peers.kind == "branches"}
   assert kinds == {"cl_ilr", "ctkd", "mcl_okd", "oem", "one", "pcl"}
@@ -104,8 +106,31 @@ def test_every_cell_is_one_recipe(tmp_path):
     assert named[f"resnet8/{alone}/seed0"].method.name == "independent"
 
 
+@reads_recipes
+def test_methods_have_options_of_their_own(tmp_path):
+  recipe = f"--config={ROOT}/configs/compare_digits.py:smoke"
+  flags = [
+    *("compare", recipe, "--config.methods=('dml','okddip')"),
+    *("--config.options.dml.temperature=5", "--config.seeds=(0,)"),
+    *("--grid.method.kd_weight=(2.0,)", "--config.options.dml.kd_weight=7"),
+  ]
+  config, _ = cli.read_comparison(flags)
+  cells = grid.cells(config, tmp_path)
+  grid.check(config, cells)
+  made = {cell.method: freeze.flatten(cell.config) for cell in cells}
+  standard = methods.options("okddip")["temperature"]
+  assert made["dml"]["method.temperature"] == 5 != standard
+  assert made["okddip"]["method.temperature"] == standard
+  # A grid comes before them.
+  assert made["dml"]["method.kd_weight"] == 2
+
+
 @pytest.mark.parametrize(
-  "name", ["digits", "fashion_mnist", "c10", "c100", "stickfolk"]
+  "name",
+  [
+    *("digits", "few_digits", "fashion_mnist", "few_fashion_mnist"),
+    *("c10", "c100", "stickfolk"),
+  ],
 )
 def test_every_comparison_passes_the_checks(name, tmp_path):
   module = importlib.import_module(f"configs.compare_{name}")
@@ -125,6 +150,13 @@ def test_every_comparison_passes_the_checks(name, tmp_path):
     ({"nets": ("resnet9",)}, "'resnet9' is unknown"),
     ({"methods": ("one",), "kinds": {"one": "replicas"}}, "needs branches"),
     ({"kinds": KINDS | {"nope": "replicas"}}, "'nope' is not a method"),
+    ({"options": {"nope": {}}}, "'nope' is not a method"),
+    (
+      {"options": {"dml": {"temperature": -1.0}}},
+      "config.options.dml.temperature=-1.0 must be",
+    ),
+    ({"options": {"dml": {"warmth": 1}}}, "'dml' has no hyperparameter 'warm"),
+    ({"options": {"dml": 3}}, "config.options.dml=3 must be a section"),
     ({"published": "nowhere.json"}, "config.published='nowhere.json'"),
   ],
 )
