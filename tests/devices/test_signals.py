@@ -5,6 +5,7 @@ The letters are rows of the reliability table of the README.
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import json
 import os
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 
 from okd_jax.devices import signals
 from okd_jax.errors import RunLockError
+from okd_jax.storage import files
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.storage.lock import RunLock
 
@@ -342,3 +344,19 @@ def test_i2_damaged_owner_and_unusable_workdir(tmp_path: Path):
   (tmp_path / "file").write_text("")
   with pytest.raises(RunLockError, match="cannot be locked"):
     RunLock(tmp_path / "file" / "run").acquire()
+
+
+@pytest.mark.checklist("F1")
+def test_a_lock_whose_owner_cannot_be_told_is_given_back(
+  tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+  def full(path: Path, content: str) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+  lock = RunLock(tmp_path)
+  with monkeypatch.context() as patch:
+    patch.setattr(files, "write", full)
+    with pytest.raises(RunLockError, match="No space left on device"):
+      lock.acquire()
+  with RunLock(tmp_path):
+    pass
