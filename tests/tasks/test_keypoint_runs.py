@@ -185,8 +185,10 @@ def test_the_crop_of_a_whole_picture_holds_just_it(leader, tmp_path):
   picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
   Image.fromarray(picture).save(tmp_path / "a.png")
   task = tasks.load("keypoints")
-  asking = task.asking(exported.read_card(leader))
-  asked = asking.question(tmp_path / "a.png", 1)
+  card = exported.read_card(leader)
+  card["keypoints"]["category_id"] = 5
+  asked = task.asking(card).question(tmp_path / "a.png", 1)
+  assert [crop.given.category_id for crop in asked.about] == [5]
   views = np.rint(255 * asked.views)
   np.testing.assert_array_equal(views, [picture, picture[:, ::-1]])
 
