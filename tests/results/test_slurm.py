@@ -54,6 +54,8 @@ def test_an_array_is_shown_and_not_submitted(tmp_path, capsys):
   assert words[:4] == [*workers.PROGRAM]
   assert "--only=resnet8/*/seed1" in words and "--skip-failed" in words
   assert not any(word.startswith("--slurm") for word in words)
+  places = [word for word in words if word.startswith("--workdir")]
+  assert places == [f"--workdir={workdir}"]
   assert not workdir.exists()
 
 
