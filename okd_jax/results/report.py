@@ -115,12 +115,13 @@ def _configuration(config: object) -> str:
 
 
 def _evaluation(runs: Sequence[Path]) -> list[Table]:
-  """The figures of the last evaluation, of every split."""
-  evaluations = [records.read_evaluations(path) for path in runs]
-  if not all(evaluations):
+  """The figures of the last evaluation that all have, of every split."""
+  by_step = [dict(records.read_evaluations(path)) for path in runs]
+  shared = set(by_step[0]).intersection(*by_step)
+  if not shared:
     return []
-  step = evaluations[0][-1][0]
-  last = distinct(spread.over([found[-1][1] for found in evaluations]))
+  step = max(shared)
+  last = distinct(spread.over([found[step] for found in by_step]))
   info = run_lib.about(runs[0])[1]
   task = tasks.load(info.task)
 
