@@ -36,7 +36,10 @@ from okd_jax.tasks.task import Measure, Task
 
 _log = logging.getLogger(__name__)
 # Trials that differ in them cannot be compared.
-_COMMON = ("num_seeds", "best_by", "deploy", "data.name", "data.validation")
+_COMMON = (
+  *("seed", "num_seeds", "best_by", "deploy"),
+  *("data.name", "data.validation"),
+)
 
 Space = dict[str, distributions.BaseDistribution]
 
@@ -89,7 +92,7 @@ def space(config: RunConfig, texts: Mapping[str, str]) -> Space:
     if key in _COMMON:
       raise ConfigError(f"{flag}: all trials must have the same; leave it out.")
     default = ranges.default_of(flag, key, config, [config.method.name])
-    if ".." not in text:
+    if ranges.is_list(text):
       chosen = ranges.values(flag, text, default)
       found[key] = distributions.CategoricalDistribution(chosen)
       tried: tuple[Any, ...] = chosen
@@ -233,9 +236,9 @@ def _run(
   def watch(record: Mapping[str, Any]) -> None:
     """Ends a run that is worse than most were at this step."""
     step = record["step"]
-    if step in known:
-      return  # evaluated again after an interruption
-    trial.report(judge.merit(record), step)
+    if step not in known:  # or evaluated again after an interruption
+      trial.report(judge.merit(record), step)
+    # Also then: the interruption may have come before the answer.
     if trial.should_prune():
       raise optuna.TrialPruned
 
