@@ -32,8 +32,6 @@ def finished(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
   saved = run_lib.saved_config(workdir)
   if saved is None:
     return None
-  # The folder of a comparison may have been moved.
-  saved["teacher"] = config.teacher
   config_lib.require_resumable(config, saved)
   now = (config.epochs, config.extra_epochs)
   if (saved.get("epochs"), saved.get("extra_epochs", 0)) != now:

@@ -10,7 +10,7 @@ import jax
 
 from okd_jax.errors import InUseError
 from okd_jax.runs import run as run_lib
-from okd_jax.settings import config as config_lib, freeze
+from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.storage.lease import Lease
@@ -105,15 +105,6 @@ def require_same_run(config: RunConfig, workdir: Path) -> None:
 
 
 def as_begun(config: RunConfig, workdir: Path) -> RunConfig:
-  """The configuration, with what a run keeps from its beginning.
-
-  Runs of earlier releases did not turn pictures as EXIF says. A teacher is told
-  by its weights (`same_teacher`), so it keeps the name that it had.
-  """
+  """The configuration, with what the run in a folder keeps, if there is one."""
   saved = run_lib.saved_config(workdir)
-  if saved is None:
-    return config
-  kept = {"data.exif": config_lib.of_today(saved)["data"]["exif"]}
-  if config.teacher and saved.get("teacher"):
-    kept["teacher"] = saved["teacher"]
-  return freeze.replace(config, kept)
+  return config if saved is None else config_lib.as_begun(config, saved)
