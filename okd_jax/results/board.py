@@ -64,9 +64,8 @@ class Board:
 
   def _look(self) -> None:
     for name, cell in list(self.left.items()):
-      error = cell.workdir / rows.ERROR
-      if error.exists():
-        self.failed[name] = rows.reason(error.read_text())
+      if why := rows.failure(cell):
+        self.failed[name] = rows.reason(why)
       elif not rows.is_finished(cell):
         continue
       del self.left[name]

@@ -31,7 +31,7 @@ def write(workdir: Path) -> None:
 
 def published(workdir: Path) -> dict[str, Any]:
   """Figures from papers: see configs/published.json."""
-  return json.loads((workdir / results.PUBLISHED).read_text())
+  return json.loads(files.text(workdir / results.PUBLISHED))
 
 
 def make_tables(rows: Sequence[Row], known: Mapping[str, Any]) -> list[Table]:

@@ -70,7 +70,7 @@ def _comparison(workdir: Path, prefix: str) -> str:
     )
   done = sum(row.finished for row in rows)
   about = f"A comparison: {done} of {sum(r.planned for r in rows)} runs done."
-  config = json.loads((workdir / results.CONFIG).read_text())
+  config = json.loads(files.text(workdir / results.CONFIG))
   made = map(tables.as_html, result_tables.read(workdir))
   return page.section(
     str(workdir), about, [*made, inline], [_configuration(config)]

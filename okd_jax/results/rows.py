@@ -15,6 +15,7 @@ from okd_jax.results import findings, grid
 from okd_jax.results.grid import BASELINE, Cell, KD_TEACHER
 from okd_jax.runs import outcome, records, run as run_lib
 from okd_jax.settings import config as config_lib, freeze
+from okd_jax.storage import bucket, files
 from okd_jax.storage.paths import Path
 from okd_jax.tasks.task import Measure
 
@@ -110,12 +111,21 @@ class Row:
 
 def exists(workdir: Path) -> bool:
   """Whether a folder is that of a comparison."""
-  return (workdir / CONFIG).exists()
+  with bucket.reached(workdir):
+    return (workdir / CONFIG).exists()
 
 
 def reason(error: str) -> str:
   """The message in a file of a failure, before where it came from."""
   return error.partition("\n\n")[0]
+
+
+def failure(cell: Cell) -> str:
+  """What was written when a cell failed; empty if it has not."""
+  try:
+    return files.text(cell.workdir / ERROR)
+  except (FileNotFoundError, NotADirectoryError):
+    return ""
 
 
 def finished(cell: Cell) -> dict[str, Any] | None:
@@ -188,7 +198,7 @@ def times(row: Row, rows: Sequence[Row]) -> tuple[float | None, float | None]:
 
 
 def _cells(workdir: Path) -> list[Cell]:
-  saved = json.loads((workdir / CONFIG).read_text())
+  saved = json.loads(files.text(workdir / CONFIG))
   config = freeze.freeze_comparison(
     saved | {"base": config_lib.of_today(saved["base"])}
   )
@@ -242,9 +252,8 @@ def _row(cells: Sequence[Cell]) -> Row:
 
 def _outcome(cell: Cell) -> tuple[dict[str, Any] | None, str]:
   """The summary of a finished cell, and why it has failed if it has."""
-  error = cell.workdir / ERROR
-  if error.exists():
-    return None, reason(error.read_text())
+  if why := failure(cell):
+    return None, reason(why)
   try:
     return finished(cell), ""
   except ConfigError as other:

@@ -12,6 +12,7 @@ from okd_jax.errors import InUseError
 from okd_jax.runs import run as run_lib
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
+from okd_jax.storage import bucket
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.storage.lease import Lease
 from okd_jax.storage.lock import RunLock
@@ -34,12 +35,14 @@ def runs(workdir: Path) -> dict[int | None, Path]:
     The folders of its seeds, by seed, if it is that of several seeds; the
     folder itself by None otherwise, whatever it holds.
   """
-  seeds = {
-    int(found[1]): path
-    for path in (workdir.iterdir() if workdir.is_dir() else ())
-    if (found := _SEED.fullmatch(path.name)) and run_lib.exists(path)
-  }
-  if run_lib.exists(workdir) or not seeds:
+  with bucket.reached(workdir):
+    seeds = {
+      int(found[1]): path
+      for path in (workdir.iterdir() if workdir.is_dir() else ())
+      if (found := _SEED.fullmatch(path.name)) and run_lib.exists(path)
+    }
+    is_run = run_lib.exists(workdir)
+  if is_run or not seeds:
     return {None: workdir}
   return dict(sorted(seeds.items()))
 

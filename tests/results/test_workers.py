@@ -321,6 +321,24 @@ def test_a_board_counts_what_lies_in_the_folders(listed, capsys):
   ]
 
 
+def test_a_failure_may_be_taken_back_at_any_moment(listed, monkeypatch):
+  """Another worker has trained the cell, and removes what was written."""
+  exists = Path.exists
+  error = listed[0].workdir / rows.ERROR
+  error.parent.mkdir(parents=True)
+  error.write_text("ValueError: no")
+
+  def removed_by_another(path):
+    found = exists(path)
+    if path == error:
+      path.unlink(missing_ok=True)
+    return found
+
+  monkeypatch.setattr(Path, "exists", removed_by_another)
+  assert rows._outcome(listed[0])[1] == "ValueError: no"
+  Board(listed).show([])
+
+
 def test_a_terminal_sees_every_worker(listed, monkeypatch, capsys):
   monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
   board = Board(listed)

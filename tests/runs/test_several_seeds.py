@@ -15,7 +15,7 @@ from configs import common, okddip_digits
 from okd_jax import __main__, seeds
 from okd_jax.cli import eval as eval_lib
 from okd_jax.data import picture
-from okd_jax.errors import ConfigError, DataError
+from okd_jax.errors import ConfigError, DataError, UnreachableError
 from okd_jax.results import curves, report
 from okd_jax.runs import records, run as run_lib, workdir as workdir_lib
 from okd_jax.settings.freeze import freeze, replace
@@ -130,6 +130,29 @@ def test_a_report_is_of_a_step_that_all_seeds_have(folder, tmp_path):
   values = [records.until(run, 5)[-1]["test/leader/accuracy"] for run in runs]
   (row,) = (r for r in table.rows if r[0] == "test/leader")
   assert row[1].startswith(f"{100 * statistics.fmean(values):.2f} ±")
+
+
+def test_a_bucket_out_of_reach_is_said():
+  class Away:
+    def __fspath__(self):
+      return "gs://away/run"
+
+    def is_dir(self):
+      raise ConnectionError("nobody answers")
+
+  with pytest.raises(UnreachableError, match="gs://away/run .*nobody answers"):
+    workdir_lib.runs(Away())
+
+
+@pytest.mark.parametrize(
+  "damage", [("config.json", "[]"), ("data.json", "{}"), ("data.json", "[]")]
+)
+def test_a_damaged_run_is_named(folder, tmp_path, damage):
+  name, content = damage
+  copied = shutil.copytree(folder / "seed3", tmp_path / "run")
+  (copied / name).write_text(content)
+  with pytest.raises(ConfigError, match="run has a damaged config.json or"):
+    run_lib.about(copied)
 
 
 def test_a_closer_look_at_all_seeds(folder, tmp_path, capsys, monkeypatch):
