@@ -16,10 +16,11 @@ from okd_jax.data import images as pictures, order
 from okd_jax.data.formats import tfrecord as records
 from okd_jax.data.info import describe, HostData, Split
 from okd_jax.devices import host
-from okd_jax.errors import DataError
+from okd_jax.errors import ConfigError, DataError
 from okd_jax.storage import bucket, files, paths
 from okd_jax.storage.paths import Path
 
+_FOLDER = "TFDS_DATA_DIR"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _TEST = 0x7E58  # fixed: the test split of sets that have none
 MAX_BYTES = 2**31  # of decoded images, a split
@@ -28,9 +29,17 @@ _AHEAD = 2
 
 
 def data_dir(configured: str) -> Path:
-  """Returns the configured folder, or that of TensorFlow Datasets if ""."""
-  default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-  return paths.anywhere(configured or default)
+  """Returns the configured folder, or that of TensorFlow Datasets if "".
+
+  Raises:
+    ConfigError: if that is no path.
+  """
+  if configured:
+    return paths.anywhere(configured)
+  try:
+    return paths.anywhere(os.environ.get(_FOLDER) or "~/tensorflow_datasets")
+  except ConfigError as error:
+    raise ConfigError(f"{_FOLDER}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
