@@ -521,6 +521,13 @@ def test_mpii(tmp_path):
   )
   with pytest.raises(DataError, match="for 1 people, and valid.json has 2"):
     mpii.read(tmp_path)
+  path = tmp_path / "annot" / "gt_valid.mat"
+  io.savemat(path, mat, do_compression=True)
+  content = bytearray(path.read_bytes())
+  content[-5] ^= 1
+  path.write_bytes(content)
+  with pytest.raises(DataError, match="gt_valid.mat cannot be read as a MAT"):
+    mpii.read(tmp_path)
 
 
 @pytest.fixture
