@@ -16,6 +16,7 @@ import sys
 import time
 
 import numpy as np
+import ports
 import pytest
 
 from okd_jax.devices import signals
@@ -280,9 +281,7 @@ def test_a4_two_processes_stop_at_the_same_step(tmp_path: Path):
     "n": 3,
   }
   Checkpoints(tmp_path).save(1, state, wait=True)
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = str(free.getsockname()[1])
+  port = str(ports.free())
   processes = [
     subprocess.Popen(
       [sys.executable, "-c", TOGETHER, port, str(i), str(tmp_path)],
