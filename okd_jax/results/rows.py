@@ -217,9 +217,12 @@ def _row(cells: Sequence[Cell]) -> Row:
     if why:
       failures[cell.name] = why
     elif summary is not None:
+      evaluations = records.read_evaluations(cell.workdir)
+      if not evaluations:
+        failures[cell.name] = "its metrics.jsonl has no evaluation."
+        continue
       if "images_per_second" in summary:
         speeds.append(1 / summary["images_per_second"])
-      evaluations = records.read_evaluations(cell.workdir)
       runs[cell.seed] = findings.headlines(evaluations, measure)
       if equal := findings.alike(evaluations[-1][1], config, method, measure):
         alike[cell.seed] = equal

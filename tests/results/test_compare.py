@@ -426,6 +426,14 @@ def test_a_damaged_summary_is_one_that_is_not_there(known):
   assert {row.name: row.finished for row in results.read(known)}[cell.row] == 1
 
 
+def test_a_run_whose_records_are_lost_stands_as_failed(known):
+  listed = grid.cells(small(methods=("dml",)), known)
+  cell = next(cell for cell in listed if cell.method == "dml")
+  (cell.workdir / "metrics.jsonl").unlink()
+  row = next(r for r in results.read(known) if r.method == "dml")
+  assert row.failures[cell.name] == "its metrics.jsonl has no evaluation."
+
+
 def test_diversity_of_a_run_that_ended_early_is_at_its_epochs(known):
   config = small(methods=("independent", "dml", "ffl"))
   longer = freeze.replace(config, {"base.epochs": 4})
