@@ -149,7 +149,7 @@ def test_a_task_is_a_worker(tmp_path, monkeypatch, local):
   monkeypatch.setenv("CELLS_LOG", os.devnull)
   monkeypatch.setenv("CELLS_SECONDS", "0")
   job, out = local([*cells.PROGRAM, *cells.flags(workdir)])
-  job._process.wait(timeout=120)
+  job._process.wait(timeout=250)
   assert job.exception() is None, out.read_text()
   assert (workdir / "table.md").read_text().count("| 2 of 2 |") == 4
 
@@ -168,7 +168,7 @@ if who.exists():
 who.touch()
 print("ready", flush=True)
 if who.name == "told":
-  time.sleep(60)
+  time.sleep(600)
 sys.exit(75)
 """
 
@@ -180,14 +180,14 @@ def test_a_task_that_stops_is_queued_again(tmp_path, local):
   told, said = local([*start, str(tmp_path / "told")])
   alone, of_alone = local([*start, str(tmp_path / "alone")])
   failed, _ = local([sys.executable, "-c", "exit(1)"])
-  until = time.monotonic() + 60
+  until = time.monotonic() + 200
   while not (said.exists() and "ready" in said.read_text()):
     assert time.monotonic() < until
     time.sleep(0.05)
   (task,) = children(told._process.pid)
   os.kill(task, signal.SIGUSR2)
   for job in (told, alone, failed):
-    job._process.wait(timeout=60)
+    job._process.wait(timeout=200)
   for text, saved in ((said.read_text(), True), (of_alone.read_text(), False)):
     assert text.index("Requeued job") < text.index("goes on")
     assert ("saved" in text) == saved
