@@ -18,7 +18,7 @@ import pytest
 import cells
 from okd_jax import __main__, workers
 from okd_jax.devices import distributed, signals
-from okd_jax.errors import ConfigError, Interrupted
+from okd_jax.errors import ConfigError, Interrupted, UnreachableError
 from okd_jax.results import grid, rows
 from okd_jax.results.board import Board
 from okd_jax.results.share import Share
@@ -364,6 +364,21 @@ def test_a_board_counts_what_lies_in_the_folders(listed, capsys):
     f"1 of 8 cells done, 1 running, 0 failed, ETA -:--:--: {NAMES[1]}",
     "3 of 8 cells done, 0 running, 1 failed, stopping, ETA 0:02:00",
   ]
+
+
+def test_a_board_outlives_a_bucket_out_of_reach(listed, monkeypatch, capsys):
+  board = Board(listed)
+
+  def away(cell):
+    raise UnreachableError("nobody answers")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(rows, "failure", away)
+    board.show([])
+  cells.pretend(listed[0].config, listed[0].workdir)
+  board.show([])
+  counts = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
+  assert counts == ["0 of 8 cells done", "1 of 8 cells done"]
 
 
 def test_a_failure_may_be_taken_back_at_any_moment(listed, monkeypatch):
