@@ -198,10 +198,19 @@ def times(row: Row, rows: Sequence[Row]) -> tuple[float | None, float | None]:
 
 
 def _cells(workdir: Path) -> list[Cell]:
-  saved = json.loads(files.text(workdir / CONFIG))
-  config = freeze.freeze_comparison(
-    saved | {"base": config_lib.of_today(saved["base"])}
-  )
+  path = workdir / CONFIG
+  try:
+    saved = json.loads(files.text(path))
+    config = freeze.freeze_comparison(
+      saved | {"base": config_lib.of_today(saved["base"])}
+    )
+  except ConfigError:
+    raise
+  except (LookupError, TypeError, ValueError) as error:
+    raise ConfigError(
+      f"{path} is damaged ({error!r}); run the command of the comparison again "
+      "to write it anew."
+    ) from error
   return grid.cells(config, workdir)
 
 

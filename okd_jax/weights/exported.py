@@ -77,7 +77,7 @@ def read_card(folder: Path) -> dict[str, Any]:
   """
   try:
     card = _Card(json.loads(files.text(folder / CARD)))
-    if not isinstance(card["files"], dict):
+    if not isinstance(card.get("files"), dict):
       raise ValueError("'files' is not an object")
   except OSError as error:
     raise LeaderError(
