@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 
+import bucket_server
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,7 @@ from okd_jax.errors import DataError
 from okd_jax.runs import records, run as run_lib
 from okd_jax.settings import build
 from okd_jax.settings.freeze import freeze
+from okd_jax.storage import paths
 from okd_jax.training import finite, state as state_lib, step as steps
 from okd_jax.weights import export, exported, predict
 import runs
@@ -191,6 +193,14 @@ def test_the_crop_of_a_whole_picture_holds_just_it(leader, tmp_path):
   assert [crop.given.category_id for crop in asked.about] == [5]
   views = np.rint(255 * asked.views)
   np.testing.assert_array_equal(views, [picture, picture[:, ::-1]])
+
+
+@pytest.mark.long
+def test_plot_shows_figures_in_a_bucket(whole):
+  with bucket_server.serving("okd-figures"):
+    __main__.main(["plot", str(whole[0]), "--to=gs://okd-figures/plots"])
+    figures = paths.anywhere("gs://okd-figures/plots/figures.png")
+    assert figures.read_bytes().startswith(b"\x89PNG")
 
 
 def test_plot_shows_figures_of_the_validation_split(whole, tmp_path, capsys):
