@@ -11,7 +11,7 @@ from okd_jax.core import Method
 from okd_jax.errors import ConfigError
 from okd_jax.settings.freeze import flatten, replace
 from okd_jax.settings.schema import RunConfig
-from okd_jax.storage import paths
+from okd_jax.storage import bucket, paths
 from okd_jax.tasks import figure
 
 # Settings of earlier releases that are gone.
@@ -131,11 +131,13 @@ def _check_teacher(config: RunConfig, needed: bool) -> None:
       "or .pth file and config.teacher_net to its network."
     )
   path = paths.anywhere(config.teacher)
-  if not path.exists():
+  with bucket.reached(path):
+    there, is_file = path.exists(), path.is_file()
+  if not there:
     raise ConfigError(
       f"config.teacher={config.teacher!r} must be an existing path."
     )
-  if path.is_file() and not config.teacher_net:
+  if is_file and not config.teacher_net:
     raise ConfigError(
       f"config.teacher={config.teacher!r} is a file, so config.teacher_net='' "
       "must be the network that it belongs to, a name of okd_jax.backbones."
