@@ -125,8 +125,9 @@ def search(
     What they were judged by, and the trials so far.
 
   Raises:
-    ConfigError: if there are no trials or no validation data, or if the folder
-      has another study.
+    ConfigError: if there are no trials or no validation data, if the folder
+      has another study, or if the values of a trial do not go together; the
+      same command then goes on with the next.
     Interrupted: after a signal; the same command goes on.
   """
   config_lib.check(config)
@@ -247,6 +248,10 @@ def _run(
   except optuna.TrialPruned:
     print("Pruned: worse than most of the others at this step.", flush=True)
     study.tell(trial, state=TrialState.PRUNED)
+  except ConfigError:
+    # Its values do not go together; the same command goes on with the next.
+    study.tell(trial, state=TrialState.FAIL)
+    raise
   except NotFiniteError as error:
     _log.error("Trial %d diverged: %s", trial.number, error)
     study.tell(trial, state=TrialState.FAIL)

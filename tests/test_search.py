@@ -85,6 +85,20 @@ def test_an_interrupted_search_makes_the_same_choices(pretending, tmp_path):
   assert not ran
 
 
+def test_values_that_do_not_go_together_do_not_stop_it_for_good(
+  pretending, tmp_path
+):
+  ran, events = pretending
+  events[1] = ConfigError("must be even")
+  config, looked = read(*SEARCHED)
+  with pytest.raises(ConfigError, match="must be even"):
+    search.search(config, looked, 3, tmp_path)
+  _, trials = search.search(config, looked, 3, tmp_path)
+  states = [trial.state.name for trial in trials]
+  assert states == ["COMPLETE", "FAIL", "COMPLETE"]
+  assert [name for name, *_ in ran] == ["trial0", "trial1", "trial2"]
+
+
 def test_a_trial_whose_values_were_not_drawn_gets_them(
   pretending, tmp_path, monkeypatch
 ):
