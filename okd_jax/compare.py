@@ -119,10 +119,11 @@ def _train(cell: Cell, share: Share, stop: signals.Stop) -> None:
 def _remember(config: Comparison, workdir: Path) -> None:
   try:
     published = paths.expand(config.published).read_bytes()
-  except OSError as error:
+    result_tables.parse_published(published)
+  except (OSError, ValueError) as error:
     raise ConfigError(
       f"config.published='{config.published}' must be a file like "
-      f"configs/published.json ({error.strerror})."
+      f"configs/published.json ({error})."
     ) from error
   text = json.dumps(freeze.as_dict(config), indent=2) + "\n"
   with workdir_lib.turn(workdir):

@@ -36,7 +36,10 @@ from okd_jax.tasks.task import Measure, Task
 
 _log = logging.getLogger(__name__)
 # Trials that differ in them cannot be compared.
-_COMMON = ("num_seeds", "best_by", "deploy", "data.name", "data.validation")
+_COMMON = (
+  *("seed", "num_seeds", "best_by", "deploy"),
+  *("data.name", "data.validation"),
+)
 
 Space = dict[str, distributions.BaseDistribution]
 
@@ -89,7 +92,7 @@ def space(config: RunConfig, texts: Mapping[str, str]) -> Space:
     if key in _COMMON:
       raise ConfigError(f"{flag}: all trials must have the same; leave it out.")
     default = ranges.default_of(flag, key, config, [config.method.name])
-    if ".." not in text:
+    if ranges.is_list(text):
       chosen = ranges.values(flag, text, default)
       found[key] = distributions.CategoricalDistribution(chosen)
       tried: tuple[Any, ...] = chosen
@@ -122,8 +125,9 @@ def search(
     What they were judged by, and the trials so far.
 
   Raises:
-    ConfigError: if there are no trials or no validation data, or if the folder
-      has another study.
+    ConfigError: if there are no trials or no validation data, if the folder
+      has another study, or if the values of a trial do not go together; the
+      same command then goes on with the next.
     Interrupted: after a signal; the same command goes on.
   """
   config_lib.check(config)
@@ -233,9 +237,9 @@ def _run(
   def watch(record: Mapping[str, Any]) -> None:
     """Ends a run that is worse than most were at this step."""
     step = record["step"]
-    if step in known:
-      return  # evaluated again after an interruption
-    trial.report(judge.merit(record), step)
+    if step not in known:  # or evaluated again after an interruption
+      trial.report(judge.merit(record), step)
+    # Also then: the interruption may have come before the answer.
     if trial.should_prune():
       raise optuna.TrialPruned
 
@@ -244,6 +248,10 @@ def _run(
   except optuna.TrialPruned:
     print("Pruned: worse than most of the others at this step.", flush=True)
     study.tell(trial, state=TrialState.PRUNED)
+  except ConfigError:
+    # Its values do not go together; the same command goes on with the next.
+    study.tell(trial, state=TrialState.FAIL)
+    raise
   except NotFiniteError as error:
     _log.error("Trial %d diverged: %s", trial.number, error)
     study.tell(trial, state=TrialState.FAIL)

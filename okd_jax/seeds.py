@@ -49,6 +49,8 @@ def train(
     workdir_lib.of_seed(workdir, seed): _of_seed(config, seed)
     for seed in range(config.seed, config.seed + config.num_seeds)
   }
+  # Of the largest seed, before the first is trained.
+  config_lib.check([*runs.values()][-1])
   left = [
     path
     for path, of_seed in runs.items()

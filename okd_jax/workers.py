@@ -121,12 +121,16 @@ def run(
     Interrupted: after a signal, which the workers got, too.
     OkdError: if they ended and cells are left.
   """
+  workers: list[_Worker] = []
   with contextlib.ExitStack() as stack:
-    workers = [
-      _start(number, place, command, workdir)
-      for number, place in enumerate(where, 1)
-    ]
+    # None is left behind, whatever happens here.
+    stack.callback(_stop, workers)
     received = stack.enter_context(_passing_on(workers))
+    for number, place in enumerate(where, 1):
+      workers.append(_start(number, place, command, workdir))
+      if received:  # perhaps before it was one of them
+        _stop(workers)
+        break
     board = Board(cells)
     stack.enter_context(board.live())
     while any(worker.runs for worker in workers):
@@ -135,7 +139,7 @@ def run(
         stopping=bool(received),
       )
       time.sleep(_LOOK_SECONDS)
-    board.show([])
+    board.show([], stopping=bool(received))
   if not board.left:
     return board.failed
   if received:
@@ -246,6 +250,13 @@ def _cores(cores: frozenset[int]) -> Iterator[None]:
     os.sched_setaffinity(0, before)
 
 
+def _stop(workers: Sequence[_Worker]) -> None:
+  """Asks those that run to stop."""
+  for worker in workers:
+    if worker.runs:
+      worker.process.terminate()
+
+
 @contextlib.contextmanager
 def _passing_on(workers: Sequence[_Worker]) -> Iterator[list[float]]:
   """Passes signals on; yields when they came."""
@@ -256,9 +267,7 @@ def _passing_on(workers: Sequence[_Worker]) -> Iterator[list[float]]:
     if received and now - received[-1] < signals.ECHO_SECONDS:
       return
     received.append(now)
-    for worker in workers:
-      if worker.runs:
-        worker.process.terminate()
+    _stop(workers)
 
   before = {each: signal.signal(each, handle) for each in signals.SIGNALS}
   try:

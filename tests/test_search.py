@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -84,6 +85,20 @@ def test_an_interrupted_search_makes_the_same_choices(pretending, tmp_path):
   assert not ran
 
 
+def test_values_that_do_not_go_together_do_not_stop_it_for_good(
+  pretending, tmp_path
+):
+  ran, events = pretending
+  events[1] = ConfigError("must be even")
+  config, looked = read(*SEARCHED)
+  with pytest.raises(ConfigError, match="must be even"):
+    search.search(config, looked, 3, tmp_path)
+  _, trials = search.search(config, looked, 3, tmp_path)
+  states = [trial.state.name for trial in trials]
+  assert states == ["COMPLETE", "FAIL", "COMPLETE"]
+  assert [name for name, *_ in ran] == ["trial0", "trial1", "trial2"]
+
+
 def test_a_trial_whose_values_were_not_drawn_gets_them(
   pretending, tmp_path, monkeypatch
 ):
@@ -134,6 +149,46 @@ def test_no_trial_that_was_pruned_is_the_best(monkeypatch, tmp_path, capsys):
   assert f"The best one is in {tmp_path / 'trial3'}:" in said
 
 
+def test_a_kill_before_the_answer_to_a_figure_changes_nothing(
+  pretending, tmp_path, monkeypatch
+):
+  config, looked = read(*SEARCHED)
+  _, whole = search.search(config, looked, 12, tmp_path / "whole")
+  prunes, killed = optuna.Trial.should_prune, []
+
+  def die(trial):
+    if prunes(trial) and trial.number not in killed:
+      killed.append(trial.number)
+      raise KeyboardInterrupt
+    return prunes(trial)
+
+  monkeypatch.setattr(optuna.Trial, "should_prune", die)
+  while True:
+    try:
+      _, broken = search.search(config, looked, 12, tmp_path / "broken")
+      break
+    except KeyboardInterrupt:
+      pass
+  assert killed
+  for one, other in zip(whole, broken, strict=True):
+    assert (one.state, one.params) == (other.state, other.params)
+    assert one.intermediate_values == other.intermediate_values
+
+
+def test_values_may_hold_dots():
+  _, looked = read("--search.init_from=('../a','../b')")
+  assert looked["init_from"].choices == ("../a", "../b")
+
+
+def test_what_is_best_can_be_pasted_into_a_shell(
+  pretending, tmp_path, capsys, monkeypatch
+):
+  flags = ["search", *RECIPE, f"--workdir={tmp_path}", "--trials=1"]
+  __main__.main([*flags, "--search.init_from=('a b','a b c')"])
+  (line,) = (x for x in capsys.readouterr().out.splitlines() if x[:3] == "'--")
+  assert re.fullmatch("--config.init_from=a b( c)?", *shlex.split(line))
+
+
 @pytest.mark.parametrize(
   ("flags", "says"),
   [
@@ -146,6 +201,8 @@ def test_no_trial_that_was_pruned_is_the_best(monkeypatch, tmp_path, capsys):
     (["--search.batch_size=0..10"], "config.batch_size=0 must be"),
     (["--search.batch_size=()"], "must be values in brackets"),
     (["--search.data.validation=0.1..0.2"], "all trials must have the same"),
+    (["--search.seed=(0,1)"], "all trials must have the same"),
+    (["--search.batch_size={[1]:2}"], "must be values in brackets"),
   ],
 )
 def test_wrong_ranges_are_refused(flags, says):

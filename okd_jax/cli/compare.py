@@ -12,7 +12,7 @@ from okd_jax.devices import distributed
 from okd_jax.errors import ConfigError
 from okd_jax.results import comparison as result_tables, grid
 from okd_jax.runs import display
-from okd_jax.settings import ranges
+from okd_jax.settings import flags, ranges
 from okd_jax.settings.schema import Comparison
 from okd_jax.storage import paths
 from okd_jax.storage.paths import Path
@@ -138,6 +138,7 @@ def _checked(
 
 def _command(args: argparse.Namespace, workdir: Path) -> list[str]:
   """What starts a worker."""
+  settings = flags.without_workdir(args.settings)
   place = f"--workdir={paths.absolute(workdir)}"
   only = f"--only={args.only}"
-  return [*workers.PROGRAM, *args.settings, only, place, "--skip-failed"]
+  return [*workers.PROGRAM, *settings, only, place, "--skip-failed"]

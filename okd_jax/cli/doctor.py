@@ -23,6 +23,7 @@ from okd_jax.devices import alive, distributed, host, processes
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import ConfigError, DataError, UnreachableError
 from okd_jax.runs import display
+from okd_jax.storage import bucket
 from okd_jax.storage.paths import Path
 from okd_jax.tasks import classification
 from okd_jax.training import state as state_lib, step as steps
@@ -159,10 +160,14 @@ def _space(workdir: Path) -> list[Finding]:
 
 
 def _data_sets() -> list[Finding]:
-  folder = prepared.data_dir("")
   names = [name for name in KNOWN if name != "digits"]
-  if folder.is_dir():
-    names += sorted(p.name for p in folder.iterdir() if p.name not in names)
+  try:
+    folder = prepared.data_dir("")
+    with bucket.reached(folder):
+      if folder.is_dir():
+        names += sorted(p.name for p in folder.iterdir() if p.name not in names)
+  except (ConfigError, UnreachableError) as error:
+    return [("data", str(error), False)]
   digits = "part of scikit-learn"
   if _version("scikit-learn") == _ABSENT:
     digits += f", which is {_ABSENT}"

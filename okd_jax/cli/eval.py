@@ -202,6 +202,11 @@ def _report_several(
 ) -> None:
   """Reports the runs of several seeds, and their mean and deviation."""
   first = found[0]
+  if len({each.step for each in found}) > 1:
+    _log.warning(
+      "These are means over different steps: %s.",
+      ", ".join(f"{each.workdir.name} at {each.step}" for each in found),
+    )
   spreads = {
     who: spread.over([each.values[who] for each in found])
     for who in first.values

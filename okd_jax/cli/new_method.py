@@ -208,7 +208,7 @@ def write(name: str, to: Path | None = None) -> list[Path]:
       raise ConfigError(f"{path} is there already; choose another name.")
   for path, text in (files | changed).items():
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
   return list(files | changed)
 
 
@@ -269,7 +269,7 @@ def _listed(root: Path, name: str) -> dict[Path, str]:
 
 
 def _after_last(path: Path, line: str, added: str) -> str:
-  text = path.read_text()
+  text = path.read_text(encoding="utf-8")
   end = list(re.finditer(f"^{line}$", text, re.MULTILINE))[-1].end()
   return f"{text[:end]}\n{added}{text[end:]}"
 

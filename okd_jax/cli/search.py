@@ -1,6 +1,7 @@
 """Look for good values of keys by validation data, with Optuna."""
 
 import argparse
+import shlex
 
 from okd_jax.cli import common
 from okd_jax.runs import display
@@ -54,6 +55,6 @@ def run(args: argparse.Namespace) -> None:
     ],
   )
   if done:
-    flags = (f"--config.{key}={v}" for key, v in done[0].params.items())
+    flags = [f"--config.{key}={v}" for key, v in done[0].params.items()]
     print(f"The best one is in {workdir / f'trial{done[0].number}'}:")
-    print(" ".join(flags))
+    print(shlex.join(flags))

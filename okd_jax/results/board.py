@@ -10,6 +10,7 @@ import rich.console
 import rich.live
 import rich.text
 
+from okd_jax.errors import UnreachableError
 from okd_jax.results import rows
 from okd_jax.results.grid import Cell
 
@@ -49,7 +50,9 @@ class Board:
       workers: those that run.
       stopping: whether they were told to stop.
     """
-    self._look()
+    # The workers go on while a bucket is out of reach; so does this.
+    with contextlib.suppress(UnreachableError):
+      self._look()
     done = self._total - len(self.left) - len(self.failed)
     self._workers = list(workers)
     running = [cell for _, cell, _ in workers if cell]
@@ -64,9 +67,8 @@ class Board:
 
   def _look(self) -> None:
     for name, cell in list(self.left.items()):
-      error = cell.workdir / rows.ERROR
-      if error.exists():
-        self.failed[name] = rows.reason(error.read_text())
+      if why := rows.failure(cell):
+        self.failed[name] = rows.reason(why)
       elif not rows.is_finished(cell):
         continue
       del self.left[name]

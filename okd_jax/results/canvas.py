@@ -49,6 +49,11 @@ STYLE: Any = {
 }
 
 
+def letters(text: str) -> str:
+  """A text that can be drawn; names of files may hold what is no letter."""
+  return text.encode(errors="backslashreplace").decode()
+
+
 def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
   """Writes figures as PNG and SVG.
 
@@ -132,7 +137,7 @@ def panels(
   for panel in axes[count:]:
     panel.remove()
   if title:
-    figure.suptitle(title)
+    figure.suptitle(letters(title))
   figure.supxlabel("epoch")
   figure.supylabel(label)
   return figure, list(axes[:count])

@@ -221,7 +221,7 @@ def read(folder: Path) -> Closer | None:
   path = folder / _FILE
   if not path.exists():
     return None
-  saved = json.loads(path.read_text())
+  saved = json.loads(files.text(path))
   return Closer(
     about=saved["about"],
     names=list(saved["classes"]),

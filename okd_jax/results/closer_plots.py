@@ -107,6 +107,7 @@ def _matrix(
   figure.colorbar(image, ax=panel, label=label, shrink=0.8)
   panel.grid(visible=False)
   if len(names) <= _NAMED:
+    names = list(map(canvas.letters, names))
     turned = 90 if max(map(len, names)) > 3 else 0
     panel.set_xticks(range(len(names)), names, rotation=turned)
     panel.set_yticks(range(len(names)), names)

@@ -31,7 +31,27 @@ def write(workdir: Path) -> None:
 
 def published(workdir: Path) -> dict[str, Any]:
   """Figures from papers: see configs/published.json."""
-  return json.loads((workdir / results.PUBLISHED).read_text())
+  return parse_published(files.content(workdir / results.PUBLISHED))
+
+
+def parse_published(content: bytes) -> dict[str, Any]:
+  """Reads figures from papers.
+
+  Args:
+    content: of a file like configs/published.json.
+
+  Raises:
+    ValueError: if a figure lacks what tables need of it.
+  """
+  known = json.loads(content)
+  if not isinstance(known, dict) or not {"sources", "figures"} <= set(known):
+    raise ValueError("it has no 'sources' and 'figures'")
+  for figure in known["figures"]:
+    if missing := {"data", "net", "method", "source"} - set(figure):
+      raise ValueError(f"a figure has no '{min(missing)}': {figure}")
+    if figure["source"] not in known["sources"]:
+      raise ValueError(f"'sources' has no '{figure['source']}'")
+  return known
 
 
 def make_tables(rows: Sequence[Row], known: Mapping[str, Any]) -> list[Table]:

@@ -1,7 +1,7 @@
 """What a run's leader makes of a few examples, as pictures."""
 
 import dataclasses
-from pathlib import Path
+import io
 
 import jax
 import numpy as np
@@ -11,6 +11,8 @@ from okd_jax.devices import mesh as mesh_lib
 from okd_jax.groups import once
 from okd_jax.runs import run as run_lib, workdir as workdir_lib
 from okd_jax.settings import build
+from okd_jax.storage import files
+from okd_jax.storage.paths import Path
 from okd_jax.training import step as steps
 
 
@@ -48,9 +50,11 @@ def draw(workdir: Path, to: Path | None = None) -> list[Path]:
     lambda leaf: leaf[shown], (batch, logits[opened.leader])
   )
   folder = to or workdir / "plots"
-  folder.mkdir(parents=True, exist_ok=True)
+  files.make_folder(folder)
   written = []
   for name, picture in opened.setup.task.pictures(some, leader).items():
+    content = io.BytesIO()
+    picture.save(content, "PNG")
     written.append(folder / f"{name}.png")
-    picture.save(written[-1])
+    files.write(written[-1], content.getvalue())
   return written

@@ -165,8 +165,7 @@ def _require_same_run(cell: Cell) -> None:
   It would fail when its turn comes, and the tables would have lost its row.
   """
   try:
-    config = workdir_lib.as_begun(cell.config, cell.workdir)
-    workdir_lib.require_same_run(config, cell.workdir)
+    workdir_lib.require_same_run(cell.config, cell.workdir)
   except ConfigError as error:
     raise ConfigError(f"{cell.name}: {error}") from error
 

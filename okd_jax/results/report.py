@@ -70,7 +70,7 @@ def _comparison(workdir: Path, prefix: str) -> str:
     )
   done = sum(row.finished for row in rows)
   about = f"A comparison: {done} of {sum(r.planned for r in rows)} runs done."
-  config = json.loads((workdir / results.CONFIG).read_text())
+  config = json.loads(files.text(workdir / results.CONFIG))
   made = map(tables.as_html, result_tables.read(workdir))
   return page.section(
     str(workdir), about, [*made, inline], [_configuration(config)]
@@ -115,12 +115,13 @@ def _configuration(config: object) -> str:
 
 
 def _evaluation(runs: Sequence[Path]) -> list[Table]:
-  """The figures of the last evaluation, of every split."""
-  evaluations = [records.read_evaluations(path) for path in runs]
-  if not all(evaluations):
+  """The figures of the last evaluation that all have, of every split."""
+  by_step = [dict(records.read_evaluations(path)) for path in runs]
+  shared = set(by_step[0]).intersection(*by_step)
+  if not shared:
     return []
-  step = evaluations[0][-1][0]
-  last = distinct(spread.over([found[-1][1] for found in evaluations]))
+  step = max(shared)
+  last = distinct(spread.over([found[step] for found in by_step]))
   info = run_lib.about(runs[0])[1]
   task = tasks.load(info.task)
 

@@ -15,6 +15,7 @@ from okd_jax.results import findings, grid
 from okd_jax.results.grid import BASELINE, Cell, KD_TEACHER
 from okd_jax.runs import outcome, records, run as run_lib
 from okd_jax.settings import config as config_lib, freeze
+from okd_jax.storage import bucket, files
 from okd_jax.storage.paths import Path
 from okd_jax.tasks.task import Measure
 
@@ -110,12 +111,21 @@ class Row:
 
 def exists(workdir: Path) -> bool:
   """Whether a folder is that of a comparison."""
-  return (workdir / CONFIG).exists()
+  with bucket.reached(workdir):
+    return (workdir / CONFIG).exists()
 
 
 def reason(error: str) -> str:
   """The message in a file of a failure, before where it came from."""
   return error.partition("\n\n")[0]
+
+
+def failure(cell: Cell) -> str:
+  """What was written when a cell failed; empty if it has not."""
+  try:
+    return files.text(cell.workdir / ERROR)
+  except (FileNotFoundError, NotADirectoryError):
+    return ""
 
 
 def finished(cell: Cell) -> dict[str, Any] | None:
@@ -188,10 +198,19 @@ def times(row: Row, rows: Sequence[Row]) -> tuple[float | None, float | None]:
 
 
 def _cells(workdir: Path) -> list[Cell]:
-  saved = json.loads((workdir / CONFIG).read_text())
-  config = freeze.freeze_comparison(
-    saved | {"base": config_lib.of_today(saved["base"])}
-  )
+  path = workdir / CONFIG
+  try:
+    saved = json.loads(files.text(path))
+    config = freeze.freeze_comparison(
+      saved | {"base": config_lib.of_today(saved["base"])}
+    )
+  except ConfigError:
+    raise
+  except (LookupError, TypeError, ValueError) as error:
+    raise ConfigError(
+      f"{path} is damaged ({error!r}); run the command of the comparison again "
+      "to write it anew."
+    ) from error
   return grid.cells(config, workdir)
 
 
@@ -207,9 +226,12 @@ def _row(cells: Sequence[Cell]) -> Row:
     if why:
       failures[cell.name] = why
     elif summary is not None:
+      evaluations = records.read_evaluations(cell.workdir)
+      if not evaluations:
+        failures[cell.name] = "its metrics.jsonl has no evaluation."
+        continue
       if "images_per_second" in summary:
         speeds.append(1 / summary["images_per_second"])
-      evaluations = records.read_evaluations(cell.workdir)
       runs[cell.seed] = findings.headlines(evaluations, measure)
       if equal := findings.alike(evaluations[-1][1], config, method, measure):
         alike[cell.seed] = equal
@@ -242,9 +264,8 @@ def _row(cells: Sequence[Cell]) -> Row:
 
 def _outcome(cell: Cell) -> tuple[dict[str, Any] | None, str]:
   """The summary of a finished cell, and why it has failed if it has."""
-  error = cell.workdir / ERROR
-  if error.exists():
-    return None, reason(error.read_text())
+  if why := failure(cell):
+    return None, reason(why)
   try:
     return finished(cell), ""
   except ConfigError as other:

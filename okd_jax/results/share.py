@@ -50,7 +50,7 @@ class Share:
     self.failed: dict[str, str] = {}
     self.still_ours: Callable[[], None] | None = None
     self._left = {cell.name: cell for cell in cells}
-    self._known = {cell.name: _error(cell) for cell in cells}
+    self._known = {cell.name: rows.failure(cell) for cell in cells}
     if skip_failed:
       self._known = dict.fromkeys(self._known, "")
     self._row: Path | None = None
@@ -145,7 +145,7 @@ class Share:
     if rows.finished(cell) is not None:
       print(f"{cell.name} is finished.", flush=True)
       (cell.workdir / rows.ERROR).unlink(missing_ok=True)
-    elif (why := _error(cell)) and why != self._known[cell.name]:
+    elif (why := rows.failure(cell)) and why != self._known[cell.name]:
       self.failed[cell.name] = rows.reason(why)
     else:
       return False
@@ -160,14 +160,6 @@ class Share:
     if self._marks.get(cell.name, (None,))[0] != mark:
       self._marks[cell.name] = mark, now
     return now - self._marks[cell.name][1] >= _SILENT_SECONDS
-
-
-def _error(cell: Cell) -> str:
-  """What was written when it failed; empty if it has not."""
-  try:
-    return (cell.workdir / rows.ERROR).read_text()
-  except FileNotFoundError:
-    return ""
 
 
 def _sleep(seconds: float, stopping: Callable[[], bool]) -> None:

@@ -147,7 +147,7 @@ def _lines(
       marker=mark,
       markersize=4,
       markevery=max(1, len(curve.epochs) // 8),
-      label=shown[i].label,
+      label=canvas.letters(shown[i].label),
     )
     drawn.append(scaled)
   return drawn

@@ -6,6 +6,7 @@ from typing import Any
 from okd_jax.runs import run as run_lib
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
+from okd_jax.storage import files
 from okd_jax.storage.paths import Path
 
 
@@ -15,7 +16,7 @@ def read(path: Path) -> dict[str, Any] | None:
   The run writes it anew where it goes on, so both are the same.
   """
   try:
-    return dict(json.loads(path.read_text()))
+    return dict(json.loads(files.text(path)))
   except (OSError, ValueError, TypeError):
     return None
 
@@ -32,8 +33,6 @@ def finished(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
   saved = run_lib.saved_config(workdir)
   if saved is None:
     return None
-  # The folder of a comparison may have been moved.
-  saved["teacher"] = config.teacher
   config_lib.require_resumable(config, saved)
   now = (config.epochs, config.extra_epochs)
   if (saved.get("epochs"), saved.get("extra_epochs", 0)) != now:

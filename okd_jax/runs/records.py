@@ -116,11 +116,13 @@ class Writer:
     if self._closed:
       return
     self._closed = True
-    self._lines.close()
-    self._write_table()
-    for tracker in self._trackers:
-      if isinstance(tracker, _TensorBoard):
-        tracker.close()
+    try:
+      self._lines.close()
+      self._write_table()
+    finally:
+      for tracker in self._trackers:
+        if isinstance(tracker, _TensorBoard):
+          tracker.close()
 
   def _write_table(self) -> None:
     records = read_metrics(self.workdir)

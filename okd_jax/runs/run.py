@@ -116,11 +116,9 @@ def saved_config(workdir: Path) -> dict[str, Any] | None:
   """
   path = workdir / _CONFIG
   try:
-    if not path.exists():
-      return None
-    saved = json.loads(path.read_text())
-    if not isinstance(saved, dict):
-      raise ValueError("it holds no object")
+    return _object(path)
+  except (FileNotFoundError, NotADirectoryError):
+    return None
   except OSError as error:
     raise ConfigError(
       f"{path} cannot be read ({error.strerror}); mend that, or choose another "
@@ -132,7 +130,14 @@ def saved_config(workdir: Path) -> dict[str, Any] | None:
       "Choose another --workdir; or remove the file, if this command is the "
       "one that made it: its checkpoints are still checked."
     ) from error
-  return saved
+
+
+def _object(path: Path) -> dict[str, Any]:
+  """What a file of JSON holds; raises ValueError unless it is an object."""
+  content = json.loads(files.text(path))
+  if not isinstance(content, dict):
+    raise ValueError("it holds no object")
+  return content
 
 
 def run(workdir: Path, on: Mesh | None = None) -> Run:
@@ -164,10 +169,10 @@ def run(workdir: Path, on: Mesh | None = None) -> Run:
 
 def _teacher_example(workdir: Path) -> Outputs | None:
   path = workdir / _TEACHER
-  if not path.exists():
-    return None
   try:
-    return targets.from_json(json.loads(path.read_text()))
+    return targets.from_json(json.loads(files.text(path)))
+  except FileNotFoundError:
+    return None
   except (OSError, ValueError, LookupError, TypeError) as error:
     raise ConfigError(
       f"{path} is damaged ({error}); run the training command again to write "
@@ -182,8 +187,11 @@ def about(workdir: Path) -> tuple[RunConfig, DataInfo, int]:
     ConfigError: if there is no run.
   """
   try:
-    saved = json.loads((workdir / _CONFIG).read_text())
-    data = json.loads((workdir / _DATA).read_text())
+    saved = _object(workdir / _CONFIG)
+    data = _object(workdir / _DATA)
+    config = freeze.freeze(config_lib.of_today(saved))
+    train_size = data.pop("train_size")
+    return config, DataInfo.of_json(data), train_size
   except OSError as error:
     seeds = sorted(
       path.parent.name for path in workdir.glob(f"seed*/{_CONFIG}")
@@ -195,11 +203,10 @@ def about(workdir: Path) -> tuple[RunConfig, DataInfo, int]:
       f"{workdir} is not the work directory of a run ({error.strerror}: "
       f"{error.filename}); {remedy}"
     ) from error
-  except ValueError as error:
+  except ConfigError:
+    raise
+  except (LookupError, TypeError, ValueError) as error:
     raise ConfigError(
-      f"{workdir} has a damaged {_CONFIG} or {_DATA} ({error}); run the "
+      f"{workdir} has a damaged {_CONFIG} or {_DATA} ({error!r}); run the "
       "training command again to write them anew."
     ) from error
-  train_size = data.pop("train_size")
-  config = freeze.freeze(config_lib.of_today(saved))
-  return config, DataInfo.of_json(data), train_size

@@ -89,7 +89,7 @@ def classes(trained: Sequence[str], now: Sequence[str]) -> str:
 def _read(workdir: Path) -> list[str] | None:
   path = workdir / _FILES
   try:
-    return gzip.decompress(path.read_bytes()).decode().split("\n")
+    return gzip.decompress(files.content(path)).decode().split("\n")
   except FileNotFoundError:
     return None
   except (OSError, EOFError, ValueError, zlib.error) as error:

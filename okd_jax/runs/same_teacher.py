@@ -63,7 +63,7 @@ def require(
 
 def _read(path: Path) -> str:
   try:
-    return str(json.loads(path.read_text())["sha256"])
+    return str(json.loads(files.text(path))["sha256"])
   except (OSError, ValueError, LookupError, TypeError) as error:
     raise ConfigError(
       f"{path} is damaged ({error}), so it cannot be told which teacher the "

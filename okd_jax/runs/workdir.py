@@ -10,8 +10,9 @@ import jax
 
 from okd_jax.errors import InUseError
 from okd_jax.runs import run as run_lib
-from okd_jax.settings import config as config_lib, freeze
+from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
+from okd_jax.storage import bucket
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.storage.lease import Lease
 from okd_jax.storage.lock import RunLock
@@ -34,12 +35,14 @@ def runs(workdir: Path) -> dict[int | None, Path]:
     The folders of its seeds, by seed, if it is that of several seeds; the
     folder itself by None otherwise, whatever it holds.
   """
-  seeds = {
-    int(found[1]): path
-    for path in (workdir.iterdir() if workdir.is_dir() else ())
-    if (found := _SEED.fullmatch(path.name)) and run_lib.exists(path)
-  }
-  if run_lib.exists(workdir) or not seeds:
+  with bucket.reached(workdir):
+    seeds = {
+      int(found[1]): path
+      for path in (workdir.iterdir() if workdir.is_dir() else ())
+      if (found := _SEED.fullmatch(path.name)) and run_lib.exists(path)
+    }
+    is_run = run_lib.exists(workdir)
+  if is_run or not seeds:
     return {None: workdir}
   return dict(sorted(seeds.items()))
 
@@ -105,15 +108,6 @@ def require_same_run(config: RunConfig, workdir: Path) -> None:
 
 
 def as_begun(config: RunConfig, workdir: Path) -> RunConfig:
-  """The configuration, with what a run keeps from its beginning.
-
-  Runs of earlier releases did not turn pictures as EXIF says. A teacher is told
-  by its weights (`same_teacher`), so it keeps the name that it had.
-  """
+  """The configuration, with what the run in a folder keeps, if there is one."""
   saved = run_lib.saved_config(workdir)
-  if saved is None:
-    return config
-  kept = {"data.exif": config_lib.of_today(saved)["data"]["exif"]}
-  if config.teacher and saved.get("teacher"):
-    kept["teacher"] = saved["teacher"]
-  return freeze.replace(config, kept)
+  return config if saved is None else config_lib.as_begun(config, saved)

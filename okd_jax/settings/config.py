@@ -9,9 +9,9 @@ from typing import Any
 from okd_jax import backbones, data, methods, rules
 from okd_jax.core import Method
 from okd_jax.errors import ConfigError
-from okd_jax.settings.freeze import flatten
+from okd_jax.settings.freeze import flatten, replace
 from okd_jax.settings.schema import RunConfig
-from okd_jax.storage import paths
+from okd_jax.storage import bucket, paths
 from okd_jax.tasks import figure
 
 # Settings of earlier releases that are gone.
@@ -131,11 +131,13 @@ def _check_teacher(config: RunConfig, needed: bool) -> None:
       "or .pth file and config.teacher_net to its network."
     )
   path = paths.anywhere(config.teacher)
-  if not path.exists():
+  with bucket.reached(path):
+    there, is_file = path.exists(), path.is_file()
+  if not there:
     raise ConfigError(
       f"config.teacher={config.teacher!r} must be an existing path."
     )
-  if path.is_file() and not config.teacher_net:
+  if is_file and not config.teacher_net:
     raise ConfigError(
       f"config.teacher={config.teacher!r} is a file, so config.teacher_net='' "
       "must be the network that it belongs to, a name of okd_jax.backbones."
@@ -185,6 +187,23 @@ def of_today(saved: Mapping[str, Any]) -> dict[str, Any]:
   return kept | {"data": {"exif": False} | kept.get("data", {})}
 
 
+def as_begun(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
+  """The configuration, with what a run keeps from its beginning.
+
+  Runs of earlier releases did not turn pictures as EXIF says. A teacher is told
+  by its weights (`okd_jax.runs.same_teacher`), so it keeps the name that it
+  had.
+
+  Args:
+    config: of the command.
+    saved: of the run, as read from its config.json.
+  """
+  kept = {"data.exif": of_today(saved)["data"]["exif"]}
+  if config.teacher and saved.get("teacher"):
+    kept["teacher"] = saved["teacher"]
+  return replace(config, kept)
+
+
 def require_resumable(config: RunConfig, saved: Mapping[str, Any]) -> None:
   """Refuses to resume a run under a configuration that changes its result.
 
@@ -198,7 +217,8 @@ def require_resumable(config: RunConfig, saved: Mapping[str, Any]) -> None:
   described = dict(_fields(config))
   free = {p for p, f in described.items() if f.metadata.get("free_on_resume")}
   before = {p: f.default for p, f in described.items() if "added" in f.metadata}
-  ours, theirs = flatten(config), before | flatten(of_today(saved))
+  ours = flatten(as_begun(config, saved))
+  theirs = before | flatten(of_today(saved))
   changed = [
     f"  config.{path}: {theirs.get(path, 'absent')!r} in the run, "
     f"{ours.get(path, 'absent')!r} in the command"

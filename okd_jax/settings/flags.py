@@ -67,6 +67,14 @@ def read(argv: Sequence[str]) -> tuple[ConfigDict, str, str | None]:
   return recipe.value, named, known["workdir"].value
 
 
+def without_workdir(argv: Sequence[str]) -> list[str]:
+  """The arguments of a command without --workdir, for another one."""
+  known = flags.FlagValues()
+  flags.DEFINE_string("workdir", None, "Where results go.", flag_values=known)
+  known.set_gnu_getopt()
+  return known(["", *argv], known_only=True)[1:]
+
+
 def _find_modules_of(argv: Sequence[str]) -> None:
   """Lets a recipe and its method's module lie in any folder, side by side."""
   for found in filter(None, map(_RECIPE.match, argv)):

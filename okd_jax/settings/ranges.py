@@ -40,6 +40,11 @@ def take(argv: Sequence[str], flag: str) -> tuple[list[str], dict[str, str]]:
   return rest, found
 
 
+def is_list(text: str) -> bool:
+  """Whether a text is to be read by `values`, and not by `bounds`."""
+  return text.startswith(("(", "[")) or ".." not in text
+
+
 def values(flag: str, text: str, default: Any) -> Values:
   """Reads a list of values.
 
@@ -53,7 +58,7 @@ def values(flag: str, text: str, default: Any) -> Values:
   """
   try:
     found = ast.literal_eval(text)
-  except (ValueError, SyntaxError):
+  except (ValueError, TypeError, SyntaxError):
     found = ()
   if not isinstance(found, list | tuple) or not found:
     raise ConfigError(

@@ -30,10 +30,13 @@ def write(path: Path, content: str | bytes, *, durable: bool = False) -> None:
 
   Args:
     path: of the file.
-    content: text is written as UTF-8.
+    content: text is written as UTF-8, and what that lacks, as a file's name may
+      hold, as a backslash and its number.
     durable: return only when it would outlive a loss of power.
   """
-  raw = content.encode() if isinstance(content, str) else content
+  raw = content
+  if isinstance(raw, str):
+    raw = raw.encode(errors="backslashreplace")
   if not isinstance(path, pathlib.Path):
     path.write_bytes(raw)
     return
@@ -154,6 +157,15 @@ def content(path: Path) -> bytes:
   if isinstance(found, Exception):
     raise found
   return found
+
+
+def text(path: Path) -> str:
+  """Reads a file of UTF-8, whatever the language of the machine; as `content`.
+
+  Raises:
+    UnicodeDecodeError: if it is of another encoding.
+  """
+  return content(path).decode()
 
 
 def contents(paths: Sequence[Path]) -> list[bytes | Exception]:

@@ -98,7 +98,7 @@ class Lease(Held):
     self._thread.join()
     self._thread = None
     if not self._lost.is_set():
-      _quietly(lambda: self._object.remove(self._generation))
+      _quietly("given back", lambda: self._object.remove(self._generation))
 
   def _free_generation(self) -> int:
     """What the object's generation is when nobody holds it; 0 without one."""
@@ -123,7 +123,7 @@ class Lease(Held):
 
   def _renew(self) -> None:
     while not self._released.wait(self.renewed_secs):
-      _quietly(self._renew_once)
+      _quietly("renewed", self._renew_once)
       if self._lost.is_set():
         return
 
@@ -150,12 +150,12 @@ class Lease(Held):
     )
 
 
-def _quietly(act: Callable[[], None]) -> None:
-  """Leaves a bucket that cannot be reached for the next time."""
+def _quietly(what: str, act: Callable[[], None]) -> None:
+  """Only warns of a bucket that cannot be reached, and of what was to be."""
   try:
     act()
   except Exception as error:  # of the client and what is below it
-    _log.warning("The lease could not be renewed: %s", error)
+    _log.warning("The lease could not be %s: %s", what, error)
 
 
 def _field(content: bytes, name: str) -> object:

@@ -58,7 +58,7 @@ class RunLock(Held):
     """Takes the lock; raises InUseError, at once, if another run has it."""
     try:
       self.workdir.mkdir(parents=True, exist_ok=True)
-      self._lock.acquire(blocking=False)
+      self._take()
     except filelock.Timeout:
       raise InUseError(
         f"{self.workdir} is in use by another run ({self._describe_owner()}). "
@@ -68,14 +68,23 @@ class RunLock(Held):
       raise RunLockError(
         f"{self.workdir} cannot be locked: {error}. Choose another workdir."
       ) from error
+
+  def _take(self) -> None:
+    self._lock.acquire(blocking=False)
     owner = {"host": socket.gethostname(), "pid": os.getpid()}
-    files.write(self._owner, json.dumps(owner) + "\n")
+    try:
+      files.write(self._owner, json.dumps(owner) + "\n")
+    except OSError:
+      self._lock.release()
+      raise
 
   def release(self) -> None:
     """Gives the lock back; does nothing if it is not held."""
     if self._lock.is_locked:
-      self._owner.unlink(missing_ok=True)
-      self._lock.release()
+      try:
+        self._owner.unlink(missing_ok=True)
+      finally:
+        self._lock.release()
 
   def _describe_owner(self) -> str:
     try:

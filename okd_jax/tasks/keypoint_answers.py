@@ -60,7 +60,7 @@ class Asking(asking.Asking):
     picture = self._picture(file)
     size = picture.shape[1], picture.shape[0]
     if self._boxes is None:
-      crops = [_whole(number, size, self._aspect)]
+      crops = [self._whole(number, size)]
     else:
       crops = [self._around(each, file, size) for each in self._boxes.of(file)]
     (width, height), margin = self._size, self._known.margin
@@ -162,10 +162,10 @@ class Asking(asking.Asking):
     center, scale = boxes_lib.center_and_scale(box, self._aspect)
     return _Crop(given, center, float(scale[0]))
 
-
-def _whole(number: int, size: boxes_lib.Size, aspect: float) -> _Crop:
-  """The smallest crop that holds a picture, which nothing is added to."""
-  box = np.array([0, 0, *size], float)
-  center, scale = boxes_lib.center_and_scale(box, aspect)
-  width = float(scale[0]) / boxes_lib.PADDING
-  return _Crop(Found(number, found.PERSON, box, 1.0), center, width)
+  def _whole(self, number: int, size: boxes_lib.Size) -> _Crop:
+    """The smallest crop that holds a picture, which nothing is added to."""
+    box = np.array([0, 0, *size], float)
+    center, scale = boxes_lib.center_and_scale(box, self._aspect)
+    width = float(scale[0]) / boxes_lib.PADDING
+    given = Found(number, self._known.category_id, box, 1.0)
+    return _Crop(given, center, width)

@@ -22,7 +22,7 @@ import safetensors
 import safetensors.numpy
 
 from okd_jax.errors import LeaderError
-from okd_jax.storage import paths
+from okd_jax.storage import files, paths
 from okd_jax.storage.paths import Path
 
 Variables = dict[str, Any]
@@ -76,8 +76,8 @@ def read_card(folder: Path) -> dict[str, Any]:
       it lacks is asked for by `card[name]`.
   """
   try:
-    card = _Card(json.loads((folder / CARD).read_text()))
-    if not isinstance(card["files"], dict):
+    card = _Card(json.loads(files.text(folder / CARD)))
+    if not isinstance(card.get("files"), dict):
       raise ValueError("'files' is not an object")
   except OSError as error:
     raise LeaderError(
@@ -144,7 +144,7 @@ def unflatten(weights: dict[str, Any]) -> Variables:
 
 def _checked(folder: Path, name: str, sums: dict[str, str]) -> bytes:
   try:
-    content = (folder / name).read_bytes()
+    content = files.content(folder / name)
   except OSError as error:
     raise LeaderError(
       f"{folder / name} cannot be read ({error.strerror}); export the run "

@@ -12,7 +12,7 @@ from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError, DataError, WeightsError
 from okd_jax.runs import run as run_lib, same_data
 from okd_jax.settings.schema import RunConfig
-from okd_jax.storage import paths
+from okd_jax.storage import bucket, paths
 from okd_jax.storage.paths import Path
 from okd_jax.training import state as state_lib
 from okd_jax.training.setup import Setup
@@ -38,9 +38,11 @@ def check(config: RunConfig, workdir: Path) -> None:
   if not config.init_from or run_lib.saved_config(workdir) is not None:
     return
   path = paths.anywhere(config.init_from)
-  if path.is_file():
+  with bucket.reached(path):
+    is_file, is_leader = path.is_file(), (path / exported.CARD).exists()
+  if is_file:
     return
-  if (path / exported.CARD).exists():
+  if is_leader:
     exported.read_card(path)
     return
   try:

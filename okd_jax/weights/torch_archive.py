@@ -7,6 +7,7 @@ import pathlib
 import pickle
 from typing import Any
 import zipfile
+import zlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -111,8 +112,13 @@ def read(path: pathlib.Path) -> Any:
       f"{path} is neither .safetensors nor a PyTorch zip archive; load it in "
       f"PyTorch and save its state dict again."
     )
-  with zipfile.ZipFile(path) as archive:
-    return _read_archive(path, archive)
+  try:
+    with zipfile.ZipFile(path) as archive:
+      return _read_archive(path, archive)
+  except WeightsError:
+    raise
+  except _DAMAGE as error:
+    raise WeightsError(f"{path} cannot be read: {error}") from error
 
 
 def _read_archive(path, archive) -> Any:
@@ -123,10 +129,7 @@ def _read_archive(path, archive) -> Any:
   order = f"{root}byteorder"
   if order in archive.namelist() and archive.read(order) != b"little":
     raise WeightsError(f"{path} is big-endian; save it on a common machine.")
-  try:
-    return _Unpickler(archive, root).load()
-  except _DAMAGE as error:
-    raise WeightsError(f"{path} cannot be read: {error}") from error
+  return _Unpickler(archive, root).load()
 
 
 class Skipped:
@@ -208,9 +211,12 @@ def _rebuild_parameter(tensor, *_):
 _DAMAGE = (
   pickle.UnpicklingError,
   zipfile.BadZipFile,
+  zlib.error,
   AttributeError,
   EOFError,
   LookupError,
+  OSError,
+  RuntimeError,  # of what zip files may be and these are not, as encrypted
   TypeError,
   ValueError,
   OverflowError,

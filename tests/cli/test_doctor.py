@@ -46,6 +46,12 @@ def test_a_folder_that_is_not_shared_is_found(tmp_path):
   assert "does not see what" in " ".join(said.split())
 
 
+def test_a_folder_of_data_that_is_no_path_is_a_problem(monkeypatch):
+  monkeypatch.setenv("TFDS_DATA_DIR", "s3://data")
+  ((_, found, fine),) = doctor._data_sets()
+  assert found.startswith("TFDS_DATA_DIR: 's3://data' must be") and not fine
+
+
 @pytest.mark.parametrize("kind", ["file", "below a file"])
 def test_a_workdir_that_cannot_be_written_is_a_problem(tmp_path, kind):
   there = tmp_path / "there"

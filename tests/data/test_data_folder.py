@@ -1,5 +1,6 @@
 """Folders of images of several kinds, sizes and states."""
 
+import errno
 import os
 import shutil
 
@@ -287,6 +288,21 @@ def test_links_to_themselves_and_to_nothing(tmp_path):
   for source in ("memory", "stream"):
     with pytest.raises(DataError, match="red/lo(op|st).png cannot be"):
       make(tmp_path, source)
+
+
+@pytest.mark.checklist("H1")
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+  write_classes(tmp_path, 1)
+  scan = os.scandir
+
+  def closed(path):
+    if os.path.basename(path) == "green":
+      raise PermissionError(errno.EACCES, "Permission denied", path)
+    return scan(path)
+
+  monkeypatch.setattr(os, "scandir", closed)
+  with pytest.raises(DataError, match="green cannot be read .Permission"):
+    finder.find(str(tmp_path))
 
 
 def test_pipes_are_not_read(tmp_path):

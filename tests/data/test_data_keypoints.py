@@ -212,6 +212,19 @@ def test_description_overrides(tmp_path):
   assert any("0.05 for 4 of 5 joints" in note for note in made.notes)
 
 
+def test_the_file_that_is_named_is_trained_on(tmp_path):
+  folder = annotated.write(tmp_path, annotated.content(4), name="a.json")
+  annotated.write(folder, annotated.content(6), name="b.json")
+  file = folder / "annotations" / "a.json"
+  about = file.with_name(description.FILE)
+  about.write_text("test: b.json\nimages: ../images\n")
+  assert (make(file).info.num_train, make(file).info.num_test) == (4, 6)
+  about.write_text("train: a.json\nimages: ../images\n")
+  assert make(file, test_fraction=0.0).info.num_train == 4
+  with pytest.raises(DataError, match="a.json for 'train', and the .*b.json"):
+    make(file.with_name("b.json"))
+
+
 def test_a_path_that_is_not_there_is_refused(tmp_path):
   """Not read from the folder above it."""
   folder = annotated.write(tmp_path, annotated.content())
@@ -283,6 +296,8 @@ NAN, CROWD = float("nan"), {"iscrowd": 1}
     (change((*FIRST, "head_box"), [1, 2, NAN, 3]), "head_box .* not empty"),
     (change((*FIRST, "area"), -4), "area -4 must be above 0"),
     (change((*FIRST, "area"), NAN), "area nan must be above 0"),
+    (change((*FIRST, "category_id"), 9), "1: category_id 9 is of no category"),
+    (change((*FIRST, "category_id"), [1]), r"category_id \[1\] is of no"),
     (change((*FIRST, "keypoints"), [1, 2, 1.5] * 5), "visibility 0, 1 or 2"),
     (
       change(("annotations",), [annotated.content()["annotations"][0] | CROWD]),
@@ -409,6 +424,18 @@ def test_wrong_settings_are_refused(tmp_path, changes, message):
     make(tmp_path, **changes)
 
 
+def test_the_category_is_that_of_the_file(tmp_path):
+  said = annotated.content()
+  said["categories"] = [
+    {"id": 1, "name": "cage"},
+    said["categories"][0] | {"id": 5},
+  ]
+  for entry in said["annotations"]:
+    entry["category_id"] = 5
+  made = make(annotated.write(tmp_path, said))
+  assert made.info.of_keypoints.category_id == 5
+
+
 @pytest.mark.parametrize(
   "names, alone",
   [
@@ -493,6 +520,13 @@ def test_mpii(tmp_path):
     tmp_path / "annot" / "gt_valid.mat", mat | {"jnt_missing": missing[:, :1]}
   )
   with pytest.raises(DataError, match="for 1 people, and valid.json has 2"):
+    mpii.read(tmp_path)
+  path = tmp_path / "annot" / "gt_valid.mat"
+  io.savemat(path, mat, do_compression=True)
+  content = bytearray(path.read_bytes())
+  content[-5] ^= 1
+  path.write_bytes(content)
+  with pytest.raises(DataError, match="gt_valid.mat cannot be read as a MAT"):
     mpii.read(tmp_path)
 
 

@@ -268,22 +268,27 @@ def test_wrong_file_at_hand_is_refused(tmp_path):
   assert str(bad) in str(caught.value)
 
 
+# What it waits for is counted, and not what a busy machine adds to that.
 OFFLINE = """
-  import sys, time
+  import sys, threading, time
   import socket
   def fail(*args, **kwargs):
     time.sleep({delay})
     raise OSError("no network")
   socket.create_connection = fail
+  waits, join = [], threading.Thread.join
+  def counted(thread, timeout=None):
+    waits.append(timeout)
+    join(thread, timeout)
+  threading.Thread.join = counted
   from okd_jax.errors import DataError
   from okd_jax import data
-  start = time.monotonic()
   try:
     data.make({config}, batch_size=8, eval_batch_size=8, seed=0)
   except (ValueError, DataError) as error:
     print(type(error).__name__, error)
   assert "tensorflow" not in sys.modules
-  assert time.monotonic() - start < 5, time.monotonic() - start
+  assert None not in waits and sum(waits) < 5, waits
 """
 
 
@@ -293,14 +298,14 @@ def run_offline(config, delay):
     [sys.executable, "-c", script],
     capture_output=True,
     text=True,
-    timeout=60,
+    timeout=200,
     check=False,
   )
   assert done.returncode == 0, done.stderr
   return done.stdout
 
 
-@pytest.mark.parametrize("delay", [0, 30])
+@pytest.mark.parametrize("delay", [0, 1000])
 @pytest.mark.parametrize("source", ["memory", "tfds"])
 @pytest.mark.checklist("H2")
 def test_missing_data_without_network(tmp_path, source, delay):
@@ -337,13 +342,13 @@ def test_programs_that_begin_together_prepare_once(
 @pytest.mark.checklist("H2")
 def test_missing_data_without_leave_to_download(tmp_path):
   config = {"name": "cats_vs_dogs", "dir": str(tmp_path), "download": False}
-  said = run_offline(config, 30)
+  said = run_offline(config, 1000)
   assert said.startswith("DataError data set 'cats_vs_dogs'")
   assert "config.data.download is False" in said
 
 
 def test_unknown_name_is_refused_before_tensorflow_is_imported(tmp_path):
-  said = run_offline({"name": "cifar_100", "dir": str(tmp_path)}, 30)
+  said = run_offline({"name": "cifar_100", "dir": str(tmp_path)}, 1000)
   assert said.startswith("ConfigError config.data.name='cifar_100' is unknown")
   assert "did you mean 'cifar100'" in said
 

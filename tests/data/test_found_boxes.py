@@ -43,6 +43,12 @@ def test_boxes_of_annotators_are_found_by_name(tmp_path, name):
     by_picture.of(pathlib.Path("other.png"))
 
 
+def test_the_mark_of_windows_at_the_beginning_is_left_out(tmp_path):
+  path = tmp_path / "boxes.json"
+  path.write_text(json.dumps([DETECTION]), encoding="utf-8-sig")
+  assert [each.image_id for each in found.detections(path)] == [139]
+
+
 @pytest.mark.parametrize("empty", [None, [0, 0, 0, 0]])
 def test_without_a_box_that_of_the_joints_is_taken(tmp_path, empty):
   content = annotations(bbox=empty, keypoints=[1, 2, 1, 4, 8, 2, 99, 99, 0])

@@ -3,11 +3,11 @@
 import json
 import os
 from pathlib import Path
-import socket
 import subprocess
 import sys
 
 import numpy as np
+import ports
 import pytest
 
 from okd_jax.devices import distributed
@@ -61,12 +61,6 @@ def finish(*processes):
   return [out for out, _ in said]
 
 
-def free_port():
-  with socket.socket() as taken:
-    taken.bind(("localhost", 0))
-    return taken.getsockname()[1]
-
-
 def metrics(workdir):
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   return [json.loads(line) for line in lines]
@@ -84,7 +78,7 @@ def metrics(workdir):
 )
 def test_two_processes_train_as_one(tmp_path, settings):
   finish(start(tmp_path / "one", 4, *settings))
-  address = f"localhost:{free_port()}"
+  address = f"localhost:{ports.free()}"
   first, second = finish(
     *(
       start(

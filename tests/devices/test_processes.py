@@ -4,12 +4,12 @@ import io
 import json
 import os
 from pathlib import Path
-import socket
 import subprocess
 import sys
 
 import bucket_server
 import numpy as np
+import ports
 import pytest
 
 from okd_jax import __main__
@@ -87,9 +87,7 @@ def finish(processes, timeout):
 
 def begin(jobs, count=2, num_devices=2):
   """Starts the processes of one run."""
-  with socket.socket() as taken:
-    taken.bind(("localhost", 0))
-    address = f"localhost:{taken.getsockname()[1]}"
+  address = f"localhost:{ports.free()}"
   return [
     start(
       jobs,

@@ -1,6 +1,7 @@
 """Figures of each class against scikit-learn and NumPy."""
 
 import csv
+import dataclasses
 import io
 
 import matplotlib as mpl
@@ -106,6 +107,17 @@ def test_files_hold_what_was_found(found, tmp_path):
   again = closer.read(tmp_path)
   assert again.as_json() == found.as_json() and again.images == found.images
   assert Image.open(io.BytesIO(again.images[0])).size == (96, 96)
+
+
+def test_names_of_files_that_are_no_text_are_shown(found, tmp_path):
+  names = [*found.names[:-1], "caf\udce9"]
+  odd = dataclasses.replace(found, names=names)
+  closer.write(odd, tmp_path)
+  assert closer.read(tmp_path).names == names
+  assert "caf\\udce9" in (tmp_path / "classes.csv").read_text()
+  drawn = closer_plots.plot(odd, tmp_path)
+  svg = drawn[[path.name for path in drawn].index("confusion.svg")]
+  assert "caf\\udce9" in svg.read_text()
 
 
 def test_a_page_shows_mistakes_and_pictures(found, tmp_path):

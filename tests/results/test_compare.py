@@ -142,6 +142,37 @@ def test_every_comparison_passes_the_checks(name, tmp_path):
 
 
 @pytest.mark.parametrize(
+  "content, message",
+  [
+    ("[", "Expecting value"),
+    ("[]", "no 'sources' and 'figures'"),
+    ('{"sources": {}, "figures": [{"net": "x"}]}', "a figure has no 'data'"),
+    (
+      '{"sources": {}, "figures": [{"data": "x", "net": "x", "method": "x", '
+      '"source": "paper"}]}',
+      "'sources' has no 'paper'",
+    ),
+  ],
+)
+def test_wrong_figures_of_papers_are_refused_before_anything_runs(
+  content, message, tmp_path, pretending
+):
+  path = tmp_path / "figures.json"
+  path.write_text(content)
+  config = dataclasses.replace(small(), published=str(path))
+  with pytest.raises(ConfigError, match=f"must be a file like .*{message}"):
+    compare.compare(config, tmp_path / "compared")
+  assert not list(tmp_path.glob("compared/*/*"))
+
+
+def test_a_damaged_comparison_is_named(tmp_path):
+  for content in ("{", "{}", "[]"):
+    (tmp_path / "comparison.json").write_text(content)
+    with pytest.raises(ConfigError, match="comparison.json is damaged"):
+      results.read(tmp_path)
+
+
+@pytest.mark.parametrize(
   "changes, message",
   [
     ({"methods": ("dml", "nope")}, "'nope' is not a method"),
@@ -456,6 +487,14 @@ def test_a_damaged_summary_is_one_that_is_not_there(known):
   (cell.workdir / "summary.json").write_text('{"epochs"')
   assert not results.is_finished(cell)
   assert {row.name: row.finished for row in results.read(known)}[cell.row] == 1
+
+
+def test_a_run_whose_records_are_lost_stands_as_failed(known):
+  listed = grid.cells(small(methods=("dml",)), known)
+  cell = next(cell for cell in listed if cell.method == "dml")
+  (cell.workdir / "metrics.jsonl").unlink()
+  row = next(r for r in results.read(known) if r.method == "dml")
+  assert row.failures[cell.name] == "its metrics.jsonl has no evaluation."
 
 
 def test_diversity_of_a_run_that_ended_early_is_at_its_epochs(known):

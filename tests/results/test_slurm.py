@@ -54,6 +54,8 @@ def test_an_array_is_shown_and_not_submitted(tmp_path, capsys):
   assert words[:4] == [*workers.PROGRAM]
   assert "--only=resnet8/*/seed1" in words and "--skip-failed" in words
   assert not any(word.startswith("--slurm") for word in words)
+  places = [word for word in words if word.startswith("--workdir")]
+  assert places == [f"--workdir={workdir}"]
   assert not workdir.exists()
 
 
@@ -147,7 +149,7 @@ def test_a_task_is_a_worker(tmp_path, monkeypatch, local):
   monkeypatch.setenv("CELLS_LOG", os.devnull)
   monkeypatch.setenv("CELLS_SECONDS", "0")
   job, out = local([*cells.PROGRAM, *cells.flags(workdir)])
-  job._process.wait(timeout=120)
+  job._process.wait(timeout=250)
   assert job.exception() is None, out.read_text()
   assert (workdir / "table.md").read_text().count("| 2 of 2 |") == 4
 
@@ -166,7 +168,7 @@ if who.exists():
 who.touch()
 print("ready", flush=True)
 if who.name == "told":
-  time.sleep(60)
+  time.sleep(600)
 sys.exit(75)
 """
 
@@ -178,14 +180,14 @@ def test_a_task_that_stops_is_queued_again(tmp_path, local):
   told, said = local([*start, str(tmp_path / "told")])
   alone, of_alone = local([*start, str(tmp_path / "alone")])
   failed, _ = local([sys.executable, "-c", "exit(1)"])
-  until = time.monotonic() + 60
+  until = time.monotonic() + 200
   while not (said.exists() and "ready" in said.read_text()):
     assert time.monotonic() < until
     time.sleep(0.05)
   (task,) = children(told._process.pid)
   os.kill(task, signal.SIGUSR2)
   for job in (told, alone, failed):
-    job._process.wait(timeout=60)
+    job._process.wait(timeout=200)
   for text, saved in ((said.read_text(), True), (of_alone.read_text(), False)):
     assert text.index("Requeued job") < text.index("goes on")
     assert ("saved" in text) == saved

@@ -131,9 +131,9 @@ def test_a_signal_to_one_ends_a_wait_for_other_workers(tmp_path, process):
         assert two[0].poll() is None, two[0].stderr.read()
       time.sleep(1)  # process 0 has said so, and looks again
       two[process].send_signal(signal.SIGTERM)
-      began = time.monotonic()
     finally:
       codes, _, errors = finish(two)
   assert codes == [signals.EXIT_CODE] * 2, errors
-  assert time.monotonic() - began < 45  # no step is missed before a minute
   assert "Stopped between two cells" in errors[0] + errors[1], errors
+  # And not because no step has ended for too long.
+  assert "no step has ended" not in errors[0] + errors[1], errors

@@ -18,7 +18,7 @@ import pytest
 import cells
 from okd_jax import __main__, workers
 from okd_jax.devices import distributed, signals
-from okd_jax.errors import ConfigError
+from okd_jax.errors import ConfigError, Interrupted, UnreachableError
 from okd_jax.results import grid, rows
 from okd_jax.results.board import Board
 from okd_jax.results.share import Share
@@ -61,7 +61,7 @@ def wait_for(log, count):
 
 
 def require_whole(log, workdir, killed):
-  """Every cell has ended once, and begun again only after a kill."""
+  """Every cell has ended once, and begun again only after it was stopped."""
   ended = [name for name, _ in told(log, "end")]
   assert sorted(ended) == sorted(NAMES)
   assert len(told(log, "begin")) <= len(NAMES) + killed
@@ -146,6 +146,7 @@ def command(*args):
 @pytest.mark.checklist("A1")
 def test_one_command_starts_and_stops_them(tmp_path, log, monkeypatch, capsys):
   monkeypatch.setattr(workers, "_devices", lambda: ("cpu", 1))
+  monkeypatch.setenv("CELLS_SECONDS", "600")  # so that none ends by itself
   workdir = tmp_path / "compared"
   flags = cells.flags(workdir, "--workers=2")
 
@@ -158,7 +159,7 @@ def test_one_command_starts_and_stops_them(tmp_path, log, monkeypatch, capsys):
   assert command(*flags) == signals.EXIT_CODE
   stopper.join()
   shown = capsys.readouterr()
-  assert "of 8 cells left; the same command goes on" in shown.err
+  assert "8 of 8 cells left; the same command goes on" in shown.err
   assert "stopping" in shown.out
   for _, process in told(log, "begin"):
     with pytest.raises(ProcessLookupError):
@@ -178,6 +179,50 @@ def test_one_command_starts_and_stops_them(tmp_path, log, monkeypatch, capsys):
   (workdir / NAMES[0] / "summary.json").unlink()
   assert command(*flags) == 1
   assert "and 1 cells are left; why they ended" in capsys.readouterr().err
+
+
+SLEEPS = (sys.executable, "-c", "import time; time.sleep(600)")
+TWO = [workers.Place("one"), workers.Place("two")]
+
+
+def begun_by(monkeypatch, then):
+  """The workers that are started, each followed by something."""
+  start, begun = workers._start, []
+
+  def start_and(*args):
+    begun.append(start(*args))
+    then(len(begun))
+    return begun[-1]
+
+  monkeypatch.setattr(workers, "_start", start_and)
+  return begun
+
+
+def test_a_signal_while_workers_start_reaches_them(
+  listed, tmp_path, monkeypatch
+):
+  begun = begun_by(
+    monkeypatch, lambda number: os.kill(os.getpid(), signal.SIGTERM)
+  )
+  with pytest.raises(Interrupted, match="Stopped with 8 of 8 cells left"):
+    workers.run(listed, SLEEPS, tmp_path, TWO)
+  (worker,) = begun  # no second one
+  assert worker.process.wait(60) == -signal.SIGTERM
+
+
+def test_a_worker_that_cannot_be_started_leaves_none(
+  listed, tmp_path, monkeypatch
+):
+  def fail(number):
+    if number == 2:
+      raise OSError("no memory")
+
+  begun = begun_by(monkeypatch, fail)
+  with pytest.raises(OSError, match="no memory"):
+    workers.run(listed, SLEEPS, tmp_path, TWO)
+  assert begun[0].process.wait(60) == -signal.SIGTERM
+  begun[1].process.kill()
+  begun[1].process.wait()
 
 
 @pytest.fixture
@@ -319,6 +364,39 @@ def test_a_board_counts_what_lies_in_the_folders(listed, capsys):
     f"1 of 8 cells done, 1 running, 0 failed, ETA -:--:--: {NAMES[1]}",
     "3 of 8 cells done, 0 running, 1 failed, stopping, ETA 0:02:00",
   ]
+
+
+def test_a_board_outlives_a_bucket_out_of_reach(listed, monkeypatch, capsys):
+  board = Board(listed)
+
+  def away(cell):
+    raise UnreachableError("nobody answers")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(rows, "failure", away)
+    board.show([])
+  cells.pretend(listed[0].config, listed[0].workdir)
+  board.show([])
+  counts = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
+  assert counts == ["0 of 8 cells done", "1 of 8 cells done"]
+
+
+def test_a_failure_may_be_taken_back_at_any_moment(listed, monkeypatch):
+  """Another worker has trained the cell, and removes what was written."""
+  exists = Path.exists
+  error = listed[0].workdir / rows.ERROR
+  error.parent.mkdir(parents=True)
+  error.write_text("ValueError: no")
+
+  def removed_by_another(path):
+    found = exists(path)
+    if path == error:
+      path.unlink(missing_ok=True)
+    return found
+
+  monkeypatch.setattr(Path, "exists", removed_by_another)
+  assert rows._outcome(listed[0])[1] == "ValueError: no"
+  Board(listed).show([])
 
 
 def test_a_terminal_sees_every_worker(listed, monkeypatch, capsys):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from okd_jax.errors import CheckpointError
 from okd_jax.runs import display, records
 from okd_jax.runs.display import Display
 from okd_jax.tasks.figure import of_record as figures_of
@@ -132,6 +133,21 @@ def test_tensorboard_events(tmp_path: Path):
     raw = raw[16 + length :]
   assert names.count(b"loss") == 2
   assert names.count(b"test/leader/accuracy") == 1
+
+
+def test_a_full_disk_closes_events_too(tmp_path: Path, monkeypatch):
+  writer = records.Writer(tmp_path)
+  writer.write(1, {"loss": 2.0})
+
+  def full():
+    raise CheckpointError("no space left")
+
+  with monkeypatch.context() as patch, pytest.raises(CheckpointError):
+    patch.setattr(writer._lines, "close", full)
+    writer.close()
+  writer._lines.close()
+  (events,) = (tmp_path / "tensorboard").iterdir()
+  assert b"loss" in events.read_bytes()
 
 
 def test_missing_tensorboardx_is_one_warning(

@@ -1,5 +1,6 @@
 """The folder of several seeds: summary, bands, and every command."""
 
+import dataclasses
 from html.parser import HTMLParser
 import json
 import shutil
@@ -14,8 +15,8 @@ from configs import common, okddip_digits
 from okd_jax import __main__, seeds
 from okd_jax.cli import eval as eval_lib
 from okd_jax.data import picture
-from okd_jax.errors import ConfigError, DataError
-from okd_jax.results import curves
+from okd_jax.errors import ConfigError, DataError, UnreachableError
+from okd_jax.results import curves, report
 from okd_jax.runs import records, run as run_lib, workdir as workdir_lib
 from okd_jax.settings.freeze import freeze, replace
 from okd_jax.weights import exported
@@ -101,6 +102,57 @@ def test_all_seeds_are_evaluated(folder, capsys):
   mean, deviation = statistics.fmean(values), statistics.stdev(values)
   assert f"{100 * mean:.2f} ± {100 * deviation:.2f} %" in shown
   assert "over 2 seeds" in shown
+
+
+def test_means_over_different_steps_are_called_so(
+  folder, monkeypatch, caplog, capsys
+):
+  whole = eval_lib._evaluate
+  steps = iter((10, 5))
+
+  def evaluate(workdir, args):
+    return dataclasses.replace(whole(workdir, args), step=next(steps))
+
+  monkeypatch.setattr(eval_lib, "_evaluate", evaluate)
+  command("eval", folder)
+  assert "over different steps: seed3 at 10, seed4 at 5." in caplog.text
+  assert "over 2 seeds" in capsys.readouterr().out
+
+
+def test_a_report_is_of_a_step_that_all_seeds_have(folder, tmp_path):
+  copied = shutil.copytree(folder, tmp_path / "run")
+  path = copied / "seed4" / "metrics.jsonl"
+  lines = path.read_text().splitlines(keepends=True)
+  path.write_text("".join(x for x in lines if json.loads(x)["step"] <= 5))
+  runs = [copied / f"seed{seed}" for seed in SEEDS]
+  (table,) = report._evaluation(runs)
+  assert table.title.startswith("Evaluation after step 5, mean")
+  values = [records.until(run, 5)[-1]["test/leader/accuracy"] for run in runs]
+  (row,) = (r for r in table.rows if r[0] == "test/leader")
+  assert row[1].startswith(f"{100 * statistics.fmean(values):.2f} ±")
+
+
+def test_a_bucket_out_of_reach_is_said():
+  class Away:
+    def __fspath__(self):
+      return "gs://away/run"
+
+    def is_dir(self):
+      raise ConnectionError("nobody answers")
+
+  with pytest.raises(UnreachableError, match="gs://away/run .*nobody answers"):
+    workdir_lib.runs(Away())
+
+
+@pytest.mark.parametrize(
+  "damage", [("config.json", "[]"), ("data.json", "{}"), ("data.json", "[]")]
+)
+def test_a_damaged_run_is_named(folder, tmp_path, damage):
+  name, content = damage
+  copied = shutil.copytree(folder / "seed3", tmp_path / "run")
+  (copied / name).write_text(content)
+  with pytest.raises(ConfigError, match="run has a damaged config.json or"):
+    run_lib.about(copied)
 
 
 def test_a_closer_look_at_all_seeds(folder, tmp_path, capsys, monkeypatch):

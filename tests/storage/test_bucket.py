@@ -15,6 +15,7 @@ import time
 import bucket_server
 import jax
 import numpy as np
+import phases
 import pytest
 
 import cells
@@ -176,13 +177,17 @@ def test_it_begins_from_a_run_in_a_bucket(in_bucket, tmp_path):
 
 @pytest.mark.checklist("A2", "A3")
 @pytest.mark.parametrize("kills", [1, pytest.param(8, marks=pytest.mark.slow)])
-def test_a_killed_run_goes_on(place, on_disk, kills):
-  rng = random.Random(0)
+def test_a_killed_run_goes_on(place, on_disk, kills, tmp_path, monkeypatch):
+  rng, holds = random.Random(0), tmp_path / "holds"
+  monkeypatch.setenv("HOLDS", str(holds))
   workdir = paths.anywhere(f"{place}/runs/killed{kills}")
-  start = [sys.executable, "main.py", *FLAGS, f"--workdir={workdir}"]
+  program = "import main, holding; main.main()"
+  start = [sys.executable, "-c", program, *FLAGS, f"--workdir={workdir}"]
   checkpoints = Checkpoints(workdir / "checkpoints")
   for _ in range(kills):
     before = checkpoints.latest_verified() or 0
+    # A kill that comes late meets it there, and not after its end.
+    phases.ask(holds, f"training {before + 2}")
     first = subprocess.Popen(start, stdout=subprocess.DEVNULL)
     while max(checkpoints.steps(), default=0) <= before:
       assert first.poll() is None
@@ -289,8 +294,9 @@ def lease(place, **changes):
 @pytest.mark.checklist("I2")
 def test_one_run_at_a_time(place):
   with lease(place):
+    # Refused when the other one renews, however long it takes to do so.
     with pytest.raises(RunLockError, match=f"process id {os.getpid()}"):
-      lease(place).acquire()
+      lease(place, dead_secs=200.0).acquire()
   with lease(place) as again:
     again.check()
 
@@ -305,9 +311,17 @@ def test_a_dead_owner_elsewhere_is_waited_for(place, caplog):
 
 
 def test_a_run_that_was_taken_over_notices(place):
-  slow = lease(place, renewed_secs=1.0)
+  slow, turn = lease(place), threading.Event()
+  renewed = slow._renew_once
+
+  def late():
+    turn.wait(200)
+    renewed()
+
+  slow._renew_once = late
   with slow, lease(place):
-    time.sleep(1.2)
+    turn.set()
+    assert slow._lost.wait(200)
     with pytest.raises(RunLockError, match="was taken over by another run"):
       slow.check()
 

@@ -4,6 +4,7 @@ The letters are rows of the reliability table of the README.
 """
 
 from collections import namedtuple
+import hashlib
 import json
 import logging
 import os
@@ -247,16 +248,28 @@ def test_a3_what_a_dead_save_leaves_is_never_used(directory: Path, caplog):
   assert_same(state, make_state(4))
 
 
+# Holds still in its second save, where it is to be killed.
 KILLED = """
-import sys
+import sys, time
 import numpy as np
+from orbax.checkpoint import PyTreeCheckpointHandler
+from okd_jax.storage import manifest
 from okd_jax.storage.checkpoint import Checkpoints
+from okd_jax.storage.steps import Steps
 checkpoints = Checkpoints(sys.argv[1])
 first = checkpoints.latest_verified() or 0
 state = {str(i): np.full((64, 64), i + first, "float32") for i in range(50)}
 print("from", first, flush=True)
-for step in range(first + 1, first + 1000):
-  checkpoints.save(step, state)
+checkpoints.save(first + 1, state, wait=True)
+def hold(*args, **kwargs):
+  print("inside", flush=True)
+  time.sleep(600)
+setattr(*[
+  (PyTreeCheckpointHandler, "finalize"),
+  (manifest, "write"),
+  (Steps, "retain"),
+][int(sys.argv[2])], hold)
+checkpoints.save(first + 2, state, wait=True)
 """
 
 
@@ -265,35 +278,40 @@ for step in range(first + 1, first + 1000):
 def test_a2_kill_inside_a_save(tmp_path: Path):
   like = {str(i): np.zeros((64, 64), np.float32) for i in range(50)}
   newest = 0
-  for attempt in range(3):
+  # Before its arrays have their name, before the manifest, and after that.
+  for moment, saved in enumerate((1, 1, 2)):
     with subprocess.Popen(
-      [sys.executable, "-c", KILLED, str(tmp_path)],
+      [sys.executable, "-c", KILLED, str(tmp_path), str(moment)],
       stdout=subprocess.PIPE,
       text=True,
     ) as process:
       assert process.stdout is not None
       assert process.stdout.readline() == f"from {newest}\n"
-      while not list(tmp_path.glob(f"{newest + 2}.*tmp*")):
-        time.sleep(0.001)
-      time.sleep(0.01 * attempt)
+      assert process.stdout.readline() == "inside\n"
       process.send_signal(signal.SIGKILL)
+    named = (tmp_path / str(newest + 2)).exists()
+    assert named == (moment > 0)
+    assert named or list(tmp_path.glob(f"{newest + 2}.*tmp*"))
     found = Checkpoints(tmp_path).latest_verified()
-    # One save was finished and the next one had begun.
-    assert found is not None and found in (newest + 1, newest + 2)
+    assert found == newest + saved
     state, _, _ = Checkpoints(tmp_path).restore(like)
     np.testing.assert_array_equal(state["7"], np.full((64, 64), 7 + newest))
     newest = found
 
 
 @pytest.mark.checklist("C3")
-def test_c3_another_configuration_is_refused(directory: Path):
+def test_c3_another_configuration_is_refused_before_files_are_read(
+  directory: Path, monkeypatch: pytest.MonkeyPatch
+):
+  def read(*args: Any):
+    raise AssertionError("it takes as long as a checkpoint is large")
+
+  monkeypatch.setattr(manifest, "check_files", read)
   other = make_state()
   other.variables["params"]["stem"]["kernel"] = jnp.zeros((5, 8))
   other.variables["params"]["gate"] = jnp.zeros((2, 2), jnp.bfloat16)
-  start = time.monotonic()
   with pytest.raises(CheckpointError) as error:
-    Checkpoints(directory).restore(abstract(other))
-  assert time.monotonic() - start < 5
+    Checkpoints(directory).restore(abstract(other), 2)
   text = str(error.value)
   kernel = "variables/params/stem/kernel"
   assert f"{kernel}: saved float32[3,8], wanted float32[5,8]" in text
@@ -500,10 +518,19 @@ def test_verification_is_quick(tmp_path: Path):
   for i in range(3):
     (tmp_path / "1" / str(i)).write_bytes(bytes(20 * 10**6))
   manifest.hash_files(tmp_path / "1")
-  start = time.monotonic()
-  assert len(manifest.hash_files(tmp_path / "1")) == 3
-  # A machine without SHA instructions needs about 0.2 s for these 60 MB.
-  assert time.monotonic() - start < 1
+
+  def seconds(work):
+    """Of this processor, whatever else it does; the least of three times."""
+    times = []
+    for _ in range(3):
+      start = time.process_time()
+      work()
+      times.append(time.process_time() - start)
+    return min(times)
+
+  content = bytes(60 * 10**6)
+  least = seconds(lambda: hashlib.sha256(content).digest())
+  assert seconds(lambda: manifest.hash_files(tmp_path / "1")) < 4 * least
 
 
 FUZZ_BASE = {

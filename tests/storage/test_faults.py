@@ -12,6 +12,7 @@ import sys
 import time
 
 import logged
+import phases
 import pytest
 
 from okd_jax import train
@@ -52,9 +53,10 @@ def importable(tmp_path_factory):
     )
     patch.setenv("PYTHONPATH", os.pathsep.join(paths))
     patch.setenv("LINGERS", str(tmp_path_factory.mktemp("lingers") / "now"))
+    patch.setenv("HOLDS", str(tmp_path_factory.mktemp("holds") / "now"))
     patch.chdir(ROOT)
     soak.PROCESSES.set_forkserver_preload(
-      [soak.__name__, "undrawn", "lingering"]
+      [soak.__name__, "undrawn", "lingering", "holding"]
     )
     yield
 
@@ -114,50 +116,38 @@ def steps_logged(workdir, kind):
   return [r["step"] for r in records.read_metrics(workdir) if r["kind"] == kind]
 
 
-def begins_to_compile(workdir):
-  return (workdir / "metrics.jsonl").exists()
-
-
-def trains(workdir):
-  return len(steps_logged(workdir, "train")) >= 3
-
-
-def evaluates(workdir):
-  # Every fourth epoch of five steps ends with an evaluation.
-  steps = steps_logged(workdir, "train")
-  return bool(steps) and steps[-1] % 20 == 0
-
-
 @pytest.mark.checklist("A1", "B1", "B3")
 def test_stopped_in_every_phase_and_resumed_by_the_same_command(
   quiet, tmp_path
 ):
-  workdir = tmp_path / "run"
-  for reached, number in (
-    (begins_to_compile, signal.SIGTERM),
-    (trains, signal.SIGINT),
-    (evaluates, signal.SIGTERM),
+  workdir, holds = tmp_path / "run", Path(os.environ["HOLDS"])
+  for phase, number in (
+    ("compiling", signal.SIGTERM),
+    ("training 3", signal.SIGINT),
+    ("evaluating", signal.SIGTERM),
   ):
-    log = tmp_path / reached.__name__
+    log = tmp_path / phase
+    phases.ask(holds, phase)
     process = soak.PROCESSES.Process(
       target=logged.run, args=(log, soak.run, RUN, workdir)
     )
     process.start()
-    while process.is_alive() and not reached(workdir):
-      time.sleep(0.001)
-    stopped_at = time.monotonic()
+    while process.is_alive() and not phases.met(holds).exists():
+      time.sleep(0.01)
     os.kill(process.pid, number)
-    process.join(100)
+    while process.is_alive() and number.name not in log.read_text():
+      time.sleep(0.01)
+    holds.unlink()
+    process.join(200)
     said = log.read_text()
     assert process.exitcode == 75, said
-    assert time.monotonic() - stopped_at < 30
     assert number.name in said and "Traceback" not in said
     saved = Checkpoints(workdir / "checkpoints").latest_verified()
-    if reached is begins_to_compile:
+    if phase == "compiling":
       assert saved is None and "compiling: stopping now" in said
     else:
       assert saved == steps_logged(workdir, "train")[-1]
-    if reached is evaluates:
+    if phase == "evaluating":
       assert saved in steps_logged(workdir, "eval")
   soak.finish(RUN, workdir)
   soak.compare(quiet, workdir)

@@ -1,7 +1,10 @@
 """Files that are whole or not there, and what lies beside them."""
 
+import os
 import pathlib
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -75,3 +78,27 @@ def test_others_may_read_what_is_written(tmp_path):
   (tmp_path / "mine").mkdir()
   modes = [stat.S_IMODE((tmp_path / n).stat().st_mode) for n in ("net", "mine")]
   assert modes[0] == modes[1]
+
+
+# On a machine whose own encoding is ASCII.
+ELSEWHERE = r"""
+import pathlib, sys
+from okd_jax.storage import files
+path = pathlib.Path(sys.argv[1])
+files.write(path, "caf\u00e9 \udcff")
+print(ascii(files.text(path)))
+"""
+
+
+def test_text_does_not_depend_on_the_language_of_a_machine(tmp_path):
+  path = tmp_path / "names.txt"
+  language = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+  said = subprocess.run(
+    [sys.executable, "-c", ELSEWHERE, str(path)],
+    env=os.environ | language,
+    stdout=subprocess.PIPE,
+    text=True,
+    check=True,
+  ).stdout
+  assert said == r"'caf\xe9 \\udcff'" + "\n"
+  assert path.read_text(encoding="utf-8") == "caf\u00e9 \\udcff"

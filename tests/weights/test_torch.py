@@ -546,3 +546,18 @@ def test_other_files_are_refused(save, tmp_path):
   cut.write_bytes(bytes(data))
   with pytest.raises(WeightsError, match="cannot be read"):
     torch_archive.read_state_dict(cut)
+
+
+def test_a_flipped_bit_ends_in_a_message_at_most(save):
+  path = save({"w": Tensor(np.zeros(4, np.float32))})
+  whole, refused = path.read_bytes(), 0
+  rng = random.Random(0)
+  for _ in range(400):
+    data = bytearray(whole)
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(bytes(data))
+    try:
+      torch_archive.read_state_dict(path)
+    except WeightsError:
+      refused += 1
+  assert refused > 100

@@ -16,10 +16,11 @@ from okd_jax.data import images as pictures, order
 from okd_jax.data.formats import tfrecord as records
 from okd_jax.data.info import describe, HostData, Split
 from okd_jax.devices import host
-from okd_jax.errors import DataError
-from okd_jax.storage import bucket, paths
+from okd_jax.errors import ConfigError, DataError
+from okd_jax.storage import bucket, files, paths
 from okd_jax.storage.paths import Path
 
+_FOLDER = "TFDS_DATA_DIR"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _TEST = 0x7E58  # fixed: the test split of sets that have none
 MAX_BYTES = 2**31  # of decoded images, a split
@@ -28,9 +29,17 @@ _AHEAD = 2
 
 
 def data_dir(configured: str) -> Path:
-  """Returns the configured folder, or that of TensorFlow Datasets if ""."""
-  default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-  return paths.anywhere(configured or default)
+  """Returns the configured folder, or that of TensorFlow Datasets if "".
+
+  Raises:
+    ConfigError: if that is no path.
+  """
+  if configured:
+    return paths.anywhere(configured)
+  try:
+    return paths.anywhere(os.environ.get(_FOLDER) or "~/tensorflow_datasets")
+  except ConfigError as error:
+    raise ConfigError(f"{_FOLDER}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +133,8 @@ def inspect(path: Path) -> Copy:
     DataError: if the copy is not one of images with one label each.
   """
   try:
-    about = json.loads((path / "dataset_info.json").read_text())
-    features = json.loads((path / "features.json").read_text())
+    about = json.loads(files.text(path / "dataset_info.json"))
+    features = json.loads(files.text(path / "features.json"))
     features = features["featuresDict"]["features"]
     keys = about["supervisedKeys"]["tuple"]["items"]
     image_key, label_key = (key["featureKey"] for key in keys)
@@ -159,7 +168,7 @@ def inspect(path: Path) -> Copy:
   names = path / f"{label_key}.labels.txt"
   class_names = tuple(str(i) for i in range(num_classes))
   if names.exists():
-    class_names = tuple(names.read_text().splitlines())
+    class_names = tuple(files.text(names).splitlines())
   if len(class_names) != num_classes:
     raise DataError(
       f"{names} has {len(class_names)} lines; {num_classes} classes were "
@@ -229,13 +238,13 @@ def _read_split(copy: Copy, split: str, image_size: int, exif: bool) -> Split:
   mode = "L" if images.shape[-1] == 1 else "RGB"
   at = 0
   lengths = copy.shards[split]
-  files = [
+  shards = [
     copy.path
     / f"{copy.file_name}-{split}.tfrecord-{i:05d}-of-{len(lengths):05d}"
     for i in range(len(lengths))
   ]
-  contents = host.in_threads(records.content, files, _AHEAD)
-  for file, length, content in zip(files, lengths, contents, strict=True):
+  contents = host.in_threads(records.content, shards, _AHEAD)
+  for file, length, content in zip(shards, lengths, contents, strict=True):
     count = 0
     for record in records.split(content):
       if count == length:

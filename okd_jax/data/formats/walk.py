@@ -7,6 +7,7 @@ import os
 import pathlib
 
 from okd_jax.data import images
+from okd_jax.errors import DataError
 from okd_jax.storage import bucket, files
 from okd_jax.storage.paths import Path
 
@@ -53,6 +54,9 @@ def look(root: Path) -> Seen:
   Files whose names end like a picture's are taken at their word; the others
   are looked at. Hidden files, what systems leave behind, pipes and other links
   to nothing are left out.
+
+  Raises:
+    DataError: naming a folder that cannot be read.
   """
   if not isinstance(root, pathlib.Path):
     return _look_in_bucket(root)
@@ -96,9 +100,16 @@ def _walk(
   here = os.path.realpath(folder)
   if here in parents:  # a link to a folder that it lies in
     return
-  # Before it is listed: what comes later has to show.
-  folders[inside] = os.stat(folder).st_mtime_ns
-  for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+  try:
+    # Before it is listed: what comes later has to show.
+    folders[inside] = os.stat(folder).st_mtime_ns
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+  except OSError as error:
+    raise DataError(
+      f"{folder} cannot be read ({error.strerror}); mend its permissions, or "
+      "move it elsewhere."
+    ) from error
+  for entry in entries:
     name = f"{inside}/{entry.name}" if inside else entry.name
     if entry.name == INDEX:
       continue

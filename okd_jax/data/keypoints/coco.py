@@ -34,12 +34,14 @@ class File:
   Attributes:
     names: of the joints.
     bones: joints joined by a line, counted from 0.
+    category_id: of the figures.
     figures: those with a labelled joint.
     notes: what people may not expect, each a sentence.
   """
 
   names: tuple[str, ...]
   bones: tuple[tuple[int, int], ...]
+  category_id: int | str
   figures: tuple[Figure, ...]
   notes: tuple[str, ...]
 
@@ -71,7 +73,8 @@ def read(
   content = load(path)
   images = entries.by_id(path, content["images"], "images")
   entries.by_id(path, content["annotations"], "annotations")
-  names, bones = entries.joints(path, content["categories"])
+  names, bones, category = entries.joints(path, content["categories"])
+  entries.require_categories(path, content)
   reader = _Reader(path, pictures, names, aspect, official, padding, look)
   figures = tuple(reader.figures(images, content["annotations"]))
   if not figures:
@@ -81,7 +84,7 @@ def read(
       "annotations; one at least was expected. Label some, or check the "
       f"export.{reasons}"
     )
-  return File(names, bones, figures, tuple(reader.notes()))
+  return File(names, bones, category, figures, tuple(reader.notes()))
 
 
 def load(path: Path) -> dict[str, Any]:

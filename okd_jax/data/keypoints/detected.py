@@ -7,6 +7,7 @@ import numpy as np
 
 from okd_jax.data.keypoints import boxes, coco, entries, found
 from okd_jax.data.keypoints.figures import Figure
+from okd_jax.data.keypoints.info import PERSON
 from okd_jax.errors import DataError
 from okd_jax.storage import files
 from okd_jax.storage.paths import Path
@@ -40,7 +41,7 @@ def figures(
   numbers = entries.numbers(images)
   look = files.Look()
   for each in found.detections(path):
-    if each.category_id != found.PERSON or not each.box[2:].any():
+    if each.category_id != PERSON or not each.box[2:].any():
       continue
     if each.image_id not in images:
       raise DataError(

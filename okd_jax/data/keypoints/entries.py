@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from okd_jax.data.keypoints.info import PERSON
 from okd_jax.errors import DataError
 from okd_jax.storage.paths import Path
 
@@ -47,10 +48,26 @@ def numbers(images: Mapping[Any, Any]) -> dict[Any, int]:
   }
 
 
+def require_categories(path: Path, content: Mapping[str, Any]) -> None:
+  """Refuses annotations of a category that is not in the file.
+
+  Raises:
+    DataError: naming the first of them.
+  """
+  known = [c.get("id") for c in content["categories"] if isinstance(c, dict)]
+  for entry in content["annotations"]:
+    if "category_id" in entry and entry["category_id"] not in known:
+      raise DataError(
+        f"{path}: annotation {entry['id']}: category_id "
+        f"{entry['category_id']!r} is of no category in the file; correct it, "
+        "or leave it out of the export."
+      )
+
+
 def joints(
   path: Path, categories: Sequence[Any]
-) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
-  """Names and bones, of the only category with joints.
+) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...], int | str]:
+  """Names, bones and id of the category with joints; of several the first.
 
   Raises:
     DataError: if there is not one list of names, or the bones are no pairs.
@@ -90,4 +107,5 @@ def joints(
       f"{path} has joints {names} and skeleton {skeleton}; names must differ, "
       "and the skeleton has pairs of numbers of joints from 1. Correct them."
     )
-  return names, tuple((a - 1, b - 1) for a, b in skeleton)
+  bones = tuple((a - 1, b - 1) for a, b in skeleton)
+  return names, bones, having[0].get("id", PERSON)

@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 
 from okd_jax.data.keypoints import boxes
+from okd_jax.data.keypoints.info import PERSON
 from okd_jax.errors import DataError
-
-# The category of people, in COCO.
-PERSON = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Found:
   """
 
   image_id: int | str
-  category_id: int
+  category_id: int | str
   box: np.ndarray
   score: float
   size: boxes.Size | None = None
@@ -129,7 +127,7 @@ def _named(path: pathlib.Path) -> Iterator[tuple[str, Found]]:
 
 def _load(path: pathlib.Path) -> Any:
   try:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(path.read_bytes())
   except (OSError, ValueError) as error:
     raise DataError(
       f"{path} cannot be read as JSON ({error}); write it again."

@@ -7,6 +7,8 @@ from typing import Any, Self
 
 Pairs = tuple[tuple[int, int], ...]
 
+# The category of people, in COCO.
+PERSON = 1
 # Of the augmentation: a figure is turned with this probability, mirrored with
 # one half.
 TURNED = 0.6
@@ -26,6 +28,7 @@ class KeypointInfo:
     official_sigmas: the sigmas are those of COCO, so that its figures compare.
     box_padding: of boxes, before crops are made around them: a share of the
       longer side, on every side. Annotated boxes have it already.
+    category_id: of figures, in COCO's files.
     mean_pose: mean place (x, y) of every joint in the crop, in its pixels.
     margin: pixels around the crop, (x, y), that are there for augmentation.
     scale: spread of the random zoom, at most this far from 1.
@@ -41,6 +44,7 @@ class KeypointInfo:
   head_boxes: bool = False
   official_sigmas: bool = False
   box_padding: float = 0.0
+  category_id: int | str = PERSON
   mean_pose: tuple[tuple[float, float], ...] = ()
   margin: tuple[int, int] = (0, 0)
   scale: float = 0.25

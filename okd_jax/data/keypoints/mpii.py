@@ -15,7 +15,7 @@ from okd_jax.data.keypoints import boxes
 from okd_jax.data.keypoints.figures import Figure
 from okd_jax.data.keypoints.info import KeypointInfo
 from okd_jax.data.keypoints.own import Set
-from okd_jax.errors import DataError
+from okd_jax.errors import DataError, OkdError
 from okd_jax.storage import files
 from okd_jax.storage.paths import Path
 
@@ -121,7 +121,9 @@ def _with_heads(path: Path, figures: Sequence[Figure]) -> list[Figure]:
     missing = np.asarray(content["jnt_missing"]).T
     joints = np.asarray(content["pos_gt_src"], float).transpose(2, 0, 1) - 1
     heads = np.asarray(content["headboxes_src"], float).transpose(2, 0, 1) - 1
-  except (OSError, ValueError, LookupError, NotImplementedError) as error:
+  except OkdError:
+    raise
+  except Exception as error:  # SciPy and what is below it raise anything
     raise DataError(
       f"{path} cannot be read as a MAT file with jnt_missing, pos_gt_src and "
       f"headboxes_src ({error!r}); get it again."

@@ -97,7 +97,10 @@ def read(path: str, aspect: float, test_fraction: float) -> Set:
     f.head_box is not None for figures in splits.values() for f in figures
   ]
   info = dataclasses.replace(
-    info, head_boxes=all(heads), box_padding=coco.PADDING
+    info,
+    head_boxes=all(heads),
+    box_padding=coco.PADDING,
+    category_id=parsed["train"].category_id,
   )
   return Set(
     names,
@@ -161,6 +164,9 @@ def _files(
   named = {
     split: folder / said[split] for split in description.SPLITS if split in said
   }
+  if given != folder:
+    _require_trained_on(given, folder, named)
+    named["train"] = given
   if named:
     if "train" not in named:
       raise DataError(f"{folder / description.FILE} names no file for 'train'.")
@@ -171,8 +177,6 @@ def _files(
           "which is not there; correct it, or put the file there."
         )
     return named
-  if given.suffix == ".json":
-    return {"train": given}
   found = sorted(
     place / name
     for place in (folder, folder / "annotations")
@@ -200,6 +204,18 @@ def _files(
   if "test" not in by_split and finder.VALIDATION in by_split:
     by_split["test"] = by_split.pop(finder.VALIDATION)
   return by_split
+
+
+def _require_trained_on(
+  given: Path, folder: Path, named: Mapping[str, Path]
+) -> None:
+  """Refuses a file to train on beside another one in the description."""
+  if named.get("train", given) != given:
+    raise DataError(
+      f"{folder / description.FILE} names {named['train']} for 'train', and "
+      f"the configuration {given}; name the folder {folder} instead, or take "
+      f"'train' out of {description.FILE}."
+    )
 
 
 def _divided(

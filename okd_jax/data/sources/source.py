@@ -116,7 +116,7 @@ class Source(abc.ABC):
     batch_size: B of training.
     eval_batch_size: B of evaluation.
     notes: what people may not expect of the data, each a sentence.
-    files: of a folder of pictures, see `formats.finder.Found.describe`.
+    files: of a folder of pictures, see `formats.fingerprint.describe`.
   """
 
   def __init__(
