@@ -108,9 +108,8 @@ def through_stem(
     stem_key = jax.random.fold_in(key, num_peers)
     hidden, after = apply_network(net, train)(variables, images, stem_key)
     after = over_peers(after)
-  pooled = layers.at_least_float32(
-    jnp.mean(hidden, (-3, -2)) if hidden.ndim > 3 else hidden
-  )
+  positions = tuple(range(1 + has_views, hidden.ndim - 1))
+  pooled = layers.at_least_float32(jnp.mean(hidden, positions))
   if not has_views:
     pooled = lax.pmean(pooled, PEER)
   if mean_gradient:
