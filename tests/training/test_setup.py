@@ -18,6 +18,7 @@ KEY = jax.random.key(0)
     ({"batch_size": 0}, "batch_size=0 must be a whole number above 0"),
     ({"train_size": 0}, "train_size=0 must be a whole number above 0"),
     ({"epochs": 1.5}, "epochs=1.5 must be a whole number above 0"),
+    ({"epochs": 2**26}, "at most 2147483647 examples, as they are"),
     ({"accumulate": 0}, "accumulate=0 must be a whole number above 0"),
     ({"ema_decay": 2.0}, "ema_decay=2.0 must be at least 0 and below 1"),
     ({"method": dml.Method(temperature=-1.0)}, "dml.temperature=-1.0 must be"),
