@@ -115,7 +115,8 @@ def _warmup(schedule: Schedule, clock: Clock) -> int:
 def _multistep(
   base: float, drops: Sequence[float], factor: float, clock: Clock
 ) -> Callable[[Array], Array]:
-  epochs = tuple(round(fraction * clock.epochs) for fraction in drops)
+  # The first epoch has the full rate, however short the run is.
+  epochs = tuple(max(1, round(part * clock.epochs)) for part in drops)
 
   def rate(step: Array) -> Array:
     # Whole epochs, so that a drop is never a rounding error early.
