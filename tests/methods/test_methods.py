@@ -365,6 +365,18 @@ def test_kdcl_general_starts_from_equal_weights():
   assert methods.make("kdcl").needs.held_out == 0
 
 
+def test_kdcl_general_renews_weights_of_the_same_type():
+  # Where JAX has float64, as here, and the networks are in float32.
+  method = methods.make("kdcl", rule="general")
+  logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 2, 3)), "f4")
+  outputs, labels = core.Outputs(logits, logits), jnp.array([0, 1])
+  memory = method.init(jax.random.key(0), outputs, batch_of(labels), context())
+  renewed = method.refresh(logits, labels)
+  assert jax.typeof(renewed["weights"]["peers"]) == jax.typeof(
+    memory["weights"]["peers"]
+  )
+
+
 @pytest.mark.parametrize(**golden.cases("ffl", "fusion_module"))
 def test_fusion_module(case):
   given = {k: np.asarray(v) for k, v in case["inputs"].items()}
