@@ -118,12 +118,12 @@ def kdcl_linear_target(logits: Array, labels: Array) -> Array:
 
   Solves :math:`\min_\alpha \mathrm{CE}(\sum_i \alpha_i z_i, y)` over the
   simplex. In float64 the result is exact to about 1e-9, in float32 to about
-  1e-5 of the spread of the logits. With probabilities as labels it is the
-  cross-entropy with them. A class that a peer masks is left out, and is masked
-  in the target.
+  1e-5 of the spread of the logits. With probabilities as labels, which have to
+  sum to one here, it is the cross-entropy with them. A class that a peer masks
+  is left out, and is masked in the target.
 
   Args:
-    logits: float [P, B, C], C of at least 2.
+    logits: float [P, B, C].
     labels: class indices, integer [B], or probabilities, float [B, C].
 
   Returns:
