@@ -228,17 +228,3 @@ def _collection(kind: type) -> str:
   if issubclass(kind, nnx.Param):
     return "params"
   return "batch_stats" if issubclass(kind, nnx.BatchStat) else kind.__name__
-
-
-def shapes_of_draws(traced: Any) -> list[tuple[int, ...]]:
-  """Shapes of all random numbers and keys that a program draws."""
-  shapes = []
-  for equation in traced.eqns:
-    if equation.primitive.name in ("random_bits", "random_split"):
-      shapes.append(equation.params["shape"])
-    for inner in jax.tree.leaves(
-      list(equation.params.values()), is_leaf=lambda node: hasattr(node, "eqns")
-    ):
-      if hasattr(inner, "eqns"):
-        shapes += shapes_of_draws(inner)
-  return shapes
