@@ -69,8 +69,10 @@ def make(
     A function of a number or an array.
 
   Raises:
-    ConfigError: if the warm-up is as long as the run.
+    ConfigError: if a setting breaks its rule, or if the warm-up is as long as
+      the run.
   """
+  rules.check(schedule, "config.schedule")
   warmup = _warmup(schedule, clock)
   if schedule.name == "one_cycle":
     return _one_cycle(base, warmup, clock)

@@ -7,6 +7,8 @@ from okd_jax import methods, training
 from okd_jax.errors import ConfigError
 from okd_jax.methods import dml
 from okd_jax.training import state as state_lib
+from okd_jax.training.optim import Optim
+from okd_jax.training.schedule import Schedule
 import toys
 
 KEY = jax.random.key(0)
@@ -28,6 +30,19 @@ KEY = jax.random.key(0)
 def test_numbers_out_of_range_are_refused(changes, says):
   with pytest.raises(ConfigError, match=says):
     toys.recipe(**{"method": "dml", "data": 2} | changes)
+
+
+@pytest.mark.parametrize(
+  ("changes", "says"),
+  [
+    ({"sgd": Optim(name="rmsprop")}, "optim.name='rmsprop' must be one of sgd"),
+    ({"sgd": Optim(momentum=1.5)}, "optim.momentum=1.5 must be"),
+    ({"schedule": Schedule("cosin")}, "schedule.name='cosin' must be one of"),
+  ],
+)
+def test_optimizer_and_schedule_are_made_by_their_rules(changes, says):
+  with pytest.raises(ConfigError, match=says):
+    toys.recipe("dml", **changes)
 
 
 @pytest.mark.parametrize("weight", [float("nan"), -1.0, "1", None])
