@@ -3,7 +3,8 @@
 import jax
 import pytest
 
-from okd_jax import methods, training
+from okd_jax import groups, methods, training
+from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import ConfigError
 from okd_jax.methods import dml
 from okd_jax.training import state as state_lib
@@ -67,6 +68,24 @@ def test_a_method_is_made_by_its_rules(weight):
 )
 def test_what_a_step_cannot_do_without_is_named(method, changes, says):
   setup = toys.recipe(method, **changes)
+  state = state_lib.abstract(setup, KEY)
+  with pytest.raises(ConfigError, match=says):
+    jax.eval_shape(
+      lambda *given: training.train_step(setup, *given),
+      *(state, toys.batch(0), KEY),
+    )
+
+
+@pytest.mark.parametrize(
+  ("method", "make", "says"),
+  [
+    ("cl_ilr", groups.branches, "has trunk_gradient='sum', and the method nee"),
+    ("cl_ilr", groups.replicas, "needs branches, and the peers are replicas"),
+    ("switokd", groups.branches, "needs replicas, and the peers are branches"),
+  ],
+)
+def test_a_group_of_another_kind_is_not_trained(method, make, says):
+  setup = toys.recipe(method, peers=make(toys.Toy(5), 2, make_mesh(1)))
   state = state_lib.abstract(setup, KEY)
   with pytest.raises(ConfigError, match=says):
     jax.eval_shape(
