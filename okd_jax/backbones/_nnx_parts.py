@@ -8,9 +8,9 @@ from typing import Any
 
 from flax import nnx
 import jax
-from jax import lax
 import jax.numpy as jnp
 
+from okd_jax import layers
 from okd_jax.core import Array
 from okd_jax.errors import ConfigError
 
@@ -177,21 +177,13 @@ class Dropout(nnx.Dropout):
     # The rest, errors included, needs no random numbers for each example.
     if off is None or off or rngs is None or self.rate in (0.0, 1.0):
       return super().__call__(inputs, deterministic=off, rngs=rngs)
-    shape = list(inputs.shape)
-    for axis in self.broadcast_dims:
-      shape[axis] = 1
-    shared = 0 in [axis % inputs.ndim for axis in self.broadcast_dims]
-    draw = functools.partial(jax.random.bernoulli, p=1 - self.rate)
-    key = _next_key(rngs, self.rng_collection)
-    if shared:
-      keep = draw(key, shape=shape)
-    else:
-      count = inputs.shape[0]
-      first = 0 if self.axis_name is None else lax.axis_index(self.axis_name)
-      keep = jax.vmap(
-        lambda slot: draw(jax.random.fold_in(key, slot), shape=shape[1:])
-      )(first * count + jnp.arange(count))
-    return jnp.where(keep, inputs / (1 - self.rate), jnp.zeros_like(inputs))
+    return layers.drop(
+      inputs,
+      _next_key(rngs, self.rng_collection),
+      rate=self.rate,
+      broadcast_dims=self.broadcast_dims,
+      axis_name=self.axis_name,
+    )
 
 
 @functools.cache
@@ -236,17 +228,3 @@ def _collection(kind: type) -> str:
   if issubclass(kind, nnx.Param):
     return "params"
   return "batch_stats" if issubclass(kind, nnx.BatchStat) else kind.__name__
-
-
-def shapes_of_draws(traced: Any) -> list[tuple[int, ...]]:
-  """Shapes of all random numbers and keys that a program draws."""
-  shapes = []
-  for equation in traced.eqns:
-    if equation.primitive.name in ("random_bits", "random_split"):
-      shapes.append(equation.params["shape"])
-    for inner in jax.tree.leaves(
-      list(equation.params.values()), is_leaf=lambda node: hasattr(node, "eqns")
-    ):
-      if hasattr(inner, "eqns"):
-        shapes += shapes_of_draws(inner)
-  return shapes

@@ -18,6 +18,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from okd_jax import layers
 from okd_jax.backbones import _nnx_parts
 from okd_jax.backbones._nnx_parts import Blueprint, Leaf
 from okd_jax.core import Array
@@ -273,7 +274,7 @@ def _check_draws(blueprint: Blueprint, image_shape: tuple[int, ...]) -> None:
       return _run(blueprint, given, images, train=True, key=key)[0]
 
     traced = jax.make_jaxpr(forward)(list(values.values()), images)
-    return _nnx_parts.shapes_of_draws(traced)
+    return layers.shapes_of_draws(traced)
 
   for two, three in zip(draws(2), draws(3), strict=True):
     if two != three:

@@ -236,7 +236,8 @@ class _Watch:
       self._client.key_value_set(f"{_GONE}{self._process}", "")
       while not self._process:
         ended, gone = self._read(_ENDED), self._read(_GONE)
-        lost = {i for i, text in ended.items() if json.loads(text)[0] == 75}
+        codes = {i: json.loads(text)[0] for i, text in ended.items()}
+        lost = {i for i, code in codes.items() if code == signals.EXIT_CODE}
         if len(lost | set(gone)) == self._count:
           return
         time.sleep(_BEAT_SECONDS / 10)

@@ -55,6 +55,13 @@ def make_mesh(
   return Mesh(grid, (DATA, PEER), axis_types=(AxisType.Auto,) * 2)
 
 
+def without_peer_axis(mesh: Mesh) -> Mesh:
+  """The same devices, all of them on the data axis, as one network has them."""
+  return Mesh(
+    mesh.devices.reshape(-1, 1), mesh.axis_names, axis_types=mesh.axis_types
+  )
+
+
 def shardings(mesh: Mesh, specs: Any) -> Any:
   """Turns a tree of partition specs into a tree of shardings."""
   return jax.tree.map(

@@ -4,7 +4,7 @@ Python runs signal handlers between bytecodes of the main thread, so not
 while XLA compiles. A watcher thread therefore reads the signals from a pipe.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import contextlib
 import os
 import select
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 from jax.experimental import multihost_utils
@@ -84,15 +84,6 @@ class Stop:
   def expect(self, seconds: float) -> None:
     """Says how long a part without progress may rightly take."""
     self._longest = max(self._longest, seconds)
-
-  def watching(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, each call of which is a sign of progress."""
-
-    def call(*args: Any) -> Any:
-      self.progress()
-      return fn(*args)
-
-    return call
 
   @contextlib.contextmanager
   def busy(self, kind: str) -> Iterator[None]:

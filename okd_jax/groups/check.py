@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from okd_jax import layers
 from okd_jax.core import Array, Variables
 from okd_jax.devices.mesh import DATA
 from okd_jax.groups import once
@@ -36,7 +37,8 @@ def check(group: Group, images: Array, *, has_views: bool = False) -> None:
 
   Raises:
     GroupError: if the state of a network does not keep its shape, cannot be
-      one value, or depends on how the batch is split.
+      one value, or depends on how the batch is split, and if a network draws
+      random numbers that do.
     ValueError: if a network cannot take images of that size.
   """
   data, own_state = group.mesh.shape[DATA], False
@@ -45,6 +47,8 @@ def check(group: Group, images: Array, *, has_views: bool = False) -> None:
       own_state = True
       if data > 1:
         _check_split(net, entering)
+    if data > 1:
+      _check_draws(net, entering)
   if own_state:
     shape = (group.num_peers,) * has_views + (data, *images.shape[1:])
     variables = jax.eval_shape(group.init, jax.random.key(0), images)
@@ -153,6 +157,33 @@ def _check_split(net: nn.Module, entering: Any) -> None:
       two = np.mean(two, 0, keepdims=True)
     for part in two:
       _require_same(net, f"'{name}'", value[0], part)
+
+
+def _check_draws(net: nn.Module, entering: Any) -> None:
+  """Refuses random numbers that all devices would draw alike."""
+  two = _draws(net, entering, 2)
+  if two and two != _draws(net, entering, 3):
+    raise GroupError(
+      f"{type(net).__name__} draws random numbers for the examples of a batch "
+      "by itself, and they would be the same on every device; use nn.Dropout, "
+      "whose broadcast_dims let one number serve a whole example, or set "
+      "config.mesh.data=1."
+    )
+
+
+def _draws(net: nn.Module, entering: Any, count: int) -> list[tuple[int, ...]]:
+  """Shapes of what a network draws for so many examples on one device."""
+
+  def passed(variables, batch):
+    with across_devices(DATA):
+      return _train(net, variables, batch, jax.random.key(0))
+
+  part = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((1, count, *x.shape[1:]), x.dtype), entering
+  )
+  program = jax.vmap(passed, (None, 0), axis_name=DATA)
+  traced = jax.make_jaxpr(program)(momenta(net, entering)[0], part)
+  return layers.shapes_of_draws(traced)
 
 
 def _require_same(net: nn.Module, what: str, whole: Any, parts: Any) -> None:

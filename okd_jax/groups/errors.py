@@ -93,6 +93,17 @@ def check_outputs(result: Any, outputs: Outputs) -> None:
   )
 
 
+def check_trunk(net: nn.Module, hidden: Any) -> None:
+  """Raises GroupError unless a trunk returned one array with a batch axis."""
+  if isinstance(hidden, jax.Array) and hidden.ndim > 1:
+    return
+  raise GroupError(
+    f"the trunk of {type(net).__name__} returned {_described(hidden)}; let it "
+    "return one array, maps [B, H, W, D], tokens [B, T, D] or vectors [B, D]. "
+    "Where tails need several, concatenate them."
+  )
+
+
 def _described(result: Any) -> str:
   kind = type(result).__name__
   if isinstance(result, jax.Array):

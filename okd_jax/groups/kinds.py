@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from okd_jax.groups.errors import check_network, GroupError
+from okd_jax.groups.forward import name_of
 from okd_jax.groups.group import Group
 from okd_jax.groups.layout import Stack
 
@@ -97,10 +98,7 @@ def _check_alike(
     leaves = jax.tree_util.tree_leaves_with_path(
       {"output": hidden, **variables}
     )
-    return {
-      jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-      for path, leaf in leaves
-    }
+    return {name_of(path): leaf.shape for path, leaf in leaves}
 
   first = shapes(trunks[0])
   for number, trunk in enumerate(trunks):

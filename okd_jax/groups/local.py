@@ -12,6 +12,7 @@ from okd_jax import layers, losses
 from okd_jax.core import Array, Outputs, Variables
 from okd_jax.devices.mesh import PEER
 from okd_jax.groups import views
+from okd_jax.groups.errors import check_trunk
 from okd_jax.groups.forward import (
   apply_network,
   over_peers,
@@ -108,9 +109,9 @@ def through_stem(
     stem_key = jax.random.fold_in(key, num_peers)
     hidden, after = apply_network(net, train)(variables, images, stem_key)
     after = over_peers(after)
-  pooled = layers.at_least_float32(
-    jnp.mean(hidden, (-3, -2)) if hidden.ndim > 3 else hidden
-  )
+  check_trunk(net, hidden)
+  positions = tuple(range(1 + has_views, hidden.ndim - 1))
+  pooled = layers.at_least_float32(jnp.mean(hidden, positions))
   if not has_views:
     pooled = lax.pmean(pooled, PEER)
   if mean_gradient:

@@ -106,28 +106,21 @@ def across_devices(axis_name: str) -> Any:
         # Linen freezes bound modules; this one is about to run.
         object.__setattr__(module, "axis_name", axis_name)
       elif isinstance(module, nn.Dropout):
-        return _dropout(module, axis_name, *args, **kwargs)
+        return _dropout(call, module, axis_name, *args, **kwargs)
     return call(*args, **kwargs)
 
   return nn.intercept_methods(intercept)
 
 
-def _dropout(module, axis_name, x, deterministic=None, rng=None):
+def _dropout(call, module, axis_name, inputs, deterministic=None, rng=None):
   """Runs `nn.Dropout` with masks that ignore the device layout."""
-  deterministic = nn.merge_param(
-    "deterministic", module.deterministic, deterministic
+  off = nn.merge_param("deterministic", module.deterministic, deterministic)
+  if off or module.rate in (0.0, 1.0):
+    return call(inputs, deterministic, rng)
+  return layers.drop(
+    inputs,
+    module.make_rng(module.rng_collection) if rng is None else rng,
+    rate=module.rate,
+    broadcast_dims=module.broadcast_dims,
+    axis_name=axis_name,
   )
-  if deterministic or module.rate == 0.0:
-    return x
-  key = module.make_rng(module.rng_collection) if rng is None else rng
-  shape = [
-    1 if axis in module.broadcast_dims else size
-    for axis, size in enumerate(x.shape)
-  ]
-  slots = lax.axis_index(axis_name) * x.shape[0] + jnp.arange(x.shape[0])
-  keep = jax.vmap(
-    lambda slot: jax.random.bernoulli(
-      jax.random.fold_in(key, slot), 1 - module.rate, shape[1:]
-    )
-  )(slots)
-  return jnp.where(keep, x / (1 - module.rate), jnp.zeros_like(x))

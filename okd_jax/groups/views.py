@@ -118,11 +118,11 @@ def _one_after_another(
   through: Pass, stem: Variables, views: Array, keys: Array
 ) -> tuple[Array, Variables]:
   """Passes views [P, B, ...], each from the state that the last one left."""
-  once = jax.jit(through)
+  jitted = jax.jit(through)
   hidden, state = [], without_params(stem)
   for view, key in zip(views, keys, strict=True):
     # As between steps, what an earlier view left is a constant.
-    result, state = once({**stem, **lax.stop_gradient(state)}, view, key)
+    result, state = jitted({**stem, **lax.stop_gradient(state)}, view, key)
     hidden.append(result)
   stacked = jax.tree.map(lambda *each: jnp.stack(each), *hidden)
   return stacked, over_peers(state)

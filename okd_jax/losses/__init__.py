@@ -1,7 +1,7 @@
 """Losses of online knowledge distillation, as pure functions of arrays.
 
 Peers are on the first axis, examples on the next, classes on the last. Nothing
-is reduced over examples. Nothing but jax, NumPy, optax and chex is imported.
+is reduced over examples. Nothing but jax and NumPy is imported.
 Computation is in float32 at least; float64 stays float64.
 
 One function a paper returns named, weighted loss terms, [P, B] or [B] each,

@@ -46,8 +46,9 @@ def as_floats(function: str, **arguments: tuple[Any, str]) -> list[Array]:
   Args:
     function: the public function, for the error.
     **arguments: by name, the value and letters for its axes, "P B C". A letter
-      stands for the same size in all arguments, not 0 for `_NOT_EMPTY`. The
-      first may be `BROADCAST` or `SAME`.
+      stands for the same size in all arguments, "D'" for another size than "D",
+      and neither is 0 for those in `_NOT_EMPTY`. The first may be `BROADCAST`
+      or `SAME`.
   """
   sizes: dict[str, tuple[int, ...]] = {}
   arrays = []
@@ -65,7 +66,7 @@ def as_floats(function: str, **arguments: tuple[Any, str]) -> list[Array]:
       )
       context = f" with {known}" if known else ""
       refuse(function, argument, expected, describe(array) + context)
-    if empty := [a for a in axes if a in _NOT_EMPTY and sizes[a] == (0,)]:
+    if empty := [a for a in axes if a[0] in _NOT_EMPTY and sizes[a] == (0,)]:
       expected = f"{expected} with {empty[0]} of at least 1"
       refuse(function, argument, expected, describe(array))
     arrays.append(at_least_float32(array))

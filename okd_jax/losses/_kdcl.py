@@ -118,12 +118,12 @@ def kdcl_linear_target(logits: Array, labels: Array) -> Array:
 
   Solves :math:`\min_\alpha \mathrm{CE}(\sum_i \alpha_i z_i, y)` over the
   simplex. In float64 the result is exact to about 1e-9, in float32 to about
-  1e-5 of the spread of the logits. With probabilities as labels it is the
-  cross-entropy with them. A class that a peer masks is left out, and is masked
-  in the target.
+  1e-5 of the spread of the logits. With probabilities as labels, which have to
+  sum to one here, it is the cross-entropy with them. A class that a peer masks
+  is left out, and is masked in the target.
 
   Args:
-    logits: float [P, B, C], C of at least 2.
+    logits: float [P, B, C].
     labels: class indices, integer [B], or probabilities, float [B, C].
 
   Returns:
@@ -195,6 +195,7 @@ def kdcl_general_weights(
     labels: class indices, integer [N], or probabilities, float [N, C].
     ridge: added to the diagonal, as a fraction of its mean, for peers so
       alike that C is singular; raised to what the dtype can resolve unless 0.
+      With it peers that make no error at all get equal weights.
 
   Returns:
     [P] without gradient, with sum one; nan for an index out of range.
@@ -218,14 +219,19 @@ def kdcl_general_weights(
   probs, labels = jax.lax.stop_gradient((probs, labels))
   num_peers, num_examples, num_classes = probs.shape
   errors = probs - as_probabilities(labels, num_classes, probs.dtype)
+  # In units of the largest one, or the squares of tiny errors would underflow.
+  largest = jnp.max(jnp.abs(errors))
+  errors /= jnp.where(largest == 0, 1, largest)
   # Sums, not a product of matrices: on an explicit mesh that does not say how
   # its result lies if the examples are spread over devices.
   rows = [jnp.sum(errors * errors[i], axis=(1, 2)) for i in range(num_peers)]
   correlation = jnp.stack(rows) / num_examples
   if ridge:
     ridge = max(ridge, 4 * float(jnp.finfo(probs.dtype).eps))
-  identity = jnp.eye(num_peers, dtype=probs.dtype)
-  correlation += ridge * jnp.trace(correlation) / num_peers * identity
+  unit = jnp.trace(correlation) / num_peers
+  # Peers without any error get equal shares.
+  unit = jnp.where(unit == 0, 1, unit)
+  correlation += ridge * unit * jnp.eye(num_peers, dtype=probs.dtype)
   shares = jnp.linalg.solve(correlation, jnp.ones(num_peers, probs.dtype))
   return shares / jnp.sum(shares)
 

@@ -20,7 +20,7 @@ from okd_jax.losses._inputs import (
   weighted,
 )
 from okd_jax.losses._labels import as_labels
-from okd_jax.losses._peers import HIGHEST, mean_over_others
+from okd_jax.losses._peers import HIGHEST, sum_over_others
 
 
 def supervised_nce(similarity: Array, labels: Array) -> Array:
@@ -155,14 +155,14 @@ def mcl(
 
   def exchange(students, targets):
     targets = jax.lax.stop_gradient(targets)
-    return _sum_over_others(kl(students, targets, temperature))
+    return sum_over_others(kl(students, targets, temperature))
 
   terms = {
     "peer_ce": nll(logits, labels),
     "vcl": weighted(vcl_weight, supervised_nce(own, classes)),
     "soft_vcl": weighted(soft_vcl_weight, exchange(own[:, None], own[None])),
     "icl": weighted(
-      icl_weight, _sum_over_others(supervised_nce(cross, classes))
+      icl_weight, sum_over_others(supervised_nce(cross, classes))
     ),
     "soft_icl": weighted(
       soft_icl_weight, exchange(cross, jnp.swapaxes(cross, 0, 1))
@@ -185,10 +185,6 @@ def _similarities(embeddings, temperature):
   own = jnp.einsum("pbd,pcd->pbc", rows, columns, precision=HIGHEST)
   cross = jnp.einsum("pbd,qcd->pqbc", rows, columns, precision=HIGHEST)
   return own, cross
-
-
-def _sum_over_others(pairs: Array) -> Array:
-  return (pairs.shape[0] - 1) * mean_over_others(pairs)
 
 
 def _whole(x: Array) -> Array:

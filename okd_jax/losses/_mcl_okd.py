@@ -21,7 +21,7 @@ from okd_jax.losses._inputs import (
 )
 from okd_jax.losses._labels import as_labels
 from okd_jax.losses._maps import normalize
-from okd_jax.losses._peers import HIGHEST, mean_over_others
+from okd_jax.losses._peers import HIGHEST, sum_over_others
 
 # The published code adds it to every denominator of the noise contrast.
 EPS = 1e-7
@@ -189,11 +189,10 @@ def mcl_okd_of_scores(
   _check_scale(len(logits), num_examples, normalizer)
   teacher = jax.lax.stop_gradient(jnp.mean(logits, axis=0))
   pairs = _noise_contrast(positive, negative, num_examples, normalizer)
-  sums = (logits.shape[0] - 1) * mean_over_others(pairs)
   return {
     "peer_ce": weighted(ce_weight, nll(logits, labels)),
     "leader_kd": weighted(kd_weight, kl(logits[-1], teacher, temperature)),
-    "peer_nce": weighted(nce_weight, sums),
+    "peer_nce": weighted(nce_weight, sum_over_others(pairs)),
   }
 
 

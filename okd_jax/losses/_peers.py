@@ -149,11 +149,15 @@ def mean_of_others(values: Array) -> Array:
   return mean
 
 
+def sum_over_others(pairs: Array) -> Array:
+  """[P, B] from pairs [P, P, B]: the sum over the second index, not itself."""
+  itself = jnp.eye(len(pairs), dtype=bool)[..., None]
+  return jnp.sum(jnp.where(itself, 0, pairs), axis=1)
+
+
 def mean_over_others(pairs: Array) -> Array:
-  """[P, B] from pairs [P, P, B]: the mean over the second index, not itself."""
-  num_peers = len(pairs)
-  itself = jnp.eye(num_peers, dtype=bool)[..., None]
-  return jnp.sum(jnp.where(itself, 0, pairs), axis=1) / (num_peers - 1)
+  """The same with the mean."""
+  return sum_over_others(pairs) / (len(pairs) - 1)
 
 
 def scale_gradient(x: Array, scale: Scalar) -> Array:

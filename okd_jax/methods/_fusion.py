@@ -5,6 +5,7 @@ import itertools
 
 from flax import linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from okd_jax import layers
 from okd_jax.core import Array
@@ -83,6 +84,18 @@ def conv_norm_relu(
 
 
 def _shrink(x: Array, size: tuple[int, ...]) -> Array:
-  window = (x.shape[1] // size[0], x.shape[2] // size[1])
-  pooled = nn.avg_pool(x, window, window)
-  return pooled[:, : size[0], : size[1]]
+  """Means over equal parts of a map's area; a position may lie in several."""
+  for axis, count in zip((1, 2), size, strict=True):
+    if x.shape[axis] != count:
+      shares = jnp.asarray(_shares(x.shape[axis], count), x.dtype)
+      parts = jnp.tensordot(shares, x, (1, axis), precision="highest")
+      x = jnp.moveaxis(parts, 0, axis)
+  return x
+
+
+def _shares(length: int, count: int) -> np.ndarray:
+  """[count, length]: the share that each position has in each part."""
+  ends = np.linspace(0, length, count + 1)[:, None]
+  begins = np.arange(length)
+  common = np.minimum(ends[1:], begins + 1) - np.maximum(ends[:-1], begins)
+  return np.maximum(common, 0) * count / length

@@ -64,6 +64,6 @@ class Method(core.Method):
     if self.rule == "minlogit":
       return losses.kdcl_minlogit_target(logits, labels)
     num_peers = len(logits)
-    equal = jnp.full(num_peers, 1 / num_peers)
+    equal = jnp.full(num_peers, 1 / num_peers, logits.dtype)
     weights = self.variable("weights", "peers", lambda: equal)
     return losses.kdcl_general_target(logits, weights.value)

@@ -60,13 +60,6 @@ def setup(
   """Puts together everything that stays fixed during a run."""
   method = config_lib.make_method(config)
   info = with_normalization(config, info)
-  epochs = config.epochs + config.extra_epochs
-  if epochs * train_size + config.batch_size >= 2**31:
-    raise ConfigError(
-      f"config.epochs={config.epochs} and config.extra_epochs="
-      f"{config.extra_epochs} times {train_size} training examples must be "
-      "below 2147483648, as images are counted on the device; lower them."
-    )
   made = with_optim(
     config.optim,
     config.schedule,
@@ -84,6 +77,7 @@ def setup(
     teacher=teacher,
   )
   # Only now: schedules end before the extra epochs.
+  epochs = config.epochs + config.extra_epochs
   made = dataclasses.replace(made, epochs=epochs)
   if config.extra_epochs and made.learning_rate is not None:
     last = made.learning_rate(jnp.asarray(made.total_steps - 1))

@@ -65,6 +65,9 @@ class Task(task.Task):
     class_weights: what an example of each class counts in the loss, whatever
       smoothing does to its label; empty for 1. One of several classes counts
       the mean by its probabilities.
+
+  Raises:
+    ConfigError: if there are weights, and not one a class.
   """
 
   name: ClassVar[str] = "classification"
@@ -91,16 +94,18 @@ class Task(task.Task):
   smoothing: float = 0.0
   class_weights: tuple[float, ...] = ()
 
+  def __post_init__(self) -> None:
+    if len(self.class_weights) not in (0, self.num_classes):
+      raise ConfigError(
+        f"config.class_weights has {len(self.class_weights)} numbers, and the "
+        f"data have {self.num_classes} classes; give one for each, or none."
+      )
+
   @classmethod
   def of(cls, info, *, pad_mode="constant", image_dtype=jnp.float32):
     return cls(info.num_classes, info.image_shape, image_dtype, info, pad_mode)
 
   def changed(self, augmentation, smoothing, class_weights):
-    if len(class_weights) not in (0, self.num_classes):
-      raise ConfigError(
-        f"config.class_weights has {len(class_weights)} numbers, and the data "
-        f"have {self.num_classes} classes; give one for each, or none."
-      )
     return dataclasses.replace(
       self,
       augmentation=augmentation,

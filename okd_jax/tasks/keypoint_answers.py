@@ -21,9 +21,6 @@ from okd_jax.tasks import (
   keypoint_metrics,
 )
 
-# A joint of less confidence counts as not found, as the published code scores.
-SURE = 0.2
-
 
 @dataclasses.dataclass(frozen=True)
 class _Crop:
@@ -88,7 +85,7 @@ class Asking(asking.Asking):
       np.asarray, maps_lib.decode_to_image(logits, center, scale)
     )
     surest = np.array([crop.given.score for crop in crops])
-    scores = keypoint_metrics.rescore(peak, surest, SURE)
+    scores = keypoint_metrics.rescore(peak, surest)
     return [
       {
         "image_id": crop.given.image_id,
@@ -107,7 +104,7 @@ class Asking(asking.Asking):
     for figure in answer:
       peak = np.array(figure["keypoints"][2::3])
       box = " ".join(f"{value:.0f}" for value in figure["box"])
-      sure = f"{np.sum(peak > SURE)} of {len(peak)}"
+      sure = f"{np.sum(peak > keypoint_metrics.SURE)} of {len(peak)}"
       rows.append((box, f"{figure['score']:.3f}", sure))
     return rows
 
@@ -121,7 +118,7 @@ class Asking(asking.Asking):
     drawn = Image.fromarray(self._picture(file))
     for figure in answer:
       table = np.array(figure["keypoints"]).reshape(-1, 3)
-      visible = np.where(table[:, 2] > SURE, 2, 1)
+      visible = np.where(table[:, 2] > keypoint_metrics.SURE, 2, 1)
       keypoint_drawing.add(
         drawn,
         table[:, :2],

@@ -21,6 +21,8 @@ MPII_GROUPS = {
 MPII_LEFT_OUT = (6, 7)
 COCO_SIGMAS = np.array(coco.SIGMAS)
 TINY = np.spacing(1.0)
+# A joint of less confidence counts as not found, as the published code scores.
+SURE = 0.2
 
 
 class Pck(NamedTuple):
@@ -115,7 +117,7 @@ def suppress(
 
 
 def rescore(
-  confidence: np.ndarray, box_scores: np.ndarray, threshold: float = 0.2
+  confidence: np.ndarray, box_scores: np.ndarray, threshold: float = SURE
 ) -> np.ndarray:
   """Scores of boxes [D] times the mean confidence [D, J] above a threshold."""
   sure = confidence > threshold

@@ -21,6 +21,7 @@ from okd_jax.tasks import (
   keypoint_drawing,
   keypoint_figures,
   keypoint_maps as maps_lib,
+  keypoint_metrics,
   task,
 )
 from okd_jax.tasks.task import Measure, Rows
@@ -202,7 +203,7 @@ class Task(task.Task):
 
   def pictures(self, batch, logits):
     points, peak = maps_lib.decode(logits)
-    sure = np.asarray(peak) > keypoint_answers.SURE
+    sure = np.asarray(peak) > keypoint_metrics.SURE
     view = np.asarray(self.normalize(batch).image)
     mean, std = np.array(self.info.mean), np.array(self.info.std)
     drawn = [

@@ -188,9 +188,7 @@ def _setup(
     peers = groups.replicas(net, NUM_PEERS, mesh, "vmap")
   teacher = None
   if method.needs.teacher:
-    alone = jax.sharding.Mesh(
-      mesh.devices.reshape(-1, 1), mesh.axis_names, axis_types=mesh.axis_types
-    )
+    alone = mesh_lib.without_peer_axis(mesh)
     teacher = groups.replicas(net, 1, alone, "vmap")
   return training.Setup(
     peers=peers,

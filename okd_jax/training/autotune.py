@@ -37,6 +37,7 @@ def choose_mapping(setup: Setup, cache: Path = CACHE) -> Setup:
 
   Returns:
     The setup, with "unroll" or "vmap" for "auto"; the same in all processes.
+    Different networks cannot be mapped together, and are left as they are.
   """
   group = setup.peers
   if not group.equal or group.mapping != "auto":

@@ -44,9 +44,8 @@ def updated(
     setup: what stays fixed.
     state: before the step.
     params: after it.
-    memory: likewise; its numbers are averaged too, for averages that no batch
-      passes.
-    passed: the average's own memory, where batches pass it.
+    memory: likewise; what no batch moves in the averages is averaged too.
+    passed: the average's own memory, where batches pass its peers.
   """
   decay = setup.average_decay
   if state.average is None or decay is None:
@@ -56,14 +55,15 @@ def updated(
   def mean(old: Array, new: Array) -> Array:
     if not jnp.issubdtype(new.dtype, jnp.floating):
       return new
-    return phi * old + (1 - phi) * new
+    return (phi * old + (1 - phi) * new).astype(old.dtype)
 
-  if setup.method.needs.ema_decay is None:
-    passed = jax.tree.map(
-      mean,
-      state.average.memory,
-      state_lib.without_per_example(setup.method, memory),
-    )
+  averaged = jax.tree.map(
+    mean,
+    state.average.memory,
+    state_lib.without_per_example(setup.method, memory),
+  )
+  if setup.method.needs.ema_decay is not None:
+    averaged["peers"] = passed["peers"]
   return Average(
-    params=jax.tree.map(mean, state.average.params, params), memory=passed
+    params=jax.tree.map(mean, state.average.params, params), memory=averaged
   )

@@ -11,6 +11,7 @@ from okd_jax.errors import ConfigError
 
 Array = jax.Array
 Step = TypeVar("Step", int, Array)
+_MOST_EXAMPLES = 2**31 - 1
 
 
 def require_count(name: str, value: Any) -> None:
@@ -29,7 +30,8 @@ class Clock:
     epochs: length of the run.
 
   Raises:
-    ConfigError: if one of them is no whole number above 0.
+    ConfigError: if one of them is no whole number above 0, or if there are too
+      many examples in all to count them in int32.
   """
 
   batch_size: int
@@ -39,6 +41,13 @@ class Clock:
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
       require_count(field.name, getattr(self, field.name))
+    if self.epochs * self.train_size + self.batch_size > _MOST_EXAMPLES:
+      raise ConfigError(
+        f"config.epochs={self.epochs} (config.extra_epochs included) of "
+        f"{self.train_size} examples, and a batch of {self.batch_size}, must "
+        f"be at most {_MOST_EXAMPLES} examples, as they are counted on the "
+        "device in int32; train fewer epochs."
+      )
 
   @property
   def total_steps(self) -> int:

@@ -50,8 +50,8 @@ def prepare(
     the pass.
 
   Raises:
-    ConfigError: if the batch cannot be divided, or the method needs a teacher
-      or labels that it is not given.
+    ConfigError: if the batch cannot be divided, or the method needs a teacher,
+      labels or another kind of group, and is not given them.
   """
   devices = setup.mesh.shape[DATA]
   if len(batch.index) % (devices * setup.accumulate):
@@ -60,6 +60,7 @@ def prepare(
       f"{devices * setup.accumulate}: each of {devices} device(s) of the batch "
       f"takes its share in accumulate={setup.accumulate} part(s)."
     )
+  _check_group(setup)
   needs = setup.method.needs
   if needs.train_labels and train_labels is None:
     raise ConfigError(
@@ -95,6 +96,26 @@ def prepare(
     each = parts.split(setup, batch)
     memory, inputs = parts.scan(setup, passes, memory, (keys, each))
   return inputs, ctx, memory
+
+
+def _check_group(setup: Setup) -> None:
+  """Refuses to train a group that the method is not for.
+
+  Runs of earlier releases may have done so, and are evaluated.
+  """
+  needs, peers = setup.method.needs, setup.peers
+  kind = "replicas" if peers.stem is None else "branches"
+  if needs.kind not in (None, kind):
+    raise ConfigError(
+      f"the method needs {needs.kind}, and the peers are {kind}; make them "
+      f"with okd_jax.groups.{needs.kind}."
+    )
+  if peers.stem is not None and peers.trunk_gradient != needs.trunk_gradient:
+    raise ConfigError(
+      f"the group has trunk_gradient='{peers.trunk_gradient}', and the method "
+      f"needs '{needs.trunk_gradient}'; give method.needs.trunk_gradient to "
+      "okd_jax.groups.branches."
+    )
 
 
 def _taught(

@@ -102,8 +102,10 @@ def make(
     argument `learning_rate`, so that the schedule has no count of its own.
 
   Raises:
-    ConfigError: if there is no optimiser of that name.
+    ConfigError: if a setting breaks its rule, such as the name of an optimiser
+      that is not there.
   """
+  rules.check(settings, "config.optim")
   if overrides:
     groups = {"": _one(settings, shared)}
     for prefix, changes in overrides.items():

@@ -69,8 +69,10 @@ def make(
     A function of a number or an array.
 
   Raises:
-    ConfigError: if the warm-up is as long as the run.
+    ConfigError: if a setting breaks its rule, or if the warm-up is as long as
+      the run.
   """
+  rules.check(schedule, "config.schedule")
   warmup = _warmup(schedule, clock)
   if schedule.name == "one_cycle":
     return _one_cycle(base, warmup, clock)
@@ -115,7 +117,8 @@ def _warmup(schedule: Schedule, clock: Clock) -> int:
 def _multistep(
   base: float, drops: Sequence[float], factor: float, clock: Clock
 ) -> Callable[[Array], Array]:
-  epochs = tuple(round(fraction * clock.epochs) for fraction in drops)
+  # The first epoch has the full rate, however short the run is.
+  epochs = tuple(max(1, round(part * clock.epochs)) for part in drops)
 
   def rate(step: Array) -> Array:
     # Whole epochs, so that a drop is never a rounding error early.

@@ -45,7 +45,8 @@ class Setup:
       `value`, and `learning_rate` where that is known.
     batch_size: B, over all devices.
     train_size: examples seen in one epoch.
-    epochs: length of the run; a loop of one's own may be of any length.
+    epochs: length of the run; a loop of one's own may be of any length below
+      2**31 examples.
     learning_rate: function of the 0-based step, as the schedules of optax are;
       reported and given to the optimiser; None where it has its own.
     rampup_epochs: epochs until ramped terms have their full weight.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from okd_jax import core
+from okd_jax import core, layers
 from okd_jax.core import Array, Batch, Context, MethodOutput, Variables
 from okd_jax.tasks import figure as figure_lib
 from okd_jax.training import (
@@ -206,7 +206,8 @@ def _gradients(
     measured = {
       "terms": {n: jnp.mean(t, -1) for n, t in aux.result.terms.items()},
       "figures": {setup.task.in_step(setup.task.info).name: headline},
-      "summaries": aux.result.summaries,
+      # Wide enough to be summed over many steps.
+      "summaries": jax.tree.map(layers.at_least_float32, aux.result.summaries),
     }
     return value, grads, aux.memory, measured, aux.result.paused
 

@@ -50,7 +50,7 @@ def load(
   """
   if not config.teacher:
     return None, None
-  devices = without_peer_axis(on)
+  devices = mesh_lib.without_peer_axis(on)
   if config.batch_size % devices.size:
     raise ConfigError(
       f"config.batch_size={config.batch_size} must be a multiple of the "
@@ -68,13 +68,6 @@ def load(
   stacked = jax.tree.map(lambda leaf: leaf[None], mesh_lib.to_host(variables))
   where = mesh_lib.shardings(devices, group.specs(stacked))
   return group, mesh_lib.place(stacked, where)
-
-
-def without_peer_axis(mesh: Mesh) -> Mesh:
-  """The same devices, all of them on the data axis."""
-  return Mesh(
-    mesh.devices.reshape(-1, 1), mesh.axis_names, axis_types=mesh.axis_types
-  )
 
 
 def _from_run(path: Path, config: RunConfig, info: DataInfo) -> Any:

@@ -159,6 +159,32 @@ def test_state_that_cannot_be_kept_is_refused(keeps, data, words):
     groups.check(group, IMAGES[:1])
 
 
+class DropPath(nn.Module):
+  """Leaves whole examples out, by a mask of its own or by flax's."""
+
+  own: bool
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    if self.own and train:
+      key = self.make_rng("dropout")
+      x = x * jax.random.bernoulli(key, 0.5, (len(x), 1, 1, 1))
+    path = nn.Dropout(0.5, broadcast_dims=(1, 2, 3))
+    x = path(x, deterministic=self.own or not train)
+    return nn.Dense(5)(x.mean((1, 2)))
+
+
+def test_masks_of_its_own_are_refused_on_several_devices():
+  def check(own, data):
+    net = DropPath(own)
+    groups.check(groups.replicas(net, 2, make_mesh(data)), IMAGES[:1])
+
+  check(own=True, data=1)
+  check(own=False, data=2)
+  with pytest.raises(groups.GroupError, match="DropPath draws random numbers"):
+    check(own=True, data=2)
+
+
 def test_state_of_one_device_may_be_anything_floating():
   groups.check(
     groups.replicas(Foreign(keeps="largest"), 2, make_mesh(1)), IMAGES[:1]

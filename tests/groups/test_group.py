@@ -84,6 +84,29 @@ def test_trunk_output_is_averaged_over_positions():
   np.testing.assert_allclose(outputs.trunk, hidden.mean((1, 2)), atol=1e-6)
 
 
+class Tokens(nn.Module):
+  """A network whose trunk returns tokens [B, T, D], not a map."""
+
+  part: str = "whole"
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    del train
+    if self.part != "tail":
+      x = nn.Dense(3, use_bias=False, name="stem")(x.reshape(len(x), -1, 1))
+    return x if self.part == "trunk" else nn.Dense(5, name="head")(x.mean(1))
+
+
+def test_tokens_of_a_trunk_are_averaged_too():
+  peers = groups.branches(Tokens(), 2, make_mesh(2, 2))
+  variables = peers.init(jax.random.key(0), IMAGES[:1])
+  kernel = variables["params"]["trunk"]["stem"]["kernel"]
+  for images in (IMAGES, jnp.stack([IMAGES, 2 * IMAGES])):
+    outputs, _ = passed(peers, variables, images)
+    means = images.mean((-3, -2)) * kernel[0]
+    np.testing.assert_allclose(outputs.trunk, means, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2)])
 def test_views_pass_the_trunk_one_after_another(shape):
   peers = both(make_mesh(*shape))["branches"]

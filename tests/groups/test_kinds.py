@@ -1,5 +1,6 @@
 """Every kind of group: trains alike on every mesh, and gives its peers away."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.collectives import collectives
-from okd_jax import groups
+from okd_jax import groups, methods
 from okd_jax.backbones.resnet import ResNet
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.methods import independent
@@ -50,7 +51,10 @@ MESHES = {
 
 
 def recipe(kind, mesh, method="okddip", **changes):
-  return toys.recipe(method, peers=KINDS[kind](make_mesh(*mesh)), **changes)
+  asked = methods.make(method).needs.trunk_gradient
+  peers = KINDS[kind](make_mesh(*mesh))
+  peers = dataclasses.replace(peers, trunk_gradient=asked)
+  return toys.recipe(method, peers=peers, **changes)
 
 
 @pytest.mark.parametrize(

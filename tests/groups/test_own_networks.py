@@ -137,6 +137,41 @@ def test_other_outputs_are_refused(what, words):
     )
 
 
+class Skipping(nn.Module):
+  """A trunk that returns something else than one array."""
+
+  what: str
+  part: str = "whole"
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    if self.part == "trunk":
+      scalar = self.param("scale", nn.initializers.ones, ())
+      return {"two": (scalar * x, x), "no batch": scalar}[self.what]
+    return nn.Dense(5)(jax.tree.leaves(x)[0].reshape(1, -1))
+
+
+@pytest.mark.parametrize(
+  ("what", "words"),
+  [
+    (
+      "two",
+      r"Skipping returned a tuple of float32\[1, 2, 2, 1\], .*concatenate",
+    ),
+    ("no batch", r"Skipping returned float32\[\]; let it return one array"),
+  ],
+)
+def test_trunks_of_other_outputs_are_refused(what, words):
+  group = groups.branches(Skipping(what), 2, make_mesh(1, 1))
+  images = jnp.zeros((1, 2, 2, 1))
+  variables = jax.eval_shape(group.init, jax.random.key(0), images)
+  with pytest.raises(groups.GroupError, match=words):
+    jax.eval_shape(
+      lambda v: group.apply(v, images, jax.random.key(0), train=False),
+      variables,
+    )
+
+
 class Counting(nn.Module):
   """Takes the size of the batch for a number."""
 

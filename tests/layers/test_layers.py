@@ -205,6 +205,46 @@ def test_dropout_masks_follow_the_example_and_keep_the_mean():
   assert len({row.tobytes() for row in one}) == 40
 
 
+def dropped(x, **fields):
+  """The same on one device and on four, as a network inside a group has it."""
+
+  class Drop(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return nn.Dropout(**fields)(inputs=x, deterministic=False)
+
+  def drop(x):
+    with across_devices("data"):
+      return Drop().apply({}, x, rngs={"dropout": jax.random.key(0)})
+
+  def on(count):
+    mesh = Mesh(np.array(jax.devices()[:count]), ("data",))
+    return jax.shard_map(
+      drop, mesh=mesh, in_specs=P("data"), out_specs=P("data")
+    )
+
+  np.testing.assert_array_equal(on(1)(x), on(4)(x))
+  return on(4)
+
+
+@pytest.mark.parametrize("axes", [(1,), (-2,), (-1,), (0,), (0, -1)])
+def test_dropout_shares_masks_along_axes_as_flax_does(axes):
+  x = np.ones((8, 5, 7), np.float32)
+  y = np.asarray(dropped(x, rate=0.5, broadcast_dims=axes)(x))
+  for axis in range(3):
+    first = np.take(y, [0], axis)
+    shared = axis in [each % 3 for each in axes]
+    assert np.array_equal(y, np.broadcast_to(first, y.shape)) == shared
+
+
+def test_dropout_of_everything_has_gradients():
+  x = np.ones((8, 5), np.float32)
+  drop = dropped(x, rate=1.0)
+  np.testing.assert_array_equal(drop(x), np.zeros_like(x))
+  gradient = jax.grad(lambda x: jnp.sum(drop(x)))(x)
+  np.testing.assert_array_equal(gradient, np.zeros_like(x))
+
+
 @pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (1, 2), (7, 2)])
 def test_conv_pads_both_sides_alike(size, stride):
   x = batch((1, 8, 8, 1))

@@ -125,6 +125,16 @@ def test_alike_peers_have_finite_general_weights_with_a_ridge():
   np.testing.assert_allclose(weights, np.full(3, 1 / 3), rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1e-3, 1e-18, 1e-30, 0.0])
+def test_general_weights_of_peers_that_are_almost_right(size):
+  # Errors at right angles, of squared lengths 2 and 6: C is diagonal, and the
+  # weights go as 1 / 2 and 1 / 6.
+  errors = size * jnp.array([[[1.0, -1.0, 0.0]], [[1.0, 1.0, -2.0]]])
+  weights = losses.kdcl_general_weights(errors, jnp.zeros((1, 3)), ridge=1e-8)
+  expected = [0.75, 0.25] if size else [0.5, 0.5]
+  np.testing.assert_allclose(weights, expected, rtol=1e-5)
+
+
 def test_minlogit_target_is_at_least_as_sure_as_any_peer():
   logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 5)))
   target = losses.kdcl_minlogit_target(logits, LABELS)

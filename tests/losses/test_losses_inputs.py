@@ -92,6 +92,12 @@ def test_a_group_of_nobody_is_refused(call):
     ),
     (lambda: losses.diverse_attention(*np.ones((2, 4, 2, 0, 3))), "W"),
     (lambda: losses.attention_distance(*np.ones((2, 4, 2, 2, 0))), "D"),
+    (
+      lambda: losses.attention_distance(
+        np.ones((4, 2, 2, 3)), np.ones((4, 2, 2, 0))
+      ),
+      "D'",
+    ),
   ],
 )
 def test_no_classes_positions_or_channels_are_refused(call, axis):

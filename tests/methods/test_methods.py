@@ -14,6 +14,7 @@ import quick
 
 from okd_jax import core, groups, layers, methods, schedules
 from okd_jax.devices import mesh as mesh_lib
+from okd_jax.methods import _fusion
 from okd_jax.methods._fusion import Fusion
 from okd_jax.training import state as state_lib, step as steps
 from okd_jax.training.optim import Optim
@@ -364,6 +365,18 @@ def test_kdcl_general_starts_from_equal_weights():
   assert methods.make("kdcl").needs.held_out == 0
 
 
+def test_kdcl_general_renews_weights_of_the_same_type():
+  # Where JAX has float64, as here, and the networks are in float32.
+  method = methods.make("kdcl", rule="general")
+  logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 2, 3)), "f4")
+  outputs, labels = core.Outputs(logits, logits), jnp.array([0, 1])
+  memory = method.init(jax.random.key(0), outputs, batch_of(labels), context())
+  renewed = method.refresh(logits, labels)
+  assert jax.typeof(renewed["weights"]["peers"]) == jax.typeof(
+    memory["weights"]["peers"]
+  )
+
+
 @pytest.mark.parametrize(**golden.cases("ffl", "fusion_module"))
 def test_fusion_module(case):
   given = {k: np.asarray(v) for k, v in case["inputs"].items()}
@@ -445,6 +458,15 @@ def test_fusion_averages_larger_maps_down():
   (fused, logits), variables = shapes
   assert fused.shape == (2, 2, 2, 3) and logits.shape == (2, 4)
   assert variables["params"]["depth_conv"]["kernel"].shape == (3, 3, 1, 9)
+
+
+@pytest.mark.parametrize(("length", "parts"), [(4, 2), (7, 4), (5, 3), (3, 3)])
+def test_every_position_of_a_larger_map_counts_alike(length, parts):
+  x = np.random.default_rng(0).normal(size=(2, length, 4, 3))
+  # Repeated so often, positions fall into parts as a whole.
+  fine = np.repeat(x, parts, axis=1).reshape(2, parts, length, 2, 2, 3)
+  shrunk = _fusion._shrink(jnp.asarray(x), (parts, 2))
+  np.testing.assert_allclose(shrunk, fine.mean((2, 4)), rtol=1e-12)
 
 
 def test_ffl_trains_its_module_with_its_own_weight_decay():

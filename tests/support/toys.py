@@ -14,12 +14,11 @@ from okd_jax import core, groups, layers, methods
 from okd_jax.backbones.hourglass import Hourglass
 from okd_jax.backbones.network import Network
 from okd_jax.data.info import DataInfo
-from okd_jax.devices.mesh import make_mesh
+from okd_jax.devices.mesh import make_mesh, without_peer_axis
 from okd_jax.tasks import classification
 from okd_jax.training.optim import Optim
 from okd_jax.training.schedule import MULTISTEP, Schedule
 from okd_jax.training.setup import Setup, with_optim
-from okd_jax.weights import teacher as teacher_lib
 
 INFO = DataInfo(
   name="toy",
@@ -126,7 +125,7 @@ def recipe(
     peers = groups.replicas(net, num_peers, mesh, mapping)
   teacher = None
   if method.needs.teacher:
-    teacher = groups.replicas(net, 1, teacher_lib.without_peer_axis(mesh))
+    teacher = groups.replicas(net, 1, without_peer_axis(mesh))
   fields: dict[str, Any] = {
     "peers": peers,
     "method": method,

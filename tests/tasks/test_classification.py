@@ -136,6 +136,12 @@ def test_batches_of_ones_own_are_taken_as_they_are():
     np.testing.assert_array_equal(made.image, images.astype(np.float32))
 
 
+def test_weights_have_to_be_one_a_class():
+  # Labels beyond the last one would take that of the last, without a word.
+  with pytest.raises(ConfigError, match="has 2 numbers, and the data have 5"):
+    classification.Task(5, (4, 4, 1), class_weights=(1.0, 2.0))
+
+
 def test_answers_name_the_most_probable_classes():
   card = {"classes": ["cat", "dog", "owl"]}
   asking = TASK.asking(card, top=2)

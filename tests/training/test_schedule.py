@@ -36,6 +36,13 @@ def test_multistep_drops_at_the_published_epochs():
   np.testing.assert_allclose(found[[49, 50, 74]], [0.1, 0.01, 0.01], rtol=1e-6)
 
 
+def test_multistep_begins_with_the_full_rate_however_short_the_run_is():
+  for epochs, expected in ((1, [0.5]), (2, [0.5, 0.05 * 0.1])):
+    clock = Clock(batch_size=1, train_size=1, epochs=epochs)
+    found = rates(Schedule(), clock, drops=(0.2, 0.5))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_multistep_drops_at_the_first_step_of_an_epoch_however_long():
   clock = Clock(batch_size=1, train_size=1_000_000, epochs=2000)
   rate = schedule_lib.make(Schedule(), clock, base=1.0, drops=(0.5,))

@@ -3,10 +3,13 @@
 import jax
 import pytest
 
-from okd_jax import methods, training
+from okd_jax import groups, methods, training
+from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import ConfigError
 from okd_jax.methods import dml
 from okd_jax.training import state as state_lib
+from okd_jax.training.optim import Optim
+from okd_jax.training.schedule import Schedule
 import toys
 
 KEY = jax.random.key(0)
@@ -18,6 +21,7 @@ KEY = jax.random.key(0)
     ({"batch_size": 0}, "batch_size=0 must be a whole number above 0"),
     ({"train_size": 0}, "train_size=0 must be a whole number above 0"),
     ({"epochs": 1.5}, "epochs=1.5 must be a whole number above 0"),
+    ({"epochs": 2**26}, "at most 2147483647 examples, as they are"),
     ({"accumulate": 0}, "accumulate=0 must be a whole number above 0"),
     ({"ema_decay": 2.0}, "ema_decay=2.0 must be at least 0 and below 1"),
     ({"method": dml.Method(temperature=-1.0)}, "dml.temperature=-1.0 must be"),
@@ -27,6 +31,19 @@ KEY = jax.random.key(0)
 def test_numbers_out_of_range_are_refused(changes, says):
   with pytest.raises(ConfigError, match=says):
     toys.recipe(**{"method": "dml", "data": 2} | changes)
+
+
+@pytest.mark.parametrize(
+  ("changes", "says"),
+  [
+    ({"sgd": Optim(name="rmsprop")}, "optim.name='rmsprop' must be one of sgd"),
+    ({"sgd": Optim(momentum=1.5)}, "optim.momentum=1.5 must be"),
+    ({"schedule": Schedule("cosin")}, "schedule.name='cosin' must be one of"),
+  ],
+)
+def test_optimizer_and_schedule_are_made_by_their_rules(changes, says):
+  with pytest.raises(ConfigError, match=says):
+    toys.recipe("dml", **changes)
 
 
 @pytest.mark.parametrize("weight", [float("nan"), -1.0, "1", None])
@@ -51,6 +68,24 @@ def test_a_method_is_made_by_its_rules(weight):
 )
 def test_what_a_step_cannot_do_without_is_named(method, changes, says):
   setup = toys.recipe(method, **changes)
+  state = state_lib.abstract(setup, KEY)
+  with pytest.raises(ConfigError, match=says):
+    jax.eval_shape(
+      lambda *given: training.train_step(setup, *given),
+      *(state, toys.batch(0), KEY),
+    )
+
+
+@pytest.mark.parametrize(
+  ("method", "make", "says"),
+  [
+    ("cl_ilr", groups.branches, "has trunk_gradient='sum', and the method nee"),
+    ("cl_ilr", groups.replicas, "needs branches, and the peers are replicas"),
+    ("switokd", groups.branches, "needs replicas, and the peers are branches"),
+  ],
+)
+def test_a_group_of_another_kind_is_not_trained(method, make, says):
+  setup = toys.recipe(method, peers=make(toys.Toy(5), 2, make_mesh(1)))
   state = state_lib.abstract(setup, KEY)
   with pytest.raises(ConfigError, match=says):
     jax.eval_shape(

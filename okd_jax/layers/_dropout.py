@@ -1,0 +1,69 @@
+"""Dropout of a batch that is split over devices."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from okd_jax.layers._arrays import Array
+
+
+def drop(
+  x: Array,
+  key: Array,
+  *,
+  rate: float,
+  broadcast_dims: Sequence[int],
+  axis_name: str | None,
+) -> Array:
+  """Zeroes values at random and divides the others by 1 - rate.
+
+  The mask of an example follows from its place in the whole batch, so that it
+  does not depend on the devices.
+
+  Args:
+    x: float [B, ...], the examples on this device.
+    key: random key, the same on all devices.
+    rate: share of the values that become zero, above 0 and below 1.
+    broadcast_dims: axes along which a mask is the same, as in `flax`; negative
+      ones count from the last. With the first one all examples have one mask.
+    axis_name: mesh axis that the batch is split over; None if it is whole.
+
+  Returns:
+    The same shape and dtype.
+  """
+  same = {axis % x.ndim for axis in broadcast_dims}
+  shape = [1 if axis in same else size for axis, size in enumerate(x.shape)]
+  if 0 in same:
+    keep = jax.random.bernoulli(key, 1 - rate, shape)
+  else:
+    first = 0 if axis_name is None else lax.axis_index(axis_name)
+    keep = jax.vmap(
+      lambda slot: jax.random.bernoulli(
+        jax.random.fold_in(key, slot), 1 - rate, shape[1:]
+      )
+    )(first * len(x) + jnp.arange(len(x)))
+  return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
+
+
+def shapes_of_draws(traced: Any) -> list[tuple[int, ...]]:
+  """Shapes of all random numbers and keys that a program draws.
+
+  Those of `drop` do not grow with the batch; those that do would be the same on
+  all devices.
+
+  Args:
+    traced: as `jax.make_jaxpr` gives it.
+  """
+  shapes = []
+  for equation in traced.eqns:
+    if equation.primitive.name in ("random_bits", "random_split"):
+      shapes.append(equation.params["shape"])
+    for inner in jax.tree.leaves(
+      list(equation.params.values()), is_leaf=lambda node: hasattr(node, "eqns")
+    ):
+      if hasattr(inner, "eqns"):
+        shapes += shapes_of_draws(inner)
+  return shapes
