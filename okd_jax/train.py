@@ -133,7 +133,7 @@ def train(
     checkpoints.finish()
     result = summary.write(config, setup, workdir, runner)
     _export_and_plot(run_lib.Run(workdir, config, setup, state, step))
-    return state, result
+    return state, summary.finish(workdir, result)
 
 
 def _open(

@@ -9,6 +9,10 @@ from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import files
 from okd_jax.storage.paths import Path
 
+# Of a summary: whether what follows training was done, too. Summaries of
+# earlier releases do not say so.
+FINISHED = "finished"
+
 
 def read(path: Path) -> dict[str, Any] | None:
   """A summary.json; None if it is not there, or damaged.
@@ -28,7 +32,7 @@ def finished(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
     ConfigError: if the folder holds a run of another configuration.
   """
   result = read(workdir / "summary.json")
-  if result is None:
+  if result is None or not result.get(FINISHED, True):
     return None
   saved = run_lib.saved_config(workdir)
   if saved is None:

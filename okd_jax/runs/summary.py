@@ -98,7 +98,7 @@ def _extra(config: RunConfig) -> str:
 def write(
   config: RunConfig, setup: Setup, workdir: Path, runner: Runner
 ) -> dict[str, Any]:
-  """Summarises a finished run from its records.
+  """Summarises a trained run from its records; `finish` is to follow.
 
   Args:
     config: of the run.
@@ -130,6 +130,7 @@ def write(
     "data": config.data.name,
     "seed": config.seed,
     "epochs": config.epochs + config.extra_epochs,
+    outcome.FINISHED: False,
     "config_hash": config_lib.digest(config),
     "best_by": judge,
     "last": evaluations[-1],
@@ -144,9 +145,28 @@ def write(
     result["compile_seconds"] = runner.compile_seconds
   else:  # nothing was trained, so nothing was timed
     result |= _timed_before(path, result)
+  _write(path, result)
+  return result
+
+
+def finish(workdir: Path, result: dict[str, Any]) -> dict[str, Any]:
+  """Says in summary.json that nothing of a run is left to do.
+
+  Args:
+    workdir: of the run.
+    result: as `write` returned it.
+
+  Returns:
+    The content of summary.json.
+  """
+  result = result | {outcome.FINISHED: True}
+  _write(workdir / "summary.json", result)
+  return result
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
   if jax.process_index() == 0:
     files.write(path, json.dumps(result, indent=2) + "\n")
-  return result
 
 
 def _timed_before(path: Path, result: dict[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,27 @@ def folder(tmp_path_factory, draw):
   return workdir
 
 
+def test_what_a_kill_left_undone_is_done_without_training(
+  folder, tmp_path, monkeypatch
+):
+  config = run_lib.about(folder / "seed3")[0]
+  config = replace(config, {"num_seeds": 2, "epochs": 1})
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(
+      seeds.train_lib.export, "export", mock.Mock(side_effect=KeyboardInterrupt)
+    )
+    seeds.train(config, tmp_path)
+  killed = tmp_path / "seed3"
+  before = json.loads((killed / "summary.json").read_text())
+  assert not before["finished"] and not (killed / "leader").exists()
+  seeds.train(config, tmp_path)
+  assert weights_of(killed / "leader")
+  after = json.loads((killed / "summary.json").read_text())
+  # With the same times, so nothing was trained.
+  assert after == before | {"finished": True}
+  assert "images_per_second" in after
+
+
 def last(folder, name):
   """A figure of every seed, as its own records have it."""
   return [
