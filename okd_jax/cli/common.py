@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import errno
 import io
-import json
 import logging
 import os
 import pathlib
@@ -29,7 +28,7 @@ from okd_jax.settings import (
   ranges,
 )
 from okd_jax.settings.schema import Comparison, RunConfig
-from okd_jax.storage import paths
+from okd_jax.storage import paths, strict_json
 from okd_jax.storage.paths import Path
 
 _OF_BASE = re.compile(r"--?config\.base\.([\w.]+)")
@@ -90,8 +89,8 @@ def add_json(command: argparse.ArgumentParser) -> None:
 
 
 def print_json(content: Any) -> None:
-  """Prints for programs."""
-  print(json.dumps(content, indent=2))
+  """Prints for programs; null where a figure is not finite."""
+  print(strict_json.text(content))
 
 
 def leave(message: object, code: int) -> NoReturn:

@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Sequence
 import itertools
-import json
 import os
 import pathlib
 from typing import Any
@@ -13,7 +12,7 @@ from PIL import Image, PngImagePlugin
 from okd_jax.cli import common, places
 from okd_jax.errors import ConfigError, DataError
 from okd_jax.runs import display
-from okd_jax.storage import files as storage
+from okd_jax.storage import files as storage, strict_json
 from okd_jax.storage.paths import Path
 from okd_jax.tasks.asking import Asking
 from okd_jax.weights import exported, predict
@@ -85,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
   if args.draw:
     _draw(first, results[0], drawings)
   if args.to:
-    content = json.dumps(first.document(results[0]), indent=2) + "\n"
+    content = strict_json.text(first.document(results[0])) + "\n"
     storage.make_folder(args.to.parent)
     storage.write(args.to, content)
   if args.json:

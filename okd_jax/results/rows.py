@@ -14,6 +14,7 @@ from okd_jax.errors import ConfigError
 from okd_jax.results import findings, grid
 from okd_jax.results.grid import BASELINE, Cell, KD_TEACHER
 from okd_jax.runs import outcome, records, run as run_lib
+from okd_jax.runs.spread import deviation
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.storage import bucket, files
 from okd_jax.storage.paths import Path
@@ -294,6 +295,4 @@ def _compared(row: str, method: Method) -> tuple[str, str]:
 def spread(values: Sequence[float]) -> Spread:
   """Mean and sample standard deviation (n - 1) of one value or more."""
   several = len(values) > 1
-  return Spread(
-    statistics.mean(values), statistics.stdev(values) if several else None
-  )
+  return Spread(statistics.mean(values), deviation(values) if several else None)

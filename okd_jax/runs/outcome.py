@@ -6,22 +6,27 @@ from typing import Any
 from okd_jax.runs import run as run_lib
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
-from okd_jax.storage import files
+from okd_jax.storage import files, strict_json
 from okd_jax.storage.paths import Path
 
 # Of a summary: whether what follows training was done, too. Summaries of
 # earlier releases do not say so.
 FINISHED = "finished"
+# Whole records, of figures by name.
+RECORDS = ("last", "best", "terms")
 
 
 def read(path: Path) -> dict[str, Any] | None:
-  """A summary.json; None if it is not there, or damaged.
+  """A summary.json of a run; None if it is not there, or damaged.
 
-  The run writes it anew where it goes on, so both are the same.
+  The run writes it anew where it goes on, so both are the same. Figures that
+  were not finite are nan.
   """
   try:
-    return dict(json.loads(files.text(path)))
-  except (OSError, ValueError, TypeError):
+    found = dict(json.loads(files.text(path)))
+    records = {name: found[name] for name in RECORDS if name in found}
+    return found | {n: strict_json.with_nan(r) for n, r in records.items()}
+  except (OSError, ValueError, TypeError, AttributeError):
     return None
 
 

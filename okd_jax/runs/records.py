@@ -5,14 +5,13 @@ import csv
 import io
 import json
 import logging
-import math
 import pathlib
 import tempfile
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
 from okd_jax.errors import CheckpointError
-from okd_jax.storage import files, growing
+from okd_jax.storage import files, growing, strict_json
 from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import Figure, of_record
 
@@ -88,11 +87,8 @@ class Writer:
       kind: "train" or "eval".
     """
     scalars = {name: float(value) for name, value in metrics.items()}
-    record = {"step": int(step), "kind": kind} | {
-      name: value if math.isfinite(value) else None
-      for name, value in scalars.items()
-    }
-    self._lines.add(json.dumps(record, allow_nan=False) + "\n")
+    record = {"step": int(step), "kind": kind} | scalars
+    self._lines.add(strict_json.text(record, indent=None) + "\n")
     if kind == "eval" and isinstance(self.workdir, pathlib.Path):
       self._write_table()
     for tracker in tuple(self._trackers):
@@ -178,10 +174,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     One dictionary a line of `metrics.jsonl`: "step", "kind" and the metrics;
     nan where a metric was not finite. Empty if there is no such file.
   """
-  return [
-    {name: math.nan if v is None else v for name, v in record.items()}
-    for record in _records(workdir)
-  ]
+  return [strict_json.with_nan(record) for record in _records(workdir)]
 
 
 def until(workdir: Path, step: int) -> list[dict[str, Any]]:

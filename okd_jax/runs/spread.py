@@ -1,12 +1,12 @@
 """What the runs of several seeds have found: mean and deviation."""
 
 from collections.abc import Mapping, Sequence
-import json
+import math
 import statistics
 from typing import Any
 
 from okd_jax.runs.workdir import of_seed
-from okd_jax.storage import files
+from okd_jax.storage import files, strict_json
 from okd_jax.storage.paths import Path
 
 # Of the summary of a run, what all seeds have in common.
@@ -23,9 +23,19 @@ def over(values: Sequence[Mapping[Any, float]]) -> dict[Any, dict[str, float]]:
   spreads = {}
   for name in shared:
     numbers = [float(found[name]) for found in values]
-    deviation = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
-    spreads[name] = {"mean": statistics.fmean(numbers), "deviation": deviation}
+    several = len(numbers) > 1
+    spreads[name] = {
+      "mean": statistics.fmean(numbers),
+      "deviation": deviation(numbers) if several else 0.0,
+    }
   return spreads
+
+
+def deviation(values: Sequence[float]) -> float:
+  """Sample standard deviation (n - 1) of two values or more; nan with a nan."""
+  if not all(map(math.isfinite, values)):
+    return math.nan
+  return statistics.stdev(values)
 
 
 def write(workdir: Path, results: Sequence[Mapping[str, Any]]) -> None:
@@ -42,7 +52,7 @@ def write(workdir: Path, results: Sequence[Mapping[str, Any]]) -> None:
     **{when: over([_figures(r[when]) for r in results]) for when in _WHEN},
   }
   path = workdir / "summary.json"
-  files.write(path, json.dumps(content, indent=2) + "\n")
+  files.write(path, strict_json.text(content) + "\n")
 
 
 def _figures(evaluation: Mapping[str, Any]) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """The tables before and after a run, and summary.json."""
 
 from collections.abc import Sequence
-import json
 import statistics
 from typing import Any
 
@@ -16,10 +15,11 @@ from okd_jax.runs import (
   outcome,
   records as records_lib,
   sizes as sizes_lib,
+  spread,
 )
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.settings.schema import RunConfig
-from okd_jax.storage import files
+from okd_jax.storage import files, strict_json
 from okd_jax.storage.paths import Path
 from okd_jax.tasks import figure as figure_lib
 from okd_jax.tasks.figure import (
@@ -166,7 +166,7 @@ def finish(workdir: Path, result: dict[str, Any]) -> dict[str, Any]:
 
 def _write(path: Path, result: dict[str, Any]) -> None:
   if jax.process_index() == 0:
-    files.write(path, json.dumps(result, indent=2) + "\n")
+    files.write(path, strict_json.text(result) + "\n")
 
 
 def _timed_before(path: Path, result: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def show_results(config: RunConfig, results: Sequence[dict[str, Any]]) -> None:
       shown = values.setdefault(figure.prediction, [])
       shown.append(headline.scaled(value))
   rows = [
-    (who, f"{statistics.fmean(shown):.2f} ± {statistics.stdev(shown):.2f}")
+    (who, f"{statistics.fmean(shown):.2f} ± {spread.deviation(shown):.2f}")
     for who, shown in values.items()
   ]
   display.table(

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
-import json
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ from okd_jax.groups import as_outputs
 from okd_jax.runs import records
 from okd_jax.runs.run import Run
 from okd_jax.settings import config as config_lib
-from okd_jax.storage import files
+from okd_jax.storage import files, strict_json
 from okd_jax.storage.paths import Path
 from okd_jax.tasks import figure as figure_lib
 from okd_jax.training import state as state_lib, step as steps
@@ -77,7 +76,7 @@ def export(
       for name in files.names_below(written)
     }
     card = describe(run, what) | {"format": form, "files": sums}
-    text = json.dumps(card, indent=2) + "\n"
+    text = strict_json.text(card) + "\n"
     (written / leader_lib.CARD).write_text(text)
 
 
