@@ -4,18 +4,22 @@ from collections.abc import Callable, Iterator
 import contextlib
 import importlib
 import logging
+import pathlib
+import secrets
 from typing import Any
 
 import jax
 
 from okd_jax.runs.records import Tracker
-from okd_jax.settings import config as config_lib, freeze
+from okd_jax.settings import freeze
 from okd_jax.settings.schema import RunConfig
+from okd_jax.storage import files
 from okd_jax.storage.paths import Path
 
 _log = logging.getLogger(__name__)
 
 _PROJECT = "okd_jax"
+_IDENTITY = "wandb_id.txt"
 
 
 @contextlib.contextmanager
@@ -50,13 +54,13 @@ class _Wandb:
 
   def __init__(self, config: RunConfig, workdir: Path):
     wandb: Any = importlib.import_module("wandb")
-    # A resumed run goes on under the same identity.
     self._run = wandb.init(
       project=_PROJECT,
       name=workdir.name,
-      id=f"{workdir.name}-{config_lib.digest(config)}",
+      id=_identity(workdir),
       resume="allow",
-      dir=str(workdir),
+      # It writes files of its own, and cannot do so in a bucket.
+      dir=str(workdir) if isinstance(workdir, pathlib.Path) else None,
       config=freeze.flatten(config),
     )
 
@@ -82,6 +86,17 @@ class _Mlflow:
 
   def end(self) -> None:
     self._mlflow.end_run()
+
+
+def _identity(workdir: Path) -> str:
+  """Of the run in a folder, the same whenever it goes on, and no other's."""
+  path = workdir / _IDENTITY
+  try:
+    return files.text(path).strip()
+  except FileNotFoundError:
+    made = secrets.token_hex(8)
+    files.write(path, made + "\n")
+    return made
 
 
 TRACKERS: dict[str, Callable[[RunConfig, Path], Any]] = {

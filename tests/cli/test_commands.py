@@ -12,6 +12,7 @@ import subprocess
 import sys
 import types
 
+from etils import epath
 import jax
 import numpy as np
 from PIL import Image
@@ -430,6 +431,28 @@ def test_trackers_that_fail_are_one_warning(trained, monkeypatch, caplog):
   assert told == [trained.name, 3, (3, {"loss": 1.0}), "end"]
   (record,) = caplog.records
   assert record.getMessage().startswith("wandb does not track this run")
+
+
+def test_runs_of_wandb_are_told_apart(trained, tmp_path, monkeypatch):
+  told = []
+  run = types.SimpleNamespace(finish=lambda: None)
+  wandb = types.SimpleNamespace(init=lambda **kept: told.append(kept) or run)
+  monkeypatch.setitem(sys.modules, "wandb", wandb)
+  config = dataclasses.replace(run_lib.about(trained)[0], trackers=("wandb",))
+  workdirs = [tmp_path / name / "seed0" for name in ("a", "b")]
+  for workdir in [*workdirs, *workdirs]:
+    workdir.mkdir(parents=True, exist_ok=True)
+    with trackers.started(config, workdir) as found:
+      assert found
+  ids = [kept["id"] for kept in told]
+  assert ids[:2] == ids[2:] and len(set(ids)) == 2
+  assert [kept["dir"] for kept in told[:2]] == [str(path) for path in workdirs]
+  # A bucket is no place of this machine.
+  monkeypatch.setattr(trackers.files, "text", lambda path: "as before")
+  address = epath.Path("gs://runs/a/seed0")
+  with trackers.started(config, address) as found:
+    assert found
+  assert (told[-1]["dir"], told[-1]["id"]) == (None, "as before")
 
 
 @pytest.mark.long
