@@ -16,11 +16,16 @@ import traceback
 
 import jax
 
-from okd_jax.errors import ConfigError, InUseError
+from okd_jax.errors import (
+  ConfigError,
+  InUseError,
+  RunLockError,
+  UnreachableError,
+)
 from okd_jax.results import rows
 from okd_jax.results.grid import Cell
 from okd_jax.runs import workdir as workdir_lib
-from okd_jax.storage import files
+from okd_jax.storage import bucket, files
 from okd_jax.storage.paths import Path
 
 _log = logging.getLogger(__name__)
@@ -67,6 +72,10 @@ class Share:
 
     Returns:
       Its name; empty if no cell is left, or the wait was ended.
+
+    Raises:
+      UnreachableError: if a bucket cannot be reached.
+      RunLockError: if a cell's folder cannot be locked by anybody.
     """
     pause, longest = _PAUSE_SECONDS
     told = False
@@ -125,6 +134,9 @@ class Share:
         return False
     except InUseError:
       return False
+    except (UnreachableError, RunLockError):
+      # Says nothing about the cell, and could not be written down in it.
+      raise
     except Exception as error:
       self.fail(cell, error)
       held.close()
@@ -144,7 +156,8 @@ class Share:
       raise ConfigError(f"its teacher, {cell.teacher}, failed.")
     if rows.finished(cell) is not None:
       print(f"{cell.name} is finished.", flush=True)
-      (cell.workdir / rows.ERROR).unlink(missing_ok=True)
+      with bucket.reached(cell.workdir):
+        (cell.workdir / rows.ERROR).unlink(missing_ok=True)
     elif (why := rows.failure(cell)) and why != self._known[cell.name]:
       self.failed[cell.name] = rows.reason(why)
     else:

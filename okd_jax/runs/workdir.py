@@ -94,10 +94,14 @@ def mark(workdir: Path) -> int | None:
 
   Returns:
     None if none does, and where trying to take the lock tells at once.
+
+  Raises:
+    UnreachableError: if the bucket cannot be reached.
   """
   if isinstance(workdir, pathlib.Path):
     return None
-  return Lease(workdir).mark()
+  with bucket.reached(workdir):
+    return Lease(workdir).mark()
 
 
 def require_same_run(config: RunConfig, workdir: Path) -> None:

@@ -18,10 +18,16 @@ import pytest
 import cells
 from okd_jax import __main__, workers
 from okd_jax.devices import distributed, signals
-from okd_jax.errors import ConfigError, Interrupted, UnreachableError
+from okd_jax.errors import (
+  ConfigError,
+  Interrupted,
+  RunLockError,
+  UnreachableError,
+)
 from okd_jax.results import grid, rows
 from okd_jax.results.board import Board
 from okd_jax.results.share import Share
+from okd_jax.runs import workdir as workdir_lib
 from okd_jax.settings import freeze
 from okd_jax.storage.lock import RunLock
 
@@ -265,6 +271,26 @@ def test_failures_of_others_are_taken_over(listed):
     assert (chosen[0].workdir / rows.ERROR).exists()
   workers.forget_failures(chosen)
   assert not (chosen[0].workdir / rows.ERROR).exists()
+
+
+@pytest.mark.parametrize("where", ["lock", "finished", "failure"])
+def test_an_outage_while_a_cell_is_settled_ends_the_worker(
+  listed, monkeypatch, where
+):
+  kind = RunLockError if where == "lock" else UnreachableError
+  share = Share(listed)
+
+  def refuse(*args):
+    raise kind("gs://a cannot be reached")
+
+  module = workdir_lib if where == "lock" else rows
+  monkeypatch.setattr(module, where, refuse)
+  with contextlib.ExitStack() as held, pytest.raises(kind):
+    share.take(held, going)
+  assert not share.failed
+  assert not (listed[0].workdir / rows.ERROR).exists()
+  with RunLock(listed[0].workdir):
+    pass
 
 
 @pytest.mark.parametrize(
