@@ -50,9 +50,11 @@ def export(
     ConfigError: if there is no prediction of that name, `to` holds something
       else, or a network cannot do without the size of the batch.
   """
-  if to.exists() and not (to / leader_lib.CARD).exists():
+  is_empty = to.is_dir() and not any(to.iterdir())
+  if to.exists() and not is_empty and not (to / leader_lib.CARD).exists():
     raise ConfigError(
-      f"{to} exists and is no exported network; choose another folder."
+      f"{to} must be an empty folder or an exported network, which is "
+      "replaced, and holds something else; choose another folder."
     )
   apply, variables = function(run, what)
   weights = mesh.to_host(leader_lib.flatten(variables))

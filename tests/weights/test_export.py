@@ -252,8 +252,14 @@ def test_only_an_export_is_replaced(run, tmp_path):
   export.export(run, tmp_path / "it", "peer_0")
   assert exported.read_card(tmp_path / "it")["what"] == "peer_0"
   assert [path.name for path in tmp_path.iterdir()] == ["it"]
-  with pytest.raises(ConfigError, match="no exported network"):
+  with pytest.raises(ConfigError, match="must be an empty folder or an expor"):
     export.export(run, tmp_path)
+  (tmp_path / "empty").mkdir()
+  export.export(run, tmp_path / "empty")
+  assert exported.read_card(tmp_path / "empty")["what"] == "leader"
+  (tmp_path / "file").touch()
+  with pytest.raises(ConfigError, match="holds something else"):
+    export.export(run, tmp_path / "file")
 
 
 def damage(folder: Path, how: str) -> None:
