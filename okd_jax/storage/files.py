@@ -9,7 +9,9 @@ import contextlib
 import os
 import pathlib
 import secrets
+import shutil
 import tempfile
+import time
 from typing import TYPE_CHECKING
 
 from okd_jax.storage import bucket
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 # Of what lies beside people's files for a while; the rest is a random name,
 # so nothing is ever in its place.
 _OURS = ".okd_jax_"
+_TEMPORARY = (".tmp", ".deleted")
+# No write takes so long.
+_ABANDONED_SECONDS = 24 * 60 * 60.0
 
 
 def write(path: Path, content: str | bytes, *, durable: bool = False) -> None:
@@ -70,6 +75,19 @@ def remove_folder(path: Path) -> None:
   if path.exists():
     with _beside(path, ".deleted") as made:
       path.rename(made / "removed")
+
+
+def sweep(folder: pathlib.Path) -> None:
+  """Removes from a folder what writes left there that were killed.
+
+  What is younger than a day stays: a living process may still need it, perhaps
+  one of another machine.
+  """
+  for left in folder.glob(f"{_OURS}*"):
+    with contextlib.suppress(OSError):
+      is_old = time.time() - left.stat().st_mtime > _ABANDONED_SECONDS
+      if is_old and left.suffix in _TEMPORARY:
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def names_below(folder: Path) -> list[str]:

@@ -45,6 +45,8 @@ class RunLock(Held):
   what is written beside it only says whose it is. With several processes only
   process 0 takes it.
 
+  What killed writes left in the folder long ago is removed.
+
   Attributes:
     workdir: made if it is not there.
   """
@@ -77,6 +79,7 @@ class RunLock(Held):
     except OSError:
       self._lock.release()
       raise
+    files.sweep(self.workdir)
 
   def release(self) -> None:
     """Gives the lock back; does nothing if it is not held."""

@@ -5,10 +5,12 @@ import pathlib
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
 
 from okd_jax.storage import files
+from okd_jax.storage.lock import RunLock
 
 
 def everything(folder):
@@ -78,6 +80,22 @@ def test_others_may_read_what_is_written(tmp_path):
   (tmp_path / "mine").mkdir()
   modes = [stat.S_IMODE((tmp_path / n).stat().st_mode) for n in ("net", "mine")]
   assert modes[0] == modes[1]
+
+
+@pytest.mark.parametrize("ending", ["tmp", "deleted"])
+def test_a_lock_sweeps_what_killed_writes_left_long_ago(tmp_path, ending):
+  names = [f".okd_jax_{name}.{ending}" for name in ("file", "young", "folder")]
+  names += [".okd_jax_index", f"mine.{ending}"]
+  for name in names:
+    (tmp_path / name).write_text("")
+  (tmp_path / names[2]).unlink()
+  (tmp_path / names[2] / "new").mkdir(parents=True)
+  for name in names:
+    if "young" not in name:
+      os.utime(tmp_path / name, (time.time() - 90_000,) * 2)
+  with RunLock(tmp_path):
+    left = {path.name for path in tmp_path.iterdir()}
+  assert left - {"run.lock", "run.lock.json"} == {names[1], *names[3:]}
 
 
 # On a machine whose own encoding is ASCII.
