@@ -13,7 +13,8 @@ from okd_jax import methods
 from okd_jax.errors import closest, ConfigError
 from okd_jax.settings import flag_errors, freeze
 
-_RECIPE = re.compile(r"--?config=([^:]+)")
+# Also of two words, which are joined by a line's end.
+_RECIPE = re.compile(r"^--?config[=\n]([^:\n]+)", re.MULTILINE)
 _OUTSIDE = re.compile(r"--?config\.method\.name=(.+:.+)")
 _OF_METHOD = re.compile(r"--?config\.method\.(\w+)=")
 _OVERRIDE = re.compile(r"--?config\.([\w.]+)")
@@ -77,8 +78,8 @@ def without_workdir(argv: Sequence[str]) -> list[str]:
 
 def _find_modules_of(argv: Sequence[str]) -> None:
   """Lets a recipe and its method's module lie in any folder, side by side."""
-  for found in filter(None, map(_RECIPE.match, argv)):
-    folder = str(Path(found[1]).resolve().parent)
+  for name in _RECIPE.findall("\n".join(argv)):
+    folder = str(Path(name).resolve().parent)
     if folder not in sys.path:
       sys.path.append(folder)
 

@@ -48,9 +48,16 @@ def read(*arguments):
   return cli.read_recipe(["main.py", *arguments])[0]
 
 
-@pytest.mark.parametrize("form", ["--config={}", "--config={}:smoke"])
-def test_a_method_may_lie_beside_its_recipe(recipe, form):
-  config = read(form.format(recipe), "--config.method.temperature=5")
+@pytest.mark.parametrize(
+  "form",
+  ["--config={}", "--config={}:smoke", "--config {}", "-config {}:smoke"],
+)
+def test_a_method_may_lie_beside_its_recipe(recipe, form, monkeypatch):
+  folder = str(recipe.parent)
+  monkeypatch.setattr(sys, "path", [p for p in sys.path if p != folder])
+  monkeypatch.delitem(sys.modules, "lab_method", raising=False)
+  words = form.format(recipe).split(" ")
+  config = read(*words, "--config.method.temperature=5")
   method = config_lib.make_method(config)
   assert type(method).__name__ == "Own"
   assert (method.temperature, method.sharp) == (5.0, True)
