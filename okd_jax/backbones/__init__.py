@@ -54,6 +54,11 @@ def make(name: str, num_classes: int, **options: Any) -> Network:
   networks = _networks()
   name, at, fraction = name.partition("@")
   if at:
+    if "tail_width" in options:
+      raise ConfigError(
+        f"tail_width={options['tail_width']} must be left out where the name, "
+        f"'{name}@{fraction}', has it; give one of the two."
+      )
     options["tail_width"] = _fraction(name, fraction)
   if name not in networks:
     raise ConfigError(

@@ -7,6 +7,7 @@ import pytest
 
 from okd_jax import backbones
 from okd_jax.backbones import imagenet_resnet, resnet
+from okd_jax.errors import ConfigError
 
 IMAGE = (8, 8, 3)
 COUNTS = {
@@ -124,3 +125,8 @@ def test_names_say_the_fraction():
 def test_wrong_fractions_are_refused(name, message):
   with pytest.raises(ValueError, match=message):
     backbones.make(name, 10)
+
+
+def test_a_width_is_given_once():
+  with pytest.raises(ConfigError, match="tail_width=1/2 .* 'resnet20@3/5'"):
+    backbones.make("resnet20@3/5", 10, tail_width=Fraction(1, 2))
