@@ -135,7 +135,9 @@ class DeiT(LargeViT, kw_only=True):
   """The same with a class token, whose vector is the features.
 
   So that a trunk returns one map, the token is a first row of it, the same in
-  each column. The maps of `Outputs` are without it.
+  each column. The maps of `Outputs` are without it; the mean over positions
+  that methods see of a trunk is of all rows, so the token, which the head reads
+  alone, counts as one row of them.
   """
 
   def stem(self, x: Array, train: bool) -> Array:
