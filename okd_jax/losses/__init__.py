@@ -64,8 +64,8 @@ from okd_jax.losses._mcl import (
 from okd_jax.losses._mcl_okd import (
   mcl_okd as mcl_okd,
   mcl_okd_of_scores as mcl_okd_of_scores,
-  memory_update as memory_update,
 )
+from okd_jax.losses._memory_bank import memory_update as memory_update
 from okd_jax.losses._mutual import (
   cl_ilr as cl_ilr,
   dml as dml,

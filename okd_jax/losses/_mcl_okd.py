@@ -1,4 +1,4 @@
-"""The objective of MCL-OKD, and the update of its memory banks."""
+"""The objective of MCL-OKD."""
 
 import math
 
@@ -20,7 +20,6 @@ from okd_jax.losses._inputs import (
   weighted,
 )
 from okd_jax.losses._labels import as_labels
-from okd_jax.losses._maps import normalize
 from okd_jax.losses._peers import HIGHEST, sum_over_others
 
 # The published code adds it to every denominator of the noise contrast.
@@ -112,7 +111,8 @@ def mcl_okd(
   positive, negative = _scores(
     embeddings, positives, negatives, nce_temperature
   )
-  return mcl_okd_of_scores(
+  return _terms(
+    "mcl_okd",
     logits,
     positive,
     negative,
@@ -171,22 +171,52 @@ def mcl_okd_of_scores(
   >>> {name: term.shape for name, term in sorted(terms.items())}
   {'leader_kd': (2,), 'peer_ce': (3, 2), 'peer_nce': (3, 2)}
   """
-  check_temperature("mcl_okd", temperature)
+  return _terms(
+    "mcl_okd_of_scores",
+    logits,
+    positive,
+    negative,
+    labels,
+    num_examples=num_examples,
+    temperature=temperature,
+    ce_weight=ce_weight,
+    kd_weight=kd_weight,
+    nce_weight=nce_weight,
+    normalizer=normalizer,
+  )
+
+
+def _terms(
+  function,
+  logits,
+  positive,
+  negative,
+  labels,
+  *,
+  num_examples,
+  temperature,
+  ce_weight,
+  kd_weight,
+  nce_weight,
+  normalizer,
+):
+  """The terms, with errors in the name of a public function."""
+  check_temperature(function, temperature)
   check_weights(
-    "mcl_okd", ce_weight=ce_weight, kd_weight=kd_weight, nce_weight=nce_weight
+    function, ce_weight=ce_weight, kd_weight=kd_weight, nce_weight=nce_weight
   )
   logits, positive, negative = as_floats(
-    "mcl_okd_of_scores",
+    function,
     logits=(logits, "P B C"),
     positive=(positive, "P P B"),
     negative=(negative, "P P B K"),
   )
-  check_peers("mcl_okd", "logits", logits, at_least=2)
-  labels = as_labels("mcl_okd", labels, logits)
+  check_peers(function, "logits", logits, at_least=2)
+  labels = as_labels(function, labels, logits)
   if not negative.shape[3]:
     expected = "at least one score an example, float [P, P, B, K]"
-    refuse("mcl_okd_of_scores", "negative", expected, describe(negative))
-  _check_scale(len(logits), num_examples, normalizer)
+    refuse(function, "negative", expected, describe(negative))
+  _check_scale(function, len(logits), num_examples, normalizer)
   teacher = jax.lax.stop_gradient(jnp.mean(logits, axis=0))
   pairs = _noise_contrast(positive, negative, num_examples, normalizer)
   return {
@@ -196,13 +226,13 @@ def mcl_okd_of_scores(
   }
 
 
-def _check_scale(num_peers, num_examples, normalizer) -> None:
+def _check_scale(function, num_peers, num_examples, normalizer) -> None:
   expected = "positive and finite, a number"
-  check_numbers("mcl_okd", "num_examples", num_examples, expected, is_positive)
+  check_numbers(function, "num_examples", num_examples, expected, is_positive)
   if normalizer is not None:
     pairs = (num_peers, num_peers)
     check_numbers(
-      "mcl_okd",
+      function,
       "normalizer",
       normalizer,
       f"{expected} or {list(pairs)}",
@@ -253,47 +283,3 @@ def _log_mean(positive: Array, negative: Array) -> Array:
     jax.nn.logsumexp(negative, axis=(-2, -1)),
   )
   return total - math.log(negative.shape[-2] * (negative.shape[-1] + 1))
-
-
-def memory_update(
-  bank_rows: Array, embeddings: Array, *, momentum: Scalar = 0.5
-) -> Array:
-  r"""Rows of a memory bank after a step, of Euclidean norm 1.
-
-  Computes :math:`v / \|v\|_2` of :math:`v = \mu v_{old} + (1 - \mu) e`. To be
-  called after the scores of the step were taken.
-
-  Args:
-    bank_rows: rows of the examples of the batch, float [..., d].
-    embeddings: their embeddings of this step, float [..., d].
-    momentum: scalar in [0, 1], the share of the old row.
-
-  Returns:
-    [..., d], float32 or float64, without gradient.
-
-  Raises:
-    ValueError: if the shapes differ, a dtype is not floating, or for a momentum
-      outside [0, 1].
-
-  References:
-    Yang et al., `Multi-view Contrastive Learning for Online Knowledge
-    Distillation <https://arxiv.org/abs/2006.04093>`_, ICASSP 2021.
-
-  >>> memory_update(jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 0.0]])).tolist()
-  [[1.0, 0.0]]
-  """
-  check_numbers(
-    "memory_update",
-    "momentum",
-    momentum,
-    "a number in [0, 1]",
-    lambda x: (x >= 0) & (x <= 1),
-  )
-  old, new = as_floats(
-    "memory_update",
-    bank_rows=(bank_rows, "* d"),
-    embeddings=(embeddings, "* d"),
-  )
-  old, new = jax.lax.stop_gradient((old, new))
-  momentum = jnp.asarray(momentum, jnp.result_type(old, new))
-  return normalize(momentum * old + (1 - momentum) * new)

@@ -231,6 +231,11 @@ def test_wrong_input_is_refused(change, message):
     ({"positive": np.ones((2, 3))}, "positive must be "),
     ({"negative": np.ones((2, 2, 4, 6))}, "negative must be "),
     ({"negative": np.ones((2, 2, 3, 0))}, r"negative must .*\[2, 2, 3, 0\]"),
+    ({"temperature": 0.0}, "temperature must be "),
+    ({"kd_weight": "a"}, "kd_weight must be "),
+    ({"labels": np.ones(3)}, "labels must be "),
+    ({"num_examples": 0}, "num_examples must be "),
+    ({"normalizer": -1.0}, "normalizer must be "),
   ],
 )
 def test_wrong_scores_are_refused_by_their_own_name(change, message):
