@@ -30,6 +30,7 @@ def draw(
   order = jax.random.permutation(
     order_key, jnp.arange(len(labels), dtype=jnp.int32)
   )
+  labels = jnp.asarray(labels)
   shuffled, own = labels[order], labels[index][:, None]
   is_candidate = (shuffled >= 0) & (shuffled != own)
   # Number of candidates up to a place.

@@ -4,6 +4,7 @@ from typing import Any
 
 from flax import struct
 import jax
+import numpy as np
 
 from okd_jax.core import Array, Batch, Context, Outputs, Variables
 from okd_jax.devices.mesh import DATA
@@ -51,7 +52,8 @@ def prepare(
 
   Raises:
     ConfigError: if the batch cannot be divided, or the method needs a teacher,
-      labels or another kind of group, and is not given them.
+      labels or another kind of group, and is not given them; also for known
+      labels that will not do.
   """
   devices = setup.mesh.shape[DATA]
   if len(batch.index) % (devices * setup.accumulate):
@@ -67,6 +69,8 @@ def prepare(
       "the method reads the labels of all training examples; pass "
       "train_labels, int32 [setup.num_examples], to the step."
     )
+  if needs.train_labels and not isinstance(train_labels, jax.core.Tracer):
+    setup.method.check_labels(np.asarray(train_labels))
   if needs.teacher and setup.teacher is None:
     raise ConfigError(
       "the method learns from frozen teachers; give the setup a group as "

@@ -54,7 +54,8 @@ def train_step(
     batch: images and targets.
     key: of the run; the step is folded in here.
     teacher: variables of the frozen teachers, if the method needs them.
-    train_labels: int32 [N], see `okd_jax.core.Context`, likewise.
+    train_labels: int32 [N], see `okd_jax.core.Context`, likewise. They are
+      checked unless they are an argument of the compiled function.
 
   Returns:
     The state after the update, and measures: `terms` by name ([Q], a value a

@@ -1,18 +1,23 @@
 """MCL-OKD: negatives, memory banks, and terms like those of the loss."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import mcl_okd_c100
-from okd_jax import core, losses, methods
+from okd_jax import core, groups, losses, methods, training
+from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import ConfigError
 from okd_jax.methods import _negatives, mcl_okd
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.freeze import freeze
+from okd_jax.tasks import classification
+import toys
 
 P, B, C, D, N, K = 3, 4, 5, 6, 40, 10
 LABELS = np.where(np.arange(N) % 7 == 6, -1, np.arange(N) % C).astype(np.int32)
@@ -213,3 +218,30 @@ def test_images_of_one_class_are_refused(replacement, labels):
   method = methods.make("mcl_okd", replacement=replacement)
   with pytest.raises(ConfigError, match="of one class.*more classes"):
     method.check_labels(labels)
+
+
+def test_few_negatives_are_refused_in_a_loop_of_ones_own():
+  setup = training.Setup(
+    peers=groups.replicas(toys.Toy(4), 2, make_mesh(1, 1)),
+    method=methods.make("mcl_okd", num_negatives=7, embedding_size=3),
+    task=classification.Task(num_classes=4, image_shape=(8, 8, 1)),
+    optimizer=optax.sgd(0.1),
+    batch_size=4,
+    train_size=8,
+  )
+  state = training.init(setup, jax.random.key(0))
+  index = np.arange(4)
+  batch = core.Batch(
+    np.ones((4, 8, 8, 1), np.float32), index, index, np.ones(4, bool)
+  )
+  labels = np.arange(8, dtype=np.int32) % 4
+
+  def step(setup, labels):
+    taught = functools.partial(training.train_step, setup, train_labels=labels)
+    return jax.eval_shape(taught, state, batch, jax.random.key(1))
+
+  for known in (labels, jnp.asarray(labels)):
+    with pytest.raises(ConfigError, match="num_negatives=7 must be at most 6"):
+      step(setup, known)
+    enough = setup.method.clone(num_negatives=6)
+    step(dataclasses.replace(setup, method=enough), known)
