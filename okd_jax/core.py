@@ -245,12 +245,18 @@ def objective(terms: dict[str, Array], weights: Array | float = 1.0) -> Array:
   """Sums, over terms and peers, the mean over examples.
 
   Args:
-    terms: of the method.
+    terms: of the method, at least one, [B] or [P, B].
     weights: of the examples, [B] or [P, B].
+
+  Raises:
+    ConfigError: if there is no term.
   """
-  return jnp.sum(
-    jnp.stack([jnp.sum(jnp.mean(t * weights, -1)) for t in terms.values()])
-  )
+  if not terms:
+    raise ConfigError(
+      "objective: terms={} must hold a loss term; return one from the method."
+    )
+  means = [jnp.sum(jnp.mean(t * weights, -1)) for t in terms.values()]
+  return jnp.sum(jnp.stack(means))
 
 
 def require_peers(name: str, outputs: Outputs, at_least: int) -> None:

@@ -14,6 +14,7 @@ import quick
 
 from okd_jax import core, groups, layers, methods, schedules
 from okd_jax.devices import mesh as mesh_lib
+from okd_jax.errors import ConfigError
 from okd_jax.methods import _fusion
 from okd_jax.methods._fusion import Fusion
 from okd_jax.training import state as state_lib, step as steps
@@ -788,3 +789,8 @@ def test_pcl_average_has_statistics_of_its_own_passes():
     lambda a, b: np.abs(a - b).max(), expected, third.memory["peers"]
   )
   assert max(jax.tree.leaves(gaps)) > 1e-4
+
+
+def test_a_method_without_terms_is_refused():
+  with pytest.raises(ConfigError, match="objective: terms={} must hold"):
+    core.objective({})
