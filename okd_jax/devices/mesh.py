@@ -110,6 +110,10 @@ def place(tree: Any, sharding: Any) -> Any:
   """Puts host values that every process holds on the devices of a mesh."""
 
   def put(value: Any, where: NamedSharding) -> jax.Array:
+    dtype = getattr(value, "dtype", None)  # a number has none
+    if dtype and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+      bits = put(jax.random.key_data(value), where)
+      return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(value))
     host = np.array(value)  # a copy: two leaves may share a buffer
     return jax.make_array_from_callback(
       host.shape, where, lambda index: host[index]

@@ -14,13 +14,15 @@ examples out, multiply every term by a mask [B] and divide by the mask's mean:
 >>> print(f"{jnp.mean(term * mask / jnp.mean(mask)):.4f} = {term[0]:.4f}")
 0.1269 = 0.1269
 
-The masked examples' terms must be finite, so give them some legal label.
+The masked examples' terms must be finite, so give them some legal label. What
+takes a batch as a whole (`mcl`, `supervised_nce`, `mcl_okd`, `switokd`,
+`switokd_group`, `feature_aggregation`) is to be given arrays without them.
 
 `labels` are class indices, integer [B], or probabilities, float [B, C]: one-hot
-ones give what indices give. Probabilities are not made to sum to one. An index
-outside [0, C) is refused if it is known when the function is called; one that
-only the running program knows (under `jit`) gives nan, as value and as gradient
-of its example.
+ones give what indices give; `mcl` and `supervised_nce` take indices alone.
+Probabilities are not made to sum to one. An index outside [0, C) is refused if
+it is known when the function is called; one that only the running program knows
+(under `jit`) gives nan, as value and as gradient of its example.
 
 A logit of -inf masks a class: it gets the probability 0 and, in a target, no
 `eps`. Losses of the classes that nobody masks stay what they are without the

@@ -231,7 +231,10 @@ def check_optimizer(config: RunConfig, setup: Setup) -> None:
 
   try:
     state = state_lib.abstract(setup, jax.random.key(0))
-    jax.eval_shape(update, state.params)
+    _, opt_state = jax.eval_shape(update, state.params)
+    for leaf in jax.tree.leaves(opt_state):
+      if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        raise ValueError("it keeps a random key, and checkpoints hold numbers")
   except ConfigError:
     raise
   except Exception as error:  # of a function that is not ours

@@ -107,6 +107,19 @@ def test_names_say_the_fraction():
   )
 
 
+def test_the_page_says_which_networks_have_a_fraction():
+  def has_fraction(name):
+    try:
+      backbones.make(f"{name}@1/2", 10)
+    except ValueError:
+      return False
+    return True
+
+  named = ("resnet", "densenet", "wrn20_8")
+  for name in backbones.names():
+    assert has_fraction(name) == name.startswith(named), name
+
+
 @pytest.mark.parametrize(
   ("name", "message"),
   [

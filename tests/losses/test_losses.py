@@ -17,7 +17,8 @@ FEATURES = jnp.zeros((3, 2, 4))
 def test_import_needs_no_training_library():
   code = (
     "import sys; import okd_jax.losses, okd_jax.schedules; "
-    "heavy = {'flax', 'orbax', 'tensorflow', 'ml_collections', 'sklearn'}; "
+    "heavy = {'flax', 'orbax', 'tensorflow', 'ml_collections', 'sklearn', "
+    "'optax', 'chex'}; "
     "print(sorted(heavy & {name.partition('.')[0] for name in sys.modules}))"
   )
   result = subprocess.run(

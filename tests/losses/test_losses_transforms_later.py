@@ -127,6 +127,31 @@ def assert_close(actual, wanted, rtol=2e-5):
   jax.tree.map(compare, jax.device_get(actual), wanted)
 
 
+def test_only_what_compares_examples_needs_arrays_without_some():
+  """A mask does for the others: their terms are the same without the last."""
+  x = draw()
+  few = {name: np.split(x[name], [2], BATCH_AXIS[name])[0] for name in x}
+  whole, alone = (golden.jit_once(call_all)(inputs) for inputs in (x, few))
+  differ = set()
+  for name, terms in alone.items():
+    for a, b in zip(*map(jax.tree.leaves, (terms, whole[name])), strict=True):
+      if a.dtype != bool and not np.allclose(
+        a, b[..., :2, :] if name == "memory_update" else b[..., :2], rtol=1e-4
+      ):
+        differ.add(name)
+  # The target of `okdhp` is that of `feature_aggregation` here.
+  assert differ == {"mcl", "mcl_okd", "okdhp"}
+
+  # A teacher pauses where it is right and its student is wrong.
+  teacher, student = np.zeros((2, NUM_EXAMPLES, NUM_CLASSES))
+  teacher[:, 0], student[:, 1] = 2.0, 9.0
+  labels = np.array([0, 0, 1, 1])
+  for end, paused in ((2, True), (4, False)):
+    terms = losses.switokd(teacher[:end], student[:end], labels[:end])
+    assert terms["expert_mode"] == paused
+    assert np.any(terms["teacher_ce"][:2]) != paused
+
+
 @pytest.mark.long
 def test_vmap():
   inputs = jax.tree.map(lambda x: np.stack([x, x[::-1]]), draw())

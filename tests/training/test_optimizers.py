@@ -328,9 +328,33 @@ def needs_a_line_search(learning_rate):
   return optax.lbfgs(learning_rate)
 
 
-def test_an_optimizer_that_needs_more_is_refused_before_training(tmp_path):
+def draws(learning_rate):
+  return optax.noisy_sgd(learning_rate, key=jax.random.key(3))
+
+
+@pytest.mark.parametrize(
+  ("name", "says"),
+  [("needs_a_line_search", "value_fn"), ("draws", "keeps a random key")],
+)
+def test_an_optimizer_that_needs_more_is_refused_before_training(
+  name, says, tmp_path
+):
   config = independent_digits.get_config("smoke")
-  config.optim.name = f"{__name__}:needs_a_line_search"
-  with pytest.raises(ConfigError, match="cannot update this group .*value_fn"):
+  config.optim.name = f"{__name__}:{name}"
+  with pytest.raises(ConfigError, match=f"cannot update this group .*{says}"):
     train.train(freeze(config), tmp_path)
   assert not (tmp_path / "config.json").exists()
+
+
+def test_an_optimizer_may_draw_in_a_loop_of_ones_own():
+  recipe = toys.recipe("dml", num_peers=2, net=toys.Quick(), data=2)
+  recipe = dataclasses.replace(recipe, optimizer=draws(0.01))
+  keys = [
+    jax.tree.leaves(
+      runs.train(recipe, steps)[0].opt_state,
+      is_leaf=lambda leaf: hasattr(leaf, "rng_key"),
+    )[0].rng_key
+    for steps in (1, 2)
+  ]
+  bits = [jax.random.key_data(key).tolist() for key in keys]
+  assert bits[0] != bits[1]

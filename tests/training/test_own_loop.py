@@ -6,7 +6,12 @@ import re
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
+
+from okd_jax import training
+import toys
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "your_own_loop.md"
@@ -63,3 +68,29 @@ def test_a_loop_of_the_page_trains(loop):
   assert done.returncode == 0, done.stderr
   (right,) = re.findall(r"right on (\d+)%", done.stdout)
   assert int(right) > 80, done.stdout
+
+
+def test_figures_are_of_one_prediction_of_the_sums():
+  setup = toys.recipe("dml", num_peers=2, net=toys.Quick())
+  state = training.init(setup, jax.random.key(0))
+  step = jax.jit(
+    lambda batch: training.eval_step(setup, state.params, state.memory, batch)
+  )
+  batches = [toys.batch(seed) for seed in range(2)]
+  sums = jax.tree.map(np.add, *map(step, batches))
+  given = re.findall(r"`(sums\[.*?|jax\.tree\.map.*?)`", PAGE.read_text())
+  found = [
+    setup.task.figures(eval(text, {"sums": sums, "jax": jax}))["accuracy"]
+    for text in given
+  ]
+  logits = [
+    training.predict(setup, state.params, state.memory, batch)[0]
+    for batch in batches
+  ]
+  logits = np.concatenate(logits, 1)
+  targets = np.concatenate([batch.target for batch in batches])
+  expected = [
+    np.mean(np.argmax(said, -1) == targets)
+    for said in (logits.mean(0), logits[-1])
+  ]
+  np.testing.assert_allclose(found, expected)
