@@ -240,13 +240,14 @@ class _TensorBoard:
       self._uploads.changed()
 
   def close(self) -> None:
-    self._writer.close()
-    if self._uploads is not None:
-      try:
+    try:
+      self._writer.close()
+      if self._uploads is not None:
         self._uploads.finish()
-      except CheckpointError as error:
-        # All that counts is elsewhere, and has been written by now.
-        _log.warning("%s lacks the last events: %s", self._events, error)
+    except (CheckpointError, OSError) as error:
+      # All that counts is elsewhere, or has failed for a reason of its own.
+      _log.warning("%s lacks the last events: %s", self._events, error)
+    if self._uploads is not None:
       self._local.cleanup()
 
   def _upload(self) -> None:

@@ -150,6 +150,21 @@ def test_a_full_disk_closes_events_too(tmp_path: Path, monkeypatch):
   assert b"loss" in events.read_bytes()
 
 
+def test_events_that_cannot_be_written_hide_no_other_failure(
+  tmp_path: Path, monkeypatch, caplog
+):
+  writer = records.Writer(tmp_path)
+
+  def full():
+    raise OSError("no space left")
+
+  (events,) = writer._trackers
+  monkeypatch.setattr(events._writer, "close", full)
+  with pytest.raises(CheckpointError, match="the reason"), writer:
+    raise CheckpointError("the reason")
+  assert "lacks the last events: no space left" in caplog.text
+
+
 def test_missing_tensorboardx_is_one_warning(
   tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
 ):
