@@ -112,6 +112,17 @@ class Returning(nn.Module):
     }[self.what]
 
 
+def assert_refused(group, words):
+  """What a network of a group returns is refused where it is applied."""
+  images = jnp.zeros((1, 2, 2, 1))
+  variables = jax.eval_shape(group.init, jax.random.key(0), images)
+  with pytest.raises(groups.GroupError, match=words):
+    jax.eval_shape(
+      lambda v: group.apply(v, images, jax.random.key(0), train=False),
+      variables,
+    )
+
+
 @pytest.mark.parametrize(
   ("what", "words"),
   [
@@ -128,13 +139,7 @@ class Returning(nn.Module):
 )
 def test_other_outputs_are_refused(what, words):
   group = groups.replicas(Returning(5, what), 2, make_mesh(1, 1))
-  images = jnp.zeros((1, 2, 2, 1))
-  variables = jax.eval_shape(group.init, jax.random.key(0), images)
-  with pytest.raises(groups.GroupError, match=words):
-    jax.eval_shape(
-      lambda v: group.apply(v, images, jax.random.key(0), train=False),
-      variables,
-    )
+  assert_refused(group, words)
 
 
 class Skipping(nn.Module):
@@ -163,13 +168,7 @@ class Skipping(nn.Module):
 )
 def test_trunks_of_other_outputs_are_refused(what, words):
   group = groups.branches(Skipping(what), 2, make_mesh(1, 1))
-  images = jnp.zeros((1, 2, 2, 1))
-  variables = jax.eval_shape(group.init, jax.random.key(0), images)
-  with pytest.raises(groups.GroupError, match=words):
-    jax.eval_shape(
-      lambda v: group.apply(v, images, jax.random.key(0), train=False),
-      variables,
-    )
+  assert_refused(group, words)
 
 
 class Counting(nn.Module):
