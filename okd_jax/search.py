@@ -36,10 +36,8 @@ from okd_jax.tasks.task import Measure, Task
 
 _log = logging.getLogger(__name__)
 # Trials that differ in them cannot be compared.
-_COMMON = (
-  *("seed", "num_seeds", "best_by", "deploy"),
-  *("data.name", "data.validation"),
-)
+_COMMON = {"seed", "num_seeds", "best_by", "deploy"}
+_COMMON |= {"data.name", "data.validation"}
 
 Space = dict[str, distributions.BaseDistribution]
 
