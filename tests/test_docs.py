@@ -31,6 +31,12 @@ def test_every_method_has_a_page():
     assert f'--8<-- "okd_jax/methods/{name}.py"' in text
 
 
+def test_readme_lists_every_method():
+  readme = (ROOT / "README.md").read_text()
+  table = readme.partition("## Methods")[2].partition("## ")[0]
+  assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.M)) == methods.names()
+
+
 def test_pages_draw_their_formulas_without_network():
   text = (ROOT / "mkdocs.yml").read_text()
   scripts = re.findall(r"^  - (.*\.js)$", text, re.MULTILINE)
