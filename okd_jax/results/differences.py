@@ -8,6 +8,8 @@ import statistics
 import numpy as np
 from scipy import stats
 
+from okd_jax.runs.spread import deviation
+
 CONFIDENCE = 0.95
 # More runs than anybody makes for one row.
 _MOST = 1000
@@ -64,14 +66,15 @@ def paired(
     theirs: likewise; what only one of both has is left out.
 
   Returns:
-    Ours minus theirs; None with less than two seeds in common.
+    Ours minus theirs, nan with a figure that is; None with less than two seeds
+    in common.
   """
   shared = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
   if len(shared) < 2:
     return None
-  mean, std = statistics.mean(shared), statistics.stdev(shared)
+  mean, std = statistics.fmean(shared), deviation(shared)
   margin = _margin(std, len(shared))
-  if abs(mean) > margin:
+  if not abs(mean) <= margin:  # so that nan needs no number of seeds
     return Difference(mean, margin, None)
   enough = (n for n in range(2, _MOST + 1) if abs(mean) > _margin(std, n))
   return Difference(mean, margin, next(enough, math.inf))
@@ -84,10 +87,11 @@ def peer_effect(figures: Sequence[Sequence[float]]) -> PeerEffect | None:
     figures: of every seed, and in it of every peer, [N, P].
 
   Returns:
-    None with less than two seeds or peers, or where nothing varies.
+    None with less than two seeds or peers, where nothing varies, and with a
+    figure that is not finite.
   """
   values = np.asarray(figures, float)
-  if values.ndim != 2 or min(values.shape) < 2:
+  if values.ndim != 2 or min(values.shape) < 2 or not np.isfinite(values).all():
     return None
   num_seeds, num_peers = values.shape
   of_peers, of_seeds = values.mean(0), values.mean(1, keepdims=True)

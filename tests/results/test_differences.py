@@ -33,6 +33,14 @@ def test_a_difference_of_nothing_would_need_endless_seeds():
   assert differences.paired({0: 1.0}, {0: 0.0, 1: 0.0}) is None
 
 
+def test_a_figure_that_is_no_number_gives_no_difference():
+  for figure in (np.nan, np.inf):
+    found = differences.paired({0: figure, 1: 1.0}, {0: 0.0, 1: 0.0})
+    assert np.isnan(found.margin)
+    assert found.needed is None
+    assert differences.peer_effect([[figure, 1.0], [1.0, 2.0]]) is None
+
+
 def test_peers_that_differ_by_their_place_are_found():
   # By hand: squares of peers 6, of seeds 14/3, of everything 12, so 4/3 are
   # left; F = (6 / 2) / (4/3 / 4). Of F(2, 4), p = (1 + 2 F / 4)**-2.
