@@ -83,7 +83,7 @@ class Runner:
       labels = mesh_lib.place(
         source.train_labels(setup.num_examples), self._everywhere
       )
-    self._rest = (self._placed_key(key), teacher, labels)
+    self._rest = (mesh_lib.place(key, self._everywhere), teacher, labels)
     self._longest = min(_MOST_STEPS, setup.total_steps) if chunked else 1
     self._step_fn = once.jitted(steps.train_step, setup)
     program = (chunk.many_steps, setup) if chunked else (chunk.one_step,)
@@ -208,7 +208,3 @@ class Runner:
       (rows, np.int32(count)), (self._everywhere, self._everywhere)
     )
     return self._memory.images, self._memory.labels, *placed
-
-  def _placed_key(self, key):
-    data = mesh_lib.place(jax.random.key_data(key), self._everywhere)
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
