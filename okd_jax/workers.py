@@ -220,7 +220,9 @@ def _on_cards(number: int, devices: int) -> list[Place]:
 def _start(
   number: int, place: Place, command: Sequence[str], workdir: Path
 ) -> _Worker:
-  log = folder(workdir, "workers") / f"{socket.gethostname()}-{number}.log"
+  # Another command of this machine may be at the same comparison.
+  name = f"{socket.gethostname()}-{os.getpid()}-{number}.log"
+  log = folder(workdir, "workers") / name
   log.parent.mkdir(parents=True, exist_ok=True)
   with log.open("ab") as file, _cores(place.cores):
     begin = file.tell()

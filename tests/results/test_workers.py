@@ -191,6 +191,19 @@ SLEEPS = (sys.executable, "-c", "import time; time.sleep(600)")
 TWO = [workers.Place("one"), workers.Place("two")]
 
 
+def test_two_commands_of_one_machine_have_logs_of_their_own(
+  tmp_path, monkeypatch
+):
+  begun = []
+  for command, cell in enumerate(NAMES[:2], 1):
+    monkeypatch.setattr(os, "getpid", lambda command=command: command)
+    says = (sys.executable, "-c", f"print('Cell 1 of 8: {cell}')")
+    begun.append(workers._start(1, TWO[0], says, tmp_path))
+  for worker in begun:
+    worker.process.wait()
+  assert [worker.said()[0] for worker in begun] == NAMES[:2]
+
+
 def begun_by(monkeypatch, then):
   """The workers that are started, each followed by something."""
   start, begun = workers._start, []
