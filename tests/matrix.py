@@ -38,20 +38,21 @@ NETWORKS = (
 PEERS = 4
 HEAD = f"""# Conformance matrix
 
-Written by `make matrix` on {len(jax.devices())} virtual devices, {PEERS} peers.
+Do results depend on the mesh? `make matrix` wrote this page, on
+{len(jax.devices())} virtual devices with {PEERS} peers.
 """
 TOY = """
 ## Toy network, five steps in float64
 
-The largest difference of any number in the state or the measures from those of
-one device, relative where they are above one. `-`: the method is not for this
-kind of group.
+Each cell is the largest difference of any number in the state or the measures
+from that number on one device, relative for numbers above one. `-` means that
+the method is not for this kind of group.
 """
 TRACED = """
 ## Networks of the papers, one step traced
 
-CIFAR-100, batch of 128 on a mesh of 4 x 2. Traced and shape-checked, not run.
-`-`: as above.
+CIFAR-100, batch of 128 on a mesh of 4 x 2. The step was traced and its shapes
+were checked, but it was not run. `-` means the same as above.
 """
 
 
