@@ -21,7 +21,8 @@ CASES = {
   "A5": "A process of several that is killed, stopped, fails or loses its "
   "disk: the others name it and end within two minutes; the same command goes "
   "on",
-  "B1": "N steps against k, resume, N - k, for every method: equal to the bit",
+  "B1": "N steps at once against k steps, a stop and N - k steps, for every "
+  "method: equal to the bit",
   "B2": "B1 on an accelerator with `config.deterministic`",
   "B3": "The same seed twice on CPU: equal to the bit",
   "B4": "1, 2 and 8 devices: equal to 1e-9 in float64 after five steps",
