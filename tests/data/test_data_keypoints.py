@@ -178,7 +178,7 @@ def test_pictures_are_turned_as_annotators_saw_them(tmp_path):
     image["file_name"] = image["file_name"].replace("png", "jpg")
   (folder / "annotations" / "all.json").write_text(json.dumps(said))
   assert make(folder).info.num_train == 3
-  with pytest.raises(DataError, match=r"is 30 x 40, .* \(40, 30\)"):
+  with pytest.raises(DataError, match=r"is 30 x 40, .* config.data.exif"):
     make(folder, exif=False)
 
 
@@ -587,6 +587,9 @@ def test_boxes_of_a_detector(coco2017):
     ([DETECTED | {"image_id": 99}], "box in image 99, which is not in"),
     ([DETECTED | {"bbox": [1, 2, 3]}], "entry 0 of its boxes"),
     ({"annotations": []}, "must hold what a detector found"),
+    # AP would be of the annotators' boxes.
+    ([DETECTED | {"category_id": 0}], "no box of a person among 1"),
+    ([], "no box of a person among 0"),
   ],
 )
 def test_damaged_boxes_of_a_detector_are_refused(coco2017, content, message):
@@ -667,6 +670,50 @@ def test_the_command_counts_a_split_without_pictures(tmp_path, capsys):
   splits = json.loads(capsys.readouterr().out)["splits"]
   assert {split["figures"] for split in splits.values()} == {0, 6}
   assert {split["joints"]["nose"] for split in splits.values()} == {0, 6}
+
+
+@pytest.mark.parametrize(
+  ("flip", "said"),
+  [("true", "left_eye - right_eye"), ("false", "never")],
+)
+def test_the_command_says_what_is_mirrored(tmp_path, capsys, flip, said):
+  folder = annotated.write(tmp_path, annotated.content())
+  command = ["data", f"keypoints:{folder}", f"--config.data.flip={flip}"]
+  __main__.main(command)
+  assert f"mirrored  {said}" in capsys.readouterr().out
+  __main__.main([*command, "--json"])
+  assert json.loads(capsys.readouterr().out)["flip"] is (flip == "true")
+
+
+def test_the_command_counts_what_is_validated(tmp_path, capsys):
+  folder = annotated.write(tmp_path, annotated.content(10))
+  command = ["data", f"keypoints:{folder}", "--config.data.validation=0.25"]
+  __main__.main(command)
+  said = capsys.readouterr().out
+  assert "6 for train, 2 for validation, 2 for test" in said
+  __main__.main([*command, "--json"])
+  used = json.loads(capsys.readouterr().out)["used"]
+  assert used == {"train": 6, "validation": 2, "test": 2}
+
+
+@pytest.mark.parametrize(
+  ("key", "message"),
+  [
+    ("data.validation=0.25", "has a validation split of its own"),
+    ("augment.mixup=0.2", "which config.augment"),
+    ("augment.mixup=-1", "config.augment.mixup=-1"),
+  ],
+)
+def test_the_command_refuses_what_training_would(
+  tmp_path, capsys, key, message
+):
+  folder = tmp_path / "set"
+  for split in ("train", "val", "test"):
+    annotated.write(folder, annotated.content(2), name=f"{split}.json")
+  with pytest.raises(SystemExit) as left:
+    __main__.main(["data", f"keypoints:{folder}", f"--config.{key}"])
+  assert left.value.code == 2
+  assert message in capsys.readouterr().err
 
 
 @pytest.mark.long
