@@ -395,6 +395,7 @@ def test_pictures_in_two_splits_and_heads_of_a_few_are_said(tmp_path):
     ("test: a.json", "names no file for 'train'"),
     ("train: b.json", "names b.json for 'train', which is not there"),
     ("train: 7", "'train' must be a path"),
+    ("train: 0", "'train' must be a path"),
     ("torso: [nose]", "two joint names"),
     (
       "flip_pairs: [[nose, left_eye], [nose, right_eye]]",
@@ -407,6 +408,45 @@ def test_wrong_descriptions_are_refused(tmp_path, text, message):
   (folder / description.FILE).write_text(text)
   with pytest.raises(DataError, match=message):
     make(folder)
+
+
+def test_a_description_of_another_name_is_refused(tmp_path):
+  folder = annotated.write(tmp_path, annotated.content())
+  (folder / "keypoints.yml").write_text("flip_pairs: []")
+  with pytest.raises(DataError, match=r"yml is not read.* keypoints\.yaml"):
+    make(folder)
+
+
+def test_keys_without_a_value_say_nothing(tmp_path):
+  folder = annotated.write(tmp_path, annotated.content())
+  (folder / description.FILE).write_text(
+    "train:\nflip_pairs:\nsigmas:\nskeleton:\ntorso:\n"
+  )
+  known = make(folder).info.of_keypoints
+  assert known.pairs == ((3, 4),) and known.torso == (1, 2)
+  assert known.bones == ((0, 1), (0, 2))
+
+
+def test_joints_may_have_numbers_as_names(tmp_path):
+  said = annotated.content()
+  said["categories"][0] |= {
+    "keypoints": ["1", "2", "3", "4", "5"],
+    "skeleton": [[1.0, 2.0]],
+  }
+  folder = annotated.write(tmp_path, said)
+  (folder / description.FILE).write_text(
+    "flip_pairs: [[4, 5]]\nsigmas: {1: 0.1}\ntorso: [2, 3]"
+  )
+  known = make(folder).info.of_keypoints
+  assert known.pairs == ((3, 4),) and known.torso == (1, 2)
+  assert known.sigmas[0] == 0.1
+  assert str(known.bones) == "((0, 1),)"
+
+
+def test_a_picture_must_be_left_to_train_on(tmp_path):
+  folder = annotated.write(tmp_path, annotated.content(2))
+  with pytest.raises(ConfigError, match=r"test_fraction=0\.9 leaves none of 2"):
+    make(folder, test_fraction=0.9)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from okd_jax.data.formats import finder, fingerprint, tfds as prepared
 from okd_jax.data.keypoints import coco, description
 from okd_jax.data.keypoints.figures import Figure
 from okd_jax.data.keypoints.info import KeypointInfo
-from okd_jax.errors import DataError
+from okd_jax.errors import ConfigError, DataError
 from okd_jax.storage import bucket, files, paths
 from okd_jax.storage.paths import Path
 
@@ -58,6 +58,7 @@ def read(path: str, aspect: float, test_fraction: float) -> Set:
     test_fraction: of the pictures, where there is no file of tests.
 
   Raises:
+    ConfigError: if no picture is left to train on.
     DataError: naming the file and the rule that it breaks.
   """
   given = paths.anywhere(path)
@@ -223,7 +224,12 @@ def _divided(
 ) -> dict[str, Sequence[Figure]]:
   """Some pictures, with all figures in them, for tests."""
   ids = sorted({figure.image_id for figure in figures})
-  _, chosen = prepared.hold_out_rows(np.zeros(len(ids), int), test_fraction)
+  kept, chosen = prepared.hold_out_rows(np.zeros(len(ids), int), test_fraction)
+  if not len(kept):
+    raise ConfigError(
+      f"config.data.test_fraction={test_fraction} leaves none of {len(ids)} "
+      "pictures to train on; lower it, or label more."
+    )
   tests = {ids[i] for i in chosen}
   return {
     "train": [f for f in figures if f.image_id not in tests],
