@@ -417,6 +417,16 @@ def test_a_description_of_another_name_is_refused(tmp_path):
     make(folder)
 
 
+@pytest.mark.parametrize("last", ["test", "valid"])
+def test_it_is_said_that_validation_data_are_the_tests(tmp_path, last):
+  for split in ("train", last):
+    annotated.write(tmp_path, annotated.content(2), name=f"{split}.json")
+  found = own.read(str(tmp_path), ASPECT, 0.0)
+  assert set(found.splits) == {"train", "test"}
+  said = any("valid.json is the test split" in note for note in found.notes)
+  assert said is (last == "valid")
+
+
 def test_keys_without_a_value_say_nothing(tmp_path):
   folder = annotated.write(tmp_path, annotated.content())
   (folder / description.FILE).write_text(
