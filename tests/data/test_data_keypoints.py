@@ -9,6 +9,7 @@ import pytest
 from scipy import io
 
 from okd_jax import __main__, data
+from okd_jax.data.formats import tfds
 from okd_jax.data.keypoints import (
   description,
   mpii,
@@ -112,6 +113,14 @@ def test_sources_agree(tmp_path):
     np.testing.assert_array_equal(a.image, b.image)
     np.testing.assert_array_equal(a.target.points, b.target.points)
     np.testing.assert_array_equal(a.index, b.index)
+
+
+def test_too_many_figures_for_memory_are_for_a_stream(tmp_path, monkeypatch):
+  folder = annotated.write(tmp_path, annotated.content(2))
+  monkeypatch.setattr(tfds, "MAX_BYTES", 1000)
+  with pytest.raises(DataError, match=r"config\.data\.source=stream"):
+    make(folder)
+  assert make(folder, source="stream").info.num_train
 
 
 def test_cvat(tmp_path):
