@@ -1,6 +1,7 @@
 """All methods for keypoints on drawn figures, hourglass of two stacks.
 
-No published figures. Short, as the recipes' `:short` are.
+No published figures. As short as the recipes' `:short`, and every method with its
+own defaults, OKDHP's `kd_weight` of 1 too.
 
     python -m okd_jax compare --config=configs/compare_stickfolk.py
 """

@@ -69,6 +69,8 @@ def run(args: argparse.Namespace) -> None:
   from okd_jax.data import sheet
   from okd_jax.data.formats import folder, index, walk
 
+  how = Augment(**_given(args, "augment"))
+  rules.check(how, "config.augment")
   if args.path.startswith(KEYPOINTS):
     if args.index:
       raise ConfigError(
@@ -78,15 +80,13 @@ def run(args: argparse.Namespace) -> None:
     of_joints = data.check(
       {"name": args.path, "image_size": 256} | _given(args, "data")
     )
-    keypoint_data.run(of_joints, args.show, as_json=args.json)
+    keypoint_data.run(of_joints, how, args.show, as_json=args.json)
     return
   path = args.path.removeprefix("folder:")
   if copy_data.is_copy(path):
     copy_data.run(path, write_index=args.index, as_json=args.json)
     return
   config = data.check({"name": f"folder:{path}", **_given(args, "data")})
-  how = Augment(**_given(args, "augment"))
-  rules.check(how, "config.augment")
   if args.index:
     index.remove(paths.anywhere(path))
   used = _division(config, path)

@@ -1,7 +1,7 @@
 """Evaluate a run: all figures of its task."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import logging
 import os
@@ -92,9 +92,8 @@ class _Evaluated:
   closer: Closer | None
 
   @property
-  def extra(self) -> dict[str, Any]:
-    """What was asked for besides, as JSON."""
-    found: dict[str, Any] = {}
+  def as_json(self) -> dict[str, Any]:
+    found = {"step": self.step} | self.distances | {"figures": self.values}
     if self.first:
       found["ensemble_of_first"] = {
         str(k): figures for k, figures in enumerate(self.first, 1)
@@ -121,9 +120,8 @@ def run(args: argparse.Namespace) -> None:
     return
   (only,) = found
   if args.json:
-    about = {"step": only.step, "split": args.split, "count": only.count}
-    figures = {"figures": only.values}
-    common.print_json(about | only.distances | figures | only.extra)
+    about = {"split": args.split, "count": only.count}
+    common.print_json(about | only.as_json)
     return
   title = f"{only.workdir}, step {only.step}, {args.split} split"
   _show(title, only.values, only.task, only.count)
@@ -212,17 +210,11 @@ def _report_several(
     for who in first.values
   }
   if args.json:
-    runs = {
-      each.workdir.name: {"step": each.step}
-      | each.distances
-      | {"figures": each.values}
-      | each.extra
-      for each in found
-    }
+    runs = {each.workdir.name: each.as_json for each in found}
     about = {"split": args.split, "count": first.count, "figures": spreads}
     common.print_json(about | {"runs": runs})
     return
-  measures = first.task.measures
+  measures = _measured(first.task, spreads.values())
   display.table(
     f"{args.workdir}, {args.split} split, mean ± sample standard deviation "
     f"over {len(found)} seeds",
@@ -247,7 +239,7 @@ def _show_extra(found: Sequence[_Evaluated]) -> None:
 
   firsts = zip(*(each.first for each in found), strict=True)
   if spreads := [spread.over(first) for first in firsts]:
-    shown = [m for m in found[0].task.measures if m.name in spreads[0]]
+    shown = _measured(found[0].task, spreads)
     display.table(
       "Ensemble of the first k members",
       ["k", *(m.title for m in shown)],
@@ -261,6 +253,12 @@ def _show_extra(found: Sequence[_Evaluated]) -> None:
       display.table(table.title, table.columns, table.rows)
       for note in table.notes:
         print(note)
+
+
+def _measured(task: Task, values: Iterable[Mapping[str, Any]]) -> list[Measure]:
+  """Those of a task that there are: which ones may follow from the data."""
+  found = {name for measured in values for name in measured}
+  return [measure for measure in task.measures if measure.name in found]
 
 
 def _by_prediction(
@@ -284,8 +282,7 @@ def _show(
   title: str, values: Mapping[str, dict[str, Any]], task: Task, count: int
 ) -> None:
   counts = task.headline(task.info).counts
-  found = {name for measured in values.values() for name in measured}
-  measures = [measure for measure in task.measures if measure.name in found]
+  measures = _measured(task, values.values())
   rows = [
     (
       who,

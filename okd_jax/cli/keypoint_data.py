@@ -10,6 +10,7 @@ import numpy as np
 
 from okd_jax import data
 from okd_jax.cli import common
+from okd_jax.data.augmentation import Augment, PLAIN
 from okd_jax.data.keypoints import load, pictures
 from okd_jax.data.keypoints.figures import Figure
 from okd_jax.devices.mesh import make_mesh
@@ -20,20 +21,32 @@ from okd_jax.tasks.keypoints import STRIDE, Task
 _SHOWN = 32
 
 
-def run(config: data.Config, show: Path | None, *, as_json: bool) -> None:
+def run(
+  config: data.Config, how: Augment, show: Path | None, *, as_json: bool
+) -> None:
   """Checks every picture and annotation, and says what there is.
 
   Args:
     config: of the data.
+    how: what else is to change pictures.
     show: a PNG for figures as a network sees them in training.
     as_json: print for programs.
 
   Raises:
+    ConfigError: likewise.
     DataError: for what training would refuse as well.
   """
   found = load.find(config)
+  listing = load.listed(config, found)
+  if how != PLAIN:
+    Task.of(listing.info).changed(how, 0.0, ())
+  positions = data.division(config, listing)
+  used = {
+    split: len(positions[split]) for split in ("train", "validation", "test")
+  }
   for figures in found.splits.values():
-    pictures.check(figures, exif=found.exif and config.exif)
+    pictures.check(figures, exif=listing.info.exif)
+  flip = found.flip and config.flip
   counts = {
     split: {
       "pictures": len({f.image_id for f in figures}),
@@ -45,9 +58,9 @@ def run(config: data.Config, show: Path | None, *, as_json: bool) -> None:
   if as_json:
     known = dataclasses.asdict(found.info)
     about = {"joints": found.names, "known": known, "notes": found.notes}
-    common.print_json({"splits": counts} | about)
+    common.print_json({"splits": counts, "used": used, "flip": flip} | about)
   else:
-    _show(config.name, counts, found)
+    _show(config.name, counts, found, used, flip=flip)
   if show:
     _draw(config, show)
     if not as_json:
@@ -64,7 +77,14 @@ def _labelled(
   }
 
 
-def _show(name: str, counts: dict[str, Any], found: Any) -> None:
+def _show(
+  name: str,
+  counts: dict[str, Any],
+  found: Any,
+  used: dict[str, int],
+  *,
+  flip: bool,
+) -> None:
   rows = [
     (what, *(part[what] for part in counts.values()))
     for what in ("pictures", "figures")
@@ -75,7 +95,11 @@ def _show(name: str, counts: dict[str, Any], found: Any) -> None:
   ]
   display.table(f"{name}: how often", ["what", *counts], rows)
   pairs = [f"{found.names[a]} - {found.names[b]}" for a, b in found.info.pairs]
-  rows = [("mirrored", ", ".join(pairs) if found.flip else "never")]
+  division = ", ".join(
+    f"{number or 'none'} for {split}" for split, number in used.items()
+  )
+  mirrored = ", ".join(pairs) or "without joints that change places"
+  rows = [("figures", division), ("mirrored", mirrored if flip else "never")]
   rows += [("note", note) for note in found.notes]
   display.table("What training takes it for", ["what", "value"], rows)
 

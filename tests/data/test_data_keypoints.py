@@ -9,6 +9,7 @@ import pytest
 from scipy import io
 
 from okd_jax import __main__, data
+from okd_jax.data.formats import tfds
 from okd_jax.data.keypoints import (
   description,
   mpii,
@@ -114,6 +115,14 @@ def test_sources_agree(tmp_path):
     np.testing.assert_array_equal(a.index, b.index)
 
 
+def test_too_many_figures_for_memory_are_for_a_stream(tmp_path, monkeypatch):
+  folder = annotated.write(tmp_path, annotated.content(2))
+  monkeypatch.setattr(tfds, "MAX_BYTES", 1000)
+  with pytest.raises(DataError, match=r"config\.data\.source=stream"):
+    make(folder)
+  assert make(folder, source="stream").info.num_train
+
+
 def test_cvat(tmp_path):
   """Tight boxes without area or outline, single points, empty tracks."""
   said = annotated.content()
@@ -178,7 +187,7 @@ def test_pictures_are_turned_as_annotators_saw_them(tmp_path):
     image["file_name"] = image["file_name"].replace("png", "jpg")
   (folder / "annotations" / "all.json").write_text(json.dumps(said))
   assert make(folder).info.num_train == 3
-  with pytest.raises(DataError, match=r"is 30 x 40, .* \(40, 30\)"):
+  with pytest.raises(DataError, match=r"is 30 x 40, .* config.data.exif"):
     make(folder, exif=False)
 
 
@@ -395,6 +404,7 @@ def test_pictures_in_two_splits_and_heads_of_a_few_are_said(tmp_path):
     ("test: a.json", "names no file for 'train'"),
     ("train: b.json", "names b.json for 'train', which is not there"),
     ("train: 7", "'train' must be a path"),
+    ("train: 0", "'train' must be a path"),
     ("torso: [nose]", "two joint names"),
     (
       "flip_pairs: [[nose, left_eye], [nose, right_eye]]",
@@ -407,6 +417,55 @@ def test_wrong_descriptions_are_refused(tmp_path, text, message):
   (folder / description.FILE).write_text(text)
   with pytest.raises(DataError, match=message):
     make(folder)
+
+
+def test_a_description_of_another_name_is_refused(tmp_path):
+  folder = annotated.write(tmp_path, annotated.content())
+  (folder / "keypoints.yml").write_text("flip_pairs: []")
+  with pytest.raises(DataError, match=r"yml is not read.* keypoints\.yaml"):
+    make(folder)
+
+
+@pytest.mark.parametrize("last", ["test", "valid"])
+def test_it_is_said_that_validation_data_are_the_tests(tmp_path, last):
+  for split in ("train", last):
+    annotated.write(tmp_path, annotated.content(2), name=f"{split}.json")
+  found = own.read(str(tmp_path), ASPECT, 0.0)
+  assert set(found.splits) == {"train", "test"}
+  said = any("valid.json is the test split" in note for note in found.notes)
+  assert said is (last == "valid")
+
+
+def test_keys_without_a_value_say_nothing(tmp_path):
+  folder = annotated.write(tmp_path, annotated.content())
+  (folder / description.FILE).write_text(
+    "train:\nflip_pairs:\nsigmas:\nskeleton:\ntorso:\n"
+  )
+  known = make(folder).info.of_keypoints
+  assert known.pairs == ((3, 4),) and known.torso == (1, 2)
+  assert known.bones == ((0, 1), (0, 2))
+
+
+def test_joints_may_have_numbers_as_names(tmp_path):
+  said = annotated.content()
+  said["categories"][0] |= {
+    "keypoints": ["1", "2", "3", "4", "5"],
+    "skeleton": [[1.0, 2.0]],
+  }
+  folder = annotated.write(tmp_path, said)
+  (folder / description.FILE).write_text(
+    "flip_pairs: [[4, 5]]\nsigmas: {1: 0.1}\ntorso: [2, 3]"
+  )
+  known = make(folder).info.of_keypoints
+  assert known.pairs == ((3, 4),) and known.torso == (1, 2)
+  assert known.sigmas[0] == 0.1
+  assert str(known.bones) == "((0, 1),)"
+
+
+def test_a_picture_must_be_left_to_train_on(tmp_path):
+  folder = annotated.write(tmp_path, annotated.content(2))
+  with pytest.raises(ConfigError, match=r"test_fraction=0\.9 leaves none of 2"):
+    make(folder, test_fraction=0.9)
 
 
 @pytest.mark.parametrize(
@@ -587,6 +646,9 @@ def test_boxes_of_a_detector(coco2017):
     ([DETECTED | {"image_id": 99}], "box in image 99, which is not in"),
     ([DETECTED | {"bbox": [1, 2, 3]}], "entry 0 of its boxes"),
     ({"annotations": []}, "must hold what a detector found"),
+    # AP would be of the annotators' boxes.
+    ([DETECTED | {"category_id": 0}], "no box of a person among 1"),
+    ([], "no box of a person among 0"),
   ],
 )
 def test_damaged_boxes_of_a_detector_are_refused(coco2017, content, message):
@@ -667,6 +729,50 @@ def test_the_command_counts_a_split_without_pictures(tmp_path, capsys):
   splits = json.loads(capsys.readouterr().out)["splits"]
   assert {split["figures"] for split in splits.values()} == {0, 6}
   assert {split["joints"]["nose"] for split in splits.values()} == {0, 6}
+
+
+@pytest.mark.parametrize(
+  ("flip", "said"),
+  [("true", "left_eye - right_eye"), ("false", "never")],
+)
+def test_the_command_says_what_is_mirrored(tmp_path, capsys, flip, said):
+  folder = annotated.write(tmp_path, annotated.content())
+  command = ["data", f"keypoints:{folder}", f"--config.data.flip={flip}"]
+  __main__.main(command)
+  assert f"mirrored  {said}" in capsys.readouterr().out
+  __main__.main([*command, "--json"])
+  assert json.loads(capsys.readouterr().out)["flip"] is (flip == "true")
+
+
+def test_the_command_counts_what_is_validated(tmp_path, capsys):
+  folder = annotated.write(tmp_path, annotated.content(10))
+  command = ["data", f"keypoints:{folder}", "--config.data.validation=0.25"]
+  __main__.main(command)
+  said = capsys.readouterr().out
+  assert "6 for train, 2 for validation, 2 for test" in said
+  __main__.main([*command, "--json"])
+  used = json.loads(capsys.readouterr().out)["used"]
+  assert used == {"train": 6, "validation": 2, "test": 2}
+
+
+@pytest.mark.parametrize(
+  ("key", "message"),
+  [
+    ("data.validation=0.25", "has a validation split of its own"),
+    ("augment.mixup=0.2", "which config.augment"),
+    ("augment.mixup=-1", "config.augment.mixup=-1"),
+  ],
+)
+def test_the_command_refuses_what_training_would(
+  tmp_path, capsys, key, message
+):
+  folder = tmp_path / "set"
+  for split in ("train", "val", "test"):
+    annotated.write(folder, annotated.content(2), name=f"{split}.json")
+  with pytest.raises(SystemExit) as left:
+    __main__.main(["data", f"keypoints:{folder}", f"--config.{key}"])
+  assert left.value.code == 2
+  assert message in capsys.readouterr().err
 
 
 @pytest.mark.long

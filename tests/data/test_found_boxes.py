@@ -114,6 +114,19 @@ def test_detections_are_found_by_number_or_name(tmp_path):
   assert [f.image_id for f in found.detections(path)] == [139, 7, 139]
 
 
+@pytest.mark.parametrize("name", ["0.png", "0000.png"])
+def test_the_picture_of_number_zero_is_found(tmp_path, name):
+  path = written(tmp_path, [DETECTION | {"image_id": 0}])
+  (box,) = found.ByPicture(path).of(pathlib.Path(name))
+  assert box.image_id == 0
+
+
+def test_categories_may_have_texts_as_ids(tmp_path):
+  path = written(tmp_path, annotations(category_id="mouse"))
+  (box,) = found.ByPicture(path).of(pathlib.Path("a.png"))
+  assert box.category_id == "mouse"
+
+
 @pytest.mark.parametrize(
   ("content", "message"),
   [

@@ -1,8 +1,10 @@
 """The folder of several seeds: summary, bands, and every command."""
 
+import argparse
 import dataclasses
 from html.parser import HTMLParser
 import json
+import pathlib
 import shutil
 import statistics
 from unittest import mock
@@ -12,7 +14,7 @@ from PIL import Image
 import pytest
 
 from configs import common, okddip_digits
-from okd_jax import __main__, seeds
+from okd_jax import __main__, seeds, tasks
 from okd_jax.cli import eval as eval_lib
 from okd_jax.data import picture
 from okd_jax.errors import ConfigError, DataError, UnreachableError
@@ -138,6 +140,22 @@ def test_means_over_different_steps_are_called_so(
   command("eval", folder)
   assert "over different steps: seed3 at 10, seed4 at 5." in caplog.text
   assert "over 2 seeds" in capsys.readouterr().out
+
+
+def test_seeds_of_keypoints_have_the_measures_that_there_are(capsys):
+  """Without boxes of heads there is no PCKh, for example."""
+  of_keypoints = tasks.load("keypoints")
+  found = [
+    eval_lib._Evaluated(
+      pathlib.Path(f"seed{seed}"),
+      *(3, of_keypoints, 9, {}, {"leader": {"pck": pck, "ap": 0.25}}, [], None),
+    )
+    for seed, pck in ((0, 0.5), (1, 0.7))
+  ]
+  asked = argparse.Namespace(workdir="runs", split="test", json=False)
+  eval_lib._report_several(asked, found)
+  shown = capsys.readouterr().out
+  assert "60.00 ± 14.14 %" in shown and "PCKh" not in shown
 
 
 def test_a_report_is_of_a_step_that_all_seeds_have(folder, tmp_path):

@@ -88,9 +88,10 @@ def allocate(where: str, shape: tuple[int, ...]) -> np.ndarray:
   if size > MAX_BYTES:
     raise DataError(
       f"{where} takes {size / 2**30:.1f} GiB decoded; sets of at most "
-      f"{MAX_BYTES / 2**30:.0f} GiB are held in memory. Choose a smaller "
-      "config.data.image_size if the sizes of the images differ, or another "
-      "data set."
+      f"{MAX_BYTES / 2**30:.0f} GiB are held in memory. Choose "
+      "config.data.source=stream, which reads them as they are needed, a "
+      "smaller config.data.image_size if the sizes of the images differ, or "
+      "another data set."
     )
   return np.empty(shape, np.uint8)
 

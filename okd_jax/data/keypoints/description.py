@@ -11,6 +11,8 @@ from okd_jax.storage import files
 from okd_jax.storage.paths import Path
 
 FILE = "keypoints.yaml"
+# As many people write such a name.
+_OTHER_NAME = "keypoints.yml"
 SIGMA = 0.05
 SPLITS = ("train", "validation", "test")
 _KEYS = (*SPLITS, "images", "flip_pairs", "sigmas", "skeleton", "torso")
@@ -28,10 +30,16 @@ _TORSO = (("left_hip", "right_shoulder"), ("l_hip", "r_shoulder"))
 def read(path: Path, look: files.Look) -> dict[str, Any]:
   """The content of a description, {} where there is none.
 
+  A key without a value says nothing.
+
   Raises:
     DataError: naming the key that is wrong.
   """
   if not look.has(path):
+    if look.has(other := path.parent / _OTHER_NAME):
+      raise DataError(
+        f"{other} is not read, as {FILE} was expected; give it this name."
+      )
     return {}
   # Needed by those alone who write such a file.
   import yaml
@@ -48,6 +56,7 @@ def read(path: Path, look: files.Look) -> dict[str, Any]:
         f"{path} has the key '{key}'{closest(key, _KEYS)} The keys are "
         f"{', '.join(_KEYS)}."
       )
+  said = {key: value for key, value in said.items() if value is not None}
   for key in (*SPLITS, "images"):
     if not isinstance(said.get(key, ""), str):
       raise DataError(f"{path}: '{key}' must be a path, not {said[key]!r}.")
@@ -73,11 +82,13 @@ def describe(
   """
   notes = []
 
-  def joint(name: Any) -> int:
+  def joint(given: Any) -> int:
+    # Of names that are numbers YAML makes numbers.
+    name = str(given)
     if name not in names:
       raise DataError(
         f"{path} names the joint '{name}', which is not in the annotations"
-        f"{closest(str(name), names)} They have {', '.join(names)}."
+        f"{closest(name, names)} They have {', '.join(names)}."
       )
     return names.index(name)
 

@@ -40,9 +40,7 @@ def figures(
   images = {image["id"]: image for image in content["images"]}
   numbers = entries.numbers(images)
   look = files.Look()
-  for each in found.detections(path):
-    if each.category_id != PERSON or not each.box[2:].any():
-      continue
+  for each in _people(path):
     if each.image_id not in images:
       raise DataError(
         f"{path} has a box in image {each.image_id}, which is not in "
@@ -68,3 +66,19 @@ def figures(
       size=(int(image["width"]), int(image["height"])),
       score=each.score,
     )
+
+
+def _people(path: pathlib.Path) -> list[found.Found]:
+  everything = found.detections(path)
+  people = [
+    each
+    for each in everything
+    if each.category_id == PERSON and each.box[2:].any()
+  ]
+  if not people:
+    raise DataError(
+      f"{path} has no box of a person among {len(everything)}; category_id "
+      f"{PERSON} was expected, as COCO has people. Correct it, or name another "
+      "file."
+    )
+  return people

@@ -107,5 +107,6 @@ def joints(
       f"{path} has joints {names} and skeleton {skeleton}; names must differ, "
       "and the skeleton has pairs of numbers of joints from 1. Correct them."
     )
-  bones = tuple((a - 1, b - 1) for a, b in skeleton)
+  # Some tools write whole numbers as 1.0.
+  bones = tuple((int(a) - 1, int(b) - 1) for a, b in skeleton)
   return names, bones, having[0].get("id", PERSON)

@@ -72,7 +72,7 @@ class ByPicture:
     ]
     by_end += [
       self._by_name[stem]
-      for stem in {file.stem, file.stem.lstrip("0")}
+      for stem in {file.stem, file.stem.lstrip("0") or "0"}
       if stem in self._by_name
     ]
     if len(by_end) == 1:
@@ -152,9 +152,11 @@ def _found(
     if box[2:].min() < 0:
       raise ValueError(f"bbox {box.tolist()}")
     size = images and (images[image].get("width"), images[image].get("height"))
+    category = entry.get("category_id", PERSON)
     return Found(
       image,
-      int(entry.get("category_id", PERSON)),
+      # As annotations have it, whose ids may be texts.
+      category if isinstance(category, str) else int(category),
       box,
       score,
       (int(size[0]), int(size[1])) if size and all(size) else None,

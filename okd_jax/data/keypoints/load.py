@@ -32,10 +32,19 @@ def load(config: Config) -> HostData | Listing:
     ConfigError: if people without a head's size are to be validated on.
     DataError: naming the file and the rule that it breaks.
   """
-  found = find(config)
+  listing = listed(config, find(config))
+  return listing if config.source == "stream" else pictures.read(listing)
+
+
+def listed(config: Config, found: Set) -> Listing:
+  """What a configuration makes of annotations, the pictures not yet read.
+
+  Raises:
+    ConfigError: if people without a head's size are to be validated on.
+  """
   if config.validation and found.info.head_boxes:
     _check_heads(config, found)
-  listing = pictures.describe(
+  return pictures.describe(
     config.name,
     dataclasses.replace(found, exif=found.exif and config.exif),
     size(config),
@@ -43,7 +52,6 @@ def load(config: Config) -> HostData | Listing:
     rotation=config.keypoints.rotation,
     sigma=config.keypoints.sigma,
   )
-  return listing if config.source == "stream" else pictures.read(listing)
 
 
 def find(config: Config) -> Set:

@@ -20,7 +20,7 @@ from okd_jax.data.formats import finder, fingerprint, tfds as prepared
 from okd_jax.data.keypoints import coco, description
 from okd_jax.data.keypoints.figures import Figure
 from okd_jax.data.keypoints.info import KeypointInfo
-from okd_jax.errors import DataError
+from okd_jax.errors import ConfigError, DataError
 from okd_jax.storage import bucket, files, paths
 from okd_jax.storage.paths import Path
 
@@ -58,6 +58,7 @@ def read(path: str, aspect: float, test_fraction: float) -> Set:
     test_fraction: of the pictures, where there is no file of tests.
 
   Raises:
+    ConfigError: if no picture is left to train on.
     DataError: naming the file and the rule that it breaks.
   """
   given = paths.anywhere(path)
@@ -88,6 +89,7 @@ def read(path: str, aspect: float, test_fraction: float) -> Set:
     split: file.figures for split, file in parsed.items()
   }
   notes = [note for file in parsed.values() for note in file.notes]
+  notes += _of_tests(annotations, said)
   if "test" not in splits:
     splits |= _divided(splits["train"], test_fraction)
   info, more = description.describe(
@@ -110,6 +112,18 @@ def read(path: str, aspect: float, test_fraction: float) -> Set:
     flip=bool(info.pairs) or "flip_pairs" in said,
     files=_described(folder, list(annotations.values()), splits, look),
   )
+
+
+def _of_tests(
+  annotations: Mapping[str, Path], said: Mapping[str, Any]
+) -> Iterator[str]:
+  """Says that a file of validation is tested on."""
+  test = annotations.get("test")
+  if test and "test" not in said and _split_of(test) == finder.VALIDATION:
+    yield (
+      f"{test.name} is the test split, as there is no other; best is chosen on "
+      "it."
+    )
 
 
 def _warnings(
@@ -187,8 +201,7 @@ def _files(
     return {"train": found[0]}
   by_split: dict[str, Path] = {}
   for file in found:
-    words = re.split(r"[^a-z]+", file.stem.lower())
-    split = next(filter(None, map(finder.role_of, words)), None)
+    split = _split_of(file)
     if split is None or split in by_split:
       raise DataError(
         f"{folder} has several files of annotations, and {file.name} does not "
@@ -204,6 +217,12 @@ def _files(
   if "test" not in by_split and finder.VALIDATION in by_split:
     by_split["test"] = by_split.pop(finder.VALIDATION)
   return by_split
+
+
+def _split_of(file: Path) -> str | None:
+  """The split that the name of a file says, None if it says none."""
+  words = re.split(r"[^a-z]+", file.stem.lower())
+  return next(filter(None, map(finder.role_of, words)), None)
 
 
 def _require_trained_on(
@@ -223,7 +242,12 @@ def _divided(
 ) -> dict[str, Sequence[Figure]]:
   """Some pictures, with all figures in them, for tests."""
   ids = sorted({figure.image_id for figure in figures})
-  _, chosen = prepared.hold_out_rows(np.zeros(len(ids), int), test_fraction)
+  kept, chosen = prepared.hold_out_rows(np.zeros(len(ids), int), test_fraction)
+  if not len(kept):
+    raise ConfigError(
+      f"config.data.test_fraction={test_fraction} leaves none of {len(ids)} "
+      "pictures to train on; lower it, or label more."
+    )
   tests = {ids[i] for i in chosen}
   return {
     "train": [f for f in figures if f.image_id not in tests],

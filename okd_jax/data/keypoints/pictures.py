@@ -223,7 +223,8 @@ def _decoded(
   if figure.size not in (None, (width, height)):
     raise DataError(
       f"{path} is {width} x {height}, and its annotations are for a picture of "
-      f"{figure.size}; annotate the pictures that are used."
+      f"{figure.size}; annotate the pictures that are used, or change "
+      "config.data.exif where width and height have changed places."
     )
   return picture
 
