@@ -241,12 +241,11 @@ def check_hyperparameters(method: Method) -> None:
     check_value(field, getattr(method, field.name), name)
 
 
-def objective(terms: dict[str, Array], weights: Array | float = 1.0) -> Array:
+def objective(terms: dict[str, Array]) -> Array:
   """Sums, over terms and peers, the mean over examples.
 
   Args:
     terms: of the method, at least one, [B] or [P, B].
-    weights: of the examples, [B] or [P, B].
 
   Raises:
     ConfigError: if there is no term.
@@ -255,7 +254,7 @@ def objective(terms: dict[str, Array], weights: Array | float = 1.0) -> Array:
     raise ConfigError(
       "objective: terms={} must hold a loss term; return one from the method."
     )
-  means = [jnp.sum(jnp.mean(t * weights, -1)) for t in terms.values()]
+  means = [jnp.sum(jnp.mean(t, -1)) for t in terms.values()]
   return jnp.sum(jnp.stack(means))
 
 

@@ -71,6 +71,23 @@ class Blueprint:
     return {leaf: found[leaf.collection, leaf.names] for leaf in self.leaves}
 
 
+def construct(
+  network: type[Any], arguments: Arguments, rngs: nnx.Rngs
+) -> nnx.Module:
+  """Makes a module whose arrays are all its data, also where it is traced.
+
+  Flax takes an array that is no variable for a constant of the class if it is
+  traced, and for data otherwise.
+  """
+  module: nnx.Module = network(**dict(arguments), rngs=rngs)
+  for _, node in nnx.iter_graph(module):
+    if isinstance(node, nnx.Pytree):
+      for name, value in list(vars(node).items()):
+        if isinstance(value, jax.core.Tracer):
+          setattr(node, name, nnx.data(value))
+  return module
+
+
 @functools.lru_cache(maxsize=64)
 def blueprint(network: type[Any], arguments: Arguments) -> Blueprint:
   """Traces the constructor of a network.
@@ -78,11 +95,15 @@ def blueprint(network: type[Any], arguments: Arguments) -> Blueprint:
   Raises:
     ConfigError: if the module holds a key that is not in a stream.
   """
-  module = nnx.eval_shape(lambda: network(**dict(arguments), rngs=nnx.Rngs(0)))
-  for _, node in nnx.iter_graph(module):
-    if isinstance(node, nnx.Dropout):
-      node.__class__ = _by_slot(type(node))
-  definition, state = nnx.split(module)
+
+  def parts():
+    module = construct(network, arguments, nnx.Rngs(0))
+    for _, node in nnx.iter_graph(module):
+      if isinstance(node, nnx.Dropout):
+        node.__class__ = _by_slot(type(node))
+    return nnx.split(module)
+
+  definition, state = jax.eval_shape(parts)
   leaves = tuple(
     Leaf(collection, names, value.shape, value.dtype)
     for (collection, names), value in _arrays(state)

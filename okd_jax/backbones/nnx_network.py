@@ -218,7 +218,9 @@ def _one_value(blueprint: Blueprint, leaf: Leaf, old: Any, new: Any) -> Array:
 
 
 def _first_values(blueprint: Blueprint, key: Array) -> Values:
-  module = blueprint.network(**dict(blueprint.arguments), rngs=nnx.Rngs(key))
+  module = _nnx_parts.construct(
+    blueprint.network, blueprint.arguments, nnx.Rngs(key)
+  )
   return {
     leaf: jnp.asarray(value, jnp.result_type(value))
     for leaf, value in blueprint.take_apart(module).items()

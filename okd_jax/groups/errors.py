@@ -93,6 +93,17 @@ def check_outputs(result: Any, outputs: Outputs) -> None:
   )
 
 
+def check_alike(results: Sequence[Outputs]) -> None:
+  """Raises GroupError unless networks return logits of one shape."""
+  shapes = [result.logits.shape[2:] for result in results]
+  if len(set(shapes)) > 1:
+    listed = ", ".join(str(list(shape)) for shape in shapes)
+    raise GroupError(
+      "the networks of a group must return logits of one shape, and an image "
+      f"has {listed}; make all of them for the same classes."
+    )
+
+
 def check_trunk(net: nn.Module, hidden: Any) -> None:
   """Raises GroupError unless a trunk returned one array with a batch axis."""
   if isinstance(hidden, jax.Array) and hidden.ndim > 1:

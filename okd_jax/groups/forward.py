@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from okd_jax import layers
 from okd_jax.core import Array, Outputs, Variables
 from okd_jax.devices.mesh import DATA, PEER
-from okd_jax.groups.errors import check_outputs, GroupError
+from okd_jax.groups.errors import check_alike, check_outputs, GroupError
 from okd_jax.groups.map_peers import across_devices
 
 Pass = Callable[[Variables, Any, Array], tuple[Any, Variables]]
@@ -98,9 +98,13 @@ def join_outputs(results: list[Outputs]) -> Outputs:
 
   Stages are aligned at the deepest one; those that some lack are left out,
   unless the networks say that all are wanted.
+
+  Raises:
+    GroupError: if the logits differ in shape.
   """
   if len(results) == 1:
     return results[0]
+  check_alike(results)
   choose = max if results[0].all_maps else min
   depth = choose(len(result.maps) for result in results)
 

@@ -13,6 +13,7 @@ from okd_jax.settings.freeze import flatten, replace
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import bucket, paths
 from okd_jax.tasks import figure
+from okd_jax.training.setup import require_one_average
 
 # Settings of earlier releases that are gone.
 _REMOVED = ("seeds_mapping",)
@@ -63,12 +64,7 @@ def check(config: RunConfig) -> None:
       f"config.batch_size={config.batch_size} must be a multiple of "
       f"config.accumulate={config.accumulate}; change one of them."
     )
-  if config.ema_decay and method.needs.ema_decay is not None:
-    raise ConfigError(
-      f"config.ema_decay={config.ema_decay}: method '{config.method.name}' "
-      f"keeps averages of its own, with a decay of {method.needs.ema_decay}; "
-      "leave it out."
-    )
+  require_one_average(config.ema_decay or None, method)
   _check_best_by(config.best_by)
   _check_teacher(config, method.needs.teacher)
   _check_idle(config)

@@ -165,7 +165,8 @@ def evaluation_reads_no_target(method: core.Method) -> None:
   """Predictions come from the live group alone.
 
   In evaluation the averages and teachers are not-a-number, and positions are
-  those of another split than memory per example has.
+  those of another split than memory per example has. Targets are what
+  predictions are compared with.
   """
   variables = variables_of(method)
   hidden = dict(variables)
@@ -178,23 +179,31 @@ def evaluation_reads_no_target(method: core.Method) -> None:
     teacher=jax.tree.map(_not_a_number, seen.teacher),
   )
 
-  def predictions(variables, outputs):
+  def predictions(variables, outputs, batch):
     result: Any = method.apply(
-      variables,
-      outputs,
-      _outputs.random_batch(method),
-      _outputs.context(method, False),
+      variables, outputs, batch, _outputs.context(method, False)
     )
     return result.predictions
 
   jitted = jax.jit(predictions, compiler_options=_outputs.QUICK)
+  batch = _outputs.random_batch(method)
+  expected = jitted(variables, seen, batch)
   _require_close(
-    jitted(hidden, blind),
-    jitted(variables, seen),
+    jitted(hidden, blind, batch),
+    expected,
     0,
     method,
     "needs averages, a teacher or memory per example for its predictions, and "
     "evaluation has none",
+  )
+  target = jax.tree.map(lambda leaf: jnp.roll(leaf, 1, 0), batch.target)
+  _require_close(
+    jitted(variables, seen, dataclasses.replace(batch, target=target)),
+    expected,
+    0,
+    method,
+    "predicts something else for other targets, so its figures would be of "
+    "what it was told; compute predictions from the outputs alone",
   )
 
 

@@ -107,6 +107,7 @@ class Setup:
       raise ConfigError(
         f"ema_decay={self.ema_decay!r} must be at least 0 and below 1, or None."
       )
+    require_one_average(self.ema_decay, self.method)
 
   @property
   def mesh(self) -> Mesh:
@@ -186,6 +187,17 @@ class Setup:
     return self.task.blank(1).image
 
 
+def require_one_average(ema_decay: float | None, method: Method) -> None:
+  """Raises ConfigError if averages are asked for beside those of a method."""
+  own = method.needs.ema_decay
+  if ema_decay is not None and own is not None:
+    name = type(method).__module__.rpartition(".")[2]
+    raise ConfigError(
+      f"config.ema_decay={ema_decay}: method '{name}' keeps averages of its "
+      f"own, with a decay of {own}; leave it out."
+    )
+
+
 def with_optim(
   settings: optim.Optim,
   schedule: Schedule = MULTISTEP,
@@ -262,5 +274,7 @@ def _learning_rate(
 
 def random_keys(seed: int) -> tuple[Array, Array]:
   """The keys of a run: of its initial values, and of its steps."""
-  # Programs that draw many arrays compile three times faster with "rbg".
-  return jax.random.key(seed, impl="rbg"), jax.random.key(seed)
+  # Programs that draw many arrays compile three times faster with "rbg". But
+  # what it draws for many keys at once depends on which, and so on the mesh.
+  steps = jax.random.key(seed, impl="threefry2x32")
+  return jax.random.key(seed, impl="rbg"), steps

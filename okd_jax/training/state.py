@@ -51,7 +51,11 @@ def variables(params: Any, memory: Any, part: str) -> Variables:
 
 
 def init(setup: Setup, key: Array) -> TrainState:
-  """Draws the initial state and places it on the mesh."""
+  """Draws the initial state and places it on the mesh.
+
+  Raises:
+    ConfigError: if the logits do not have the shape that the task needs.
+  """
   state = _initial_values(setup, key)
   return mesh_lib.place(state, shardings(setup, state))
 
@@ -175,12 +179,22 @@ def like_params(
 
 
 def outputs_like(setup: Setup, peers_variables: Variables) -> Outputs:
-  """Shapes of the outputs that the method sees for one batch."""
+  """Shapes of the outputs that the method sees for one batch.
+
+  Raises:
+    ConfigError: if the logits do not have the shape that the task needs.
+  """
   images = setup.task.blank(setup.mesh.shape[mesh_lib.DATA]).image
   if setup.has_views:
     images = jnp.stack([images] * setup.peers.num_peers)
 
   outputs = _forward(setup.peers).eval_shape(peers_variables, images)
+  found, wanted = outputs.logits.shape[2:], setup.task.out_shape()
+  if found != wanted:
+    raise ConfigError(
+      f"config.peers.net: the logits of an image have shape {found}, and these "
+      f"data need {wanted}; let the network use num_classes."
+    )
   return targets.shapes(setup, outputs)
 
 

@@ -28,7 +28,7 @@ class Aux:
   """What comes out of a loss besides its value.
 
   Attributes:
-    result: of the method.
+    result: of the method, with terms by the weights of their examples.
     logits: of every peer [P, B, *out].
     memory: after the pass.
   """
@@ -256,8 +256,9 @@ def _loss(
   )
   new_memory = {"peers": peers_memory, "method": dict(method_memory)}
   weights = setup.task.weights(inputs.batch)
-  loss = core.objective(result.terms, weights)
-  return loss, Aux(result, outputs.logits, new_memory)
+  terms = {name: term * weights for name, term in result.terms.items()}
+  result = dataclasses.replace(result, terms=terms)
+  return core.objective(terms), Aux(result, outputs.logits, new_memory)
 
 
 def _rate(setup: Setup, step: Array) -> dict[str, Any]:

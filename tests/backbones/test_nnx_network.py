@@ -163,6 +163,38 @@ def test_says_what_the_nnx_module_says():
   runs.assert_close(evaluated, module(IMAGES), 1e-5)
 
 
+class Scaled(nnx.Module):
+  """Keeps an array that is no variable, in a layer that it has twice."""
+
+  def __init__(self, num_classes, *, rngs):
+    layer = nnx.Linear(6, 6, rngs=rngs)
+    layer.scale = jnp.arange(6.0)
+    self.layers = nnx.List([layer, layer])
+    self.head = nnx.Linear(6, num_classes, rngs=rngs)
+
+  def __call__(self, x):
+    x = x.mean((1, 3))
+    for layer in self.layers:
+      x = layer(x) * layer.scale
+    return self.head(x)
+
+
+def test_an_array_that_is_no_variable_is_kept():
+  peers = groups.replicas(nnx_network.make(Scaled, 5), 2, make_mesh(1))
+  variables = peers.init(jax.random.key(0), IMAGES[:1])
+  expected = {"layers": {"0": {"scale": np.tile(np.arange(6.0), (2, 1))}}}
+  runs.assert_close(variables["arrays"], expected, 0)
+  outputs, after = jax.jit(
+    lambda v: peers.apply(v, IMAGES, jax.random.key(1), train=True)
+  )(variables)
+  runs.assert_close(after["arrays"], expected, 0)
+  module = Scaled(5, rngs=nnx.Rngs(0))
+  second = jax.tree.map(lambda v: v[1], variables["params"])
+  nnx.update(module.layers[0], second["layers"]["0"])
+  nnx.update(module.head, second["head"])
+  runs.assert_close(outputs.logits[1], module(IMAGES), 1e-5)
+
+
 @pytest.mark.long
 def test_computes_in_bfloat16():
   net = nnx_network.make(Small, 5, dtype=jnp.dtype("bfloat16"))

@@ -109,6 +109,7 @@ class Returning(nn.Module):
       "no features": (logits, None),
       "maps": (logits, images),
       "Outputs": core.Outputs(logits, None),
+      "logits": logits,
     }[self.what]
 
 
@@ -140,6 +141,12 @@ def assert_refused(group, words):
 def test_other_outputs_are_refused(what, words):
   group = groups.replicas(Returning(5, what), 2, make_mesh(1, 1))
   assert_refused(group, words)
+
+
+def test_networks_for_other_classes_are_no_group():
+  nets = [Returning(5, "logits"), Returning(4, "logits")]
+  group = groups.mixed(nets, make_mesh(1, 1))
+  assert_refused(group, r"logits of one shape, .* has \[5\], \[4\]; make all")
 
 
 class Skipping(nn.Module):

@@ -111,6 +111,14 @@ class PredictsByTeacher(Right):
     return core.MethodOutput({"ce": loss}, {"all": outputs.teacher.logits[0]})
 
 
+class PredictsByTarget(Right):
+  def __call__(self, outputs, batch, ctx):
+    best = losses.kdcl_naive_target(outputs.logits, batch.target)
+    return core.MethodOutput(
+      {"ce": losses.cross_entropy(best, batch.target)}, {"best": best}
+    )
+
+
 class Rounding(Right):
   @nn.compact
   def __call__(self, outputs, batch, ctx):
@@ -227,6 +235,7 @@ WRONG = [
   ("too_few_peers_are_refused", FailsOnOnePeer, "call core.require_peers"),
   ("missing_trunk_or_maps_are_refused", ReadsMaps, "call core.require_maps"),
   ("evaluation_reads_no_target", PredictsByTeacher, "evaluation has none"),
+  ("evaluation_reads_no_target", PredictsByTarget, "from the outputs alone"),
   ("state_stays_as_it_is", Rounding, "cast what is stored"),
   ("lowers_for_accelerators", OnCpuAlone, "no program for TPU and CUDA"),
   ("goes_on_exactly", HostState, "keep everything that a step depends on"),

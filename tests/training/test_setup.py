@@ -1,6 +1,7 @@
 """What a setup refuses, for people who make one themselves."""
 
 import jax
+import numpy as np
 import pytest
 
 from okd_jax import groups, methods, training
@@ -10,6 +11,7 @@ from okd_jax.methods import dml
 from okd_jax.training import state as state_lib
 from okd_jax.training.optim import Optim
 from okd_jax.training.schedule import Schedule
+from okd_jax.training.setup import random_keys
 import toys
 
 KEY = jax.random.key(0)
@@ -25,8 +27,9 @@ KEY = jax.random.key(0)
     ({"accumulate": 0}, "accumulate=0 must be a whole number above 0"),
     ({"ema_decay": 2.0}, "ema_decay=2.0 must be at least 0 and below 1"),
     ({"method": dml.Method(temperature=-1.0)}, "dml.temperature=-1.0 must be"),
+    ({"method": "pcl", "ema_decay": 0.9}, "'pcl' keeps averages of its own"),
   ],
-  ids=lambda value: "" if isinstance(value, str) else str(*value),
+  ids=lambda value: "" if isinstance(value, str) else "-".join(value),
 )
 def test_numbers_out_of_range_are_refused(changes, says):
   with pytest.raises(ConfigError, match=says):
@@ -50,6 +53,22 @@ def test_optimizer_and_schedule_are_made_by_their_rules(changes, says):
 def test_a_method_is_made_by_its_rules(weight):
   with pytest.raises(ConfigError, match="dml.kd_weight=.* must be"):
     methods.make("dml", kd_weight=weight)
+
+
+def test_a_network_for_other_classes_is_not_trained():
+  setup = toys.recipe("dml", net=toys.Quick(4))
+  says = r"have shape \(4,\), and these data need \(5,\)"
+  with pytest.raises(ConfigError, match=says):
+    training.init(setup, KEY)
+
+
+def test_steps_of_a_run_draw_alike_on_every_mesh_whatever_the_default():
+  with jax.default_prng_impl("rbg"):
+    key = random_keys(3)[1]
+  np.testing.assert_array_equal(
+    jax.random.key_data(key),
+    jax.random.key_data(jax.random.key(3, impl="threefry2x32")),
+  )
 
 
 @pytest.mark.parametrize(
