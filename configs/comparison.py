@@ -64,6 +64,8 @@ def variant(config: ConfigDict, words: str | None) -> ConfigDict:
   nets = [word for word in (words or "").split(",") if word]
   if "smoke" in nets:
     nets.remove("smoke")
+    # What the data become follows from the network.
+    config.base.peers.net = config.nets[0]
     common.smoke(config.base)
     config.nets = (config.base.peers.net,)
     config.teacher_net = config.base.peers.net

@@ -89,6 +89,11 @@ class Config:
     """Whether the data are figures with joints."""
     return self.name in OF_KEYPOINTS or self.name.startswith(KEYPOINTS)
 
+  @property
+  def task(self) -> str:
+    """What the data are for, a name of `okd_jax.tasks`."""
+    return "keypoints" if self.of_keypoints else "classification"
+
 
 def check(config_data: Config | Mapping[str, Any]) -> Config:
   """Checks a configuration without reading data or importing TensorFlow.

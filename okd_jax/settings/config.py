@@ -13,7 +13,7 @@ from okd_jax.settings.freeze import flatten, replace
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import bucket, paths
 from okd_jax.tasks import figure
-from okd_jax.training.setup import require_one_average
+from okd_jax.training.setup import require_one_average, require_task
 
 # Settings of earlier releases that are gone.
 _REMOVED = ("seeds_mapping",)
@@ -46,6 +46,7 @@ def check(config: RunConfig) -> None:
     )
   _check_nets(config)
   method = make_method(config)
+  require_task(config.data.task, method)
   if config.peers.num_peers < method.min_peers:
     raise ConfigError(
       f"config.peers.num_peers={config.peers.num_peers}: method "

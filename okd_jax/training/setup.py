@@ -86,13 +86,7 @@ class Setup:
   def __post_init__(self) -> None:
     check_hyperparameters(self.method)
     self._check_numbers()
-    if self.task.name not in self.method.tasks:
-      name = type(self.method).__module__.rpartition(".")[2]
-      raise ConfigError(
-        f"method '{name}' is for the task '{' or '.join(self.method.tasks)}', "
-        f"and the data are for '{self.task.name}'; choose another method or "
-        "other data."
-      )
+    require_task(self.task.name, self.method)
     if self.task.per_peer and not self.method.alone:
       raise ConfigError(
         "config.augment.mix_per_peer=True: this method compares what peers or "
@@ -187,15 +181,27 @@ class Setup:
     return self.task.blank(1).image
 
 
+def require_task(name: str, method: Method) -> None:
+  """Raises ConfigError if a method is not for the task of that name."""
+  if name not in method.tasks:
+    raise ConfigError(
+      f"method '{_name(method)}' is for the task '{' or '.join(method.tasks)}',"
+      f" and the data are for '{name}'; choose another method or other data."
+    )
+
+
 def require_one_average(ema_decay: float | None, method: Method) -> None:
   """Raises ConfigError if averages are asked for beside those of a method."""
   own = method.needs.ema_decay
   if ema_decay is not None and own is not None:
-    name = type(method).__module__.rpartition(".")[2]
     raise ConfigError(
-      f"config.ema_decay={ema_decay}: method '{name}' keeps averages of its "
-      f"own, with a decay of {own}; leave it out."
+      f"config.ema_decay={ema_decay}: method '{_name(method)}' keeps averages "
+      f"of its own, with a decay of {own}; leave it out."
     )
+
+
+def _name(method: Method) -> str:
+  return type(method).__module__.rpartition(".")[2]
 
 
 def with_optim(

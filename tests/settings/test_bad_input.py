@@ -167,6 +167,22 @@ def test_wrong_values_of_a_key_are_refused(key, tmp_path):
 
 
 @pytest.mark.checklist("G1")
+@pytest.mark.parametrize(
+  "method, name, task",
+  [
+    ("okddip", "stickfolk/easy", "classification"),
+    ("okdhp", "digits", "keypoints"),
+  ],
+)
+def test_data_for_another_task_are_refused_before_they_are_read(
+  method, name, task
+):
+  config = read(recipe_of(method), f"--config.data.name={name}")
+  with pytest.raises(ConfigError, match=f"'{method}' is for the task '{task}'"):
+    config_lib.check(config)
+
+
+@pytest.mark.checklist("G1")
 @pytest.mark.parametrize("key", sorted(KEYS))
 def test_a_key_without_a_value_is_refused(key):
   config = ConfigDict(as_dict(read(recipe_of(KEYS[key]))))
