@@ -1,4 +1,4 @@
-"""What stays fixed during a run: the group, the method, the task, the time."""
+"""What stays fixed during a run: group, method, task and schedule."""
 
 from collections.abc import Callable
 import dataclasses
