@@ -106,7 +106,7 @@ def check(config_data: Config | Mapping[str, Any]) -> Config:
     The configuration, completed by defaults.
 
   Raises:
-    ConfigError: with value, expectation and remedy.
+    ConfigError: naming the value, what was expected, and the remedy.
   """
   config = config_data
   if not isinstance(config, Config):
@@ -167,7 +167,7 @@ def _check_keypoints(config: Config) -> None:
 
 
 def _check_name(config: Config) -> None:
-  # Pillow, which readers need, is no part of the base install.
+  # Pillow, which readers need, is not part of the base install.
   from okd_jax.data.formats import prepare, tfds as prepared
 
   if prepared.find(config.name, prepared.data_dir(config.dir)):
