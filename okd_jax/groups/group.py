@@ -29,7 +29,7 @@ _TRUNK_GRADIENTS = ("sum", "mean", "first")
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """Networks that are trained on the same batches.
+  """Networks that process the same batches.
 
   Attributes:
     stacks: sets of equal networks; a single stack may be spread over the peer

@@ -63,11 +63,11 @@ class Method(core.Method):
   """Students teach each other; their fused maps teach a leader, the last peer.
 
   Li et al., "Distilling a Powerful Student Model via Online Knowledge
-  Distillation", 2022, as in the authors' code. They learn from the labels and
-  from softened predictions. In addition, each student is trained to look at
-  what the student before it ignores, and the shallower stages of students and
-  leader learn from maps decoded from deep ones. All targets are constants; only
-  the leader is deployed.
+  Distillation", 2022, as in the authors' code. Students and leader learn from
+  the labels and from softened predictions. In addition, each student is trained
+  to look at what the student before it ignores, and the shallower stages of
+  students and leader learn from maps decoded from deep ones. All targets are
+  constants; only the leader is deployed.
 
   Attributes:
     temperature: temperature of all distillation between predictions, which has
