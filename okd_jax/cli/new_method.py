@@ -229,7 +229,7 @@ def _inside(name: str) -> dict[str, str]:
 
 
 def _outside(name: str, to: Path) -> dict[str, str]:
-  """The texts of the files in a folder of one's own, by their names."""
+  """The texts of the files in a user's own folder, by their names."""
   sorted_by_module = sorted(
     [f"import {name}", "from okd_jax import core, testing"],
     key=lambda line: line.split()[1],
