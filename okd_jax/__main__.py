@@ -1,6 +1,6 @@
 """Commands around training: python -m okd_jax COMMAND --help.
 
-Training itself is main.py.
+Training itself is started by main.py.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Trains cells of a comparison, beside other workers, and tabulates them."""
+"""Trains cells of a comparison, next to other workers, and tabulates them."""
 
 import contextlib
 import json
@@ -32,27 +32,27 @@ def compare(
   only: str = "*",
   skip_failed: bool = False,
 ) -> dict[str, str]:
-  """Runs what is left of a comparison and nobody else runs.
+  """Trains the cells of a comparison that are left and that no one else trains.
 
-  Every cell is an ordinary run in `<network>/<row>/seed<k>`. Finished cells
-  are left alone; tables are renewed after each of the others. Ends when no
-  cell is left, so it waits for those that other workers train, and takes them
-  over if these die.
+  Every cell is an ordinary run in `<network>/<row>/seed<k>`. Finished cells are
+  skipped; after each other cell the tables are written again. The function
+  returns when no cell is left: it waits for cells that other workers train, and
+  takes them over if these workers die.
 
   Args:
-    config: see `okd_jax.settings.freeze.freeze_comparison`.
-    workdir: of the comparison.
-    only: see `okd_jax.results.grid.only`.
-    skip_failed: leave cells alone that have failed before.
+    config: the comparison, see `okd_jax.settings.freeze.freeze_comparison`.
+    workdir: work directory of the comparison.
+    only: pattern of cells, see `okd_jax.results.grid.only`.
+    skip_failed: whether to skip cells that have failed before.
 
   Returns:
     Why cells have failed, by their names; they do not stop the others.
 
   Raises:
     ConfigError: if the grid cannot be run.
-    Interrupted: after a signal; the same command goes on.
-    Exception: of a cell that has failed, or was lost to another run, in some
-      processes of a worker and not in all, which cannot go on together.
+    Interrupted: after a signal; the same command continues.
+    Exception: the error of a cell that failed, or was lost to another run, in
+      only some processes of a worker, which then cannot continue together.
   """
   cells = grid.cells(config, workdir)
   grid.check(config, cells)
@@ -86,7 +86,7 @@ def compare(
 
 
 def _take(share: Share, held: contextlib.ExitStack, stop: signals.Stop) -> str:
-  """The cell that comes next, locked; empty if none does, or after a signal."""
+  """The next cell, locked; empty if there is none, or after a signal."""
   # Process 0 has the lock, so it chooses for the others. It may wait for hours,
   # and a signal may come to any of them.
   meeting = Meeting()
@@ -132,7 +132,7 @@ def _remember(config: Comparison, workdir: Path) -> None:
 
 
 def _tabulate(workdir: Path, draw: bool = False) -> None:
-  """Writes the tables from what all workers have done by now."""
+  """Writes the tables from the results of all workers so far."""
   with workdir_lib.turn(workdir):
     result_tables.write(workdir)
     if draw:

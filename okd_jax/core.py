@@ -32,25 +32,25 @@ Variables = dict[str, Any]  # linen: {collection: nested dict of arrays}
 
 @struct.dataclass
 class Outputs:
-  """What the networks of a group say about a batch.
+  """The outputs of the networks of a group for a batch.
 
   A single network returns the same class without the peer axis.
 
   Attributes:
-    logits: [P, B, C]; of another task than classification [P, B, *out].
+    logits: [P, B, C]; [P, B, *out] for tasks other than classification.
     features: [P, B, D], the exact vectors that enter the classifiers; a tuple
       of [B, D_i] where widths differ.
-    maps: one entry a stage, [P, B, H, W, D] each, or a tuple of P arrays.
+    maps: one entry per stage, [P, B, H, W, D] each, or a tuple of P arrays.
     trunk: [B, E], the shared trunk's output averaged over positions; [P, B, E]
-      with one view a peer; None for separate networks.
-    num_shared: of the maps, how many are the trunk's and the same for all.
-    all_maps: of networks of different depth all maps are kept; stages are
-      aligned at the deepest, and have None where a network has none.
-    ema: the same from the averaged peers, without gradient; None unless the
+      with one view per peer; None for separate networks.
+    num_shared: number of maps that come from the trunk, the same for all peers.
+    all_maps: whether networks of different depth keep all maps; stages are
+      then aligned at the deepest, with None where a network has no map.
+    ema: outputs of the averaged peers, without gradient; None unless the
       method needs them.
-    teacher: the same from frozen teachers, without gradient; likewise. In
-      evaluation both are of the same shapes as in training and filled with
-      NaN, as terms are not used there: predictions must not read them.
+    teacher: outputs of frozen teachers, without gradient; likewise. In
+      evaluation, where terms are not used, `ema` and `teacher` have the shapes
+      of training and are filled with NaN: predictions must not read them.
   """
 
   logits: Array
@@ -68,14 +68,15 @@ class MethodOutput:
   """Loss terms and what the group as a whole predicts.
 
   Attributes:
-    terms: weighted and unreduced, [Q, B] with Q <= P, or [B].
+    terms: loss terms by name, weighted and unreduced, [Q, B] with Q <= P, or
+      [B].
     predictions: logits [B, C] of group predictions by name, for example a
       gated ensemble.
-    summaries: small arrays worth a look, averaged over examples, for example
+    summaries: small arrays to be logged, averaged over examples, for example
       how much the peers attend to each other [P, P].
-    paused: bool [P], peers that this step leaves as they are, whatever the
-      terms say: no gradient, decay or momentum moves them. What all peers
-      share is trained. None trains everybody.
+    paused: bool [P], peers that this step does not change, whatever the terms:
+      no gradient, weight decay or momentum is applied. Parameters that all
+      peers share are still trained. None trains every peer.
   """
 
   terms: dict[str, Array]
@@ -86,25 +87,24 @@ class MethodOutput:
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-  """What costs compute or data and so must be asked for.
+  """What a method must request, because it costs computation or data.
 
   Attributes:
     views: one augmented view per peer instead of one shared view.
-    ema_decay: keep averaged peers and method variables with this decay, and
-      pass the batch through them; None keeps none.
+    ema_decay: decay of averaged peers and method variables, through which the
+      batch is passed as well; None keeps no averages.
     teacher: outputs of frozen teachers.
     held_out: fraction of the training data kept for `Method.refresh`.
     trunk_gradient: which gradient of branches enters the shared trunk: the
       "sum" of theirs, their "mean", or that of the "first" branch.
-    kind: the only kind of group that will do, "replicas" or "branches"; None
-      takes both.
+    kind: the only kind of group that is possible, "replicas" or "branches";
+      None allows both.
     per_example: collections of the method whose arrays have a leading axis of
       `Context.num_examples`. They are split over the devices of the batch, are
-      addressed by `Batch.index`, belong to checkpoints and not to averages, and
-      must not be read in evaluation, where positions are those of another
-      split.
+      indexed by `Batch.index`, are in checkpoints but not in averages, and must
+      not be read in evaluation, where the indices are those of another split.
     train_labels: the labels of all training examples, on every device.
-    raw_maps: the last map as the last stage gave it, not yet normalised.
+    raw_maps: the last map as the last stage returns it, before normalisation.
   """
 
   views: bool = False
@@ -121,8 +121,8 @@ class Needs:
 class Method(nn.Module):
   """Abstract base of all methods; every subclass is final.
 
-  What is learned (attention, gates, fusion heads) is in `params`; what is
-  remembered (statistics, weights refreshed once an epoch) is in the other
+  Learned parameters (attention, gates, fusion heads) are in `params`; other
+  state (statistics, weights refreshed once an epoch) is in the other
   collections; hyperparameters are the dataclass fields, each with its rule:
   `temperature: float = core.positive(3.0)`.
   """
@@ -134,12 +134,12 @@ class Method(nn.Module):
 
   @property
   def task(self) -> str:
-    """The task that the terms are for, a module of `okd_jax.tasks`."""
+    """The task that the terms are made for, a module of `okd_jax.tasks`."""
     return "classification"
 
   @property
   def tasks(self) -> tuple[str, ...]:
-    """All tasks that the terms are for."""
+    """All tasks that the terms can be used for."""
     return (self.task,)
 
   @property
@@ -149,9 +149,9 @@ class Method(nn.Module):
 
   @property
   def joint(self) -> bool:
-    """Whether a term with a row a peer trains a peer by another's row.
+    """Whether one peer's row of a term also trains other peers.
 
-    Terms [B] belong to the group and may train all peers without it.
+    Terms [B] belong to the group; they may train all peers in any case.
     """
     return False
 
@@ -159,27 +159,27 @@ class Method(nn.Module):
   def alone(self) -> bool:
     """Whether no peer learns from another, or from a teacher.
 
-    Then every peer may be shown other mixed pictures.
+    Then every peer may see mixed pictures of its own.
     """
     return False
 
   @property
   def published_kind(self) -> str | None:
-    """The kind of group that the paper trains, for comparisons; None: any."""
+    """The kind of group in the paper, for comparisons; None means any."""
     return self.needs.kind
 
   @property
   def deployed_as(self) -> str:
-    """What tables call the network to deploy."""
+    """Name of the deployed network in tables."""
     return "deployed network"
 
   @property
   def compared(self) -> str:
-    """Whose figure papers report: "deployed" or "peers_mean"."""
+    """Which figure papers report: "deployed" or "peers_mean"."""
     return "deployed"
 
   def settings_compared(self, net: str, teacher_net: str) -> dict[str, Any]:
-    """What comparisons set for it by path, for a network and a larger one."""
+    """Settings by path in comparisons, for a network and a larger one."""
     del net, teacher_net
     return {}
 
@@ -198,22 +198,22 @@ class Method(nn.Module):
     return tuple(range(num_peers))
 
   def check_labels(self, labels: Any) -> None:
-    """Raises ConfigError if these `Context.train_labels` will not do."""
+    """Raises ConfigError if these `Context.train_labels` are unsuitable."""
 
   def turns(self, num_peers: int) -> tuple[int | None, ...]:
-    """One update for all peers, (None,), or one after another: (0, 1, ...)."""
+    """(None,) updates all peers at once, (0, 1, ...) one after another."""
     del num_peers
     return (None,)
 
   @property
   def pauses_memory(self) -> bool:
-    """Whether a paused peer's batch statistics stay as they are, too."""
+    """Whether a paused peer's batch statistics stay unchanged, too."""
     return False
 
   def refresh(self, logits: Array, labels: Array) -> Variables:
     """Returns new state from held-out logits [P, N, C] and labels [N].
 
-    Called once at the start of every epoch but the first if `needs.held_out`
+    It is called at the start of every epoch but the first if `needs.held_out`
     is positive.
     The result replaces collections of the method's state by name.
     """
@@ -226,7 +226,7 @@ class Method(nn.Module):
 
 
 def hyperparameters(method: Method | type[Method]) -> list[Any]:
-  """The fields of a method that are its own, not those of linen modules."""
+  """The fields of a method, without those of every linen module."""
   return [
     field
     for field in dataclasses.fields(method)
@@ -245,7 +245,7 @@ def objective(terms: dict[str, Array]) -> Array:
   """Sums, over terms and peers, the mean over examples.
 
   Args:
-    terms: of the method, at least one, [B] or [P, B].
+    terms: terms of the method, at least one, [B] or [P, B].
 
   Raises:
     ConfigError: if there is no term.

@@ -1,14 +1,14 @@
-"""What can go wrong for a user: one kind of error an exit code."""
+"""Errors that users can meet: one class for each exit code."""
 
 from collections.abc import Iterable
 import difflib
 
 
 class OkdError(Exception):
-  """Base of the errors whose message a person can act on.
+  """Base of the errors whose message says what a user can do.
 
   Attributes:
-    exit_code: of a program that ends with it.
+    exit_code: exit code of a program that ends with this error.
   """
 
   exit_code = 1
@@ -33,7 +33,7 @@ class UnreachableError(OkdError):
 
 
 class NotFiniteError(OkdError, RuntimeError):
-  """Training diverged; the last good checkpoint stands."""
+  """Training diverged; the last good checkpoint is kept."""
 
   exit_code = 4
 
@@ -73,11 +73,11 @@ class Interrupted(OkdError):
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-  """Ends a sentence about an unknown word: with a suggestion if there is one.
+  """Ends a sentence about an unknown word, with a suggestion if there is one.
 
   Args:
-    word: as it was written.
-    known: what could have been meant.
+    word: the word as it was written.
+    known: the words that could have been meant.
   """
   close = difflib.get_close_matches(str(word), list(known), 1)
   return f"; did you mean '{close[0]}'?" if close else "."

@@ -2,14 +2,14 @@
 
     temperature: float = rules.positive(3.0)
 
-A field that is made so says what values it takes, and `check` refuses others.
-What a field means stands in the docstring of its class, under "Attributes".
+Such a field says which values it accepts, and `check` refuses others. The
+meaning of a field is in the docstring of its class, under "Attributes".
 Further metadata, given as keyword arguments:
 
 - `free_on_resume=True`: the setting changes no result, so it may differ when a
-  run goes on.
-- `added=True`: runs of earlier releases lack the setting and did what its
-  default does.
+  run is resumed.
+- `added=True`: runs of earlier releases lack the setting; they behaved as with
+  its default.
 - `follows=(name, function)`: the default is that function of another setting
   of the same class.
 """
@@ -42,10 +42,10 @@ class Rule:
   """What a value must be.
 
   Attributes:
-    accepts: whether a value will do. A value of a type that cannot be compared
-      with the bounds will not.
-    expectation: the same for people; it goes on after "must be".
-    wrong: some values of the right type that will not do, for tests.
+    accepts: function that says whether a value is allowed. A value of a type
+      that cannot be compared with the bounds is not.
+    expectation: the rule in words, which continue "must be".
+    wrong: some values of the right type that are not allowed, for tests.
   """
 
   accepts: Callable[[Any], bool]
@@ -53,7 +53,7 @@ class Rule:
   wrong: tuple[Any, ...] = ()
 
   def holds(self, value: Any) -> bool:
-    """Whether a value will do."""
+    """Whether a value is allowed."""
     try:
       return bool(self.accepts(value))
     except TypeError:
@@ -114,13 +114,13 @@ def flag(default: bool, **metadata: Any) -> Any:
 
 
 def text(default: str, expectation: str, **metadata: Any) -> Any:
-  """A field that holds a text whose meaning is judged where it is used."""
+  """A field that holds a text, which is checked where it is used."""
   rule = Rule(lambda v: isinstance(v, str), expectation)
   return field(default, rule, **metadata)
 
 
 def each(default: tuple[float, ...], entry: Rule, **metadata: Any) -> Any:
-  """A field that holds a tuple of numbers, empty or of one rule each."""
+  """A field that holds a tuple of numbers, each with this rule, or empty."""
   rule = Rule(
     lambda v: all(entry.accepts(number) for number in v),
     f"empty, or numbers, each of them {entry.expectation}",
@@ -133,8 +133,8 @@ def check(section: Any, path: str = "config") -> None:
   """Refuses the first value of a dataclass that breaks its field's rule.
 
   Args:
-    section: an instance; fields that hold dataclasses are checked with it.
-    path: what its fields are called by, for example "config.optim".
+    section: an instance; fields that hold dataclasses are checked as well.
+    path: prefix of the names of its fields, for example "config.optim".
 
   Raises:
     ConfigError: naming the value and what was expected.
@@ -154,11 +154,11 @@ def check_value(
 
   Args:
     described: the field.
-    value: that is not a dataclass.
-    path: what its class is called by.
+    value: a value that is not a dataclass.
+    path: prefix of the name of the field.
 
   Raises:
-    ConfigError: likewise.
+    ConfigError: naming the value and what was expected.
   """
   name = f"{path}.{described.name}"
   if value is None:

@@ -1,8 +1,8 @@
-"""Looks for good values of keys: a study by Optuna, one run after another.
+"""Searches for good values of settings: a study by Optuna, run by run.
 
-Every trial is an ordinary run in a folder of its own. What Optuna knows is in
-the file `study.journal` beside them. Trials are judged by a figure on
-validation data alone.
+Every trial is an ordinary run in a folder of its own. The state of Optuna is in
+the file `study.journal` beside these folders. Trials are judged only by a
+figure on validation data.
 """
 
 from collections.abc import Mapping
@@ -47,8 +47,8 @@ class Judge:
   """What a trial is judged by.
 
   Attributes:
-    task: of the runs.
-    name: of the figure, on validation data.
+    task: task of the runs.
+    name: name of a figure on validation data.
   """
 
   task: type[Task]
@@ -61,23 +61,23 @@ class Judge:
     return next(each for each in self.task.measures if each.name == name)
 
   def merit(self, record: Mapping[str, Any]) -> float:
-    """Of an evaluation; higher is better."""
+    """The value of an evaluation for the search; higher is better."""
     return self.measure.merit(record[self.name])
 
   def figure(self, merit: float) -> float:
-    """The figure that has a merit."""
+    """The figure that belongs to a merit."""
     return self.measure.merit(merit)  # which keeps or turns its sign
 
 
 def space(config: RunConfig, texts: Mapping[str, str]) -> Space:
-  """What to look through, as a command line says it.
+  """The values to search, from the texts of a command line.
 
   Args:
-    config: of the run.
-    texts: for every key `ranges.bounds` or `ranges.values`.
+    config: configuration of the run.
+    texts: for every key a text for `ranges.bounds` or `ranges.values`.
 
   Raises:
-    ConfigError: for an unknown key or wrong values, and without any.
+    ConfigError: for an unknown key or wrong values, or if there is no key.
   """
   if not texts:
     raise ConfigError(
@@ -111,22 +111,22 @@ def space(config: RunConfig, texts: Mapping[str, str]) -> Space:
 def search(
   config: RunConfig, looked: Space, trials: int, workdir: Path
 ) -> tuple[Judge, list[FrozenTrial]]:
-  """Runs what is left of a study.
+  """Runs the trials of a study that are left.
 
   Args:
-    config: of the run whose keys are looked for.
-    looked: see `space`.
-    trials: number of them, those before included.
-    workdir: of the study; trial k is the run in `trial<k>`.
+    config: configuration of the run whose settings are searched.
+    looked: the values to search, see `space`.
+    trials: total number of trials, including earlier ones.
+    workdir: work directory of the study; trial k is the run in `trial<k>`.
 
   Returns:
-    What they were judged by, and the trials so far.
+    What the trials were judged by, and the trials so far.
 
   Raises:
     ConfigError: if there are no trials or no validation data, if the folder
-      has another study, or if the values of a trial do not go together; the
-      same command then goes on with the next.
-    Interrupted: after a signal; the same command goes on.
+      has another study, or if the values of a trial cannot be combined; the
+      same command then continues with the next trial.
+    Interrupted: after a signal; the same command continues.
   """
   config_lib.check(config)
   if config.num_seeds != 1 or jax.process_count() > 1:
@@ -210,7 +210,7 @@ def _next(
   number = begun[0].number if begun else len(study.get_trials())
   if number >= trials:
     return None
-  # Drawn anew for each, so that a search that goes on makes the same choices.
+  # Made anew for each trial, so that a continued search makes the same choices.
   seed = (config.seed + 1_000_003 * number) % 2**32
   study.sampler = optuna.samplers.TPESampler(seed=seed)
   if not begun:
@@ -233,7 +233,7 @@ def _run(
   known = study.get_trials()[trial.number].intermediate_values
 
   def watch(record: Mapping[str, Any]) -> None:
-    """Ends a run that is worse than most were at this step."""
+    """Ends a run that is worse than most other runs were at this step."""
     step = record["step"]
     if step not in known:  # or evaluated again after an interruption
       trial.report(judge.merit(record), step)

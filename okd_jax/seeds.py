@@ -21,25 +21,25 @@ _log = logging.getLogger(__name__)
 def train(
   config: RunConfig, workdir: Path, began: float | None = None
 ) -> list[dict[str, Any]]:
-  """Trains `config.num_seeds` groups, of the seeds config.seed and after it.
+  """Trains `config.num_seeds` groups, with config.seed and the seeds after it.
 
-  One seed trains in `workdir` itself. Several train in `workdir/seed<k>`, each
-  as if it were trained alone there, and every one of them can be continued,
-  evaluated and exported by itself. Seeds that are finished are left alone.
-  When all are, `workdir` gets their mean and deviation, as summary.json and
+  A single seed trains in `workdir` itself. Several train in `workdir/seed<k>`,
+  each as if it were trained alone there; each can be continued, evaluated and
+  exported by itself. Finished seeds are skipped. When all are finished, their
+  mean and standard deviation are written to `workdir`, as summary.json and
   plots.
 
   Args:
-    config: see `okd_jax.settings.freeze.freeze`.
-    workdir: of the run or runs.
+    config: the configuration, see `okd_jax.settings.freeze.freeze`.
+    workdir: work directory of the run or runs.
     began: as for `okd_jax.train.train`.
 
   Returns:
     The summary of every seed.
 
   Raises:
-    NotFiniteError: if a seed diverged, after the others have been trained.
-    Exception: whatever else `okd_jax.train.train` raises.
+    NotFiniteError: if a seed diverged; raised after the others are trained.
+    Exception: any other error of `okd_jax.train.train`.
   """
   began = time.monotonic() if began is None else began
   config_lib.check(config)

@@ -48,22 +48,27 @@ def train(
   watch: Callable[[Mapping[str, Any]], None] | None = None,
   still_ours: Callable[[], None] | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
-  """Trains a group, or goes on where an earlier call stopped.
+  """Trains a group, or continues where an earlier call stopped.
 
   Args:
-    config: see `okd_jax.settings.freeze.freeze`.
-    workdir: gets config.json, metrics, checkpoints and summary.json.
+    config: the configuration, see `okd_jax.settings.freeze.freeze`.
+    workdir: the work directory, which gets config.json, metrics, checkpoints
+      and summary.json.
     began: `time.monotonic()` at the start of the program, for the time to the
       first step; now by default.
-    stop: entered already, where signals count outside this run too.
-    watch: is given every evaluation, and may raise to end the run.
-    still_ours: of the lock on the work directory, where it is held already.
+    stop: context that reacts to signals, entered already, if it is also needed
+      outside this run.
+    watch: function that is called with every evaluation, and may raise to end
+      the run.
+    still_ours: function of the lock on the work directory, if that is already
+      held.
 
   Returns:
     The final state and the summary.
 
   Raises:
-    ConfigError: if the configuration cannot be run, or not in this workdir.
+    ConfigError: if the configuration cannot be run, or not in this work
+      directory.
     DataError: if data are missing or damaged.
     NotFiniteError: if training diverged; the last good state stays saved.
     Interrupted: after a signal; the last finished step is saved.
@@ -142,8 +147,8 @@ def _open(
   """Checks the configuration and opens what it names.
 
   Args:
-    config: of the run.
-    workdir: of the run.
+    config: configuration of the run.
+    workdir: work directory of the run.
     teacher_at: where the teacher is now.
 
   Returns:
@@ -182,9 +187,9 @@ def _require_same_rates(
   workdir: Path,
   steps: Sequence[int],
 ) -> None:
-  """Refuses another number of epochs if what is done would have felt it.
+  """Refuses a new number of epochs that would have changed finished steps.
 
-  Otherwise the run is, to the bit, one that began with that number.
+  Otherwise the run is exactly one that began with that number.
   """
   saved = run_lib.saved_config(workdir)
   if not saved or not steps:
@@ -222,7 +227,7 @@ def _new_or_saved(
 ) -> tuple[TrainState, int, dict[str, Any]]:
   """The newest saved state, its step, and what was not yet recorded by then.
 
-  Without one, a new state: drawn, or filled from an earlier run.
+  Without a saved one, a new state: random, or filled from an earlier run.
   """
   key = random_keys(config.seed)[0]
   if newest := checkpoints.latest_verified():
@@ -240,7 +245,7 @@ def _new_or_saved(
 def _export_and_plot(run: run_lib.Run) -> None:
   """Exports the leader and draws the curves.
 
-  The run is finished without them. If one fails, it is reported;
+  The run counts as finished without them. A failure is only reported;
   `python -m okd_jax export` and `plot` try again.
   """
   try:

@@ -1,4 +1,4 @@
-"""Several workers on one comparison, all on this machine."""
+"""Starts several workers on one comparison, all on this machine."""
 
 from collections.abc import Iterator, Sequence
 import contextlib
@@ -23,7 +23,7 @@ from okd_jax.settings import layout
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage.paths import Path
 
-# What a worker is, before its arguments.
+# The command of a worker, before its arguments.
 PROGRAM = (sys.executable, "-m", "okd_jax", "compare")
 _LOOK_SECONDS = 0.5
 # Of a graphics card, for all workers on it together.
@@ -34,12 +34,12 @@ _DEVICES = "import jax; d = jax.local_devices(); print(d[0].platform, len(d))"
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-  """What a worker may use of this machine.
+  """The part of this machine that a worker may use.
 
   Attributes:
-    name: for people.
-    cores: numbers of its cores; empty for all.
-    environ: its further environment variables.
+    name: name in messages.
+    cores: numbers of its CPU cores; empty for all.
+    environ: additional environment variables of the worker.
   """
 
   name: str
@@ -59,7 +59,7 @@ class _Worker:
     return self.process.poll() is None
 
   def said(self) -> tuple[str, str]:
-    """The cell that it trains, or nothing, and its last line."""
+    """The cell that it trains, if any, and the last line of its output."""
     with self.log.open("rb") as file:
       file.seek(self.begin)
       text = file.read().decode(errors="replace")
@@ -70,15 +70,15 @@ class _Worker:
 
 
 def places(asked: str, config: RunConfig) -> list[Place]:
-  """Divides this machine.
+  """Divides this machine among workers.
 
   Args:
-    asked: the number of workers, or "auto": one a graphics card; on a CPU one
-      for as many cores as a run spreads its networks over.
-    config: of the runs, without a method.
+    asked: the number of workers, or "auto": one for each GPU; on a CPU one for
+      as many cores as a run spreads its networks over.
+    config: configuration of the runs, without a method.
 
   Raises:
-    ConfigError: if it is neither, or the machine cannot be divided so.
+    ConfigError: if `asked` is neither, or this machine cannot be divided so.
   """
   if asked != "auto" and not (asked.isdecimal() and int(asked) > 0):
     raise ConfigError(f"--workers={asked} must be a number, or auto.")
@@ -109,21 +109,21 @@ def run(
   """Starts workers and waits for them.
 
   Args:
-    cells: that they share.
-    command: that starts a worker.
-    workdir: of the comparison.
-    where: what each of them may use.
+    cells: the cells that the workers share.
+    command: the command that starts a worker.
+    workdir: work directory of the comparison.
+    where: the part of the machine that each worker may use.
 
   Returns:
     Why cells have failed, by their names.
 
   Raises:
-    Interrupted: after a signal, which the workers got, too.
-    OkdError: if they ended and cells are left.
+    Interrupted: after a signal, which is passed on to the workers.
+    OkdError: if the workers ended although cells are left.
   """
   workers: list[_Worker] = []
   with contextlib.ExitStack() as stack:
-    # None is left behind, whatever happens here.
+    # No worker is left behind, whatever happens here.
     stack.callback(_stop, workers)
     received = stack.enter_context(_passing_on(workers))
     for number, place in enumerate(where, 1):
@@ -155,7 +155,7 @@ def run(
 
 
 def forget_failures(cells: Sequence[Cell]) -> None:
-  """Removes what was written about failures, so that all workers try again."""
+  """Removes the records of failures, so that workers try these cells again."""
   for cell in cells:
     if (cell.workdir / rows.ERROR).exists():
       with contextlib.suppress(InUseError), workdir_lib.lock(cell.workdir):
@@ -163,19 +163,19 @@ def forget_failures(cells: Sequence[Cell]) -> None:
 
 
 def unfinished(cells: Sequence[Cell]) -> list[Cell]:
-  """Cells that a worker may still train."""
+  """The cells that a worker may still train."""
   return [cell for cell in cells if not rows.is_finished(cell)]
 
 
 def folder(workdir: Path, what: str) -> pathlib.Path:
-  """A folder on this machine for what is written beside a comparison."""
+  """A folder on this machine for files that belong to a comparison."""
   if isinstance(workdir, pathlib.Path):
     return workdir / what
   return pathlib.Path("runs") / f"{workdir.name}-{what}"
 
 
 def _devices() -> tuple[str, int]:
-  """What JAX finds here; a process that looks itself would hold it."""
+  """The devices that another process finds, as JAX would keep them in use."""
   environ = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
   found = subprocess.run(
     [sys.executable, "-c", _DEVICES],
@@ -240,7 +240,7 @@ def _start(
 
 @contextlib.contextmanager
 def _cores(cores: frozenset[int]) -> Iterator[None]:
-  """What is started inside may use these cores alone."""
+  """Limits processes that are started inside to these cores."""
   if not cores:
     yield
     return
@@ -253,7 +253,7 @@ def _cores(cores: frozenset[int]) -> Iterator[None]:
 
 
 def _stop(workers: Sequence[_Worker]) -> None:
-  """Asks those that run to stop."""
+  """Asks the workers that still run to stop."""
   for worker in workers:
     if worker.runs:
       worker.process.terminate()
@@ -261,7 +261,7 @@ def _stop(workers: Sequence[_Worker]) -> None:
 
 @contextlib.contextmanager
 def _passing_on(workers: Sequence[_Worker]) -> Iterator[list[float]]:
-  """Passes signals on; yields when they came."""
+  """Passes signals on to the workers; yields the times of the signals."""
   received: list[float] = []
 
   def handle(number: int, frame: FrameType | None) -> None:

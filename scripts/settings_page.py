@@ -18,10 +18,10 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 _HEAD = """# Settings
 
 Every setting with its default and meaning. `--config.KEY=VALUE` changes one on
-the command line; a recipe starts from `common.base()` and changes what it is
-about. A value that breaks its rule is refused before anything is built, with
-what was expected. Settings marked "yes" may differ when a run goes on in its
-work directory; the others belong to the run.
+the command line; a recipe starts from `common.base()` and changes what it
+needs. A value that breaks its rule is refused before anything is built, with a
+message that says what was expected. Settings marked "yes" may be changed when a
+run is resumed in its work directory; the others are fixed for the run.
 
 This page is written by `python -m scripts.settings_page`.
 """
@@ -42,9 +42,9 @@ def page() -> str:
     "",
     "## `config.method`: a method and its hyperparameters",
     "",
-    "`config.method.name` is one of those below, or `module:Class` for one of",
-    "your own. A recipe chooses it with `common.method(NAME)`; the other keys",
-    "of the section are the fields of its class.",
+    "`config.method.name` is one of those below, or `module:Class` for a",
+    "method of your own. A recipe chooses it with `common.method(NAME)`; the",
+    "other keys of the section are the fields of the class of the method.",
   ]
   for name in methods.names():
     parts += ["", f"### {name}", ""]

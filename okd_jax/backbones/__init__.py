@@ -1,15 +1,15 @@
 """Networks by name.
 
-A family is a module of this package; a network is a `functools.partial` in it,
-under the network's name, that fixes what makes the network and leaves its
-options open. What is defined there is found here: there is no table to edit.
+A family is a module of this package. A network is a `functools.partial` in it,
+under the network's name, that fixes the architecture and leaves the options
+open. Networks are found by this definition: there is no table to edit.
 
-A compressed network is named with what is left of its widths after the split:
-`resnet32@4/5`.
+The name of a compressed network ends with the fraction of the widths that is
+left after the split: `resnet32@4/5`.
 
 Submodules are named so that the natural order of their names is the order in
 which they run, with "stem" first and "head" last; `okd_jax.weights.torch`
-relies on it.
+relies on this.
 """
 
 import dataclasses
@@ -38,9 +38,9 @@ def make(name: str, num_classes: int, **options: Any) -> Network:
   """Builds a network.
 
   Args:
-    name: one of `names()`, followed or not by "@" and a fraction, which is
-      the option `tail_width`.
-    num_classes: C.
+    name: one of `names()`, optionally followed by "@" and a fraction, which
+      sets the option `tail_width`.
+    num_classes: number C of classes.
     **options: `split`, `part`, `dtype`, `raw_maps` (see `Network`) and,
       for VGG, `dropout`; for ResNet and DenseNet `tail_width`; for hourglasses
       `width` and `depth`.
@@ -49,7 +49,7 @@ def make(name: str, num_classes: int, **options: Any) -> Network:
     The network, a linen module.
 
   Raises:
-    ConfigError: if the name or an option is unknown or a value is not legal.
+    ConfigError: if the name or an option is unknown or a value is not allowed.
   """
   networks = _networks()
   name, at, fraction = name.partition("@")
@@ -83,14 +83,14 @@ def make(name: str, num_classes: int, **options: Any) -> Network:
 def students(
   name: str, num_classes: int, count: int, **options: Any
 ) -> tuple[Network, ...]:
-  """Builds networks of shrinking width for one common trunk.
+  """Builds networks of decreasing width for one common trunk.
 
-  Number j, from 0, keeps (count - j) / count of the widths after the split.
-  The first is the uncompressed network.
+  Network j, from 0, keeps (count - j) / count of the widths after the split.
+  The first one is the uncompressed network.
 
   Args:
     name: a network with the option `tail_width`.
-    num_classes: C.
+    num_classes: number C of classes.
     count: number of networks.
     **options: see `make`.
   """

@@ -22,18 +22,18 @@ class Network(nn.Module):
   may create named submodules, and the default of `split`.
 
   Attributes:
-    num_classes: C.
-    split: number of stages in the trunk, up to `num_stages`; 0 leaves the stem
-      alone.
+    num_classes: number C of classes.
+    split: number of stages in the trunk, up to `num_stages`; with 0 the trunk
+      is only the stem.
     part: "whole" and "tail" return `Outputs` without the peer axis; "trunk"
       returns the map that enters the tail.
-    dtype: computation dtype; None is that of parameters and input. Batch
+    dtype: computation dtype; None uses that of parameters and input. Batch
       statistics and the returned logits are float32 at least.
-    raw_maps: return the last map as the last stage gave it, where the head
-      normalises it before it is pooled.
+    raw_maps: whether the last map is returned as it leaves the last stage, even
+      if the head normalises it before pooling.
   """
 
-  # Of the images that the family is for, where nothing else is said.
+  # Default size of the images that the family is made for.
   image_shape: ClassVar[tuple[int, int, int]] = (32, 32, 3)
 
   num_classes: int
@@ -57,7 +57,7 @@ class Network(nn.Module):
     raise NotImplementedError
 
   def positions(self, x: Array) -> Array:
-    """Returns of what a stage gave the map [B, H, W, D] of the image."""
+    """Returns the map [B, H, W, D] of the image from a stage's result."""
     return x
 
   def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
@@ -65,7 +65,7 @@ class Network(nn.Module):
     raise NotImplementedError
 
   def check(self) -> None:
-    """Raises ConfigError if `part` or `split` is not legal."""
+    """Raises ConfigError if `part` or `split` is not allowed."""
     if self.part not in ("whole", "trunk", "tail"):
       raise ConfigError(
         f"part={self.part!r} is unknown; use 'whole', 'trunk' or 'tail'."
@@ -84,16 +84,18 @@ class Network(nn.Module):
     """Runs the stages of this part and, except for a trunk, the head.
 
     Args:
-      x: images [B, H, W, c], or for a tail the map that its trunk returned.
-      train: whether batch statistics normalise and dropout is on.
+      x: images [B, H, W, c]; for a tail, the map that its trunk returned.
+      train: whether batch norm uses the statistics of the batch and dropout is
+        on.
 
     Returns:
-      For a trunk the map [B, H, W, D]; else `Outputs` without the peer axis
-      whose maps are those of the stages that this part ran. The last map is
-      the one that is pooled into the features, unless `raw_maps`.
+      For a trunk the map [B, H, W, D]; otherwise `Outputs` without the peer
+      axis, with the maps of the stages that this part ran. The last map is the
+      one that is pooled into the features, unless `raw_maps` is set.
 
     Raises:
-      ConfigError: if part or split is not legal or the image too small.
+      ConfigError: if `part` or `split` is not allowed or the image is too
+        small.
     """
     self.check()
     chex.assert_rank(x, 4)

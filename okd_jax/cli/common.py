@@ -1,4 +1,4 @@
-"""What the commands share: arguments, exit codes, caches, work folders."""
+"""What the commands share: arguments, exit codes, caches, work directories."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -40,12 +40,12 @@ _CANNOT_WRITE = (
 
 
 def add_workdir(command: argparse.ArgumentParser) -> None:
-  """Adds the folder of a run, or of the runs of several seeds."""
+  """Adds the work directory of a run, or of the runs of several seeds."""
   command.add_argument(
     "workdir",
     type=places.place,
     metavar="WORKDIR",
-    help="of a run, or of its seeds",
+    help="work directory of a run, or of the runs of several seeds",
   )
   add_seed(command)
 
@@ -56,19 +56,19 @@ def add_seed(command: argparse.ArgumentParser) -> None:
     "--seed",
     type=int,
     metavar="K",
-    help="of the runs of several seeds this one alone",
+    help="use only the run with this seed, of the runs of several seeds",
   )
 
 
 def runs(workdir: Path, seed: int | None) -> list[Path]:
-  """The work directories that a command is asked for.
+  """The work directories of the runs that a command is to use.
 
   Args:
-    workdir: of a run, or of the runs of several seeds.
-    seed: which of these; None for all.
+    workdir: work directory of a run, or of the runs of several seeds.
+    seed: which of these runs; None for all.
 
   Raises:
-    ConfigError: if there is no run of that seed.
+    ConfigError: if there is no run with that seed.
   """
   found = workdir_lib.runs(workdir)
   if seed is None:
@@ -84,12 +84,12 @@ def runs(workdir: Path, seed: int | None) -> list[Path]:
 
 
 def add_json(command: argparse.ArgumentParser) -> None:
-  """Adds the flag of commands that print for programs, too."""
-  command.add_argument("--json", action="store_true", help="print JSON")
+  """Adds the flag of commands that can print for programs."""
+  command.add_argument("--json", action="store_true", help="print as JSON")
 
 
 def print_json(content: Any) -> None:
-  """Prints for programs; null where a figure is not finite."""
+  """Prints JSON for programs, with null for figures that are not finite."""
   print(strict_json.text(content))
 
 
@@ -101,13 +101,13 @@ def leave(message: object, code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
-  """Turns what can go wrong for a user into a message and an exit code.
+  """Turns the errors that users can cause into a message and an exit code.
 
-  A program whose output is cut off, as by `head`, ends quietly.
+  A program whose output is cut off, for example by `head`, ends silently.
   """
   logging.basicConfig(format="okd_jax: %(message)s", level=logging.WARNING)
   if isinstance(sys.stdout, io.TextIOWrapper):
-    # A file's name may hold what a terminal has no character for.
+    # A file's name may contain what a terminal cannot print.
     sys.stdout.reconfigure(errors="backslashreplace")
   try:
     yield
@@ -169,13 +169,13 @@ def read_recipe(argv: Sequence[str], what: str = "") -> tuple[RunConfig, Path]:
 
   Args:
     argv: the program's name and its arguments.
-    what: added to the name of the default work directory.
+    what: text that is added to the name of the default work directory.
 
   Returns:
     The configuration, and the work directory: a folder under runs/ by default.
 
   Raises:
-    ConfigError: for every mistake in them.
+    ConfigError: for every mistake in the flags.
   """
   recipe, named, workdir = flags.read(argv)
   if "base" in recipe:
@@ -187,7 +187,7 @@ def read_recipe(argv: Sequence[str], what: str = "") -> tuple[RunConfig, Path]:
 
 
 def read_comparison(argv: Sequence[str]) -> tuple[Comparison, Path]:
-  """Reads the flags of a comparison, as `read_recipe` does those of a run."""
+  """Reads the flags of a comparison, like `read_recipe` those of a run."""
   argv, values = ranges.take(argv, "grid")
   recipe, named, workdir = flags.read(argv)
   if "base" not in recipe:
@@ -214,10 +214,10 @@ def _of_another_command(named: str) -> ConfigError:
 
 
 def prepare_jax(config: RunConfig | None = None) -> None:
-  """Sets what must be set before the first device is touched.
+  """Sets what must be set before JAX uses its first device.
 
   Args:
-    config: of the run that will be trained.
+    config: configuration of the run that will be trained.
   """
   xla_flags = os.environ.get("XLA_FLAGS", "")
   if config is not None:
@@ -234,10 +234,10 @@ def prepare_jax(config: RunConfig | None = None) -> None:
 
 
 def default_workdir(config: RunConfig, config_file: str) -> Path:
-  """A folder of its own for every recipe, seed and change to a recipe.
+  """A separate folder for every recipe, seed and change to a recipe.
 
-  That of a comparison follows from its base, so comparisons that differ in
-  their grids alone share one, and with it their cells.
+  The folder of a comparison depends on its base, so comparisons that differ
+  only in their grids share a folder, and with it their cells.
   """
   stem = pathlib.Path(config_file.split(":")[0]).stem
   return pathlib.Path("runs") / f"{stem}-{config_lib.digest(config)}"

@@ -1,4 +1,4 @@
-"""Train methods, networks and seeds by one recipe, and tabulate them."""
+"""Train methods, networks and seeds with one recipe, and compare them."""
 
 import argparse
 from collections.abc import Mapping
@@ -19,28 +19,28 @@ from okd_jax.storage.paths import Path
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-  """Adds what the command takes."""
+  """Adds the arguments of the command."""
   command.set_defaults(takes_settings=True)
   command.add_argument(
     "--only",
     default="*",
     metavar="NET/METHOD/SEED",
-    help="train these cells and their teachers alone; * is any text",
+    help="train only these cells and their teachers; * stands for any text",
   )
   command.add_argument(
     "--skip-failed",
     action="store_true",
-    help="leave cells alone that failed before",
+    help="do not try cells again that failed before",
   )
   command.add_argument(
     "--workers",
     metavar="N",
-    help="processes on this machine; auto is one a graphics card",
+    help="number of processes on this machine; auto starts one for each GPU",
   )
   command.add_argument(
     "--submit",
     choices=["slurm"],
-    help="give the cells to a cluster, at most N tasks (--workers) at once",
+    help="train the cells on a cluster, at most N tasks (--workers) at once",
   )
   command.add_argument(
     "--dry-run", action="store_true", help="print what would be submitted"
@@ -129,7 +129,7 @@ def _checked(
   args: argparse.Namespace, config: Comparison, workdir: Path
 ) -> list[grid.Cell]:
   """The cells that workers will share."""
-  # Cards are for the workers.
+  # GPUs are for the workers.
   jax.config.update("jax_platforms", "cpu")
   cells = grid.cells(config, workdir)
   grid.check(config, cells)

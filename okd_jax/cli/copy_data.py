@@ -1,4 +1,4 @@
-"""Tell what is in a copy of TensorFlow Datasets; a part of `data`."""
+"""Describe a copy of TensorFlow Datasets; a part of the command `data`."""
 
 from okd_jax.cli import common
 from okd_jax.runs import display
@@ -13,15 +13,16 @@ def is_copy(path: str) -> bool:
 
 
 def run(path: str, *, write_index: bool, as_json: bool) -> None:
-  """Says what its metadata say, or reads all of it and writes an index.
+  """Prints a copy's metadata, or reads all of it and writes an index.
 
   Args:
-    path: of the copy, with its version.
-    write_index: read all record files, and write down where the images are.
-    as_json: print for programs.
+    path: folder of the copy, including its version.
+    write_index: whether to read all record files and write an index of where
+      the images are.
+    as_json: whether to print JSON, for programs.
 
   Raises:
-    DataError: if the copy is damaged, or not one of images with a label.
+    DataError: if the copy is damaged, or does not hold images with a label.
   """
   from okd_jax.data.formats import shards, tfds as prepared
 

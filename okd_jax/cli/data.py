@@ -1,4 +1,4 @@
-"""Tell what training would use of a folder of images, or of joints in them."""
+"""Show what training would use of a folder of images or annotated joints."""
 
 import argparse
 import dataclasses
@@ -29,24 +29,24 @@ _MOST_SIZES = 10
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-  """Adds what the command takes."""
+  """Adds the arguments of the command."""
   command.add_argument(
     "path",
     metavar="PATH",
-    help="as after 'folder:', or keypoints:PATH, or a copy of TensorFlow "
-    "Datasets",
+    help="folder of images, as after 'folder:'; or keypoints:PATH; or a copy "
+    "of TensorFlow Datasets",
   )
   command.add_argument(
     "--index",
     action="store_true",
-    help="write down in the folder what lies there, so that nothing is listed "
-    "when a run starts; also of a copy of TensorFlow Datasets",
+    help="write an index of the files into the folder, so that runs need not "
+    "list them when they start; also for a copy of TensorFlow Datasets",
   )
   command.add_argument(
     "--show",
     type=_png,
     metavar="FILE.png",
-    help="draw some pictures a class, as a network sees them in training",
+    help="draw some pictures of each class as a network sees them in training",
   )
   for section, kind in (("data", data.Config), ("augment", Augment)):
     for field in dataclasses.fields(kind):
@@ -55,7 +55,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
           f"--config.{section}.{field.name}",
           dest=f"{section}.{field.name}",
           type=_READ.get(type(field.default), type(field.default)),
-          help="as of main.py",
+          help="as for main.py",
         )
   common.add_json(command)
 
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
   """Runs the command.
 
   Raises:
-    DataError: for what training would refuse as well.
+    DataError: for data that training would refuse as well.
   """
   from okd_jax.data import sheet
   from okd_jax.data.formats import folder, index, walk
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _division(config: data.Config, path: str) -> dict[str, int]:
-  """How many examples training uses of each split, found without decoding."""
+  """Number of examples that training uses of each split, without decoding."""
   from okd_jax.data.formats import finder, listing, tfds as prepared
 
   found = finder.find(path)
@@ -177,7 +177,7 @@ def _sizes(report: Any) -> list[tuple[tuple[int, int], int]]:
 
 
 def _extent(report: Any) -> dict[str, list[int]]:
-  """Least, median and greatest width and height."""
+  """Smallest, median and largest width and height."""
   if not report.sizes:
     return {}
   sizes = np.repeat(

@@ -1,4 +1,4 @@
-"""Look at packages, devices, space and data, and compile one step."""
+"""Check packages, devices, disk space and data, and compile one step."""
 
 import argparse
 import functools
@@ -61,15 +61,16 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     type=places.place,
     metavar="DIR",
     default=pathlib.Path("."),
-    help="where runs will be; of several processes all have to see it",
+    help="folder of future runs; if there are several processes, all of them "
+    "must be able to use it",
   )
 
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command; the program ends with code 1 if anything is wrong.
 
-  Started on several processes, as a run is, it also looks at what they see of
-  each other; the first one prints.
+  If it is started in several processes, as a run is, it also checks what they
+  see of each other; the first one prints.
   """
   distributed.initialize()
   findings = examine(args.workdir)
@@ -94,12 +95,12 @@ def examine(workdir: Path = pathlib.Path(".")) -> list[Finding]:
   """Examines this machine; trains nothing and downloads nothing.
 
   Args:
-    workdir: where results would go, for the space that is left there.
+    workdir: folder of the results, where the free space is checked.
 
   Returns:
-    The findings in the order in which they are worth reading. Only what keeps
-    every run from working is not as it should be; packages that some runs need
-    are reported as absent.
+    The findings, in the order in which to read them. A finding is a problem
+    only if it prevents every run; packages that only some runs need are
+    reported as absent.
   """
   return [
     ("python", platform.python_version(), True),

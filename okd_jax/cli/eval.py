@@ -1,4 +1,4 @@
-"""Evaluate a run: all figures of its task."""
+"""Evaluate a run by all figures of its task."""
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,26 +36,26 @@ _log = logging.getLogger(__name__)
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-  """Adds what the command takes."""
+  """Adds the arguments of the command."""
   common.add_workdir(command)
   command.add_argument(
     "--split", choices=("test", "validation", "held_out"), default="test"
   )
   command.add_argument(
-    "--all-peers", action="store_true", help="every peer, not the leader alone"
+    "--all-peers", action="store_true", help="every peer, not only the leader"
   )
   command.add_argument(
     "--per-class",
     action="store_true",
-    help="figures of each class, confusions, reliability, agreement of peers, "
-    "and the leader's mistakes; written for report, too",
+    help="also figures of each class, confusions, reliability, agreement of "
+    "peers, and the leader's mistakes; writes files, which report uses",
   )
   command.add_argument(
     "--to",
     type=places.to_write(places.place, folder=True),
     metavar="DIR",
-    help="folder for the files of --per-class; per_class/SPLIT in the work "
-    "directory of the run by default",
+    help="folder for the files of --per-class; by default per_class/SPLIT in "
+    "the work directory of the run",
   )
   command.add_argument(
     "--data",
@@ -68,18 +68,18 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Evaluated:
-  """What was found of one run.
+  """The results of one run.
 
   Attributes:
-    workdir: of the run.
-    step: of its state.
-    task: of the run.
+    workdir: work directory of the run.
+    step: step of the evaluated state.
+    task: task of the run.
     count: number of examples.
-    distances: how far the peers are apart, by name.
+    distances: diversity of the peers, by name.
     values: the measures of every prediction.
-    first: those of the ensemble of the first k members, k = 1 first; empty
+    first: measures of the ensemble of the first k members, k = 1 first; empty
       for one network.
-    closer: what there is of each class, if that was asked for.
+    closer: the results of each class, if they were requested.
   """
 
   workdir: Path
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
 
   Raises:
     DataError: if the split is empty.
-    ConfigError: if the files of several runs are to go to one folder.
+    ConfigError: if the files of several runs would go to the same folder.
   """
   workdirs = common.runs(args.workdir, args.seed)
   if args.to and len(workdirs) > 1:
@@ -182,7 +182,7 @@ def _evaluate(workdir: Path, args: argparse.Namespace) -> _Evaluated:
 
 
 def _draw(closer: Closer, to: Path) -> None:
-  """Draws what can be drawn; the tables are there without."""
+  """Draws the plots, if possible; the tables do not need them."""
   try:
     # Optional, and slow to import.
     from okd_jax.results import closer_plots
@@ -256,7 +256,7 @@ def _show_extra(found: Sequence[_Evaluated]) -> None:
 
 
 def _measured(task: Task, values: Iterable[Mapping[str, Any]]) -> list[Measure]:
-  """Those of a task that there are: which ones may follow from the data."""
+  """The measures of a task that the data allow."""
   found = {name for measured in values for name in measured}
   return [measure for measure in task.measures if measure.name in found]
 
@@ -264,7 +264,7 @@ def _measured(task: Task, values: Iterable[Mapping[str, Any]]) -> list[Measure]:
 def _by_prediction(
   figures: Mapping[Figure, float], task: Task, count: int, all_peers: bool
 ) -> dict[str, dict[str, Any]]:
-  """The measures of every single prediction, and what they count."""
+  """The measures of every prediction, and the number of examples."""
   by_prediction: dict[str, dict[str, Any]] = {}
   for figure, value in figures.items():
     single = figure.who not in (PEERS_MEAN, GROUP)

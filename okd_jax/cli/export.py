@@ -1,4 +1,4 @@
-"""Take the leader, or another network, away."""
+"""Export the leader, another network or the ensemble of a run."""
 
 import argparse
 
@@ -8,26 +8,26 @@ from okd_jax.weights import export
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-  """Adds what the command takes."""
+  """Adds the arguments of the command."""
   common.add_workdir(command)
   command.add_argument(
     "--what",
     default="leader",
-    help="leader (default), peer_0, peer_1, ..., ensemble, or a group "
-    "prediction of the method, by its name in an evaluation",
+    help="what to export: leader (default), peer_0, peer_1, ..., ensemble, or "
+    "a group prediction of the method, by its name in an evaluation",
   )
   command.add_argument(
     "--to",
     type=places.to_write(places.place, folder=True),
-    help="folder, with one a seed in it if there are several; named after "
-    "--what in WORKDIR by default",
+    help="folder to write, with a folder for each seed if there are several; "
+    "by default a folder in WORKDIR that is named after --what",
   )
   command.add_argument(
     "--format",
     choices=("stablehlo", "savedmodel"),
     default="stablehlo",
-    help="stablehlo for JAX (default) or TensorFlow's SavedModel; for ONNX run "
-    "scripts/export_onnx.py on the exported folder",
+    help="stablehlo for JAX (default), or savedmodel for TensorFlow; for ONNX "
+    "run scripts/export_onnx.py on the exported folder",
   )
 
 

@@ -1,4 +1,4 @@
-"""What the processes of a run see of each other."""
+"""Checks whether the processes of a run can reach each other."""
 
 from collections.abc import Mapping, Sequence
 import json
@@ -31,13 +31,13 @@ def examine(
   """Examines several processes; all call this at the same time.
 
   Args:
-    workdir: a folder or bucket that all of them have to see.
-    versions: of the packages of this process.
-    findings: about this process alone.
+    workdir: a folder or bucket that all of them must be able to use.
+    versions: versions of the packages of this process.
+    findings: findings about this process alone.
 
   Returns:
-    In process 0 its own findings, what is wrong in the others and what they
-    have found together.
+    In process 0, its own findings, the problems of the other processes and the
+    common findings.
   """
   wrong = [(what, found) for what, found, fine in findings if not fine]
   others = [
@@ -111,7 +111,7 @@ def _workdir(workdir: Path) -> Finding:
 
 
 def _together() -> list[Finding]:
-  """Has the devices of all processes add something up."""
+  """Lets the devices of all processes compute a sum."""
   found: list[Finding] = []
 
   def work() -> None:

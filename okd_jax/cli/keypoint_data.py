@@ -1,4 +1,4 @@
-"""Tell what training would use of annotated joints; a part of `data`."""
+"""Show what training would use of annotated joints; a part of `data`."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -24,17 +24,17 @@ _SHOWN = 32
 def run(
   config: data.Config, how: Augment, show: Path | None, *, as_json: bool
 ) -> None:
-  """Checks every picture and annotation, and says what there is.
+  """Checks every picture and annotation, and prints a summary.
 
   Args:
-    config: of the data.
-    how: what else is to change pictures.
-    show: a PNG for figures as a network sees them in training.
-    as_json: print for programs.
+    config: configuration of the data.
+    how: other changes of the pictures.
+    show: PNG file for pictures of figures as a network sees them in training.
+    as_json: whether to print JSON, for programs.
 
   Raises:
-    ConfigError: likewise.
-    DataError: for what training would refuse as well.
+    ConfigError: for a configuration that training would refuse as well.
+    DataError: for data that training would refuse as well.
   """
   found = load.find(config)
   listing = load.listed(config, found)
@@ -70,7 +70,7 @@ def run(
 def _labelled(
   names: Sequence[str], figures: Sequence[Figure]
 ) -> dict[str, int]:
-  """In how many figures each joint is; a split may have none."""
+  """Number of figures that show each joint; a split may have none."""
   return {
     name: sum(bool(figure.visible[joint] > 0) for figure in figures)
     for joint, name in enumerate(names)

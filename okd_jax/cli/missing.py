@@ -1,11 +1,11 @@
-"""Says which packages are missing, instead of a traceback; imports no other."""
+"""Names missing packages instead of a traceback; imports no package itself."""
 
 from collections.abc import Iterator
 import contextlib
 import sys
 
-# What every program needs, also of what `pip install okd-jax` brings: one that
-# was never installed, or is broken, is missed first.
+# What every program needs, including dependencies of okd-jax itself: one that
+# was never installed, or is broken, is noticed first.
 _NEEDED = (
   "chex",
   "flax",

@@ -1,4 +1,4 @@
-"""List the networks that there are, with what they cost."""
+"""List the available networks with their size and cost."""
 
 import argparse
 from typing import Any
@@ -12,16 +12,16 @@ from okd_jax.runs import display
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-  """Adds what the command takes."""
+  """Adds the arguments of the command."""
   command.add_argument(
-    "names", nargs="*", metavar="NAME", help="networks; all without any"
+    "names", nargs="*", metavar="NAME", help="networks; by default all"
   )
   command.add_argument(
     "--classes",
     type=int,
     default=100,
     metavar="N",
-    help="outputs, by default 100",
+    help="number of classes, 100 by default",
   )
   common.add_json(command)
 
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
   """Runs the command.
 
   Raises:
-    ConfigError: for a name that there is not.
+    ConfigError: for an unknown name.
   """
   rows = [
     _describe(name, args.classes) for name in args.names or backbones.names()

@@ -1,6 +1,6 @@
 """Write the file, recipe, test and page of a new method.
 
-What it writes trains and passes the tests, and is there to be changed.
+The new method can be trained and passes the tests; it is a template to change.
 """
 
 import argparse
@@ -151,12 +151,12 @@ _DATA = {
 
 def add_arguments(command: Any) -> None:
   """Defines the arguments of the command."""
-  command.add_argument("name", metavar="NAME", help="lower_case, as a module's")
+  command.add_argument("name", metavar="NAME", help="name, in lower_case")
   command.add_argument(
     "--to",
     type=places.to_write(places.path, folder=True),
     metavar="DIR",
-    help="write outside the package, there",
+    help="folder outside the package to write to",
   )
 
 
@@ -170,14 +170,14 @@ def write(name: str, to: Path | None = None) -> list[Path]:
   """Writes the files of a method.
 
   Args:
-    name: of its module.
+    name: name of its module.
     to: a folder outside the package; None writes into the package.
 
   Returns:
     The files that are new or changed.
 
   Raises:
-    ConfigError: if the name will not do, or if a file is there already.
+    ConfigError: if the name is not allowed, or if a file exists already.
   """
   if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
     raise ConfigError(
@@ -229,7 +229,7 @@ def _inside(name: str) -> dict[str, str]:
 
 
 def _outside(name: str, to: Path) -> dict[str, str]:
-  """The texts of the files in a folder of one's own, by their names."""
+  """The texts of the files in a user's own folder, by their names."""
   sorted_by_module = sorted(
     [f"import {name}", "from okd_jax import core, testing"],
     key=lambda line: line.split()[1],

@@ -1,4 +1,4 @@
-"""Arguments that say where something is, or where it shall be written."""
+"""Arguments that say where something is, or where to write it."""
 
 import argparse
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from okd_jax.errors import ConfigError
 from okd_jax.storage import paths
 from okd_jax.storage.paths import Path
 
-# Where the rights in force can differ from those of who began the program.
+# Where the effective rights can differ from those of the user.
 _EFFECTIVE = os.access in os.supports_effective_ids
 
 
@@ -36,7 +36,7 @@ def to_write(
 
   Args:
     kind: `path` or `place`.
-    folder: whether it is for a folder of files; for one file otherwise.
+    folder: whether it names a folder of files; otherwise it names one file.
   """
 
   def where(text: str) -> Path:
@@ -53,15 +53,15 @@ def to_write(
 def require_writable(
   to: Path, *, folder: bool, remedy: str = "write elsewhere by --to"
 ) -> None:
-  """Refuses a place that cannot be written, before there is something to write.
+  """Refuses a place that cannot be written to, before the work is done.
 
   Args:
-    to: the place; one that is not on this machine is not looked at.
-    folder: whether it is for a folder of files; for one file otherwise.
-    remedy: what the user may do.
+    to: the place; one that is not on this machine is not checked.
+    folder: whether it is a folder of files; otherwise it is one file.
+    remedy: what the user can do.
 
   Raises:
-    ConfigError: saying why.
+    ConfigError: if it cannot be written to, with the reason.
   """
   if not isinstance(to, pathlib.Path):
     return

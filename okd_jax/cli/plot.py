@@ -1,4 +1,4 @@
-"""Draw the curves of runs, and what their leaders make of a few examples."""
+"""Draw the curves of runs and their leaders' predictions for a few examples."""
 
 import argparse
 import sys
@@ -9,13 +9,14 @@ from okd_jax.storage.paths import Path
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-  """Adds what the command takes."""
+  """Adds the arguments of the command."""
   command.add_argument(
     "workdirs",
     type=places.place,
     nargs="+",
     metavar="WORKDIR",
-    help="of a run, of its seeds, or of a comparison; several share pictures",
+    help="work directory of a run, of the runs of several seeds, or of a "
+    "comparison; several are drawn into common pictures",
   )
   common.add_seed(command)
   command.add_argument(
@@ -23,7 +24,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     type=places.to_write(places.place, folder=True),
     metavar="DIR",
     help="folder for the pictures; by default plots in WORKDIR, or "
-    "plots/together in the first of several",
+    "plots/together in the first WORKDIR if there are several",
   )
 
 

@@ -1,4 +1,4 @@
-"""Ask a run's leader or an exported network about images."""
+"""Predict for images with a run's leader or an exported network."""
 
 import argparse
 from collections.abc import Sequence
@@ -22,37 +22,39 @@ _SOFTWARE = {"Software": "okd_jax"}
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-  """Adds what the command takes."""
+  """Adds the arguments of the command."""
   command.add_argument(
     "target",
     type=places.place,
     metavar="WORKDIR|LEADER",
-    help="run, runs of several seeds, or exported folder",
+    help="work directory of a run or of the runs of several seeds, or an "
+    "exported folder",
   )
   command.add_argument(
     "images",
     type=places.path,
     nargs="+",
     metavar="IMAGE",
-    help="files or folders",
+    help="image files, or folders of them",
   )
   command.add_argument(
     "--boxes",
     type=places.path,
     metavar="FILE",
-    help="keypoints: COCO annotations or detections, where to look",
+    help="for keypoints: file of COCO annotations or detections that says "
+    "where the figures are",
   )
   command.add_argument(
     "--to",
     type=places.to_write(places.path, folder=False),
     metavar="FILE",
-    help="write JSON; of keypoints results as COCO has them",
+    help="write a JSON file; for keypoints in the format of COCO results",
   )
   command.add_argument(
     "--draw",
     type=places.to_write(places.path, folder=True),
     metavar="DIR",
-    help="keypoints: write the pictures with the figures found",
+    help="for keypoints: write the pictures with the predicted figures",
   )
   common.add_seed(command)
   common.add_json(command)
@@ -62,9 +64,9 @@ def run(args: argparse.Namespace) -> None:
   """Runs the command.
 
   Raises:
-    ConfigError: if several networks were to write one file, or a drawing can
-      not be made or would replace what is none.
-    DataError: naming the files that cannot be asked about, after the others.
+    ConfigError: if several networks would write the same file, or if a drawing
+      cannot be made or would replace a file that is not a drawing.
+    DataError: naming the files that cannot be used, after all others are done.
   """
   target: Path = args.target
   targets = [target]
@@ -119,16 +121,16 @@ def _show(
 def _drawings(
   asking: Asking, files: Sequence[Path], folder: pathlib.Path
 ) -> list[pathlib.Path]:
-  """Where the drawings of files go, each to a place of its own.
+  """The path of the drawing of each file, all of them different.
 
   Raises:
-    ConfigError: if nothing is drawn, or one would replace what is no drawing.
+    ConfigError: if nothing is drawn, or if one would replace another file.
   """
   asking.require_drawing()
   asked = {os.path.realpath(file) for file in files}
   drawings: dict[pathlib.Path, None] = {}
   for file in files:
-    # Files of several folders may have one name.
+    # Files of several folders may have the same name.
     others = (f"{file.stem}_{number}" for number in itertools.count(2))
     names = itertools.chain([file.stem], others)
     made = (folder / f"{name}.png" for name in names)
@@ -143,7 +145,7 @@ def _drawings(
 
 
 def _is_free(place: pathlib.Path) -> bool:
-  """Whether there is nothing, or a drawing."""
+  """Whether the path is free, or holds a drawing."""
   if not os.path.lexists(place):
     return True
   try:

@@ -6,7 +6,7 @@ from okd_jax.cli import common, places
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-  """Adds what the command takes."""
+  """Adds the arguments of the command."""
   command.add_argument(
     "workdirs", type=places.place, nargs="+", metavar="WORKDIR"
   )
@@ -14,7 +14,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   command.add_argument(
     "--to",
     type=places.to_write(places.place, folder=False),
-    help="file; report.html in the first WORKDIR by default",
+    help="file to write; by default report.html in the first WORKDIR",
   )
 
 

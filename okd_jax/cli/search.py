@@ -1,4 +1,4 @@
-"""Look for good values of keys by validation data, with Optuna."""
+"""Search for good values of settings on validation data, with Optuna."""
 
 import argparse
 import shlex
@@ -9,7 +9,7 @@ from okd_jax.settings import ranges
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-  """Adds what the command takes."""
+  """Adds the arguments of the command."""
   command.set_defaults(takes_settings=True)
   command.add_argument(
     "--trials", type=int, default=20, help="number of runs, 20 by default"
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
   looked = search.space(config, texts)
   common.prepare_jax(config)
   judge, trials = search.search(config, looked, args.trials, workdir)
-  # Optuna gives a pruned trial a value, too: that of where it was ended.
+  # Optuna gives a pruned trial a value, too: that of the step where it ended.
   done = sorted(
     (t for t in trials if t.state == search.TrialState.COMPLETE),
     key=lambda t: -t.values[0],

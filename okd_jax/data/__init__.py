@@ -1,7 +1,7 @@
 """Data: sources of batches, their order, and augmentation.
 
-`make` builds a source from a configuration. Data that is missing, damaged or
-not as expected raises `DataError`; a wrong configuration raises `ConfigError`.
+`make` builds a source from a configuration. Data that are missing, damaged or
+not as expected raise `DataError`; a wrong configuration raises `ConfigError`.
 """
 
 from okd_jax.data.augment import augment as augment, normalize as normalize

@@ -37,12 +37,13 @@ def augment(
   In this order: pad `info.pad` on each side of the uint8 image, random crop of
   the original size, horizontal flip with probability 1/2 if `info.flip`, scale
   to [0, 1], normalise. Zero padding is black, so it becomes -mean/std (Chen et
-  al., AAAI 2020, published code). What else `how` asks of single pictures
-  comes between the flip and the scale, but for what is erased after all.
+  al., AAAI 2020, published code). Other changes of single pictures that `how`
+  requests come between the flip and the scale, except for erased areas, which
+  come last.
 
   What happens to an example depends on the key, its place in the whole batch
-  and the view, never on the device that it is on. View 0 is what is returned
-  without views.
+  and the view, never on the device that it is on. Without views the result is
+  that of view 0.
 
   Images that the source has cropped and flipped (`info.resized_crop`) are not
   padded, cropped or flipped.
@@ -51,14 +52,14 @@ def augment(
     images: uint8 [B, H, W, c]; with `info.resized_crop` and views
       [P, B, H, W, c].
     key: random key of this step.
-    info: of the data set.
-    num_views: P, one independent view a peer; None for one view without the
-      axis.
+    info: facts about the data set.
+    num_views: number P of independent views, one per peer; None for one view
+      without the axis.
     pad_mode: "constant" (zeros), "reflect" (Feature Fusion Learning), or
       "symmetric", which repeats the edge (wide residual networks).
-    dtype: of the result; computed in float32 at least.
-    mesh: with axes "data" and "peer"; None for a single device.
-    how: what is changed besides; mixtures are none of its matter.
+    dtype: dtype of the result; computed in float32 at least.
+    mesh: mesh with axes "data" and "peer"; None for a single device.
+    how: further changes of pictures; its mixtures are not made here.
 
   Returns:
     [B, H, W, c], or [P, B, H, W, c] with views.
@@ -100,7 +101,7 @@ def augment(
 
 
 def normalize(images: Array, info: DataInfo, dtype: Any = jnp.float32) -> Array:
-  """Scales uint8 [..., c] to [0, 1], subtracts mean, divides by deviation."""
+  """Scales uint8 [..., c] to [0, 1], subtracts mean, divides by std."""
   chex.assert_type(images, jnp.uint8)
   wide = jnp.promote_types(dtype, jnp.float32)
   mean, std = (jnp.asarray(x, wide) for x in (info.mean, info.std))
@@ -151,7 +152,7 @@ def _views(images, key, views, slots, *, info, pad_mode, dtype, how):
 
 
 def _changes(how):
-  """Whether single pictures are changed besides crop and flip."""
+  """Whether single pictures are changed in other ways than crop and flip."""
   return how.policy != "none" or how.jitter or how.erase or how.cutout
 
 

@@ -22,26 +22,29 @@ _PART = rules.Rule(
 class Augment:
   """Random changes of pictures and targets in training.
 
-  They come in the order of the keys, those of one picture from `crop` to
-  `cutout`, the mirror image (config.data.flip) after the crop.
+  They are applied in the order of the keys; those from `crop` to `cutout`
+  change one picture. Mirroring (config.data.flip) follows the crop.
 
   Attributes:
-    crop: whether pictures are padded and cropped; those of the source stream
-      always are.
-    policy: none, rand_augment, or trivial_augment (the wide space).
-    operations: of rand_augment, changes of one picture, one after another.
-    level: of rand_augment, how strong they are, of 30.
-    jitter: changes of brightness, contrast and saturation by factors of 1 - a
-      to 1 + a, and of the hue by -a to a, parts of the colour circle.
+    crop: whether pictures are padded and cropped at random; with the source
+      "stream" they are always cropped.
+    policy: random changes of each picture: "none", "rand_augment", or
+      "trivial_augment" (its wide space).
+    operations: with rand_augment, number of changes that are made of a picture,
+      one after another.
+    level: with rand_augment, how strong these changes are, from 0 to 30.
+    jitter: four strengths a: brightness, contrast and saturation are multiplied
+      by random factors from 1 - a to 1 + a, and the hue is shifted by -a to a
+      of the colour circle.
     erase: probability that a random rectangle is erased.
     cutout: side of a square that is erased, in pixels; 0 for none.
-    mixup: alpha of the Beta distribution of the shares of two mixed pictures
-      and their targets; 0 for none.
-    cutmix: alpha for a rectangle of another picture; with mixup, too, each
-      batch draws one of both.
-    mix_per_peer: whether every peer sees other mixtures, and other crops. Only
+    mixup: alpha of the Beta distribution from which the shares of two mixed
+      pictures and of their targets are drawn; 0 for none.
+    cutmix: the same alpha for replacing a rectangle by that of another picture;
+      0 for none. If mixup is set as well, each batch draws one of the two.
+    mix_per_peer: whether every peer sees other mixtures and other crops. Only
       for peers that learn nothing from each other, as distillation compares
-      what is said of one picture.
+      predictions for the same picture.
   """
 
   crop: bool = rules.flag(True, added=True)
@@ -63,5 +66,5 @@ class Augment:
     return self.mixup > 0 or self.cutmix > 0
 
 
-# As the papers on distillation have it.
+# What the papers on distillation do.
 PLAIN = Augment()

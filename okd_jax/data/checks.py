@@ -1,4 +1,4 @@
-"""What examples of classes must be, whatever they were read from."""
+"""Checks of examples with classes, wherever they were read from."""
 
 import numpy as np
 
@@ -44,7 +44,7 @@ def check_split(
   num_classes: int,
   may_be_empty: bool,
 ) -> None:
-  """Refuses a split of images [N, H, W, c] that is not as it should be.
+  """Refuses a split of images [N, H, W, c] that breaks a rule.
 
   Raises:
     DataError: naming the rule that it breaks.

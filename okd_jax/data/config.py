@@ -20,15 +20,19 @@ _PER_CLASS = rules.Rule(
 
 @dataclasses.dataclass(frozen=True)
 class Keypoints:
-  """How figures with joints are cropped; for data of keypoints alone.
+  """How figures with joints are cropped; only for data of keypoints.
 
   Attributes:
-    width: of the crops, whose height is config.data.image_size; 0 for the same.
-    scale: spread of the random zoom, at most this far from 1.
-    rotation: spread of the random angle in degrees, at most twice of it.
-    sigma: of the Gaussian around a joint, in pixels of a heat map.
-    boxes: a file of what a detector found in the test pictures of
-      coco_keypoints, for AP; "" takes the annotators' boxes.
+    width: width of the crops; 0 makes it equal to their height,
+      config.data.image_size.
+    scale: standard deviation of the random zoom around 1, clipped at one
+      deviation.
+    rotation: standard deviation of the random angle in degrees, clipped at two
+      deviations.
+    sigma: standard deviation of the Gaussian around a joint, in pixels of a
+      heat map.
+    boxes: a file of the boxes that a detector found in the test pictures of
+      coco_keypoints, for AP; "" takes the annotated boxes.
   """
 
   width: int = rules.between(0, 0, 2**31, added=True)
@@ -45,29 +49,31 @@ class Config:
   Attributes:
     name: digits, fashion_mnist, cifar10, cifar100, any image-classification
       name of TensorFlow Datasets (`name` or `name/config`), or "folder:PATH";
-      of keypoints stickfolk/easy, stickfolk/normal, mpii, coco_keypoints or
+      for keypoints stickfolk/easy, stickfolk/normal, mpii, coco_keypoints or
       "keypoints:PATH".
-    source: "memory", on the device; "tfds", through `tf.data` from host memory;
-      or "stream", decoded and cropped as it is read, for large images.
-    dir: where prepared copies or the publisher's files are; "" is the folder
-      of TensorFlow Datasets (TFDS_DATA_DIR, or ~/tensorflow_datasets). For
-      "folder:PATH" and "keypoints:PATH" it is where the data are now, if they
-      have moved from PATH. It may be in gs://BUCKET/PATH.
-    train_examples: size of a fixed training subset, each class in proportion;
-      0 for all.
-    validation: fraction of the training split held out, the same in every run.
-    test_fraction: fraction held out of a data set without a test split; 0 to
-      train on everything and test on nothing.
-    per_class: images of every class in a training batch, which holds as many
-      classes as there is room for and is drawn anew every time; 0 shows every
-      image once an epoch instead.
-    image_size: to which images of varying size are resized; with "stream" the
-      size of the crops.
+    source: where images are kept: "memory" on the device; "tfds" in host
+      memory, read through `tf.data`; "stream" on disk, decoded and cropped as
+      they are read, for large images.
+    dir: folder of the prepared copies or of the publisher's files; "" is the
+      folder of TensorFlow Datasets (TFDS_DATA_DIR, or ~/tensorflow_datasets).
+      For "folder:PATH" and "keypoints:PATH" it is where the data are now, if
+      they have moved from PATH. It may be in gs://BUCKET/PATH.
+    train_examples: size of a fixed subset to train on, with each class in
+      proportion; 0 for all examples.
+    validation: fraction of the training split that is held out for validation,
+      the same examples in every run.
+    test_fraction: fraction that is held out for testing if the data set has no
+      test split; 0 trains on everything and tests on nothing.
+    per_class: number of images of each class in a training batch. The batch
+      holds as many classes as fit, and each batch is drawn independently. 0
+      shows every image once an epoch instead.
+    image_size: size that images of varying size are resized to; with "stream"
+      the size of the crops.
     download: whether a missing data set may be downloaded.
-    flip: whether images may be mirrored at random, where the data set is not
-      known to forbid it, as sets of characters do.
-    exif: whether pictures are turned as EXIF says. A run that has begun keeps
-      its own value; those of earlier releases did not turn them.
+    flip: whether images may be mirrored at random. Those of data sets that are
+      known to forbid it, such as characters, never are.
+    exif: whether pictures are turned as their EXIF data say. A run that is
+      resumed keeps its own value; earlier releases did not turn them.
     keypoints: how figures with joints are cropped.
   """
 
@@ -105,7 +111,7 @@ def check(config_data: Config | Mapping[str, Any]) -> Config:
     The configuration, completed by defaults.
 
   Raises:
-    ConfigError: with value, expectation and remedy.
+    ConfigError: naming the value, what was expected, and the remedy.
   """
   config = config_data
   if not isinstance(config, Config):
@@ -166,7 +172,7 @@ def _check_keypoints(config: Config) -> None:
 
 
 def _check_name(config: Config) -> None:
-  # Pillow, which readers need, is no part of the base install.
+  # Pillow, which readers need, is not part of the base install.
   from okd_jax.data.formats import prepare, tfds as prepared
 
   if prepared.find(config.name, prepared.data_dir(config.dir)):

@@ -1,8 +1,8 @@
 """Cropping and resizing of large images, inside `tf.data`.
 
-Random crops are those of torchvision's RandomResizedCrop, evaluation is its
+Random crops are those of torchvision's RandomResizedCrop; evaluation uses its
 Resize and CenterCrop. Pixels are those of `images.decode`; where TensorFlow
-decodes to the same, it does, as it is faster and decodes windows alone.
+gives the same pixels, it decodes, as it is faster and can decode only a window.
 TensorFlow is imported when a function is called.
 """
 
@@ -25,14 +25,14 @@ Tensor = Any
 
 
 def prepare(encoded: bytes, *, exif: bool = True) -> bytes:
-  """Makes a picture's file ready for the functions below.
+  """Prepares a picture's file for the functions below.
 
   Returns:
-    The content of a file that TensorFlow is to decode; of any other, all of it
-    decoded and put into such a file without loss.
+    The same content if TensorFlow is to decode it; otherwise the whole picture,
+    decoded and stored without loss in a file that TensorFlow can decode.
 
   Raises:
-    images.Undecodable: if it is of the latter and cannot be read.
+    images.Undecodable: if it has to be decoded here and cannot be.
   """
   if images.is_plain(encoded, exif=exif):
     return encoded
@@ -43,10 +43,10 @@ def seed_of(seed: int, step: Tensor, slot: Tensor, view: int) -> Tensor:
   """Makes the seed of a crop, int64 [2]; every crop of a run has its own.
 
   Args:
-    seed: of the run.
-    step: of the run, int64.
-    slot: in the whole batch, int64.
-    view: of the picture.
+    seed: seed of the run.
+    step: step of the run, int64.
+    slot: place of the example in the whole batch, int64.
+    view: number of the view.
   """
   import tensorflow as tf
 
@@ -54,10 +54,10 @@ def seed_of(seed: int, step: Tensor, slot: Tensor, view: int) -> Tensor:
 
 
 def random_draws(seed: Tensor) -> tuple[Tensor, Tensor]:
-  """Draws for `random_window`, and whether a crop is mirrored.
+  """Random numbers for `random_window`, and whether a crop is mirrored.
 
   Args:
-    seed: as from `seed_of`.
+    seed: a seed, as from `seed_of`.
   """
   import tensorflow as tf
 
@@ -69,14 +69,15 @@ def random_draws(seed: Tensor) -> tuple[Tensor, Tensor]:
 def random_window(height: Tensor, width: Tensor, draws: Tensor) -> Tensor:
   """Draws where to crop.
 
-  The area is a uniform fraction of the image's in `AREA`, the ratio of width to
-  height log-uniform in `RATIO`; the first of ten attempts that fits is taken,
-  the largest centred window of a permitted ratio if none does.
+  The area is a uniform fraction, in `AREA`, of the image's area; the ratio of
+  width to height is log-uniform in `RATIO`. The first of ten attempts that fits
+  is used; if none fits, the largest centred window of an allowed ratio.
 
   Args:
-    height: of the image, int32.
-    width: likewise.
-    draws: as from `random_draws`: area, ratio, top and left of each attempt.
+    height: height of the image, int32.
+    width: width of the image, int32.
+    draws: random numbers, as from `random_draws`, for area, ratio, top and left
+      of each attempt.
 
   Returns:
     int32 [4]: top, left, height and width of the window.
@@ -113,10 +114,10 @@ def random_crop(
   """Takes a random part of an image, resized and perhaps mirrored.
 
   Args:
-    encoded: as from `prepare`.
+    encoded: content of a file, as from `prepare`.
     size: height and width of the result.
-    seed: as from `seed_of`.
-    flip: mirror with probability 1/2.
+    seed: a seed, as from `seed_of`.
+    flip: whether to mirror with probability 1/2.
 
   Returns:
     uint8 [size, size, 3].
@@ -147,7 +148,7 @@ def center_crop(encoded: Tensor, size: int) -> Tensor:
   """Resizes an image's shorter side and takes the centre.
 
   Args:
-    encoded: as from `prepare`.
+    encoded: content of a file, as from `prepare`.
     size: height and width of the result; 224 is cut from a side of 256.
 
   Returns:

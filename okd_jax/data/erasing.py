@@ -14,12 +14,12 @@ _AREA, _RATIO = (0.02, 0.4), 0.3
 def erase(image: Array, key: Array, probability: float) -> Array:
   """Erases a random rectangle with a probability.
 
-  A side that would be longer than the picture is as long as it.
+  Sides that would be longer than the picture are cut to its length.
 
   Args:
     image: float [H, W, c].
     key: random key.
-    probability: that something is erased.
+    probability: probability that something is erased.
 
   References:
     Zhong et al., `Random Erasing <https://arxiv.org/abs/1708.04896>`_, AAAI
@@ -44,12 +44,12 @@ def erase(image: Array, key: Array, probability: float) -> Array:
 
 
 def cut_out(image: Array, key: Array, side: int) -> Array:
-  """Erases a square around a random pixel, whose part outside is lost.
+  """Erases the part of a square around a random pixel that is in the picture.
 
   Args:
     image: float [H, W, c].
     key: random key.
-    side: of the square, in pixels.
+    side: side of the square, in pixels.
 
   References:
     DeVries & Taylor, `Cutout <https://arxiv.org/abs/1708.04552>`_, 2017.

@@ -60,7 +60,7 @@ def formats() -> tuple[str, ...]:
 
 @functools.cache
 def suffixes() -> frozenset[str]:
-  """Endings of file names that promise a picture, in lower case."""
+  """Endings of the names of picture files, in lower case."""
   known = set(formats())
   return frozenset(
     suffix
@@ -70,7 +70,7 @@ def suffixes() -> frozenset[str]:
 
 
 def is_picture(file: str | io.BytesIO) -> bool:
-  """Whether a file whose name does not say so is a picture by its content."""
+  """Whether the content of a file is a picture, whatever its name."""
   known = [name for name in _CERTAIN if name in formats()]
   try:
     with Image.open(file, formats=known):
@@ -85,7 +85,7 @@ def decode(encoded: bytes, *, exif: bool = True) -> np.ndarray:
 
   Args:
     encoded: the content of the file.
-    exif: whether to turn it as EXIF says. Runs of earlier releases did not.
+    exif: whether to turn it as its EXIF data say; earlier releases did not.
 
   Raises:
     Undecodable: if it cannot be read.
@@ -119,7 +119,7 @@ def whole(
 def center(
   encoded: bytes, mode: str, size: tuple[int, ...], *, exif: bool = True
 ) -> np.ndarray:
-  """The same of its centre, as `crops.center_crop` takes it."""
+  """The same as `whole`, for the centre that `crops.center_crop` takes."""
   image = _rgb(encoded, exif).convert(mode)
   short, side = round(size[0] * MARGIN), min(image.size)
   width, height = (short * length // side for length in image.size)
@@ -130,7 +130,7 @@ def center(
 
 
 def as_png(pixels: np.ndarray) -> bytes:
-  """The content of a file that holds uint8 [H, W, 3] as it is."""
+  """The content of a file that stores uint8 [H, W, 3] without loss."""
   content = io.BytesIO()
   Image.fromarray(pixels).save(content, "PNG", compress_level=0)
   return content.getvalue()
@@ -140,7 +140,7 @@ def is_plain(encoded: bytes, *, exif: bool = True) -> bool:
   """Whether TensorFlow's decoders give what `decode` gives.
 
   They do for JPEG and PNG of 8 bits, grey or in colour, without transparency
-  or orientation. Looks at the header alone.
+  or orientation. Only the header is read.
   """
   # Of damaged files `decode` says how.
   with contextlib.suppress(IndexError, ValueError):
@@ -210,7 +210,7 @@ def _grey_levels(image: Image.Image) -> np.ndarray:
 
 
 def _limit() -> float:
-  """The most pixels that Pillow opens, after it was told what people asked."""
+  """The most pixels that Pillow opens, after the user's limit is set."""
   if asked := os.environ.get(MOST_PIXELS):
     if not asked.isdecimal() or not int(asked):
       raise Undecodable(
@@ -268,7 +268,7 @@ def _segments(encoded: bytes) -> list[tuple[int, bytes]]:
 
 
 def _orientation(content: bytes) -> int:
-  """The orientation in the EXIF of a JPEG, 1 if it says none."""
+  """The orientation in the EXIF data of a JPEG; 1 if there is none."""
   tiff = content[len(_EXIF) :]
   order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
 

@@ -22,23 +22,24 @@ class DataInfo:
   """Facts about a data set.
 
   Attributes:
-    name: as in the configuration.
-    num_classes: C.
+    name: name, as in the configuration.
+    num_classes: number C of classes.
     image_shape: (height, width, channels).
     mean: of each channel of the training images scaled to [0, 1].
-    std: standard deviation of the same.
+    std: standard deviation of each of these channels.
     pad: pixels of padding on each side before the random crop.
     flip: whether a horizontal flip keeps the class.
     num_train: size of the publisher's training split.
     num_test: size of the test split.
-    class_names: one a class.
-    resized_crop: training images are crops of random size and place, flipped
-      at random, as the source has drawn them, and test images the centre of
-      the resized picture. Otherwise whole pictures are resized, and `augment`
-      pads, crops and flips.
-    task: what the targets are for, a module of `okd_jax.tasks`.
-    exif: pictures are turned as EXIF says; runs of earlier releases did not.
-    keypoints: what is known of joints, for that task; they are the classes.
+    class_names: one name per class.
+    resized_crop: whether the source makes crops of random size and place,
+      flipped at random, for training, and takes the centre of resized pictures
+      for testing. Otherwise whole pictures are resized, and `augment` pads,
+      crops and flips.
+    task: the task of the targets, a module of `okd_jax.tasks`.
+    exif: whether pictures are turned as their EXIF data say; earlier releases
+      did not turn them.
+    keypoints: facts about joints, for that task; joints are the classes.
   """
 
   name: str
@@ -58,13 +59,13 @@ class DataInfo:
 
   @property
   def of_keypoints(self) -> KeypointInfo:
-    """What is known of joints, where there are any."""
+    """Facts about joints, if there are any."""
     assert self.keypoints is not None, "the data are of keypoints"
     return self.keypoints
 
   @classmethod
   def of_json(cls, saved: Mapping[str, Any]) -> "DataInfo":
-    """What `dataclasses.asdict` gave, after a file of JSON has held it."""
+    """Restores the result of `dataclasses.asdict` from JSON."""
     values = {name: tuples(value) for name, value in saved.items()}
     if values.get("keypoints") is not None:
       values["keypoints"] = KeypointInfo.of_json(saved["keypoints"])
@@ -77,11 +78,11 @@ class Split:
 
   Attributes:
     images: uint8 [N, H, W, c].
-    labels: int32 [N]; for other tasks than classification what examples are
-      divided by, all of a kind by default.
+    labels: int32 [N]; for other tasks than classification the kinds that are
+      kept in proportion when examples are divided, by default a single one.
     targets: what is to be predicted, a tree of [N, ...]; None for the labels.
-    groups: int [N], examples of one number stay together where a split is
-      divided; None where they need not.
+    groups: int [N], examples with the same number stay together when a split is
+      divided; None if they need not.
   """
 
   images: np.ndarray
@@ -104,8 +105,8 @@ class DataSet(Generic[Rows]):
     train: the training split, and after it the validation split.
     test: the test split, which may be empty.
     num_validation: size of the validation split.
-    notes: what people may not expect, each a sentence.
-    files: of pictures in folders, see `formats.fingerprint.describe`.
+    notes: sentences about what users may not expect.
+    files: the files of pictures in folders, see `formats.fingerprint.describe`.
   """
 
   info: DataInfo
@@ -213,9 +214,9 @@ _MEASURED = 10_000
 def measure(
   images: np.ndarray,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """Returns mean and deviation of the channels of uint8 [N, H, W, c].
+  """Mean and standard deviation of the channels of uint8 [N, H, W, c].
 
-  At most 10,000 images, evenly spread, are looked at.
+  At most 10,000 images, evenly spread, are used.
   """
   some = images[:: -(-len(images) // _MEASURED)]
   values = np.arange(256) / 255
@@ -236,10 +237,11 @@ def describe(
   """Checks the examples of a data set and adds what is known about it.
 
   Args:
-    name: a key of `KNOWN`, or any other; then mean and deviation are measured.
+    name: a key of `KNOWN`, or any other name, for which mean and standard
+      deviation are measured.
     train: the training split.
     test: the test split, which may be empty.
-    class_names: one a class.
+    class_names: one name per class.
 
   Returns:
     The splits with their `DataInfo`.

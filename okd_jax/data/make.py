@@ -1,4 +1,4 @@
-"""Makes the source of batches that a configuration asks for."""
+"""Makes the source of batches that a configuration describes."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -25,18 +25,19 @@ def make(
   """Makes the source of a configuration.
 
   Args:
-    config_data: as for `check`.
-    batch_size: of training, over all devices.
-    eval_batch_size: of evaluation, over all devices.
-    seed: of the order of training examples.
-    held_out: fraction of each class excluded from training and given out as
-      split "held_out".
-    num_views: P, the views of a batch, for a source that draws them itself.
-    mesh: with axes "data" and "peer"; None for the default device.
+    config_data: the configuration, as for `check`.
+    batch_size: batch size of training, over all devices.
+    eval_batch_size: batch size of evaluation, over all devices.
+    seed: seed of the order of training examples.
+    held_out: fraction of each class that is excluded from training and forms
+      the split "held_out".
+    num_views: number P of views of a batch, for a source that makes them
+      itself.
+    mesh: mesh with axes "data" and "peer"; None for the default device.
 
   Raises:
     ConfigError: if a value is wrong.
-    DataError: if the data is missing or damaged.
+    DataError: if the data are missing or damaged.
   """
   config = check(config_data)
   for what, size in (
@@ -87,12 +88,12 @@ def division(
   """Positions of the examples of each split.
 
   Args:
-    config: of the data.
+    config: configuration of the data.
     data: a `HostData` or a `Listing`.
     held_out: as for `make`.
 
   Raises:
-    ConfigError: if the configuration asks for what there is not.
+    ConfigError: if the configuration asks for more than the data have.
   """
   num_train, num_validation = len(data.train.labels), data.num_validation
   if num_validation and config.validation:

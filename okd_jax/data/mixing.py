@@ -13,16 +13,17 @@ Array = jax.Array
 def mix(
   images: Array, targets: Array, key: Array, *, how: Augment
 ) -> tuple[Array, Array]:
-  """Mixes every example with its mirror in the batch, the first with the last.
+  """Mixes every example with its counterpart in the reversed batch.
 
-  All examples of a batch have one share, as in the papers' code. As batches
-  are drawn at random, so are the pairs.
+  So the first example is mixed with the last.
+  All examples of a batch have the same share, as in the papers' code. As
+  batches are drawn at random, so are the pairs.
 
   Args:
-    images: float [B, H, W, c], or one view a peer [P, B, H, W, c].
+    images: float [B, H, W, c], or one view per peer [P, B, H, W, c].
     targets: probabilities [B, C].
     key: random key of this step.
-    how: says what is mixed.
+    how: settings that say what is mixed.
 
   Returns:
     Images of the same shape, and targets [B, C]. If every peer has mixtures of
@@ -59,7 +60,7 @@ def _mix(
 
 
 def _box(shape: tuple[int, ...], share: Array, key: Array) -> Array:
-  """True in a rectangle of about 1 - share of the picture, [H, W]."""
+  """Mask [H, W], True in a rectangle of about 1 - share of the picture."""
   height, width = shape
   side = jnp.sqrt(1 - share)
   place = jax.random.uniform(key, (2,))

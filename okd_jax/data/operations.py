@@ -1,8 +1,8 @@
-"""Changes of one picture by a strength, as Pillow makes them, on the device.
+"""Changes of one picture by a strength, as in Pillow, on the device.
 
 Each takes uint8 [H, W, c] and a number that may be traced, and returns uint8
-of the same shape. They are written with `jax.numpy` alone, so they can be
-mapped over examples.
+of the same shape. They use only `jax.numpy`, so they can be mapped over
+examples.
 """
 
 import jax
@@ -15,12 +15,12 @@ _GREY = (19595, 38470, 7471)
 
 
 def warp(image: Array, matrix: Array) -> Array:
-  """Moves pixels by an affine map, the nearest one each, black outside.
+  """Moves pixels by an affine map; takes the nearest pixel, black outside.
 
   Args:
     image: uint8 [H, W, c].
     matrix: float [2, 3], from the (x, y, 1) of a pixel's centre in the result
-      to that in the image, as `PIL.Image.transform` has it.
+      to that in the image, as in `PIL.Image.transform`.
   """
   height, width, _ = image.shape
   y, x = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
@@ -42,30 +42,30 @@ def grey(image: Array) -> Array:
 
 
 def blend(plain: Array, image: Array, factor: Array | float) -> Array:
-  """Goes from `plain` (0) to the image (1) and beyond."""
+  """Blends `plain` (factor 0) and the image (factor 1), also beyond 1."""
   base = plain.astype(jnp.float32)
   moved = base + factor * (image.astype(jnp.float32) - base)
   return jnp.clip(moved, 0, 255).astype(jnp.uint8)
 
 
 def without_light(image: Array) -> Array:
-  """What brightness starts from: black."""
+  """The picture without brightness: black."""
   return jnp.zeros_like(image)
 
 
 def without_colour(image: Array) -> Array:
-  """What saturation starts from: the same in grey."""
+  """The picture without saturation: the same in grey."""
   return jnp.broadcast_to(grey(image), image.shape)
 
 
 def without_contrast(image: Array) -> Array:
-  """What contrast starts from: the mean grey everywhere."""
+  """The picture without contrast: the mean grey everywhere."""
   mean = jnp.floor(jnp.mean(grey(image).astype(jnp.float32)) + 0.5)
   return jnp.full_like(image, mean.astype(jnp.uint8))
 
 
 def without_edges(image: Array) -> Array:
-  """What sharpness starts from: the same smoothed, but for the border."""
+  """The picture without sharpness: the same smoothed, except for the border."""
   wide = image.astype(jnp.float32)
   height, width, _ = image.shape
   if min(height, width) < 3:
@@ -81,7 +81,7 @@ def without_edges(image: Array) -> Array:
 
 
 def posterize(image: Array, bits: Array | float) -> Array:
-  """Keeps so many bits of every level."""
+  """Keeps this number of bits of every level."""
   shift = (8 - jnp.asarray(bits)).astype(jnp.uint8)
   return (image >> shift) << shift
 
@@ -117,7 +117,7 @@ def equalize(image: Array) -> Array:
 
 
 def turn_hue(image: Array, turn: Array | float) -> Array:
-  """Moves the hue by a part of the colour circle, [-0.5, 0.5]."""
+  """Shifts the hue by a part of the colour circle, [-0.5, 0.5]."""
   if image.shape[-1] != 3:
     return image
   wide = image.astype(jnp.float32) / 255

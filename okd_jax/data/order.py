@@ -1,8 +1,9 @@
 """The order of training examples: a function of seed, step and batch size.
 
 Batches are consecutive slices of the concatenated permutations of the epochs,
-so every example is seen once an epoch and every batch is full. Or each batch is
-drawn anew, with as many examples of every class that it holds.
+so every example is seen once an epoch and every batch is full. Alternatively,
+each batch is drawn independently, with the same number of examples of each of
+its classes.
 """
 
 from collections.abc import Sequence
@@ -37,9 +38,9 @@ def indices(
   """Returns the examples of one training batch.
 
   Args:
-    seed: of the run, not negative.
+    seed: seed of the run, not negative.
     step: global step, 0-based.
-    batch_size: B; may exceed `num_examples`.
+    batch_size: number B of examples; may exceed `num_examples`.
     num_examples: size of the training set.
 
   Returns:
@@ -66,17 +67,17 @@ def balanced(
 ) -> np.ndarray:
   """Returns the examples of one class-balanced training batch.
 
-  Classes are drawn at random, none twice before all were drawn, and with each
-  draw `per_class` examples that are new to the batch. A class of which the
-  batch needs more examples than it has begins anew. Batches do not depend on
-  each other, so an epoch does not visit each example once.
+  Classes are drawn at random, none twice before all were drawn. Each draw adds
+  `per_class` examples of the class that are not yet in the batch; if the class
+  has too few, its examples are repeated. Batches do not depend on each other,
+  so an epoch does not visit each example exactly once.
 
   Args:
-    seed: of the run, not negative.
+    seed: seed of the run, not negative.
     step: global step, 0-based.
-    batch_size: B, a multiple of `per_class`.
-    members: of every class the examples, int32, at least `per_class`.
-    per_class: examples a class.
+    batch_size: number B of examples, a multiple of `per_class`.
+    members: the examples of every class, int32, at least `per_class`.
+    per_class: number of examples of a class in a draw.
 
   Returns:
     int32 [B]: the first example of every draw, then the second of every draw,
@@ -99,7 +100,7 @@ def balanced(
 
 
 def _smallest(draws: np.ndarray, count: int) -> np.ndarray:
-  """Positions of the smallest draws, rising, and again if there are too few."""
+  """Positions of the smallest draws, rising; repeated if there are too few."""
   known = min(count, len(draws))
   some = np.argpartition(draws, known - 1)[:known]
   return np.resize(some[np.argsort(draws[some])], count)

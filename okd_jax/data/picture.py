@@ -1,4 +1,4 @@
-"""One picture that a trained network is asked about."""
+"""Reads one picture for the prediction of a trained network."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +14,8 @@ def read(file: Path, *, exif: bool) -> np.ndarray:
   """Reads a picture as uint8 [H, W, 3].
 
   Args:
-    file: of the picture.
-    exif: whether it is turned as EXIF says.
+    file: file of the picture.
+    exif: whether it is turned as its EXIF data say.
 
   Raises:
     DataError: if it cannot be decoded.
@@ -24,7 +24,7 @@ def read(file: Path, *, exif: bool) -> np.ndarray:
 
 
 def resized(file: Path, card: Mapping[str, Any]) -> np.ndarray:
-  """Reads a picture as float32 [H, W, c] in [0, 1], as a card asks for it.
+  """Reads a picture as float32 [H, W, c] in [0, 1], as a card requires it.
 
   Raises:
     DataError: if it cannot be decoded.

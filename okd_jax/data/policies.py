@@ -1,6 +1,6 @@
 """Random changes of one picture: RandAugment, TrivialAugment, colour jitter.
 
-What is drawn depends on the key alone. Operations and strengths are those of
+The random choices depend only on the key. Operations and strengths are those of
 torchvision, which follows the papers' code.
 """
 
@@ -44,8 +44,8 @@ def rand_augment(image: Array, key: Array, *, count: int, level: int) -> Array:
   Args:
     image: uint8 [H, W, c].
     key: random key.
-    count: N of the paper.
-    level: M of the paper, of 30.
+    count: number of changes, N of the paper.
+    level: strength from 0 to 30, M of the paper.
 
   References:
     Cubuk et al., `RandAugment <https://arxiv.org/abs/1909.13719>`_, NeurIPS
@@ -98,8 +98,8 @@ def jitter(image: Array, key: Array, amounts: Sequence[float]) -> Array:
   Args:
     image: uint8 [H, W, c].
     key: random key.
-    amounts: of the four; a factor is drawn from [max(0, 1 - a), 1 + a], the
-      turn of the hue from [-a, a].
+    amounts: amounts a of these four; a factor is drawn from
+      [max(0, 1 - a), 1 + a], the shift of the hue from [-a, a].
   """
   *blends, hue = amounts
   keys = jax.random.split(key, 4)
@@ -126,7 +126,7 @@ def change(
     image: uint8 [H, W, c].
     operation: index into `OPERATIONS`, traced.
     sign: 1 or -1, for changes that have a direction.
-    strengths: by kind.
+    strengths: the strength of each kind of change.
   """
   at = OPERATIONS.index
   height, width, _ = image.shape

@@ -21,15 +21,15 @@ _GAP, _TEXT = 4, 14
 def write(
   config: data.Config, path: pathlib.Path, how: Augment = PLAIN
 ) -> None:
-  """Draws some training pictures of each class, one row a class.
+  """Draws some training pictures of each class, one row per class.
 
-  They are decoded, resized or cropped, and augmented by what training uses. A
-  mixed picture is in the row of the one that it is mixed into.
+  They are decoded, resized or cropped, and augmented as in training. A mixed
+  picture is in the row of the one that it is mixed into.
 
   Args:
-    config: of the data.
-    path: of the PNG.
-    how: what else changes pictures.
+    config: configuration of the data.
+    path: path of the PNG file.
+    how: other changes of the pictures.
 
   Raises:
     DataError: if the data cannot be read.

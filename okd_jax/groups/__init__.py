@@ -4,8 +4,8 @@
     variables = group.init(key, images[:1])
     outputs, state = group.apply(variables, images, key, train=True)
 
-`replicas`, `branches`, `mixed` and `different_branches` build a `Group`; what
-else it can hold is written there.
+`replicas`, `branches`, `mixed` and `different_branches` build a `Group`; see
+there for what else a group can contain.
 """
 
 from okd_jax.groups.check import check as check

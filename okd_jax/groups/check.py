@@ -19,26 +19,26 @@ from okd_jax.groups.layout import without_params
 from okd_jax.groups.map_peers import across_devices
 from okd_jax.groups.views import foreign, momenta
 
-# More than rounding leaves between sums in another order.
+# More than the rounding differences of sums in another order.
 _TOLERANCE = 1e-3
 
 
 def check(group: Group, images: Array, *, has_views: bool = False) -> None:
-  """Traces the networks, and tries those that keep state of their own.
+  """Traces the networks, and tests those that keep state of their own.
 
-  A layer that mixes examples in its own way would see those of one device
-  only. Where the batch is to be split, networks with state of their own pass a
-  small batch whole and in two parts, and have to give the same.
+  A layer that mixes examples in its own way would see only those of one device.
+  If the batch will be split, networks with state of their own are run with a
+  small batch, whole and in two parts, and must give the same result.
 
   Args:
-    group: of the run.
-    images: float [1, H, W, c], for their shape only.
+    group: group of the run.
+    images: float [1, H, W, c]; only their shape matters.
     has_views: whether every peer gets a view of its own.
 
   Raises:
-    GroupError: if the state of a network does not keep its shape, cannot be
-      one value, or depends on how the batch is split, and if a network draws
-      random numbers that do.
+    GroupError: if the state of a network changes its shape, would differ
+      between devices, or depends on how the batch is split, or if random
+      numbers of a network depend on that.
     ValueError: if a network cannot take images of that size.
   """
   data, own_state = group.mesh.shape[DATA], False
@@ -60,7 +60,7 @@ def check(group: Group, images: Array, *, has_views: bool = False) -> None:
 
 
 def _inputs(group: Group, images: Array) -> Iterator[tuple[nn.Module, Any]]:
-  """Every module that runs, with the shape of what enters it."""
+  """Every module that runs, with the shape of its input."""
   entering = jax.ShapeDtypeStruct(images.shape, images.dtype)
   if group.stem is not None:
     yield group.stem, entering
@@ -83,7 +83,7 @@ def _keeps_own_state(net: nn.Module, entering: Any) -> bool:
 
 
 def _check_state(net: nn.Module, variables: Variables, entering: Any) -> None:
-  """Refuses state that a step or an evaluation could not carry."""
+  """Refuses state that a step or an evaluation could not pass on."""
   # Two examples tell what has the batch's size.
   batch, part = (
     jax.tree.map(
@@ -121,7 +121,7 @@ def _check_state(net: nn.Module, variables: Variables, entering: Any) -> None:
 
 
 def _check_split(net: nn.Module, entering: Any) -> None:
-  """Refuses a network that gives other values for a batch in two parts."""
+  """Refuses a network that gives other values if the batch is in two parts."""
 
   def passed(variables, batch):
     with across_devices(DATA):
@@ -160,7 +160,7 @@ def _check_split(net: nn.Module, entering: Any) -> None:
 
 
 def _check_draws(net: nn.Module, entering: Any) -> None:
-  """Refuses random numbers that all devices would draw alike."""
+  """Refuses random numbers that would be the same on all devices."""
   two = _draws(net, entering, 2)
   if two and two != _draws(net, entering, 3):
     raise GroupError(
@@ -172,7 +172,7 @@ def _check_draws(net: nn.Module, entering: Any) -> None:
 
 
 def _draws(net: nn.Module, entering: Any, count: int) -> list[tuple[int, ...]]:
-  """Shapes of what a network draws for so many examples on one device."""
+  """Shapes of a network's random numbers for `count` examples on one device."""
 
   def passed(variables, batch):
     with across_devices(DATA):

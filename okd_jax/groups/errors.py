@@ -1,4 +1,4 @@
-"""What cannot be a group, and why."""
+"""Refuses what cannot be a group, and says why."""
 
 from collections.abc import Sequence
 import inspect
@@ -72,11 +72,11 @@ def check_call(net: nn.Module) -> None:
 
 
 def check_outputs(result: Any, outputs: Outputs) -> None:
-  """Raises GroupError unless a network returned what it is to return.
+  """Raises GroupError unless a network returned what it must return.
 
   Args:
-    result: of the network.
-    outputs: what is read of it.
+    result: result of the network.
+    outputs: outputs that are read from the result.
   """
   logits, features = outputs.logits, outputs.features
   if (

@@ -1,10 +1,10 @@
-"""Passing one network's batch inside `shard_map`, and what it leaves behind.
+"""The forward pass of one network inside `shard_map`, and its new state.
 
-A network may keep any state. What varies over the parts of the batch is made
-one value by the mean over the data axis, which is right for running means of
-values per example, as all parts are equally large. Batch normalisation knows
-its axis and is exact by itself. `okd_jax.groups.check` refuses what neither
-makes right.
+A network may keep any state. State that varies over the parts of the batch is
+averaged over the data axis, which is correct for running means of values per
+example, as all parts are equally large. Batch normalisation knows its axis and
+is exact by itself. `okd_jax.groups.check` refuses state for which neither is
+correct.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def apply_network(net: nn.Module, train: bool) -> Pass:
 
 
 def with_outputs(fn: Pass) -> Pass:
-  """The same with `Outputs` for the result."""
+  """The same function, with `Outputs` as the result."""
 
   def wrapped(variables, images, key):
     result, state = fn(variables, images, key)
@@ -53,7 +53,7 @@ def with_outputs(fn: Pass) -> Pass:
 
 
 def as_outputs(result: Any) -> Outputs:
-  """Accepts what a user's network returns: logits, with or without features.
+  """Accepts the result of a user's network: logits, and perhaps features.
 
   Raises:
     GroupError: if it is something else.
@@ -81,7 +81,7 @@ def peer_keys(key: Array, count: int) -> Array:
 
 
 def over_peers(state: Variables) -> Variables:
-  """State that is equal on all devices of the peer axis, as one value."""
+  """Combines state, equal on all devices of the peer axis, into one value."""
 
   def combine(value):
     if PEER not in _varying(value):
@@ -94,10 +94,10 @@ def over_peers(state: Variables) -> Variables:
 
 
 def join_outputs(results: list[Outputs]) -> Outputs:
-  """Outputs of different networks: what differs in shape becomes a tuple.
+  """Joins outputs of different networks; those of unlike shape form a tuple.
 
-  Stages are aligned at the deepest one; those that some lack are left out,
-  unless the networks say that all are wanted.
+  Stages are aligned at the deepest one; stages that some networks lack are left
+  out, unless the networks set `all_maps`.
 
   Raises:
     GroupError: if the logits differ in shape.
@@ -144,7 +144,7 @@ def _mean_over_data(network: str, path: Any, value: Array) -> Array:
 
 
 def name_of(path: Any) -> str:
-  """The name of a variable, `batch_stats/norm/mean`."""
+  """The name of a variable, such as `batch_stats/norm/mean`."""
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 

@@ -1,9 +1,10 @@
-"""A group of peers: stacks of equal networks, on a common stem or on none.
+"""A group of peers: stacks of equal networks, with or without a common stem.
 
 The peers' forward pass runs in `shard_map` over both mesh axes; everything
-after it is plain global code. Vmapped convolutions are grouped convolutions,
-whose gradients the automatic partitioner handles badly, and inside `shard_map`
-a device sees only its own peers and its own part of the batch.
+after it is plain global code. This is because vmapped convolutions are grouped
+convolutions, whose gradients the automatic partitioner handles badly, while
+inside `shard_map` a device sees only its own peers and its own part of the
+batch.
 """
 
 import dataclasses
@@ -28,16 +29,16 @@ _TRUNK_GRADIENTS = ("sum", "mean", "first")
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """Networks that see the same batch.
+  """Networks that process the same batches.
 
   Attributes:
-    stacks: equal networks each; one stack may be spread over the peer axis of
-      the mesh, several may not.
+    stacks: sets of equal networks; a single stack may be spread over the peer
+      axis of the mesh, several stacks may not.
     mesh: the devices.
-    stem: the trunk that all peers share: a linen module whose result enters
+    stem: the trunk that all peers share, a linen module whose result enters
       every network; None for separate networks.
-    mapping: how equal networks run, see `okd_jax.groups.map_peers`.
-    trunk_gradient: which gradient of peers enters the stem: the "sum" of
+    mapping: how equal networks are run, see `okd_jax.groups.map_peers`.
+    trunk_gradient: which gradient of the peers enters the stem: the "sum" of
       theirs, their "mean", or that of the "first" peer.
   """
 
@@ -59,23 +60,23 @@ class Group:
 
   @property
   def num_peers(self) -> int:
-    """P."""
+    """Number P of peers."""
     return sum(stack.count for stack in self.stacks)
 
   @property
   def networks(self) -> tuple[nn.Module, ...]:
-    """The different modules that run: the stem, and one a stack."""
+    """The different modules that run: the stem, and one for each stack."""
     stem = () if self.stem is None else (self.stem,)
     return (*stem, *(stack.net for stack in self.stacks))
 
   @property
   def equal(self) -> bool:
-    """Whether all peers are of one shape."""
+    """Whether all peers have the same shape."""
     return len(self.stacks) == 1
 
   @property
   def shared(self) -> tuple[str, ...]:
-    """Path prefixes of the variables that have no axis of peers."""
+    """Path prefixes of the variables that have no peer axis."""
     return () if self.stem is None else ("trunk/",)
 
   def init(self, key: Array, images: Array) -> Variables:
@@ -83,7 +84,7 @@ class Group:
 
     Args:
       key: random key.
-      images: float [1, H, W, c], for their shape only.
+      images: float [1, H, W, c]; only their shape matters.
     """
     if self.stem is None:
       return layout.join(None, self._init_stacks(key, images))
@@ -102,9 +103,9 @@ class Group:
     )
 
   def owners(self, variables: Variables) -> Variables:
-    """For every variable the peers that its first axis counts, as a range.
+    """For every variable the peers along its first axis, as a range.
 
-    The range is empty for what all peers share and has no such axis.
+    The range is empty for variables that all peers share, without a peer axis.
     """
     stem, stacks = self._separate(variables)
     first, each = 0, []
@@ -120,18 +121,19 @@ class Group:
     """Passes a batch through every peer.
 
     Args:
-      variables: as from `init`.
-      images: float [B, H, W, c], or one view a peer [P, B, H, W, c].
+      variables: the variables, as from `init`.
+      images: float [B, H, W, c], or one view per peer [P, B, H, W, c].
       key: random key for dropout.
-      train: normalise by the statistics of the whole batch and drop values;
-        otherwise use running statistics.
+      train: whether batch norm uses the statistics of the whole batch and
+        dropout is on; otherwise batch norm uses running statistics.
 
     Returns:
       The outputs, and the collections other than `params` as they are after
       the pass (unchanged unless `train`).
 
     Raises:
-      GroupError: if a network keeps state that has no one value on this mesh.
+      GroupError: if a network keeps state that would differ between devices of
+        this mesh.
     """
     has_views = images.ndim == 5
     batch = P(PEER, DATA) if has_views else P(DATA)
@@ -164,9 +166,10 @@ class Group:
     """The inverse of `extract`, for arrays on the host.
 
     Args:
-      variables: of the group.
-      peer: whose place the network takes.
-      network: variables as from `extract`; a shared stem becomes theirs.
+      variables: variables of the group.
+      peer: the peer whose place the network takes.
+      network: variables as from `extract`; those of a shared stem replace the
+        group's.
     """
     number, index = self._place(peer)
     stem, stacks = self._separate(variables)
@@ -226,7 +229,7 @@ class Group:
     )
 
   def _place(self, peer: int) -> tuple[int, int]:
-    """The stack that a peer is in, and its place there."""
+    """The stack that contains a peer, and its place in that stack."""
     index = range(self.num_peers)[peer]
     for number, stack in enumerate(self.stacks):
       if index < stack.count:

@@ -17,14 +17,14 @@ from okd_jax.groups.layout import Stack
 def replicas(
   net: nn.Module, num_peers: int, mesh: Mesh, mapping: str = "auto"
 ) -> Group:
-  """Network-based group: complete networks of one shape, nothing shared."""
+  """Network-based group: complete networks of one shape that share nothing."""
   return Group((Stack(net, num_peers),), mesh, mapping=mapping)
 
 
 def mixed(
   nets: Sequence[nn.Module | Stack], mesh: Mesh, mapping: str = "auto"
 ) -> Group:
-  """Different networks; equal ones may come as a `Stack`."""
+  """Group of different networks; equal ones may be given as a `Stack`."""
   stacks = [net if isinstance(net, Stack) else Stack(net) for net in nets]
   return Group(tuple(stacks), mesh, mapping=mapping)
 
@@ -41,8 +41,8 @@ def branches(
   Args:
     net: a linen module with a field `part`: "whole", or one of its two parts,
       "trunk" and "tail", which together have the variables of the whole.
-    num_peers: P.
-    mesh: its peer axis must divide P.
+    num_peers: number P of peers.
+    mesh: the devices; the peer axis must divide P.
     mapping: as in `Group`.
     trunk_gradient: as in `Group`.
   """
@@ -61,16 +61,16 @@ def different_branches(
   """Branches of different width or depth on one trunk.
 
   Args:
-    nets: as in `branches`, one a peer; the first one's trunk is shared, and its
-      result enters the tails of all.
-    mesh: its peer axis must be 1.
+    nets: networks as in `branches`, one per peer; all share the trunk of the
+      first, whose result enters the tails of all.
+    mesh: the devices; the peer axis must be 1.
     mapping: as in `Group`.
     trunk_gradient: as in `Group`.
-    example: images or their shape. With it trunks have to be alike, and then a
-      trunk and its tail are one whole network.
+    example: images or their shape. If it is given, all trunks must have the
+      same shape, so that the trunk and each tail form a whole network.
 
   Raises:
-    GroupError: if a trunk is of another shape than the first one's.
+    GroupError: if a trunk has another shape than the first one.
   """
   trunks = [_part(net, "trunk") for net in nets]
   if example is not None:

@@ -1,8 +1,8 @@
-"""How the variables of a group lie in one tree.
+"""How the variables of a group are arranged in one tree.
 
 For one stack of networks they are the network's own with a leading peer axis.
-Several stacks stand under `group_0`, `group_1`, ...; a stem under `trunk`, and
-then what is on it under `tails`. All this is inside every collection.
+Several stacks are under `group_0`, `group_1`, ...; a stem is under `trunk`, and
+then the stacks on it are under `tails`. Every collection is arranged like this.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,8 @@ class Stack:
     net: a linen module called as `net(images, train=...)`, or on a stem as
       `net(hidden, train=...)`. It returns `Outputs` without the peer axis,
       `(logits, features)`, or logits.
-    count: how many.
-    whole: the network that the stem and `net` are the two parts of, with the
+    count: number of networks.
+    whole: the network whose two parts are the stem and `net`, with the
       variables of both; None if there is no such network.
   """
 
@@ -32,7 +32,7 @@ class Stack:
 
 
 class OnStem(nn.Module):
-  """A whole network from a stem and a tail that were not made as one."""
+  """A whole network from a stem and a tail that were defined separately."""
 
   stem: nn.Module
   tail: nn.Module
@@ -82,7 +82,7 @@ def whole(
 def parts_of_whole(
   stack: Stack, network: Variables, shared: Variables, own: Variables
 ) -> tuple[Variables, Variables]:
-  """The inverse of `whole`: the arrays of `network`, laid out as the parts."""
+  """The inverse of `whole`: the arrays of `network`, arranged as the parts."""
   if stack.whole is None:
     parts = [
       {name: network.get(name, {}).get(part, {}) for name in like}

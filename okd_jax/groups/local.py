@@ -35,12 +35,12 @@ def through_stacks(
   only_first: bool,
   train: bool,
 ) -> tuple[list[Outputs], list[Variables]]:
-  """Passes a batch, or a view a peer, through the peers on this device.
+  """Passes a batch, or one view per peer, through the peers on this device.
 
-  With `only_first`, the first peer alone sends gradient into what they see.
+  With `only_first`, only the first peer sends a gradient into the input.
 
   Returns:
-    For every stack the outputs with a leading peer axis, and the state after.
+    For every stack the outputs with a leading peer axis, and the new state.
   """
   results, after, first = [], [], 0
   for i, (stack, own) in enumerate(zip(stacks, variables, strict=True)):
@@ -65,7 +65,7 @@ def through_stacks(
 
 
 def _sharing(through: Pass) -> Callable[..., tuple[Outputs, Variables]]:
-  """The same with the share of its gradient that enters what it sees."""
+  """The same with the share of each peer's gradient that enters its input."""
 
   def wrapped(variables, images, key, share):
     seen = jax.tree.map(lambda x: losses.scale_gradient(x, share), images)
@@ -85,10 +85,10 @@ def through_stem(
   mean_gradient: bool,
   train: bool,
 ) -> tuple[Any, Array, Variables]:
-  """Passes a batch, or a view a peer, through the stem that peers share.
+  """Passes a batch, or one view per peer, through the stem that peers share.
 
   Returns:
-    What enters the tails, the same averaged over positions, the state after.
+    The input of the tails, its average over positions, and the new state.
   """
   # Each device sums its own peers' gradients of the stem's parameters, so that
   # parameters, not activations, are summed over devices.

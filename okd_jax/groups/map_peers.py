@@ -1,4 +1,4 @@
-"""Lifting one network's program over peers and over devices."""
+"""Applies the program of one network to all peers and over devices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,14 +16,14 @@ MAPPINGS = ("auto", "unroll", "vmap")
 def map_peers(
   fn: Callable[..., Any], mapping: str, in_axes: tuple[int | None, ...]
 ) -> Callable[..., Any]:
-  """Lifts `fn` over the leading peer axis of the arguments marked with 0.
+  """Maps `fn` over the leading peer axis of the arguments marked with 0.
 
   Args:
     fn: function of one peer.
-    mapping: "vmap", unless there is one peer alone; "unroll", one copy of the
-      program a peer, traced once; or "auto", which unrolls, as is far faster
-      on CPU (benchmarks/NOTES.md); on accelerators
-      `okd_jax.training.autotune` replaces it before a run.
+    mapping: "vmap", which is not used for a single peer; "unroll", one copy of
+      the program per peer, traced once; or "auto", which unrolls, as this is
+      far faster on CPU (benchmarks/NOTES.md); on accelerators
+      `okd_jax.training.autotune` replaces "auto" before a run.
     in_axes: 0 for arguments with a leading peer axis, None for shared ones.
 
   Returns:
@@ -54,7 +54,7 @@ def map_peers(
 
 
 def _convolve_together(call, args, kwargs, context):
-  """Lets a user's convolutions be mapped over peers as ours are."""
+  """Maps the convolutions of a user's network over peers like ours."""
   module = context.module
   if isinstance(module, nn.Conv) and not (
     module.conv_general_dilated or module.conv_general_dilated_cls
@@ -66,14 +66,14 @@ def _convolve_together(call, args, kwargs, context):
 
 
 def _count(args: tuple[Any, ...], in_axes: tuple[int | None, ...]) -> int:
-  """How many peers the arguments have."""
+  """Number of peers that the arguments have."""
   axes = zip(args, in_axes, strict=True)
   with_peers = [arg for arg, axis in axes if axis is not None]
   return len(jax.tree.leaves(with_peers)[0])
 
 
 def _unstack(tree: Any) -> list[Any]:
-  """Splits the leading axis; the gradient is one concatenation a leaf."""
+  """Splits the leading axis; its gradient is one concatenation per leaf."""
 
   def split(leaf):
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -88,15 +88,15 @@ def _unstack(tree: Any) -> list[Any]:
 def across_devices(axis_name: str) -> Any:
   """Lets layers inside `shard_map` treat the devices' batches as one.
 
-  Batch normalisation (ours and flax's) takes its statistics over `axis_name`,
-  and dropout masks belong to the example's place in the whole batch, also in a
-  user's network that knows nothing of devices.
+  Batch normalisation (ours and flax's) computes its statistics over
+  `axis_name`, and dropout masks depend on the example's place in the whole
+  batch, also in a user's network that does not know of devices.
 
   Args:
     axis_name: the mesh axis that the batch is split over.
 
   Returns:
-    A context manager to be open while the network is traced.
+    A context manager to enter while the network is traced.
   """
 
   def intercept(call, args, kwargs, context):

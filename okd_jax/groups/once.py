@@ -1,10 +1,9 @@
-"""What is asked of a network or a setup more than once, and traced only once.
+"""Keeps results that are needed repeatedly, so that they are traced only once.
 
 A run needs the variables of its networks for its checks, its sizes and its
 first state, and many runs of one process train equal networks, or differ only
-in their seeds. Linen modules of equal fields are equal, which is all that jit
-and caches have to know; those with fields that cannot be hashed are traced
-anew.
+in their seeds. Linen modules with equal fields are equal, so jit and caches
+recognise them; those with fields that cannot be hashed are traced again.
 """
 
 from collections.abc import Callable
@@ -23,7 +22,7 @@ _MOST, _MOST_JITTED = 256, 32
 
 
 def by_value(make: Callable[..., T]) -> Callable[..., T]:
-  """Keeps what is made of networks, groups or settings for all equal ones."""
+  """Caches a result for all equal networks, groups or settings."""
   known = functools.lru_cache(maxsize=_MOST)(make)
 
   @functools.wraps(make)
@@ -40,7 +39,7 @@ def init(net: nn.Module) -> Callable[[Array, Any], Variables]:
 
 
 def remembered(ask: Callable[[nn.Module, Any], T]) -> Callable[..., T]:
-  """Keeps what `ask` says of a network and the shape of what enters it."""
+  """Caches the result of `ask` for a network and the shape of its input."""
 
   @functools.lru_cache(maxsize=_MOST)
   def known(net, leaves, structure, floats):
@@ -87,7 +86,7 @@ def _jitted(fn, given, donate_argnums, where, structure):
 
 
 def _is_hashable(value: Any) -> bool:
-  """Whether it can be, which its type does not tell."""
+  """Whether a value can be hashed, which its type does not tell."""
   try:
     hash(value)
   except TypeError:

@@ -1,8 +1,8 @@
-"""State of a stem that passes one view a peer, as if one after another.
+"""State of a stem through which every peer's view passes, as if in turn.
 
-A running average moves from r to m r + (1 - m) s with every pass. Views that
-start from the same r are recombined for batch normalisation, whose momentum m
-is known. Whatever else a stem keeps is carried from view to view.
+A running average changes from r to m r + (1 - m) s with every pass. For batch
+normalisation, whose momentum m is known, the results of views that start from
+the same r are combined. Any other state of a stem is passed from view to view.
 """
 
 from typing import Any
@@ -30,12 +30,12 @@ def momenta(net: nn.Module, images: Any) -> tuple[Variables, Momenta]:
 
   Args:
     net: the network.
-    images: what enters it, or its shape.
+    images: its input, or the shape of it.
 
   Returns:
-    Shapes of its variables, and by the name of every running average of a
-    batch normalisation its momentum. Layers that are called more than once,
-    and subclasses, which may do anything, are left out.
+    Shapes of its variables, and the momentum of every running average of batch
+    normalisation, by name. Layers that are called more than once, and
+    subclasses, which may do anything, are left out.
   """
   calls: dict[tuple[str, ...], list[float]] = {}
 
@@ -61,7 +61,7 @@ def momenta(net: nn.Module, images: Any) -> tuple[Variables, Momenta]:
 
 
 def foreign(variables: Variables, known: Momenta) -> list[str]:
-  """Names of the state that is not batch normalisation's."""
+  """Names of the state that does not belong to batch normalisation."""
   return [
     name_of(path)
     for path, _ in jax.tree_util.tree_leaves_with_path(
@@ -83,11 +83,11 @@ def through_stem(
   """Passes the views on this device, [n, B, H, W, c], through the stem.
 
   Returns:
-    What enters the tails, with the same leading axis, and the stem's state
+    The input of the tails, with the same leading axis, and the stem's state
     after all views in peer order.
 
   Raises:
-    GroupError: if views on several devices would have to queue.
+    GroupError: if views on several devices would have to wait for each other.
   """
   through = apply_network(net, train)
   known: Momenta = {}
@@ -117,7 +117,7 @@ def _require_one_device(net: nn.Module, names: list[str]) -> None:
 def _one_after_another(
   through: Pass, stem: Variables, views: Array, keys: Array
 ) -> tuple[Array, Variables]:
-  """Passes views [P, B, ...], each from the state that the last one left."""
+  """Passes views [P, B, ...], each with the state after the one before."""
   jitted = jax.jit(through)
   hidden, state = [], without_params(stem)
   for view, key in zip(views, keys, strict=True):

@@ -1,4 +1,4 @@
-"""Layers with the conventions of the published code (PyTorch)."""
+"""Layers that follow the conventions of the published code (PyTorch)."""
 
 from okd_jax.layers._arrays import (
   at_least_float32 as at_least_float32,

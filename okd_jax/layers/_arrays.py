@@ -1,4 +1,4 @@
-"""What all layers need to know of arrays."""
+"""Functions of arrays that all layers use."""
 
 import jax
 from jax import lax
@@ -8,7 +8,7 @@ Array = jax.Array
 
 
 def at_least_float32(x: Array) -> Array:
-  """Casts 16-bit floats to float32 and leaves float32 and float64 alone."""
+  """Casts 16-bit floats to float32; float32 and float64 stay as they are."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -21,8 +21,9 @@ def unit_vectors(x: Array) -> Array:
 def vary(x: Array, over: Array, but: str | None = None) -> Array:
   """Marks `x` as varying over the mesh axes that `over` varies over.
 
-  What varies over a mesh axis in one varies in the gradient of the other, so a
-  gradient written by hand needs it. `but` names an axis that is left as it is.
+  Gradients that are written by hand need it: if one argument varies over a mesh
+  axis, the gradient of the other varies, too. `but` names an axis to leave as
+  it is.
   """
   have, wanted = (
     jax.typeof(value).manual_axis_type.varying for value in (x, over)

@@ -20,14 +20,15 @@ _MOST_VARIANCES = 256
 class BatchNorm(nn.Module):
   """Batch normalisation over all axes but the last.
 
-  Differs from `nn.BatchNorm` in the running variance, which takes the unbiased
-  batch variance, n / (n - 1) times the biased one that normalises. n counts
-  the positions of the whole batch over all devices on `axis_name`.
+  Differs from `nn.BatchNorm` in the running variance, which averages the
+  unbiased batch variance, n / (n - 1) times the biased one that is used to
+  normalise. n counts the positions of the whole batch, over all devices on
+  `axis_name`.
 
   Attributes:
     axis_name: mesh axis that the batch is split over, inside `shard_map`.
       `okd_jax.groups.group` sets it; leave it None elsewhere.
-    dtype: dtype of the result; None is the input's.
+    dtype: dtype of the result; None uses that of the input.
   """
 
   axis_name: str | None = None
@@ -72,9 +73,9 @@ def _normalise(x, mean, var, scale, bias, dtype):
 def _normalise_by_batch(x, scale, bias, about, axis_name, dtype):
   """Returns x normalised, and the mean and biased variance of the batch.
 
-  The gradient is written out, because the derived one takes three more passes
-  over arrays as large as x. With z the normalised values before scale and bias,
-  n of them, and r = 1 / sqrt(var + eps),
+  The gradient is written by hand, because the derived one takes three more
+  passes over arrays as large as x. With z the n normalised values before scale
+  and bias, and r = 1 / sqrt(var + eps),
 
     dbias = sum dy, dscale = sum dy z = r (sum dy x - mean sum dy),
     dx = scale r (dy - dbias / n - z dscale / n).
@@ -122,10 +123,10 @@ def _variance(x, mean):
 
 
 def _variance_about(x, mean, about):
-  """The same, from squares about a value that is near the mean.
+  """The variance, from squared distances to a value near the mean.
 
-  The squares need nothing that is computed from x, so that XLA sums them while
-  a convolution still has x on the chip.
+  These squares depend on nothing else that is computed from x, so XLA can sum
+  them while a convolution still has x on the chip.
   """
   about = about.astype(x.dtype)
   square = jnp.mean(jnp.square(x - about), _axes(x))
@@ -133,10 +134,11 @@ def _variance_about(x, mean, about):
 
 
 def _variance_in_one_pass(x, mean, about):
-  """The same, as the mean of squares less the squared mean where that is safe.
+  """The variance: mean of squares minus squared mean, where that is safe.
 
-  XLA on CPU writes the differences to memory before it sums their squares. But
-  where the mean is far from zero the subtraction would leave noise.
+  It is faster, as XLA on CPU would write the differences from the mean to
+  memory before it sums their squares. But where the mean is far from zero, the
+  subtraction would leave only noise.
   """
   square = jnp.mean(jnp.square(x), _axes(x))
   var = square - jnp.square(mean)
@@ -149,8 +151,8 @@ def _over_devices(
 ) -> tuple[Array, Array]:
   """Statistics of all devices' values from those of each, in one message.
 
-  The variance is the mean of the variances and the variance of the means. The
-  latter is taken about a value that is near them, or squares of large means
+  The variance is the mean of the variances plus the variance of the means. The
+  latter is computed about a value near the means, as squares of large means
   would cancel; on one device it is exactly zero.
   """
   mean, var, square = lax.pmean(
@@ -164,11 +166,11 @@ def _axes(x: Array) -> tuple[int, ...]:
 
 
 def _count(x: Array, axis_name: str | None) -> int:
-  """Values of a channel, over all devices."""
+  """Number of values of a channel, over all devices."""
   devices = 1 if axis_name is None else lax.axis_size(axis_name)
   return x.size // x.shape[-1] * devices
 
 
 def _bessel(count: int) -> float:
-  """What the unbiased variance of some values is of the biased one."""
+  """The ratio of the unbiased to the biased variance of some values."""
   return count / max(count - 1, 1)

@@ -1,8 +1,7 @@
 """Square convolutions, in the formulations that are fastest on each device.
 
-The formulas are those of `lax.conv_general_dilated`, which TPUs get as it is,
-and graphics cards but for several peers at once; figures are in
-benchmarks/NOTES.md.
+All give the result of `lax.conv_general_dilated`. TPUs use it directly; GPUs
+do so too, except for several peers at once. Timings are in benchmarks/NOTES.md.
 """
 
 import functools
@@ -39,8 +38,8 @@ def conv(
 ) -> nn.Conv:
   """Square convolution that keeps the size at stride 1.
 
-  Pads size // 2 (times the dilation) on every side at any stride, where "SAME"
-  would pad the right and bottom alone at stride 2.
+  Pads size // 2 (times the dilation) on every side at any stride, whereas
+  "SAME" would pad only the right and bottom at stride 2.
   """
   return nn.Conv(
     features,
@@ -149,9 +148,9 @@ def _transposed(kernel, padding):
 def _convolve_pairs(x, kernel, padding, **options):
   """Convolves at stride 1 for two columns of the output at a time.
 
-  One row of the result of stride 2, twice as wide in channels, is a row of the
-  output as it lies in memory. The two kernels are the kernel and itself one
-  column to the right.
+  A row of the result of stride 2, with twice the channels, is in memory a row
+  of the output. The two kernels are the given kernel and a copy of it that is
+  shifted one column to the right.
   """
   left, right = ([(0, 0), edge, (0, 0), (0, 0)] for edge in ((0, 1), (1, 0)))
   both = jnp.concatenate([jnp.pad(kernel, left), jnp.pad(kernel, right)], -1)
@@ -160,7 +159,7 @@ def _convolve_pairs(x, kernel, padding, **options):
 
 
 def _number_of_parts(y: jax.ShapeDtypeStruct) -> int:
-  """How many parts, of eight examples at least, to split a batch into."""
+  """Number of parts, of at least eight examples, to split a batch into."""
   size = y.shape[0]
   possible = [n for n in (1, 2, 4, 8) if size % n == 0 and size >= 8 * n]
   small = [n for n in possible if y.size * y.dtype.itemsize <= n * _PART_BYTES]
@@ -168,11 +167,11 @@ def _number_of_parts(y: jax.ShapeDtypeStruct) -> int:
 
 
 def _unfused(*arrays: Array) -> tuple[Array, ...]:
-  """Keeps XLA on CPU from computing arrays again inside what reads them.
+  """Keeps XLA on CPU from recomputing arrays in the operations that read them.
 
-  It would repeat the whole chain of residual additions in the transposition of
-  every part. An optimisation barrier is gone before it fuses; a condition that
-  it cannot decide is not.
+  XLA would repeat the whole chain of residual additions in the transposition of
+  every part. It removes an optimisation barrier before it fuses operations, but
+  not a condition that it cannot decide.
   """
   first = arrays[0].ravel()[0]
   return lax.cond(

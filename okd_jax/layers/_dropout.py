@@ -18,18 +18,19 @@ def drop(
   broadcast_dims: Sequence[int],
   axis_name: str | None,
 ) -> Array:
-  """Zeroes values at random and divides the others by 1 - rate.
+  """Sets values to zero at random and divides the others by 1 - rate.
 
-  The mask of an example follows from its place in the whole batch, so that it
-  does not depend on the devices.
+  The mask of an example depends on its place in the whole batch, and not on the
+  devices.
 
   Args:
     x: float [B, ...], the examples on this device.
     key: random key, the same on all devices.
     rate: share of the values that become zero, above 0 and below 1.
-    broadcast_dims: axes along which a mask is the same, as in `flax`; negative
-      ones count from the last. With the first one all examples have one mask.
-    axis_name: mesh axis that the batch is split over; None if it is whole.
+    broadcast_dims: axes along which the mask is the same, as in `flax`;
+      negative ones count from the last. If the first axis is among them, all
+      examples have the same mask.
+    axis_name: mesh axis that the batch is split over; None if it is not split.
 
   Returns:
     The same shape and dtype.
@@ -51,11 +52,11 @@ def drop(
 def shapes_of_draws(traced: Any) -> list[tuple[int, ...]]:
   """Shapes of all random numbers and keys that a program draws.
 
-  Those of `drop` do not grow with the batch; those that do would be the same on
+  Those of `drop` do not grow with the batch; any that do would be the same on
   all devices.
 
   Args:
-    traced: as `jax.make_jaxpr` gives it.
+    traced: the program, as returned by `jax.make_jaxpr`.
   """
   shapes = []
   for equation in traced.eqns:

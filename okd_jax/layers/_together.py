@@ -1,13 +1,13 @@
-"""Convolutions that `jax.vmap` maps over peers as graphics cards like it.
+"""Convolutions that `jax.vmap` maps over peers in a way that is fast on GPUs.
 
-Libraries of graphics cards are slow at convolutions in groups and at those of
-few channels. Peers with few channels get one convolution together, whose kernel
-has theirs on its diagonal and is zero elsewhere; with many, one after another.
-Figures are in benchmarks/NOTES.md.
+The libraries of GPUs are slow at grouped convolutions and at those of few
+channels. Peers with few channels are computed by one common convolution, whose
+kernel has theirs on its diagonal and is zero elsewhere; peers with many
+channels one after another. Timings are in benchmarks/NOTES.md.
 
 Each function takes `plain`, the convolution of images [B, H, W, c] with a
-kernel [h, w, c, d], and whether that is `sparse`: dilated or in groups, which
-is mapped as it is.
+kernel [h, w, c, d], and whether it is `sparse`, that is, dilated or grouped;
+such a convolution is mapped as it is.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def convolve_together(
 ) -> Array:
   """`lax.conv_general_dilated` of one peer, to be mapped over all of them.
 
-  For networks that know nothing of peers. Not to be differentiated before it
+  For networks that do not know of peers. It cannot be differentiated before it
   is mapped.
   """
 
@@ -44,7 +44,7 @@ def convolve_together(
 
 
 def sparse(options: dict[str, Any]) -> bool:
-  """Whether a kernel is dilated or sees a group of the channels only."""
+  """Whether a kernel is dilated or sees only a group of the channels."""
   dilated = max(options.get("rhs_dilation") or (1,)) > 1
   return dilated or options.get("feature_group_count", 1) > 1
 
@@ -55,17 +55,17 @@ def convolution(plain: _Form, sparse: bool) -> _Form:
 
 
 def input_gradient(plain: _Form, sparse: bool, x: Array) -> _Form:
-  """Of kernel and the output's gradient; `x` says of which shape it is."""
+  """Input's gradient, from kernel and output's gradient; `x` has its shape."""
   return _gradient(plain, sparse, x, lambda form, k: lambda x: form(x, k))
 
 
 def kernel_gradient(plain: _Form, sparse: bool, kernel: Array) -> _Form:
-  """Of input and the output's gradient; `kernel` says of which shape it is."""
+  """Kernel's gradient, from input and output's gradient, shaped as `kernel`."""
   return _gradient(plain, sparse, kernel, lambda form, x: lambda k: form(x, k))
 
 
 def _gradient(plain: _Form, sparse: bool, wanted: Array, linear: Any) -> _Form:
-  """The gradient of what `linear(form, other)` is a function of."""
+  """The gradient by the argument of the function `linear(form, other)`."""
 
   def one(other, dy):
     return jax.linear_transpose(linear(plain, other), wanted)(dy)[0]
@@ -82,8 +82,8 @@ def _mapped(one: _Form, peers: _Form) -> _Form:
   """A function of one peer that `jax.vmap` replaces on graphics cards.
 
   Args:
-    one: function of two arrays.
-    peers: the same of all peers, which both arrays have as leading axis.
+    one: function of two arrays, for one peer.
+    peers: the same function for all peers, the leading axis of both arrays.
   """
   either: Any = jax.custom_batching.custom_vmap(one)
 

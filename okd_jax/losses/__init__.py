@@ -1,12 +1,13 @@
 """Losses of online knowledge distillation, as pure functions of arrays.
 
 Peers are on the first axis, examples on the next, classes on the last. Nothing
-is reduced over examples. Nothing but jax and NumPy is imported.
+is reduced over examples. Only jax and NumPy are imported.
 Computation is in float32 at least; float64 stays float64.
 
-One function a paper returns named, weighted loss terms, [P, B] or [B] each,
-whose sum over terms and peers of the mean over examples is the loss. To leave
-examples out, multiply every term by a mask [B] and divide by the mask's mean:
+There is one function for each paper. It returns named, weighted loss terms,
+[P, B] or [B] each; the loss is the mean over examples, summed over terms and
+peers. To leave examples out, multiply every term by a mask [B] and divide it by
+the mask's mean:
 
 >>> import jax.numpy as jnp
 >>> logits, labels = jnp.array([[2.0, 0.0], [0.0, 2.0]]), jnp.array([0, 0])
@@ -14,24 +15,25 @@ examples out, multiply every term by a mask [B] and divide by the mask's mean:
 >>> print(f"{jnp.mean(term * mask / jnp.mean(mask)):.4f} = {term[0]:.4f}")
 0.1269 = 0.1269
 
-The masked examples' terms must be finite, so give them some legal label. What
-takes a batch as a whole (`mcl`, `supervised_nce`, `mcl_okd`, `switokd`,
-`switokd_group`, `feature_aggregation`) is to be given arrays without them.
+The masked examples' terms must be finite, so give them some valid label. To
+functions that treat the batch as a whole (`mcl`, `supervised_nce`, `mcl_okd`,
+`switokd`, `switokd_group`, `feature_aggregation`), give arrays without them.
 
-`labels` are class indices, integer [B], or probabilities, float [B, C]: one-hot
-ones give what indices give; `mcl` and `supervised_nce` take indices alone.
-Probabilities are not made to sum to one. An index outside [0, C) is refused if
-it is known when the function is called; one that only the running program knows
-(under `jit`) gives nan, as value and as gradient of its example.
+`labels` are class indices, integer [B], or probabilities, float [B, C]; one-hot
+probabilities give the same result as indices. `mcl` and `supervised_nce` take
+indices only. Probabilities are not normalised to sum to one. An index outside
+[0, C) is refused if it is known when the function is called; one that only the
+running program knows (under `jit`) gives nan, as value and as gradient of its
+example.
 
 A logit of -inf masks a class: it gets the probability 0 and, in a target, no
-`eps`. Losses of the classes that nobody masks stay what they are without the
-others, and gradients stay finite. A class that the student masks, and the
-labels or the target do not, makes the loss infinite; a row of -inf alone gives
-nan.
+`eps`. The loss is then that of the unmasked classes alone, and gradients stay
+finite. If the student masks a class that the labels or the target do not mask,
+the loss is infinite; if all logits of a row are -inf, it is nan.
 
-A wrong argument raises an error that is a ValueError and an AssertionError and
-names function, argument, what was expected and what came.
+A wrong argument raises an error that is both a ValueError and an
+AssertionError. It names the function and the argument, and says what was
+expected and what was given.
 """
 
 from okd_jax.losses._ctkd import ctkd as ctkd

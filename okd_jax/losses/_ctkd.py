@@ -32,21 +32,23 @@ def ctkd(
 ) -> dict[str, Array]:
   r"""Loss terms of CTKD: a teacher from scratch and an expert teacher.
 
-  The student follows the logits of a teacher that is trained with it,
-  :math:`\|z_c - z_s\|_2^2`, and the attention of an expert, the sum over
+  The student follows the logits of a teacher that is trained with it (the
+  hint), :math:`\|z_c - z_s\|_2^2`, and the attention of an expert, the sum over
   stages of the mean over positions of :math:`(Q(F) - Q(X))^2` with Q as in
   `spatial_attention`. The loss is the sum over terms of the mean over examples.
-  A class that student and teacher mask takes no part in the hint; one that only
-  one of them masks makes it infinite, with a gradient from the other classes.
+  A class that both student and teacher mask takes no part in the hint; a class
+  that only one of them masks makes the hint infinite, with a gradient from the
+  other classes.
 
   Args:
     student_logits: float [B, C].
-    scratch_logits: logits of the teacher that is trained along, float [B, C].
+    scratch_logits: logits of the teacher that is trained with the student,
+      float [B, C].
     labels: class indices, integer [B], or probabilities, float [B, C].
-    student_maps: a map for every stage, float [B, H, W, D]. The published code
-      passes those of the teacher from scratch instead, by mistake.
-    expert_maps: a map for every stage, float [B, H, W, D'] with the positions
-      of the student's; never given a gradient.
+    student_maps: the student's map of every stage, float [B, H, W, D]. The
+      published code passes those of the teacher from scratch, by mistake.
+    expert_maps: the expert's map of every stage, float [B, H, W, D'], with the
+      positions of the student's; never given a gradient.
     hint_weight: scalar weight of the distance between logits.
     attention_weight: scalar weight of the distance between attentions.
     stop_gradient: makes the teacher's logits constant in the hint.

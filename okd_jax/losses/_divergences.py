@@ -46,7 +46,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 
 
 def nll(logits: Array, labels: Array) -> Array:
-  """`cross_entropy` of inputs that were checked."""
+  """`cross_entropy` of inputs that are already checked."""
   log_probs = jax.nn.log_softmax(logits)
   if is_soft(labels):
     probs = labels.astype(logits.dtype)
@@ -73,13 +73,14 @@ def softened_log_softmax(logits: Array, temperature: Scalar) -> Array:
 def divergence(target_log_probs: Array, log_probs: Array) -> Array:
   r"""KL(target || prediction) of log-probabilities [..., C].
 
-  As :math:`\sum_c p_c (g_c + e^{-g_c} - 1)` with g = log p - log q, which is
-  the textbook sum because both sum to one. No summand is negative, and errors
-  of g enter squared, so that close predictions keep their small divergence.
+  Computed as :math:`\sum_c p_c (g_c + e^{-g_c} - 1)` with g = log p - log q.
+  This equals the textbook sum because p and q sum to one. No summand is
+  negative, and errors of g enter squared, so that the small divergence of close
+  predictions stays accurate.
 
-  A log-probability of -inf is a masked class. One that the target masks adds
-  q, the limit of the summand; one that the prediction alone masks makes the
-  divergence infinite, with a gradient from the other classes.
+  A log-probability of -inf is a masked class. A class that the target masks
+  adds q, the limit of the summand; a class that only the prediction masks makes
+  the divergence infinite, with a gradient from the other classes.
   """
   absent = target_log_probs == -jnp.inf
   barred = ~absent & (log_probs == -jnp.inf)
@@ -107,7 +108,7 @@ def gap_of(target_log_probs: Array, log_probs: Array) -> Array:
 
 @jax.custom_jvp
 def _zero_where(same: Array, value: Array) -> Array:
-  """Zeroes values known to be zero and keeps derivatives of every order."""
+  """Sets values known to be zero to 0; keeps derivatives of every order."""
   return jnp.where(same, 0, value)
 
 
@@ -127,13 +128,14 @@ def softened_kl(
 
   Computes :math:`\tau^2 \sum_c p_c (\log p_c - \log q_c)`, where p is the
   softmax of the teacher's logits over :math:`\tau`, plus `eps`, and q is the
-  softmax of the student's. The factor keeps gradients of the size they have
-  at :math:`\tau = 1`. Gradients flow into both arguments: stop them at the
-  call. Identical logits give exactly zero if `eps` is zero.
+  softmax of the student's. The factor :math:`\tau^2` keeps gradients of the
+  size they have at :math:`\tau = 1`. Gradients flow into both arguments; to
+  stop them, use `stop_gradient` in the call. Identical logits give exactly zero
+  if `eps` is zero.
 
   A logit of -inf masks a class. Where the teacher masks it, its target
-  probability is 0 and gets no `eps`, so that a mask common to both leaves the
-  divergence of the other classes. Where the student alone masks it, the value
+  probability is 0 and gets no `eps`; if both mask it, the value is the
+  divergence of the other classes. Where only the student masks it, the value
   is inf. Gradients stay finite.
 
   Args:
@@ -141,8 +143,8 @@ def softened_kl(
     teacher_logits: the same for the teacher; leading axes broadcast, C
       matches.
     temperature: positive scalar, or an array that broadcasts over [...].
-    eps: static constant that the published code adds to every probability of
-      the target that is not masked, without normalising again.
+    eps: static constant that is added to every target probability that is not
+      masked, without normalising again, as in the published code.
 
   Returns:
     One value a prediction, [...], float32 or float64; not negative if `eps`
@@ -180,7 +182,7 @@ def kl(
   temperature: Scalar,
   eps: float = 0.0,
 ) -> Array:
-  """`softened_kl` of inputs that were checked."""
+  """`softened_kl` of inputs that are already checked."""
   log_probs = softened_log_softmax(student_logits, temperature)
   target_log_probs = softened_log_softmax(teacher_logits, temperature)
   same = jnp.all(student_logits == teacher_logits, axis=-1)

@@ -39,34 +39,35 @@ def feature_aggregation(
   form: str = "code",
   eps: float = 1e-5,
 ) -> tuple[Array, Array]:
-  r"""Weighs the heat maps of T branches by a look at the shared features.
+  r"""Weighs the heat maps of T branches according to the shared features.
 
   In the form of the published code, :math:`u_k = \mathrm{ReLU}(\mathrm{BN}(
   \mathrm{conv}_k(x)))` of three sizes k are added and averaged over pixels to
   s; with :math:`q = s W_1 + b_1` branch t has the logits :math:`q W_{2t} +
-  b_{2t}`, one a joint. In the form of the paper every :math:`u_k` goes through
-  a 1x1 convolution, and so do the averaged features x; these vectors in a row
-  give the logits by one matrix. The softmax over branches of the logits weighs
-  the maps. Batch normalisation is by the whole batch, in training mode;
-  gradients reach everything.
+  b_{2t}`, one for each joint. In the form of the paper every :math:`u_k` goes
+  through a 1x1 convolution, and so do the averaged features x; these vectors
+  are concatenated, and one matrix turns them into the logits. The maps are
+  weighted by the softmax of the logits over branches. Batch normalisation uses
+  the statistics of the whole batch, as in training; gradients flow into all
+  arguments.
 
   Args:
     features: x, float [B, H, W, D].
     maps: last heat maps of the branches, float [T, B, h, w, J].
     params: "conv_kernels" (a sequence of [k, k, D, D]), "conv_bias",
       "bn_scale" and "bn_bias" ([K, D] each), and "W1" [D, m], "b1" [m], "W2"
-      [T, m, J], "b2" [T, J]; for "paper" instead of these four "point_kernels"
-      [K, D, m], "point_bias" [K, m], "pool_kernel" [D, m], "pool_bias" [m], "W"
-      [(K + 1) m, T J] and "b" [T J].
-    form: "code" or "paper".
+      [T, m, J], "b2" [T, J]; with the form "paper" these last four are replaced
+      by "point_kernels" [K, D, m], "point_bias" [K, m], "pool_kernel" [D, m],
+      "pool_bias" [m], "W" [(K + 1) m, T J] and "b" [T J].
+    form: form of the unit, "code" or "paper".
     eps: static, at least 0, added to the variance.
 
   Returns:
     The ensemble, [B, h, w, J], and the weights, [B, T, J].
 
   Raises:
-    ValueError: if the shapes do not match, a dtype is not floating, params
-      lack one, `eps` is negative, or for an unknown `form`.
+    ValueError: if the shapes do not match, a dtype is not floating, an entry of
+      `params` is missing, `eps` is negative, or `form` is unknown.
 
   References:
     Li et al., `Online Knowledge Distillation for Efficient Pose Estimation
@@ -100,7 +101,7 @@ def feature_aggregation(
 
 
 def _checked_params(features, maps, params, form) -> dict[str, Any]:
-  """Everything in it that the form wants, floats of the shapes that fit."""
+  """Returns what the form needs of `params`, after a check of the shapes."""
   function, letters = "feature_aggregation", AXES[form]
   names = ", ".join(f"'{name}'" for name in (*OF_VIEWS, *letters))
   if not isinstance(params, Mapping):

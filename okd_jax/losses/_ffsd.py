@@ -26,7 +26,7 @@ from okd_jax.losses._maps import (
 )
 from okd_jax.losses._peers import mean_over_others
 
-# For every peer but the first, its maps of all stages but the deepest.
+# The maps of all stages but the deepest, of every peer but the first.
 MapsByPeer = Sequence[Sequence[Array]]
 
 
@@ -49,32 +49,34 @@ def ffsd(
 ) -> dict[str, Array]:
   r"""Loss terms of FFSD: students, the fusion of their maps, and a leader.
 
-  The S students are the first peers, the leader is the last. Predictions:
-  students teach each other pairwise, their mean teaches the fused classifier,
-  and that the leader. Maps, with A the `attention_distance`: student i looks at
-  what student i - 1 ignores (`diverse_attention`); the leader's deepest map
-  follows the fused one; shallow maps follow those decoded from a guide, which
-  is that of `diverse_attention` for students and the fused map for the leader.
-  Decoders learn to return the shallow maps from the peer's own deepest one.
-  All targets are constants. The loss is the sum over terms and peers of the
-  mean over examples.
+  The S students are the first peers, the leader is the last. Between
+  predictions, students teach each other pairwise, their mean teaches the fused
+  classifier, and the fused classifier teaches the leader. Between maps,
+  compared by `attention_distance`, student i learns to look at what student
+  i - 1 ignores (`diverse_attention`); the leader's deepest map follows the
+  fused map; shallow maps follow those decoded from a guide, which is that of
+  `diverse_attention` for students and the fused map for the leader. Decoders
+  learn to compute the shallow maps from the peer's own deepest one. All targets
+  are constants. The loss is the sum over terms and peers of the mean over
+  examples.
 
   Args:
-    logits: float [S + 1, B, C], the leader's last.
-    fused_logits: of the classifier of the fused map, float [B, C].
+    logits: logits of the peers, the leader's last, float [S + 1, B, C].
+    fused_logits: logits of the classifier of the fused map, float [B, C].
     labels: class indices, integer [B], or probabilities, float [B, C].
     deep_maps: the deepest map of every peer, float [B, H, W, D].
-    fused_map: float [B, H, W, D'].
-    widened_map: the leader's deepest map, widened to the students' joined ones,
-      float [B, H, W, D''].
-    shallow_maps: for every peer but the first, its other maps.
-    guided_maps: the same, decoded from the guides.
-    decoded_maps: the same, decoded from the peers' own deepest maps.
+    fused_map: the fusion of the students' maps, float [B, H, W, D'].
+    widened_map: the leader's deepest map, widened to the channels of the
+      students' concatenated ones, float [B, H, W, D''].
+    shallow_maps: the other maps of every peer but the first.
+    guided_maps: maps of the same shapes, decoded from the guides.
+    decoded_maps: maps of the same shapes, decoded from the peers' own deepest
+      maps.
     temperature: positive scalar.
     kd_weight: scalar weight of all distillation between predictions.
     diversity_weight: scalar weight of the students' attention and of what they
       learn from guided maps, ramp-up included.
-    fusion_weight: the same for the leader.
+    fusion_weight: scalar weight of the same terms of the leader.
     self_weight: scalar weight of the decoders' training, ramp-up included.
 
   Returns:

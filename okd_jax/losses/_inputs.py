@@ -1,6 +1,7 @@
-"""What every loss does with its inputs before the mathematics starts.
+"""Checks and conversions that every loss applies to its inputs.
 
-Errors name the function, the argument, what was expected and what came.
+Errors name the function and the argument, and say what was expected and what
+was given.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,14 +18,14 @@ Scalar = float | Array
 
 # Axes in front of those named: any that broadcast, or the same in all arrays.
 BROADCAST, SAME = "...", "*"
-# Axes of classes, positions and the like: of nothing there is no mean.
+# Axes of classes, positions and the like: an empty axis has no mean.
 _NOT_EMPTY = "CDEHJNTWhw"
 
 
 class InputError(ValueError, AssertionError):
-  """A loss was called with an argument that has no meaning there.
+  """A loss was called with an invalid argument.
 
-  Whoever catches either kind of error, for settings or for arrays, gets it.
+  It is both a ValueError, for settings, and an AssertionError, for arrays.
   """
 
 
@@ -44,11 +45,11 @@ def as_floats(function: str, **arguments: tuple[Any, str]) -> list[Array]:
   """Returns arrays in float32 at least, after a check of dtypes and shapes.
 
   Args:
-    function: the public function, for the error.
-    **arguments: by name, the value and letters for its axes, "P B C". A letter
-      stands for the same size in all arguments, "D'" for another size than "D",
-      and neither is 0 for those in `_NOT_EMPTY`. The first may be `BROADCAST`
-      or `SAME`.
+    function: name of the public function, for the error.
+    **arguments: for every argument its value and the letters of its axes, such
+      as "P B C". A letter stands for the same size in all arguments, "D'" for a
+      size of its own; sizes of the letters in `_NOT_EMPTY` must not be 0. The
+      first of the axes may be `BROADCAST` or `SAME`.
   """
   sizes: dict[str, tuple[int, ...]] = {}
   arrays = []
@@ -79,7 +80,7 @@ def at_least_float32(x: Array) -> Array:
 
 
 def as_list(function: str, argument: str, value: Any) -> list[Any]:
-  """Returns a sequence of arrays, which are still to be checked, as a list."""
+  """Returns a sequence of arrays as a list, without checking the arrays."""
   try:
     return list(value)
   except TypeError:
@@ -94,7 +95,7 @@ def _as_array(function, argument, expected, value) -> Array:
 
 
 def _fits(shape, axes, sizes) -> bool:
-  """Whether a shape has these axes; keeps sizes of letters not seen before."""
+  """Whether a shape has these axes; records the sizes of new letters."""
   new = dict(sizes)
   if axes[0] in (BROADCAST, SAME):
     lead, axes = axes[0], axes[1:]
@@ -132,7 +133,7 @@ def check_peers(
 
 
 def on_host(value: Any) -> np.ndarray | None:
-  """A value as NumPy has it; None if only the running program knows it."""
+  """A value as a NumPy array; None if only the running program knows it."""
   if isinstance(value, jax.core.Tracer):
     return None
   if isinstance(value, jax.Array) and not value.is_fully_addressable:
@@ -151,9 +152,9 @@ def check_numbers(
   legal: Callable[[np.ndarray], np.ndarray],
   fits: Callable[[tuple[int, ...]], bool] = lambda shape: not shape,
 ) -> None:
-  """Raises `InputError` unless a value is a number, legal as far as known.
+  """Raises `InputError` unless a value is a number, valid as far as known.
 
-  `legal` says which of an array of numbers are, `fits` what shapes will do.
+  `legal` says which numbers of an array are valid, `fits` which shapes are.
   """
   host = on_host(value)
   known = value if host is None else host
@@ -179,7 +180,7 @@ def check_temperature(
 ) -> None:
   """Raises `InputError` unless a temperature is positive, as far as known.
 
-  It is a scalar, or broadcasts with the shapes of predictions, if given.
+  It must be a scalar, or broadcast with the shapes of predictions, if given.
   """
   expected = "a positive number"
 
@@ -193,7 +194,7 @@ def check_temperature(
 
 
 def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
-  """The shape of all together; None if they do not broadcast."""
+  """The shape that these shapes broadcast to; None if they do not."""
   try:
     return np.broadcast_shapes(*shapes)
   except ValueError:
@@ -211,7 +212,7 @@ def check_not_negative(function: str, argument: str, value: Any) -> None:
 
 
 def check_weights(function: str, **weights: Any) -> None:
-  """Raises `InputError` unless weights of terms are numbers, scalars."""
+  """Raises `InputError` unless weights of terms are scalar numbers."""
   for argument, weight in weights.items():
     host = on_host(weight)
     known = weight if host is None else host

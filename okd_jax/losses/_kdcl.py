@@ -35,9 +35,9 @@ def kdcl(
   The loss is the sum over terms and peers of the mean over examples.
 
   Args:
-    logits: float [P, B, C], each peer on its own view.
-    target_logits: float [B, C], from one of the `kdcl_*_target` functions;
-      never given a gradient.
+    logits: logits of the peers, each on its own view, float [P, B, C].
+    target_logits: the target of one of the `kdcl_*_target` functions, float
+      [B, C]; never given a gradient.
     labels: class indices, integer [B], or probabilities, float [B, C].
     temperature: positive scalar.
     kd_weight: scalar weight of the distillation term.
@@ -73,9 +73,9 @@ def kdcl(
 
 
 def kdcl_naive_target(logits: Array, labels: Array) -> Array:
-  """For every example, the logits of the peer with the least cross-entropy.
+  """For every example, the logits of the peer with the lowest cross-entropy.
 
-  With probabilities as labels it is the least cross-entropy with them.
+  Labels that are probabilities give the cross-entropy with them.
 
   Args:
     logits: float [P, B, C].
@@ -114,13 +114,13 @@ def _constants(function: str, logits: Any, labels: Any) -> tuple[Array, Array]:
 
 
 def kdcl_linear_target(logits: Array, labels: Array) -> Array:
-  r"""For every example, the convex combination of least cross-entropy.
+  r"""For every example, the convex combination of lowest cross-entropy.
 
   Solves :math:`\min_\alpha \mathrm{CE}(\sum_i \alpha_i z_i, y)` over the
   simplex. In float64 the result is exact to about 1e-9, in float32 to about
-  1e-5 of the spread of the logits. With probabilities as labels, which have to
-  sum to one here, it is the cross-entropy with them. A class that a peer masks
-  is left out, and is masked in the target.
+  1e-5 of the spread of the logits. Labels that are probabilities must sum to
+  one here, and give the cross-entropy with them. A class that a peer masks is
+  left out, and is masked in the target.
 
   Args:
     logits: float [P, B, C].
@@ -149,11 +149,11 @@ def kdcl_linear_target(logits: Array, labels: Array) -> Array:
 
 
 def kdcl_minlogit_target(logits: Array, labels: Array) -> Array:
-  """The least logit of every class, counted from the true class's logit.
+  """The lowest logit of every class, relative to the true class's logit.
 
-  With probabilities y as labels the logits are counted from the mean logit,
-  the sum over classes of y_c z_c: as with indices, the cross-entropy of a peer
-  is then the logarithm of the sum of the exponentials of its logits.
+  If labels are probabilities y, logits are relative to the mean logit, the sum
+  over classes of y_c z_c. In both cases, the cross-entropy of a peer is the
+  logarithm of the sum of the exponentials of these relative logits.
 
   Args:
     logits: float [P, B, C].
@@ -183,7 +183,7 @@ def kdcl_minlogit_target(logits: Array, labels: Array) -> Array:
 def kdcl_general_weights(
   probs: Array, labels: Array, *, ridge: float = 0.0
 ) -> Array:
-  r"""Weights of the peers with the least estimated generalisation error.
+  r"""Weights of the peers with the lowest estimated generalisation error.
 
   With :math:`C_{ij}` the mean over held-out examples of the inner product of
   the errors :math:`f_i - t` and :math:`f_j - t`, the weights are
@@ -193,9 +193,9 @@ def kdcl_general_weights(
   Args:
     probs: predictions on held-out examples, float [P, N, C].
     labels: class indices, integer [N], or probabilities, float [N, C].
-    ridge: added to the diagonal, as a fraction of its mean, for peers so
-      alike that C is singular; raised to what the dtype can resolve unless 0.
-      With it peers that make no error at all get equal weights.
+    ridge: constant added to the diagonal of C, as a fraction of its mean, for
+      peers so similar that C is singular; raised to what the dtype can resolve
+      unless it is 0. If not 0, peers without any error get equal weights.
 
   Returns:
     [P] without gradient, with sum one; nan for an index out of range.
@@ -219,7 +219,7 @@ def kdcl_general_weights(
   probs, labels = jax.lax.stop_gradient((probs, labels))
   num_peers, num_examples, num_classes = probs.shape
   errors = probs - as_probabilities(labels, num_classes, probs.dtype)
-  # In units of the largest one, or the squares of tiny errors would underflow.
+  # In units of the largest one, as the squares of tiny errors would underflow.
   largest = jnp.max(jnp.abs(errors))
   errors /= jnp.where(largest == 0, 1, largest)
   # Sums, not a product of matrices: on an explicit mesh that does not say how

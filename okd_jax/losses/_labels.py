@@ -1,4 +1,4 @@
-"""Labels: class indices or probabilities, and what is made of them."""
+"""Labels: class indices or probabilities, and their conversions."""
 
 import math
 from typing import Any
@@ -18,8 +18,8 @@ def as_labels(function: str, labels: Any, logits: Array) -> Array:
   """Returns the labels of logits [..., B, C] in the form that losses read.
 
   Returns:
-    Probabilities, float [B, C], or class indices, int32 [B]; an index out of
-    range that is known only when the program runs has become -1.
+    Probabilities, float [B, C], or class indices, int32 [B]; an index that is
+    out of range but known only when the program runs is replaced by -1.
 
   Raises:
     InputError: for another shape or dtype, or an index known to be out of
@@ -30,7 +30,7 @@ def as_labels(function: str, labels: Any, logits: Array) -> Array:
 
 
 def as_suffix_labels(function: str, labels: Any, logits: Array) -> Array:
-  """As `as_labels`; any number of leading axes of the logits may lack."""
+  """As `as_labels`; labels may lack any number of the logits' leading axes."""
   expected = (
     "integer, of the shape of the predictions or a suffix of it, or float "
     "with an axis of classes more"
@@ -59,7 +59,7 @@ def _as_labels(function, labels, logits, expected, lacking) -> Array:
 
 
 def _as_indices(function, labels, host, num_classes) -> Array:
-  # NumPy's 64 bits are looked at before jax cuts them to 32.
+  # NumPy's 64 bits are checked before jax cuts them to 32.
   if host is not None:
     wrong = host[(host < 0) | (host >= num_classes)]
     if wrong.size:

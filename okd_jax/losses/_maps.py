@@ -74,22 +74,22 @@ def map_distance(maps: Array, target_maps: Array) -> Array:
 def diverse_attention(
   maps: Array, reference_maps: Array
 ) -> tuple[Array, Array]:
-  r"""Drives attention to what a reference ignores.
+  r"""Directs attention to what a reference map ignores.
 
   With :math:`a = A(F_{ref})` flattened, :math:`r = \|a\|_2`, :math:`\hat a = a
   / r` and :math:`\tau` the :math:`\lfloor S / 3 \rfloor`-th smallest of the S
   values, the target is :math:`t = (r/2 - \hat a)\,\mathrm{sign}(\hat a - \tau)
-  + r/2`. That r is not in units of :math:`\hat a` is a quirk of the published
-  code, kept here.
+  + r/2`. Here r and :math:`\hat a` are in different units, as in the published
+  code.
 
   Args:
     maps: float [..., H, W, D].
     reference_maps: float [..., H, W, D], never given a gradient.
 
   Returns:
-    The mean squared distance of n(A(maps)) from t, [...], and the reference
-    map as it would be with that attention, :math:`F_{ref} + (t - \hat a) r /
-    D`, [..., H, W, D] without gradient.
+    The mean squared distance of n(A(maps)) from t, [...], with A and n as in
+    `attention_distance`, and the reference map changed towards that attention,
+    :math:`F_{ref} + (t - \hat a) r / D`, [..., H, W, D] without gradient.
 
   References:
     Li et al., `Distilling a Powerful Student Model via Online Knowledge
@@ -151,8 +151,8 @@ def _attention(maps: Array) -> Array:
 
 def normalize(x: Array) -> Array:
   """Divides by the norm of the last axis; zeros stay zeros."""
-  # Squares of large values would overflow. A common factor leaves the result,
-  # and so its derivatives, as they are: it may count as a constant.
+  # Squares of large values would overflow. A common factor changes neither the
+  # result nor its derivatives, so it may be treated as a constant.
   top = jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=1)
   top = jax.lax.stop_gradient(top)
   square = jnp.sum(jnp.square(x / top), axis=-1, keepdims=True)

@@ -24,17 +24,18 @@ from okd_jax.losses._peers import HIGHEST, sum_over_others
 
 
 def supervised_nce(similarity: Array, labels: Array) -> Array:
-  r"""Contrast of every example with the batch; its class is the positive.
+  r"""Contrast of every example with the batch; positives share its class.
 
   With :math:`P(a)` the other examples of a's class, computes
   :math:`-\frac{1}{|P(a)|} \sum_{p \in P(a)} [S_{ap} - \log \sum_{k \ne a}
-  e^{S_{ak}}]`. An example alone in its class has no value: it gives zero, and
-  the others are scaled by B over their number, so that the mean over the batch
-  is the mean over those that count.
+  e^{S_{ak}}]`. An example that is alone in its class is left out: its value is
+  zero, and those of the others are scaled by B over their number, so that the
+  mean over the batch is the mean over these others.
 
   Args:
-    similarity: of the examples (rows) to the batch (columns), over the
-      temperature already, float [..., B, B]. The diagonal is not used.
+    similarity: similarity of the examples (rows) to the batch (columns),
+      already divided by the temperature, float [..., B, B]. The diagonal is not
+      used.
     labels: class indices, integer [B].
 
   Returns:
@@ -89,31 +90,32 @@ def mcl(
 ) -> dict[str, Array]:
   r"""Loss terms of MCL: contrast within and between peers, and its exchange.
 
-  With :math:`S_{ij} = e_i e_j^\top` over the temperature of the contrast
-  (rows are the examples as i sees them), and NCE as in `supervised_nce`:
+  With :math:`S_{ij} = e_i e_j^\top` divided by the temperature of the contrast
+  (rows are the examples as seen by peer i), and NCE as in `supervised_nce`:
 
   - VCL: :math:`\mathrm{NCE}(S_{ii})`;
   - ICL: :math:`\sum_{j \ne i} \mathrm{NCE}(S_{ij})`;
   - soft VCL: :math:`\sum_{j \ne i} \tau^2 \mathrm{KL}(S_{jj} \| S_{ii})`;
   - soft ICL: :math:`\sum_{j \ne i} \tau^2 \mathrm{KL}(S_{ji} \| S_{ij})`;
 
-  the divergences between softmaxes of whole rows, their first argument
-  constant. The loss is the sum over terms and peers of the mean over examples.
+  The divergences are between softmaxes of whole rows, and their first argument
+  is a constant. The loss is the sum over terms and peers of the mean over
+  examples.
 
   Args:
     logits: float [P, B, C].
     embeddings: projected features of Euclidean norm 1, float [P, B, d].
     labels: class indices, integer [B].
-    nce_temperature: positive scalar, of the similarities.
-    temperature: positive scalar, of the divergences.
-    vcl_weight: scalar weight of the contrast within peers.
-    soft_vcl_weight: scalar weight of its exchange.
-    icl_weight: scalar weight of the contrast between peers.
-    soft_icl_weight: scalar weight of its exchange.
-    logit_kd: "all" adds :math:`\tau^2 \mathrm{KL}(\bar z \| z_i)` of every peer
-      towards the mean logits, constant there, as the published code does with
-      two peers; "last" that of the last peer only, as it does with more; "off"
-      neither.
+    nce_temperature: temperature of the similarities, a positive scalar.
+    temperature: temperature of the divergences, a positive scalar.
+    vcl_weight: scalar weight of the contrast within peers (VCL).
+    soft_vcl_weight: scalar weight of its exchange (soft VCL).
+    icl_weight: scalar weight of the contrast between peers (ICL).
+    soft_icl_weight: scalar weight of its exchange (soft ICL).
+    logit_kd: "all" adds :math:`\tau^2 \mathrm{KL}(\bar z \| z_i)` for every
+      peer, with the mean logits as a constant target, as the published code
+      does for two peers; "last" adds it for the last peer only, as that code
+      does for more peers; "off" adds nothing.
 
   Returns:
     Weighted terms "peer_ce", "vcl", "soft_vcl", "icl", "soft_icl", [P, B] each;
@@ -188,7 +190,7 @@ def _similarities(embeddings, temperature):
 
 
 def _whole(x: Array) -> Array:
-  """x on every device, where the mesh is explicit: rows meet all columns."""
+  """x on every device if the mesh is explicit, as rows need all columns."""
   if all(axis is None for axis in jax.typeof(x).sharding.spec):
     return x
   return jax.sharding.reshard(x, jax.sharding.PartitionSpec(*[None] * x.ndim))
@@ -202,6 +204,6 @@ def _as_classes(function: str, labels: Any) -> Array:
     expected = "class indices, integer [B]: examples of one are the positives"
     refuse(function, "labels", expected, describe(known))
   if host is not None:
-    # Numbered anew: jax would cut 64 bits to 32, and so join classes.
+    # Renumbered, as jax would cut 64 bits to 32 and so merge classes.
     labels = np.unique(host, return_inverse=True)[1]
   return jnp.asarray(labels)

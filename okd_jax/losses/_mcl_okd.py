@@ -43,11 +43,11 @@ def mcl_okd(
 ) -> dict[str, Array]:
   r"""Loss terms of MCL-OKD: noise contrast between peers, and one leader.
 
-  For every ordered pair (a, b) of peers, the embedding of b is told from
-  :math:`K` noise rows of the bank of a. With :math:`s_{ik}` the dot product of
-  row k of a (0 is the positive) and the embedding of b, over the
-  temperature of the contrast, :math:`P_{ik} = e^{s_{ik}} / Z_{ab}` and
-  :math:`c = K / N`, example i costs
+  For every ordered pair (a, b) of peers, the embedding of b is contrasted with
+  its own row and with :math:`K` noise rows of the bank of a. With
+  :math:`s_{ik}` the dot product of row k of a (0 is the positive) and the
+  embedding of b, divided by the temperature of the contrast, :math:`P_{ik} =
+  e^{s_{ik}} / Z_{ab}` and :math:`c = K / N`, the cost of example i is
 
   .. math:: -\log \frac{P_{i0}}{P_{i0} + c + \epsilon}
     - \sum_{k=1}^{K} \log \frac{c}{P_{ik} + c + \epsilon},
@@ -59,22 +59,22 @@ def mcl_okd(
   Args:
     logits: float [P, B, C]; the last peer is the one to deploy.
     embeddings: projected features of Euclidean norm 1, float [P, B, d].
-    positives: rows of the examples themselves in the bank of every peer, from
-      before this step, float [P, B, d]; never given a gradient.
+    positives: the examples' own rows in the bank of every peer, from before
+      this step, float [P, B, d]; never given a gradient.
     negatives: K rows of examples of other classes in the bank of every peer,
       float [P, B, K, d]; never given a gradient.
     labels: class indices, integer [B], or probabilities, float [B, C].
     num_examples: N, the number of rows of a bank.
-    nce_temperature: positive scalar, of the contrast.
-    temperature: positive scalar, of the distillation.
+    nce_temperature: temperature of the contrast, a positive scalar.
+    temperature: temperature of the distillation, a positive scalar.
     ce_weight: scalar weight of the cross-entropy.
     kd_weight: scalar weight of the distillation.
     nce_weight: scalar weight of the contrast, which is a sum over negatives
       and over ordered pairs.
     normalizer: Z, a positive scalar, or an array [P, P] with the peer of the
-      bank first; None takes N times the mean of :math:`e^s` over all rows and
-      examples, afresh for every pair and call, as the published code does.
-      A constant in the gradient either way.
+      bank first; None computes it for every pair in every call, as N times the
+      mean of :math:`e^s` over all rows and examples, as in the published code.
+      Its gradient is zero in both cases.
 
   Returns:
     Weighted terms: "peer_ce" [P, B], "leader_kd" [B], and "peer_nce" [P, B],
@@ -139,10 +139,10 @@ def mcl_okd_of_scores(
   nce_weight: Scalar = 0.025,
   normalizer: Scalar | None = None,
 ) -> dict[str, Array]:
-  """The terms of `mcl_okd` from scores, where the rows do not fit in memory.
+  """The terms of `mcl_okd` from scores, for rows that do not fit in memory.
 
-  Scores are products of embeddings and rows, over the temperature of the
-  contrast. Axes of pairs have the peer of the embedding first.
+  Scores are dot products of embeddings and rows, divided by the temperature of
+  the contrast. Axes of pairs have the peer of the embedding first.
 
   Args:
     logits: as in `mcl_okd`.
@@ -200,7 +200,7 @@ def _terms(
   nce_weight,
   normalizer,
 ):
-  """The terms, with errors in the name of a public function."""
+  """The terms; errors name the public function."""
   check_temperature(function, temperature)
   check_weights(
     function, ce_weight=ce_weight, kd_weight=kd_weight, nce_weight=nce_weight

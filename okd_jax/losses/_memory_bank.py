@@ -1,4 +1,4 @@
-"""The update of memory banks, as MCL-OKD has them."""
+"""The update of memory banks, as in MCL-OKD."""
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ def memory_update(
 ) -> Array:
   r"""Rows of a memory bank after a step, of Euclidean norm 1.
 
-  Computes :math:`v / \|v\|_2` of :math:`v = \mu v_{old} + (1 - \mu) e`. To be
-  called after the scores of the step were taken.
+  Computes :math:`v / \|v\|_2` of :math:`v = \mu v_{old} + (1 - \mu) e`. Call it
+  after the scores of the step are computed.
 
   Args:
     bank_rows: rows of the examples of the batch, float [..., d].

@@ -1,17 +1,18 @@
-"""The convex combination of logits with the least cross-entropy.
+"""The convex combination of logits with the lowest cross-entropy.
 
 A primal-dual interior-point method, batched over examples and of fixed length,
 so that it can be compiled once and sharded over examples. Three choices make
 it reliable:
 
 - It minimises logsumexp over the wrong classes of z_c - z_y instead of the
-  cross-entropy. The minimiser is the same, but the objective does not go flat
-  when the prediction is right and sure. Where labels are probabilities y, it is
-  logsumexp over all classes of z_c - sum_c y_c z_c, the cross-entropy itself.
+  cross-entropy. The minimiser is the same, but the objective does not become
+  flat when the prediction is right and confident. If labels are probabilities
+  y, it is logsumexp over all classes of z_c - sum_c y_c z_c, the cross-entropy
+  itself.
 - Large logits make that objective nearly piecewise linear, which defeats
   Newton steps, so it is sharpened step by step together with the barrier.
-- The line search looks at slopes, not values: near the optimum differences
-  between values drown in rounding, those between slopes do not.
+- The line search compares slopes, not values: near the optimum, rounding hides
+  differences between values, but not those between slopes.
 """
 
 import typing
@@ -32,12 +33,12 @@ class Problem(typing.NamedTuple):
   """Minimise logsumexp_c(sharpness * (base + weights . gaps)) / sharpness.
 
   Attributes:
-    gaps: [B, P, C] z_c - z_y of every peer less the mean over peers, in units
-      of the largest one.
+    gaps: [B, P, C] z_c - z_y of every peer minus the mean over peers, in units
+      of the largest gap.
     base: [B, C] the mean over peers, in the same unit.
     wrong: bool [B, C] False at the true class and at masked ones, which take no
       part.
-    sharpness: [B] final sharpness, the unit itself.
+    sharpness: [B] final sharpness, which is that unit.
   """
 
   gaps: Array
@@ -85,7 +86,7 @@ def _solve(logits: Array, probs: Array) -> Array:
 def mean_logit(logits: Array, probs: Array) -> Array:
   """The sum over classes of y_c z_c, [..., 1]; -inf is left out where y_c is 0.
 
-  That of one-hot labels is exactly the logit of the true class.
+  For one-hot labels it is exactly the logit of the true class.
   """
   absent = (probs == 0) & (logits == -jnp.inf)
   summands = probs * jnp.where(absent, 0, logits)
@@ -135,7 +136,7 @@ def _step(problem: Problem, iterate: Iterate) -> Iterate:
   weights /= jnp.sum(weights, axis=1, keepdims=True)
 
   multipliers += _to_boundary(multipliers, change)[:, None] * change
-  # Keeps the pair near the central path where the line search cut the step.
+  # Keeps the pair near the central path where the line search cuts the step.
   pull = barrier[:, None] / weights
   multipliers = jnp.clip(multipliers, 1e-3 * pull, 1e3 * pull)
 

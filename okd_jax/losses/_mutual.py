@@ -1,4 +1,4 @@
-"""Objectives of peers that learn from each other without further modules."""
+"""Objectives of peers that learn from each other without extra modules."""
 
 import jax
 
@@ -38,7 +38,7 @@ def dml(
     temperature: positive scalar; 1 in the paper.
     kd_weight: scalar weight of the distillation term.
     eps: added to the softened targets, see `softened_kl`.
-    stop_gradient: makes every peer's predictions constant where they are
+    stop_gradient: treats every peer's predictions as constants where they are
       targets, as in the paper.
 
   Returns:
@@ -121,8 +121,8 @@ def cl_ilr(
   r"""Loss terms of collaborative learning with shared low-level layers.
 
   Branch i learns from :math:`\frac{1}{P - 1} \sum_{j \ne i} z_j`. The loss is
-  the sum over terms and peers of the mean over examples. The rescaling of
-  gradients at the trunk is `scale_gradient`, for the caller to apply.
+  the sum over terms and peers of the mean over examples. It does not rescale
+  the gradient at the trunk: the caller applies `scale_gradient`.
 
   Args:
     logits: logits of the branches, float [P, B, C].

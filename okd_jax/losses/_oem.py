@@ -32,7 +32,7 @@ def oem(
   kd_weight: Scalar = 0.15,
   feature_reduction: str = "mean",
 ) -> dict[str, Array]:
-  r"""Loss terms of OEM: students of shrinking width and their ensemble.
+  r"""Loss terms of OEM: students of decreasing width and their ensemble.
 
   Every student learns from the mean of all logits,
   :math:`\tau^2 \mathrm{KL}(\bar z \| z_i)`, the widest one included. Every
@@ -41,7 +41,7 @@ def oem(
   over terms and peers of the mean over examples.
 
   Args:
-    logits: of the students, the widest one first, float [P, B, C].
+    logits: logits of the students, the widest one first, float [P, B, C].
     labels: class indices, integer [B], or probabilities, float [B, C].
     adapted: for every block, a map for every compressed student, widened by
       its adapter to the channels of the reference, float [B, H, W, D].
@@ -51,17 +51,17 @@ def oem(
     ce_weight: scalar weight of the cross-entropy.
     feature_weight: scalar weight of the distance between maps.
     kd_weight: scalar weight of the distillation from the ensemble, which is
-      constant there.
+      treated as a constant.
     feature_reduction: "mean" takes the mean of the squares over positions and
-      channels, as the published code does; "sum" their sum, as the paper
-      writes.
+      channels, as in the published code; "sum" takes their sum, as in the
+      paper.
 
   Returns:
     Weighted terms: "peer_ce" and "peer_kd" [P, B], "feature" [P - 1, B].
 
   Raises:
     ValueError: if the shapes do not match or a dtype is wrong, and for fewer
-      than two students, numbers of blocks or maps that do not fit, an unknown
+      than two students, a wrong number of blocks or maps, an unknown
       `feature_reduction` or an invalid temperature.
 
   References:
@@ -112,7 +112,7 @@ def oem(
 
 
 def _as_blocks(adapted, reference, num_compressed):
-  """The same as lists, once their lengths are as they should be."""
+  """Returns the same as lists, after a check of their lengths."""
   adapted = as_list("oem", "adapted", adapted)
   reference = as_list("oem", "reference", reference)
   if len(adapted) != len(reference):

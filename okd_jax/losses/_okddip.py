@@ -32,9 +32,9 @@ class Targets(NamedTuple):
   """Targets of both levels, and the distance of logits from them.
 
   Attributes:
-    peers: [K, B, C].
-    leader: [B, C].
-    distance: from logits and target to [..., B].
+    peers: targets of the auxiliary peers, [K, B, C].
+    leader: target of the leader, [B, C].
+    distance: a function from logits and their target to [..., B].
   """
 
   peers: Array
@@ -59,27 +59,27 @@ def okddip(
   r"""Loss terms of OKDDip: attentive peers, and a leader that follows them.
 
   Auxiliary peer a learns from :math:`t_a = \sum_f a_{af} z_f`, with the
-  weights of `peer_attention`; the leader from the plain mean of the auxiliary
-  peers. The loss is the sum over terms and peers of the mean over examples. A
-  class that one of the peers masks is masked in means of logits.
+  weights of `peer_attention`; the leader learns from the plain mean of the
+  auxiliary peers. The loss is the sum over terms and peers of the mean over
+  examples. A class that one of the peers masks is masked in means of logits.
 
   Args:
     peer_logits: logits of the auxiliary peers, float [K, B, C].
     leader_logits: logits of the leader, float [B, C]; None for a group
       without one, whose terms are then absent.
     queries: projected features of the auxiliary peers, float [K, B, E].
-    keys: the same through the other projection, float [K, B, E].
+    keys: the same features through the other projection, float [K, B, E].
     labels: class indices, integer [B], or probabilities, float [B, C].
     temperature: positive scalar.
     kd_weight: scalar weight of the distillation terms, ramp-up included.
     eps: added to the softened targets, see `softened_kl`; not used if
       `aggregate` is "probs".
-    aggregate: "logits" averages logits, as the published code does; "probs"
-      averages softened probabilities, as the paper writes.
-    stop_gradient: makes the targets constant, the attention included, which
-      is then not trained. The published code lets gradients through.
-    attend_to_self: a peer is part of its own target, as published; False
-      leaves it the others.
+    aggregate: "logits" averages logits, as in the published code; "probs"
+      averages softened probabilities, as in the paper.
+    stop_gradient: treats the targets as constants, the attention included,
+      which is then not trained. The published code lets gradients through.
+    attend_to_self: whether a peer is part of its own target, as published;
+      False leaves only the others.
 
   Returns:
     Weighted terms: "peer_ce" [K, B], "peer_kd" [K, B] and, with a leader,
@@ -140,7 +140,7 @@ def okddip(
 def _mean_logits(
   logits: Array, log_attention: Array, temperature: Scalar, eps: float
 ) -> Targets:
-  """Means of logits, as the published code has them."""
+  """Means of logits, as in the published code."""
   attention = jnp.exp(log_attention)
   return Targets(
     peers=weighted_sum("pbq,qbc->pbc", attention, logits),
@@ -152,7 +152,7 @@ def _mean_logits(
 def _mean_probs(
   logits: Array, log_attention: Array, temperature: Scalar, eps: float
 ) -> Targets:
-  """Logarithms of means of softened probabilities, as the paper has them."""
+  """Logarithms of means of softened probabilities, as in the paper."""
   del eps
   log_probs = softened_log_softmax(logits, temperature)
   shares = log_attention[..., None] + jnp.moveaxis(log_probs, 0, 1)

@@ -1,4 +1,4 @@
-"""The objective of online distillation for pose, on heat maps."""
+"""The objective of online distillation for pose estimation, on heat maps."""
 
 from collections.abc import Sequence
 
@@ -64,8 +64,8 @@ def heatmap_kl(
 
   Computes :math:`\tau^2 \sum_j \mathrm{KL}(e_j \| s_j)`, with e and s the
   softmax over pixels of :math:`w_j m_j / \tau` of teacher and student. A joint
-  of weight zero contributes zero. Gradients flow into both maps: stop them at
-  the call.
+  of weight zero contributes zero. Gradients flow into both maps; to stop them,
+  use `stop_gradient` in the call.
 
   Args:
     maps: float [..., B, h, w, J].
@@ -119,23 +119,23 @@ def okdhp(
 ) -> dict[str, Array]:
   """Loss terms of OKDHP: every output learns the target and the ensemble.
 
-  `heatmap_mse` of every output and of the ensemble to the target, and
-  `heatmap_kl` from the ensemble to every output. The loss is the sum over terms
-  and outputs of the mean over examples.
+  The terms are `heatmap_mse` from every output and from the ensemble to the
+  target, and `heatmap_kl` from the ensemble to every output. The loss is the
+  sum over terms and outputs of the mean over examples.
 
   Args:
     outputs: the O heat maps of shared, intermediate and last stacks, float
       [B, h, w, J] each.
-    ensemble: heat maps of the branches together, see `feature_aggregation`,
-      float [B, h, w, J].
+    ensemble: weighted mean of the branches' heat maps, see
+      `feature_aggregation`, float [B, h, w, J].
     target: heat maps to learn, float [B, h, w, J].
     weight: of every joint, 0 where it is not known, float [B, J].
     ensemble_weight: scalar weight of the ensemble's distance to the target.
     kd_weight: scalar weight of the distillation, ramp-up included.
     divide_by_pixels: see `heatmap_kl`.
-    temperature: positive scalar of the distillation.
-    stop_gradient: makes the ensemble constant where it is the teacher. The
-      published code lets gradients through.
+    temperature: temperature of the distillation, a positive scalar.
+    stop_gradient: treats the ensemble as a constant where it is the teacher.
+      The published code lets gradients through.
 
   Returns:
     Weighted terms: "output_mse" [O, B], "ensemble_mse" [B], "output_kd"

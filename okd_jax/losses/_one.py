@@ -29,9 +29,9 @@ def one(
 ) -> dict[str, Array]:
   r"""Loss terms of ONE: a gated ensemble of branches teaches every branch.
 
-  The ensemble is :math:`z_e = \sum_i g_i z_i`; the gate sees no labels, and a
-  class that a branch masks is masked in the ensemble. The loss is the sum over
-  terms and peers of the mean over examples.
+  The ensemble is :math:`z_e = \sum_i g_i z_i`; the gate does not depend on the
+  labels, and a class that a branch masks is masked in the ensemble. The loss is
+  the sum over terms and peers of the mean over examples.
 
   Args:
     logits: logits of the branches, float [P, B, C].
@@ -41,7 +41,7 @@ def one(
     temperature: positive scalar.
     kd_weight: scalar weight of the distillation term, ramp-up included.
     eps: added to the softened target, see `softened_kl`.
-    stop_gradient: makes the ensemble constant where it is the target. The
+    stop_gradient: treats the ensemble as a constant where it is the target. The
       cross-entropy of the ensemble trains branches and gate in any case.
 
   Returns:

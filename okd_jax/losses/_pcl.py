@@ -28,21 +28,21 @@ def pcl(
 ) -> dict[str, Array]:
   r"""Loss terms of PCL: an ensemble and the others' mean teachers.
 
-  Peer j learns from the ensemble classifier and, in the mean over
+  Peer j learns from the ensemble classifier and, averaged over
   :math:`l \ne j`, from the mean teacher of every other peer:
   :math:`\tau^2 \mathrm{KL}(z_t \| z_j)` and
   :math:`\frac{\tau^2}{P - 1} \sum_{l \ne j} \mathrm{KL}(\bar z_l \| z_j)`.
   The loss is the sum over terms and peers of the mean over examples.
 
   Args:
-    peer_logits: float [P, B, C], each peer on its own view.
+    peer_logits: logits of the peers, each on its own view, float [P, B, C].
     ensemble_logits: logits of the ensemble classifier, float [B, C].
     mean_teacher_logits: logits of the averaged peers, float [P, B, C]; never
       given a gradient.
     labels: class indices, integer [B], or probabilities, float [B, C].
     temperature: positive scalar.
     kd_weight: scalar weight of both distillation terms, ramp-up included.
-    stop_gradient: makes the ensemble constant where it is the target.
+    stop_gradient: treats the ensemble as a constant where it is the target.
 
   Returns:
     Weighted terms: "peer_ce" [P, B], "ensemble_ce" [B], "ensemble_kd" [P, B]

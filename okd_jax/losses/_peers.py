@@ -23,13 +23,14 @@ def peer_attention(
 ) -> Array:
   r"""Attention weights between peers, for every example.
 
-  Computes :math:`a_{ij} = \mathrm{softmax}_j(q_i \cdot k_j)`: unscaled dot
-  products, a peer attends to itself too, and the weights are asymmetric.
+  Computes :math:`a_{ij} = \mathrm{softmax}_j(q_i \cdot k_j)`: dot products are
+  not scaled, a peer also attends to itself, and the weights are asymmetric.
 
   Args:
     queries: projected features, float [P, B, E].
-    keys: the same through the other projection, float [P, B, E].
-    attend_to_self: False leaves a peer nothing but the others.
+    keys: the same features through the other projection, float [P, B, E].
+    attend_to_self: whether a peer attends to itself; False leaves only the
+      others.
 
   Returns:
     [P, B, P]: weight that the first index gives to the last; rows sum to one.
@@ -56,7 +57,7 @@ def peer_attention(
 def log_peer_attention(
   queries: Array, keys: Array, attend_to_self: bool
 ) -> Array:
-  """Logarithms of `peer_attention`, of inputs that were checked."""
+  """Logarithms of `peer_attention`, for inputs that are already checked."""
   energy = jnp.einsum("pbe,qbe->pbq", queries, keys, precision=HIGHEST)
   if not attend_to_self:
     itself = jnp.eye(energy.shape[0], dtype=bool)[:, None]
@@ -65,7 +66,7 @@ def log_peer_attention(
 
 
 def mix_peers(weights: Array, values: Array) -> Array:
-  """Weighted sums over peers, one a peer and example.
+  """Weighted sums over peers, one for each peer and example.
 
   Args:
     weights: float [P, B, P], as `peer_attention` returns them.
@@ -93,9 +94,9 @@ def mix_peers(weights: Array, values: Array) -> Array:
 
 
 def weighted_sum(equation: str, weights: Array, values: Array) -> Array:
-  """An einsum over the peers of values [P, B, C]; one's -inf is everyone's.
+  """An einsum over the peers of values [P, B, C]; any -inf gives -inf.
 
-  Gradients of weights are kept from -inf.
+  Gradients of weights do not see -inf.
   """
   masked = values == -jnp.inf
   total = jnp.einsum(
@@ -131,7 +132,7 @@ def leave_one_out_mean(values: Array) -> Array:
 
 
 def mean_of_others(values: Array) -> Array:
-  """`leave_one_out_mean` of inputs that were checked."""
+  """`leave_one_out_mean` of inputs that are already checked."""
   num_peers = len(values)
   shares = 1 - jnp.eye(num_peers, dtype=values.dtype)
   known = jnp.where(jnp.isfinite(values), values, 0)
@@ -150,7 +151,7 @@ def mean_of_others(values: Array) -> Array:
 
 
 def sum_over_others(pairs: Array) -> Array:
-  """[P, B] from pairs [P, P, B]: the sum over the second index, not itself."""
+  """[P, B] from pairs [P, P, B]: the sum over all other second indices."""
   itself = jnp.eye(len(pairs), dtype=bool)[..., None]
   return jnp.sum(jnp.where(itself, 0, pairs), axis=1)
 

@@ -15,8 +15,8 @@ def switokd_gap(
 ) -> dict[str, Array]:
   r"""How far the teacher is ahead of the student, and how far it may be.
 
-  With the mean over the batch of sums over classes of absolute differences:
-  :math:`d_t = |p_t - y|`, :math:`d_s = |p_s - y|`, the gap
+  With :math:`|\cdot|` the sum over classes of absolute differences, averaged
+  over the batch: :math:`d_t = |p_t - y|`, :math:`d_s = |p_s - y|`, the gap
   :math:`|p_s - p_t|`, and the threshold
   :math:`d_s - e^{-d_t / (d_t + d_s)} d_t`.
 
@@ -55,7 +55,7 @@ def _gap(teacher_logits, student_logits, labels):
 
   d_t, d_s = distance(teacher, target), distance(student, target)
   total = d_t + d_s
-  # Both are right and sure: no gap either, whatever the ratio is.
+  # Both are right and confident: there is no gap either, whatever the ratio is.
   ratio = jnp.where(total > 0, d_t / jnp.where(total > 0, total, 1), 0)
   return {
     "d_t": d_t,
@@ -72,9 +72,10 @@ def switokd(
 
   Student and teacher learn from each other, :math:`\mathrm{KL}(p_t \| p_s)` and
   :math:`\mathrm{KL}(p_s \| p_t)` at temperature 1, the first argument constant.
-  In expert mode the teacher's terms are zero: the gap of `switokd_gap` is above
-  the threshold, and the teacher is the better one on this batch. The loss is
-  the sum over terms of the mean over examples.
+  In expert mode the teacher's terms are zero. It is in expert mode if the gap
+  of `switokd_gap` is above the threshold and the teacher is better than the
+  student on this batch. The loss is the sum over terms of the mean over
+  examples.
 
   Args:
     teacher_logits: float [B, C].
@@ -83,8 +84,8 @@ def switokd(
 
   Returns:
     Weighted terms "student_ce", "student_kd", "teacher_ce", "teacher_kd", [B]
-    each; and beside them "expert_mode", a bool scalar, which is no term: a
-    paused teacher gets no optimiser step either, so take it out first.
+    each, and "expert_mode", a bool scalar. That is no term, so remove it before
+    summing; in expert mode the teacher must get no optimiser step either.
 
   Raises:
     ValueError: if the shapes do not match or a dtype is wrong.
@@ -123,21 +124,21 @@ def switokd_group(
 ) -> dict[str, Array]:
   r"""Loss terms of SwitOKD among any number of networks, teachers first.
 
-  Everybody learns from all others, :math:`\sum_{j \ne i} \mathrm{KL}(p_j \|
+  Every network learns from all others, :math:`\sum_{j \ne i} \mathrm{KL}(p_j \|
   p_i)` at temperature 1, the first argument constant. Every pair of a teacher
   and a student has its own switch, that of `switokd`: in expert mode the
   teacher does not learn from this student. A teacher whose pairs are all in
-  expert mode learns nothing: its terms are zero, and it is to be paused. The
-  loss is the sum over terms and networks of the mean over examples.
+  expert mode learns nothing: its terms are zero, and the caller must not update
+  it. The loss is the sum over terms and networks of the mean over examples.
 
   Args:
-    logits: of the teachers, then of the students, float [P, B, C].
+    logits: logits of the teachers, then of the students, float [P, B, C].
     labels: class indices, integer [B], or probabilities, float [B, C].
-    num_teachers: T, at least one and below P.
+    num_teachers: number T of teachers, at least one and below P.
 
   Returns:
-    Weighted terms "peer_ce", "peer_kd", [P, B] each; and beside them
-    "expert_mode", bool [T, P - T], which is no term, so take it out first.
+    Weighted terms "peer_ce", "peer_kd", [P, B] each, and "expert_mode", bool
+    [T, P - T], which is no term, so remove it before summing.
 
   Raises:
     ValueError: if the shapes do not match or a dtype is wrong, and without a

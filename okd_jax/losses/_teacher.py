@@ -1,4 +1,4 @@
-"""Distillation from a teacher that is not trained."""
+"""Distillation from a teacher that is trained already and frozen."""
 
 import jax
 

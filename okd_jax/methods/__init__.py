@@ -1,7 +1,7 @@
 """Methods, one file each: `okd_jax/methods/<name>.py` with a class `Method`.
 
-`make` imports the module of that name; there is no table to keep. A method of
-your own may lie anywhere and is named `module:Class`.
+`make` imports the module of that name, so there is no table to maintain. A
+method of your own can be in any module; name it `module:Class`.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ def load(name: str) -> type[Method]:
     name: one of `names()`, or `module:Class` for a method from outside.
 
   Raises:
-    ConfigError: if there is no such method, listing those there are.
+    ConfigError: if there is no such method; it lists the known ones.
   """
   if isinstance(name, str) and ":" in name:
     return _from_outside(name)
@@ -96,7 +96,7 @@ def make(name: str, **hyperparameters: Any) -> Method:
 
 
 def require_known(name: str, hyperparameters: dict[str, Any]) -> None:
-  """Raises ConfigError if a method has not all of these hyperparameters."""
+  """Raises ConfigError if a method lacks one of these hyperparameters."""
   known = options(name)
   for option in hyperparameters:
     if option not in known:

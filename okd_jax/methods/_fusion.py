@@ -16,11 +16,11 @@ class Fusion(nn.Module):
 
   Kim et al., "Feature Fusion for Online Mutual Knowledge Distillation", ICPR
   2020: a depthwise and a pointwise convolution, each with batch norm and ReLU,
-  then the mean over positions and a linear classifier. Of maps of different
-  size the larger ones are averaged down to the smallest.
+  then the mean over positions and a linear classifier. If maps differ in size,
+  the larger ones are averaged down to the smallest size.
 
   Attributes:
-    num_classes: C.
+    num_classes: number C of classes.
   """
 
   num_classes: int
@@ -32,8 +32,8 @@ class Fusion(nn.Module):
     """Returns the fused map [B, H, W, D] and logits [B, C].
 
     Args:
-      maps: [B, H_k, W_k, D_k] of every network; D is the first one's.
-      train: whether batch statistics normalise.
+      maps: the map [B, H_k, W_k, D_k] of every network; D is that of the first.
+      train: whether batch norm uses the statistics of the batch.
     """
     width = maps[0].shape[-1]
     size = tuple(min(m.shape[axis] for m in maps) for axis in (1, 2))
@@ -50,11 +50,11 @@ class Fusion(nn.Module):
 
 
 class Depthwise(nn.Module):
-  """A 3x3 convolution of every channel for itself, [B, H, W, D] to the same.
+  """A depthwise 3x3 convolution; the shape [B, H, W, D] stays the same.
 
-  As a sum of shifted products: XLA's partitioner gets the kernel's gradient of
-  a grouped convolution wrong if examples and channels are both spread over
-  devices, which the joined maps of peers are.
+  It is a sum of shifted products, because XLA's partitioner gets the kernel's
+  gradient of a grouped convolution wrong if both examples and channels are
+  spread over devices, as they are in the joined maps of peers.
   """
 
   @nn.compact
@@ -73,7 +73,7 @@ def conv_norm_relu(
 ) -> Array:
   """A pointwise convolution to `features`, or a depthwise one if that is None.
 
-  To be called in a compact method; [B, H, W, D] to [B, H, W, features].
+  Call it in a compact method; it maps [B, H, W, D] to [B, H, W, features].
   """
   if features is None:
     x = Depthwise(name=f"{name}_conv")(x)

@@ -1,4 +1,4 @@
-"""What methods share on heat maps: every stack of a network has an output."""
+"""What methods share for heat maps: every stack of a network has an output."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ TASK = "keypoints"
 
 
 def of_peers(name: str, outputs: core.Outputs) -> list[Sequence[Array]]:
-  """The heat maps of every peer, one a stack, those of the trunk first.
+  """The heat maps of every peer, one per stack, those of the trunk first.
 
   Raises:
     ConfigError: if the networks return no heat maps.
@@ -31,8 +31,8 @@ def supervised(
   """The distance of every output from the target, summed over a peer's stacks.
 
   Returns:
-    "peer_mse", [P, B], of stacks of one peer; "shared_mse", [B], of those of a
-    trunk, if there are any.
+    "peer_mse", [P, B], of the stacks of each peer; "shared_mse", [B], of the
+    stacks of a shared trunk, if there are any.
   """
   target, weight = batch.target["maps"], batch.target["weight"]
   peers = of_peers(name, outputs)
@@ -53,10 +53,10 @@ def taught(
   """Divergence of every peer's maps from a teacher's, [P, B].
 
   Args:
-    maps: of P peers, [P, B, h, w, J].
-    teacher: a constant, [B, h, w, J].
-    weight: of every joint, [B, J].
-    temperature: of the distillation.
+    maps: heat maps of the P peers, [P, B, h, w, J].
+    teacher: heat maps of the teacher, treated as a constant, [B, h, w, J].
+    weight: weight of every joint, [B, J].
+    temperature: temperature of the distillation.
   """
   fixed = jax.lax.stop_gradient(teacher)
   return losses.heatmap_kl(maps, fixed, weight, temperature=temperature)
@@ -73,11 +73,12 @@ def mutual(
   """Divergence of every peer's maps from the others', [P, B].
 
   Args:
-    maps: of P peers, [P, B, h, w, J].
-    weight: of every joint, [B, J].
-    temperature: of the distillation.
-    pairwise: from each of the others, or from the mean of their maps.
-    stop_gradient: treat the others as constants.
+    maps: heat maps of the P peers, [P, B, h, w, J].
+    weight: weight of every joint, [B, J].
+    temperature: temperature of the distillation.
+    pairwise: whether a peer learns from each of the others, instead of from the
+      mean of their maps.
+    stop_gradient: whether the others are treated as constants.
   """
   taught = jax.lax.stop_gradient(maps) if stop_gradient else maps
   num_others = len(maps) - 1

@@ -1,4 +1,4 @@
-"""Which examples of other classes an example is told from."""
+"""Draws the negatives: examples of other classes to tell an example from."""
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +11,17 @@ def draw(
 ) -> Array:
   """Draws examples of other classes for every example of a batch.
 
-  Every set of `count` candidates is equally likely, or with replacement every
-  candidate each time. Without, the examples of a batch read one permutation of
-  all examples from places of their own, which costs one sort a batch. Takes
-  memory for B x N integers.
+  Every set of `count` candidates is equally likely; with replacement every
+  candidate is equally likely in each draw. Without replacement, the examples of
+  a batch read the same permutation of all examples from different places, which
+  costs one sort a batch. Takes memory for B x N integers.
 
   Args:
     key: random key.
-    labels: int32 [N], of all examples, -1 where there is none to draw.
+    labels: int32 [N], labels of all examples, -1 for those not to be drawn.
     index: int32 [B], positions of the batch in `labels`.
-    count: K; without replacement at most the number of candidates.
+    count: number K to draw; without replacement at most the number of
+      candidates.
     replacement: whether an example may be drawn twice.
 
   Returns:
@@ -35,7 +36,7 @@ def draw(
   is_candidate = (shuffled >= 0) & (shuffled != own)
   # Number of candidates up to a place.
   found = jnp.cumsum(is_candidate, axis=1, dtype=jnp.int32)
-  # Labels of an initialisation are all alike.
+  # In an initialisation all labels are equal.
   total = jnp.maximum(found[:, -1:], 1)
   shape = (len(index), count if replacement else 1)
   ranks = jax.random.randint(rank_key, shape, 0, total, jnp.int32)

@@ -8,14 +8,14 @@ class Method(core.Method):
 
   Song and Chai, "Collaborative Learning for Deep Neural Networks", NeurIPS
   2018: the gradient that enters the trunk is the mean over branches. The rest
-  as in the code of Chen et al., AAAI 2020: no mixing of hard and soft losses,
-  gradient through the targets.
+  follows the code of Chen et al., AAAI 2020: hard and soft losses are not mixed
+  and gradient flows through the targets.
 
   Attributes:
-    temperature: of the distillation.
-    kd_weight: of the distillation, before the ramp-up.
-    eps: added to softened target probabilities.
-    stop_gradient: treat targets as constants.
+    temperature: temperature of the distillation.
+    kd_weight: weight of the distillation, which the ramp-up multiplies.
+    eps: constant added to the softened target probabilities.
+    stop_gradient: whether targets are treated as constants.
   """
 
   temperature: float = core.positive(3.0)

@@ -11,18 +11,22 @@ class Method(core.Method):
   """A student learns from a teacher in training and from an expert's attention.
 
   Zhao et al., "Highlight Every Step: Knowledge Distillation via Collaborative
-  Teaching", 2019, as in the authors' code. The last peer is the teacher from
-  scratch; the student follows its logits at every step. An expert, trained
-  before, guides the attention of the student. Every peer but the last is a
-  student of its own. The paper's weights could not be found; the defaults are
-  those of the methods that it joins.
+  Teaching", 2019, as in the authors' code. The last peer is the teacher that is
+  trained from scratch; the student follows its logits at every step. An expert,
+  trained before, guides the attention of the student. Every peer but the last
+  is a separate student. The paper's weights could not be found; the defaults
+  are those of the methods that it combines.
 
   Attributes:
-    hint_weight: of the distance to the logits of the teacher from scratch.
-    attention_weight: of the distance to the expert's attention; 0 needs none.
-    attention_on: whose attention the expert guides, that of the student as in
-      the paper, or of the teacher from scratch as in the authors' code.
-    stop_gradient: treat the logits of the teacher as constants.
+    hint_weight: weight of the distance to the logits of the teacher from
+      scratch.
+    attention_weight: weight of the distance to the expert's attention; with 0
+      no expert is needed.
+    attention_on: whose attention the expert guides: that of the "student", as
+      in the paper, or that of the teacher from "scratch", as in the authors'
+      code.
+    stop_gradient: whether the logits of the teacher from scratch are treated as
+      constants.
   """
 
   hint_weight: float = core.at_least(0.03, 0)

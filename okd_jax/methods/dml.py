@@ -8,23 +8,24 @@ class Method(core.Method):
   """Every peer learns from the labels and from the other peers.
 
   Zhang et al., "Deep Mutual Learning", CVPR 2018. The defaults are those of
-  the code of Chen et al., AAAI 2020: towards the mean of the others' logits,
-  gradient through the targets, no ramp-up. As published it is
-  `form="pairwise"`, `updates="alternating"`, `temperature=1`,
-  `stop_gradient=True`; these two are the defaults of `losses.dml`, the loss of
-  the paper, and differ from the defaults here. Heat maps are distributions over
-  pixels, in the scale of OKDHP; the outputs of all stacks learn the target, the
-  last ones learn from each other too.
+  the code of Chen et al., AAAI 2020: the mean of the others' logits is the
+  target, gradient flows through it, and there is no ramp-up. The paper has
+  `form="pairwise"`, `updates="alternating"`, `temperature=1` and
+  `stop_gradient=True`; the last two are the defaults of `losses.dml`, the loss
+  of the paper. Heat maps are treated as distributions over pixels, in the scale
+  of OKDHP; the outputs of all stacks learn the target, and those of the last
+  stacks also learn from each other.
 
   Attributes:
-    temperature: of the distillation.
-    kd_weight: of the distillation.
-    eps: added to softened target probabilities of classes.
+    temperature: temperature of the distillation.
+    kd_weight: weight of the distillation.
+    eps: constant added to the softened target probabilities of classes.
     form: "ensemble" learns from the mean of the others' logits, "pairwise"
       from each of the others.
-    updates: "simultaneous", or "alternating": in every step one peer after
-      another, each of them seeing the updates before its own.
-    stop_gradient: treat targets as constants.
+    updates: "simultaneous" updates all peers at once; "alternating" updates one
+      peer after another in every step, and each uses the updates before its
+      own.
+    stop_gradient: whether targets are treated as constants.
   """
 
   temperature: float = core.positive(3.0)
@@ -45,7 +46,7 @@ class Method(core.Method):
 
   @property
   def needs(self):
-    # A shared trunk belongs to no turn.
+    # A shared trunk would belong to no peer's turn.
     alternating = self.updates == "alternating"
     return core.Needs(kind="replicas" if alternating else None)
 

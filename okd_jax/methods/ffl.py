@@ -15,10 +15,11 @@ class Method(core.Method):
   decay of its own.
 
   Attributes:
-    temperature: of all distillation.
-    kd_weight: of all distillation, before the ramp-up.
-    eps: added to softened target probabilities; 1e-7 in the authors' code.
-    fusion_weight_decay: of the fusion module's parameters.
+    temperature: temperature of all distillation terms.
+    kd_weight: weight of all distillation terms, which the ramp-up multiplies.
+    eps: constant added to the softened target probabilities; 1e-7 in the
+      authors' code.
+    fusion_weight_decay: weight decay of the fusion module's parameters.
   """
 
   temperature: float = core.positive(3.0)

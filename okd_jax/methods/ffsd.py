@@ -12,7 +12,7 @@ from okd_jax.methods._fusion import conv_norm_relu, Fusion
 
 
 class Decoder(nn.Module):
-  """Turns a network's deepest map back into those of its shallower stages."""
+  """Computes maps of the shallower stages from a network's deepest map."""
 
   @nn.compact
   def __call__(
@@ -22,8 +22,9 @@ class Decoder(nn.Module):
 
     Args:
       x: the deepest map [B, H, W, D].
-      stages: maps of the other stages, shallowest first, for their shapes.
-      train: whether batch statistics normalise.
+      stages: maps of the other stages, shallowest first; only their shapes
+        matter.
+      train: whether batch norm uses the statistics of the batch.
     """
     decoded = []
     for number, like in reversed(list(enumerate(stages, start=1))):
@@ -46,13 +47,13 @@ class Decoder(nn.Module):
 
 
 class TransFusion(nn.Module):
-  """Widens the leader's last map to the size of the joined students'."""
+  """Widens the leader's last map to the width of all students' maps joined."""
 
   num_students: int
 
   @nn.compact
   def __call__(self, x: Array, *, train: bool) -> Array:
-    """[B, H, W, D] to [B, H, W, num_students * D]."""
+    """Maps [B, H, W, D] to [B, H, W, num_students * D]."""
     width = x.shape[-1] * self.num_students
     x = conv_norm_relu(x, None, train, "depth")
     return conv_norm_relu(x, width, train, "point")
@@ -62,19 +63,23 @@ class Method(core.Method):
   """Students teach each other; their fused maps teach a leader, the last peer.
 
   Li et al., "Distilling a Powerful Student Model via Online Knowledge
-  Distillation", 2022, as in the authors' code. Beside the labels and softened
-  predictions, students are driven to look at what the one before them ignores,
-  and students and leader learn in their shallower stages from maps decoded
-  from deep ones. All targets are constants; only the leader is deployed.
+  Distillation", 2022, as in the authors' code. Students and leader learn from
+  the labels and from softened predictions. In addition, each student is trained
+  to look at what the student before it ignores, and the shallower stages of
+  students and leader learn from maps decoded from deep ones. All targets are
+  constants; only the leader is deployed.
 
   Attributes:
-    temperature: of all distillation between predictions, which is not ramped.
-    kd_weight: of all distillation between predictions.
-    diversity_weight: of the students' attention and of their self-distillation.
-    fusion_weight: of the leader's attention and self-distillation.
-    self_weight: of the decoders' own training.
-    map_rampup_epochs: ramp-up of these three, with epochs counted from 1.
-    fusion_weight_decay: of the fusion module's parameters.
+    temperature: temperature of all distillation between predictions, which has
+      no ramp-up.
+    kd_weight: weight of all distillation between predictions.
+    diversity_weight: weight of the students' attention and of their
+      self-distillation.
+    fusion_weight: weight of the leader's attention and self-distillation.
+    self_weight: weight of the decoders' own training.
+    map_rampup_epochs: length of the ramp-up of diversity_weight, fusion_weight
+      and self_weight, with epochs counted from 1.
+    fusion_weight_decay: weight decay of the fusion module's parameters.
   """
 
   temperature: float = core.positive(2.0)
@@ -117,7 +122,7 @@ class Method(core.Method):
     core.require_peers("ffsd", outputs, self.min_peers)
     maps = core.require_maps("ffsd", outputs, at_least=2)
     stages = [[layers.at_least_float32(m) for m in stage] for stage in maps]
-    # For every peer its shallower stages, and its deepest map.
+    # The shallower stages and the deepest map of every peer.
     shallow, deep = list(zip(*stages[:-1], strict=True)), stages[-1]
     _require_alike([tuple(m.shape[1:]) for m in deep])
     num_students = len(deep) - 1
@@ -131,7 +136,7 @@ class Method(core.Method):
         _, guide = losses.diverse_attention(deep[i], deep[i - 1])
       else:
         guide = jax.lax.stop_gradient(fused_map)
-      # With running statistics first: training passes move them.
+      # The pass with running statistics first: the training pass changes them.
       guided.append(decoder(guide, shallow[i], train=False))
       source = jax.lax.stop_gradient(deep[i])
       decoded.append(decoder(source, shallow[i], train=ctx.train))

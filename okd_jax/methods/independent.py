@@ -8,8 +8,8 @@ class Method(core.Method):
   """Every peer learns from the targets alone.
 
   One replica is the baseline of all papers; branches are "Ind" of Chen et
-  al., "Online Knowledge Distillation with Diverse Peers", AAAI 2020. On heat
-  maps the outputs of all stacks learn.
+  al., "Online Knowledge Distillation with Diverse Peers", AAAI 2020. With heat
+  maps the outputs of all stacks learn the target.
   """
 
   @property

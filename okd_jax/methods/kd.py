@@ -8,15 +8,15 @@ class Method(core.Method):
   """Every peer learns from the labels and from one frozen teacher.
 
   Hinton et al., "Distilling the Knowledge in a Neural Network", 2015. The
-  defaults are those of the code of Chen et al., AAAI 2020: no ramp-up. With
-  several peers each of them is a student of its own. Heat maps are
+  defaults are those of the code of Chen et al., AAAI 2020, which has no
+  ramp-up. Several peers are as many separate students. Heat maps are treated as
   distributions over pixels, in the scale of OKDHP; the outputs of all stacks
-  learn the target, the last ones learn from the teacher too.
+  learn the target, and those of the last stacks also learn from the teacher.
 
   Attributes:
-    temperature: of the distillation.
-    kd_weight: of the distillation.
-    eps: added to softened target probabilities of classes.
+    temperature: temperature of the distillation.
+    kd_weight: weight of the distillation.
+    eps: constant added to the softened target probabilities of classes.
   """
 
   temperature: float = core.positive(3.0)

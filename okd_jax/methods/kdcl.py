@@ -8,19 +8,20 @@ from okd_jax import core, losses
 
 
 class Method(core.Method):
-  """Peers, which may differ, learn from one target made of all their logits.
+  """Peers, which may differ, learn from one target made from all their logits.
 
   Guo et al., "Online Knowledge Distillation via Collaborative Learning", CVPR
-  2020. Every peer sees its own view of the images; no ramp-up.
+  2020. Every peer sees its own view of the images; there is no ramp-up.
 
   Attributes:
-    temperature: of the distillation.
-    kd_weight: of the distillation.
-    rule: how the target is made: "naive", the peer with the least
-      cross-entropy; "linear", the best convex combination; "minlogit", the
-      least logits; "general", weights that minimise the error on held-out
-      training data, renewed once an epoch.
-    views: one augmented view a peer instead of one for all.
+    temperature: temperature of the distillation.
+    kd_weight: weight of the distillation.
+    rule: how the target is made: "naive" takes the peer with the lowest
+      cross-entropy; "linear" the best convex combination; "minlogit" the lowest
+      logits; "general" weights that minimise the error on held-out training
+      data, computed anew once an epoch.
+    views: whether every peer has an augmented view of its own, instead of one
+      for all.
   """
 
   temperature: float = core.positive(2.0)
@@ -39,7 +40,7 @@ class Method(core.Method):
 
   def refresh(self, logits, labels):
     probs = jax.nn.softmax(logits)
-    # Peers alike make the correlation singular.
+    # Equal peers make the correlation singular.
     weights = losses.kdcl_general_weights(probs, labels, ridge=1e-8)
     return {"weights": {"peers": weights}}
 

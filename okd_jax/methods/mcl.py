@@ -10,23 +10,23 @@ class Method(core.Method):
   """Peers contrast the classes of a batch, and learn each other's contrasts.
 
   Yang et al., "Mutual Contrastive Learning for Visual Representation Learning",
-  AAAI 2022. Every peer has a head of two linear layers that makes unit vectors
-  of its features; heads are not deployed. Images of the same class in the batch
-  are each other's positives, so batches have to hold several of each class:
-  `config.data.per_class=2`; an image without another of its class is left out
-  of the contrast. No ramp-up. The weights are those of the authors' code for
-  every network.
+  AAAI 2022. Every peer has a head of two linear layers that turns its features
+  into unit vectors; heads are not deployed. Images of the same class in the
+  batch are each other's positives, so a batch must hold several images of each
+  class: `config.data.per_class=2`; an image that is alone in its class is left
+  out of the contrast. There is no ramp-up. The weights are those that the
+  authors' code has for every network.
 
   Attributes:
-    embedding_size: of the unit vectors.
-    nce_temperature: of the similarities of two images.
-    temperature: of the distillation between peers.
-    vcl_weight: of the contrast within a peer.
-    soft_vcl_weight: of learning that of the others.
-    icl_weight: of the contrast between two peers.
-    soft_icl_weight: of learning that from the other side.
-    logit_kd: who learns from the mean of the logits, too: "off" nobody, "last"
-      the last peer, which is then deployed, "all" everybody.
+    embedding_size: size of the unit vectors.
+    nce_temperature: temperature of the similarities of two images.
+    temperature: temperature of the distillation between peers.
+    vcl_weight: weight of the contrast within a peer (VCL).
+    soft_vcl_weight: weight of learning from the other peers' VCL.
+    icl_weight: weight of the contrast between two peers (ICL).
+    soft_icl_weight: weight of learning from the ICL as the other peer sees it.
+    logit_kd: which peers also learn from the mean of the logits: "off" none,
+      "last" the last one, which is then deployed, "all" every peer.
   """
 
   embedding_size: int = core.between(128, 1, 2**16)
@@ -85,7 +85,7 @@ class Method(core.Method):
     return core.MethodOutput(terms)
 
   def _embed(self, features):
-    """Unit vectors [P, B, d], by a head of its own for every peer."""
+    """Unit vectors [P, B, d]; every peer has a head of its own."""
 
     def dense(x, name):
       return nn.Dense(

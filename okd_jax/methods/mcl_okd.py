@@ -19,22 +19,25 @@ class Method(core.Method):
 
   Yang et al., "Multi-view Contrastive Learning for Online Knowledge
   Distillation", ICASSP 2021, as in the authors' code. Every peer remembers an
-  embedding of every training image. The embedding of each peer is told from K
-  images of other classes in the memory of each other peer, by which it finds
-  the image itself. The last peer also learns from the mean of all logits, and
-  is deployed.
+  embedding of every training image. With its own embedding of an image, each
+  peer learns to find this image in the memory of each other peer, among K
+  images of other classes. The last peer also learns from the mean of all
+  logits, and is deployed.
 
   Attributes:
-    num_negatives: K. The sum over them grows with K, so `nce_weight` goes with
-      it; the paper has 256 for small networks and 16384 for VGG and HCGNet.
-    replacement: draw an image more than once for the same image.
-    embedding_size: of the projected features.
-    momentum: share of the old embedding in what is remembered.
-    nce_temperature: of the contrast.
-    temperature: of the distillation.
-    ce_weight: of the cross-entropy.
-    kd_weight: of the distillation.
-    nce_weight: of the contrast, a sum over negatives and ordered pairs.
+    num_negatives: number K of negatives, images of other classes. The contrast
+      is a sum that grows with K, so adapt `nce_weight` to it; the paper has 256
+      for small networks and 16384 for VGG and HCGNet.
+    replacement: whether the same negative may be drawn more than once for an
+      image.
+    embedding_size: size of the projected features.
+    momentum: share of the old embedding in the remembered one.
+    nce_temperature: temperature of the contrast.
+    temperature: temperature of the distillation.
+    ce_weight: weight of the cross-entropy.
+    kd_weight: weight of the distillation.
+    nce_weight: weight of the contrast, a sum over negatives and ordered pairs
+      of peers.
   """
 
   num_negatives: int = core.between(256, 1, 2**24)
@@ -154,7 +157,7 @@ def _scores(embeddings: Array, rows: Array) -> Array:
 def _scores_of_negatives(
   embeddings: Array, bank: Array, negatives: Array
 ) -> Array:
-  """[P, P, B, K], gathering again in the gradient what does not fit."""
+  """Scores [P, P, B, K]; the gradient gathers again what does not fit."""
 
   @jax.checkpoint
   def of_one(index):
@@ -165,9 +168,9 @@ def _scores_of_negatives(
 
 
 def _last_of_each(index: Array) -> Array:
-  """Positions with all but the last of equal ones out of range.
+  """Moves all but the last of equal positions out of range.
 
-  A batch over the end of an epoch may hold an example twice.
+  A batch that spans two epochs may hold an example twice.
   """
   again = jnp.triu(index[:, None] == index, 1)
   return jnp.where(jnp.any(again, axis=1), jnp.iinfo(jnp.int32).max, index)

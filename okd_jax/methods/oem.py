@@ -12,7 +12,7 @@ NUM_STUDENTS = 5
 
 
 def shrinking(net: str) -> dict[str, Any]:
-  """Settings by path for students of a network, on its stem alone."""
+  """Settings by path for students of a network that share only its stem."""
   return {
     "peers.net": ",".join(backbones.student_names(net, NUM_STUDENTS)),
     "peers.num_peers": NUM_STUDENTS,
@@ -21,22 +21,23 @@ def shrinking(net: str) -> dict[str, Any]:
 
 
 class Method(core.Method):
-  """Students of shrinking width on one stem learn from their mean.
+  """Students of decreasing width on one stem learn from their mean.
 
   Walawalkar et al., "Online Ensemble Model Compression using Knowledge
   Distillation", ECCV 2020, as in the authors' code. The first student is the
-  uncompressed network, the pseudo teacher. Every other one also learns its
-  maps, through an adapter of one linear layer a position. Any student can be
-  deployed.
+  uncompressed network, the pseudo teacher. Every other student also learns the
+  maps of the pseudo teacher, through an adapter, which is one linear layer
+  applied at each position. Any student can be deployed.
 
   Attributes:
-    temperature: of the distillation.
-    ce_weight: of the cross-entropy.
-    feature_weight: of the distance between maps.
-    kd_weight: of the distillation.
-    feature_reduction: the distance is a mean over positions and channels, as in
-      the code, or a sum, as in the paper.
-    base_grad: all students train the stem, or pseudo_teacher, the first alone.
+    temperature: temperature of the distillation.
+    ce_weight: weight of the cross-entropy.
+    feature_weight: weight of the distance between maps.
+    kd_weight: weight of the distillation.
+    feature_reduction: whether the distance between maps is a "mean" over
+      positions and channels, as in the code, or a "sum", as in the paper.
+    base_grad: who trains the stem: "all" students, or only the
+      "pseudo_teacher", the first of them.
   """
 
   temperature: float = core.positive(2.0)

@@ -12,22 +12,24 @@ class Method(core.Method):
   """Peers learn from attention over each other, the leader from all of them.
 
   Chen et al., "Online Knowledge Distillation with Diverse Peers", AAAI 2020.
-  All peers but the last are auxiliary: each gets its own target, the others'
-  and its own predictions weighted by attention between projected features. The
-  last is the group leader; its target is the plain mean of the auxiliary
-  peers. The defaults are those of the authors' code: targets are means of
-  logits, and gradient flows through them, which is what trains the attention.
+  All peers but the last are auxiliary: each has a target of its own, the mean
+  of all auxiliary predictions weighted by attention between projected features.
+  The last peer is the group leader; its target is the plain mean of the
+  auxiliary peers. The defaults are those of the authors' code: targets are
+  means of logits, and gradient flows through them, which trains the attention.
 
   Attributes:
-    temperature: of both distillation levels.
-    kd_weight: of both distillation levels, before the ramp-up.
-    eps: added to softened target probabilities, if they are of mean logits.
-    aggregate: "logits" averages logits, "probs" averages softened
-      probabilities as the paper has it.
-    stop_gradient: treat targets as constants; the attention then learns
-      nothing.
-    attend_to_self: False leaves a peer out of its own target.
-    with_leader: False makes every peer auxiliary, for ensembles.
+    temperature: temperature of both distillation levels.
+    kd_weight: weight of both distillation levels, which the ramp-up multiplies.
+    eps: constant added to the softened target probabilities if these are made
+      from mean logits.
+    aggregate: "logits" averages logits; "probs" averages softened
+      probabilities, as in the paper.
+    stop_gradient: whether targets are treated as constants; the attention then
+      learns nothing.
+    attend_to_self: whether a peer is part of its own target.
+    with_leader: whether the last peer is the group leader; False makes every
+      peer auxiliary, for ensembles.
   """
 
   temperature: float = core.positive(3.0)

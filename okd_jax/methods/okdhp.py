@@ -8,7 +8,7 @@ from okd_jax.methods import _heat_maps
 
 # Sizes of the convolutions that look at the shared features.
 _SIZES = (3, 5, 7)
-# The hidden layer is that much narrower than the features.
+# The hidden layer is narrower than the features by this factor.
 _NARROWER = 4
 
 
@@ -18,17 +18,18 @@ class Method(core.Method):
   Li et al., "Online Knowledge Distillation for Efficient Pose Estimation", ICCV
   2021. The feature aggregation unit looks at the features that all stacks start
   from and weighs the branches for each image and joint; the weighted mean of
-  their last heat maps is the teacher. Every output, that of shared and of
-  intermediate stacks too, learns the target and the teacher. Default weights
-  are those of the loss; the published script has kd_weight=2.
+  their last heat maps is the teacher. Every output, including those of shared
+  and of intermediate stacks, learns from the target and from the teacher. The
+  default weights are those of the loss; the published script has kd_weight=2.
 
   Attributes:
-    ensemble_weight: of the teacher's distance from the target.
-    kd_weight: of the distillation, before the ramp-up.
-    divide_by_pixels: as the published code, which makes the distillation tiny.
-    temperature: of the distillation; the published code has none.
-    stop_gradient: treat the teacher as a constant; the published code lets
-      gradients through.
+    ensemble_weight: weight of the teacher's distance from the target.
+    kd_weight: weight of the distillation, which the ramp-up multiplies.
+    divide_by_pixels: whether the distillation is divided by the number of
+      pixels, as in the published code, which makes it tiny.
+    temperature: temperature of the distillation; the published code has none.
+    stop_gradient: whether the teacher is treated as a constant; the published
+      code lets gradients through.
   """
 
   ensemble_weight: float = core.at_least(1.0, 0)
@@ -47,7 +48,7 @@ class Method(core.Method):
 
   @property
   def joint(self):
-    # All peers learn to be a good teacher together.
+    # Through the teacher, each peer is trained by the others' terms.
     return not self.stop_gradient
 
   @property
@@ -102,14 +103,14 @@ class Method(core.Method):
 
 
 class Aggregation(nn.Module):
-  """The feature aggregation unit: weights of branches, a joint each.
+  """The feature aggregation unit: weights of the branches for each joint.
 
-  As the published code has it, see `okd_jax.losses.feature_aggregation`, with
+  As in the published code, see `okd_jax.losses.feature_aggregation`, with
   running averages in evaluation.
 
   Attributes:
-    num_branches: T.
-    num_joints: J.
+    num_branches: number T of branches.
+    num_joints: number J of joints.
   """
 
   num_branches: int

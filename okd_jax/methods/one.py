@@ -12,15 +12,16 @@ class Method(core.Method):
 
   Lan et al., "Knowledge Distillation by On-the-Fly Native Ensemble", NeurIPS
   2018. The defaults are those of the code of Chen et al., AAAI 2020, in which
-  gradient flows through the target; as published it is `stop_gradient=True`
-  and three branches. The gate starts as it does there for residual networks,
-  whatever the network.
+  gradient flows through the target; the paper has `stop_gradient=True` and
+  three branches. For every network the gate is initialised as that code does it
+  for residual networks.
 
   Attributes:
-    temperature: of the distillation.
-    kd_weight: of the distillation, before the ramp-up.
-    eps: added to softened target probabilities.
-    stop_gradient: treat the ensemble as constant where it is the target.
+    temperature: temperature of the distillation.
+    kd_weight: weight of the distillation, which the ramp-up multiplies.
+    eps: constant added to the softened target probabilities.
+    stop_gradient: whether the ensemble is treated as a constant where it is the
+      target.
   """
 
   temperature: float = core.positive(3.0)

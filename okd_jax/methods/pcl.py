@@ -10,17 +10,20 @@ class Method(core.Method):
   """An ensemble classifier and the others' averages over time teach each peer.
 
   Wu and Gong, "Peer Collaborative Learning for Online Knowledge Distillation",
-  AAAI 2021, equations 1 and 2. Every peer sees its own view of the images, as
-  does its average; the features of all views enter one linear classifier. The
-  averaged first peer is deployed; the prediction "ensemble_classifier" of the
-  averages is PCL-E.
+  AAAI 2021, equations 1 and 2. Every peer and its average over time see the
+  same view of the images, which differs from peer to peer; the features of all
+  views enter one linear classifier. The averaged first peer is deployed; the
+  prediction "ensemble_classifier" of the averages is PCL-E.
 
   Attributes:
-    temperature: of both distillations.
-    kd_weight: of both distillations, before the ramp-up.
-    stop_gradient: treat the ensemble as constant where it is the target.
-    views: one augmented view a peer instead of one for all.
-    ema_decay: limit of the averages' decay, see `schedules.ema_decay`.
+    temperature: temperature of both distillation terms.
+    kd_weight: weight of both distillation terms, which the ramp-up multiplies.
+    stop_gradient: whether the ensemble is treated as a constant where it is the
+      target.
+    views: whether every peer has an augmented view of its own, instead of one
+      for all.
+    ema_decay: upper limit of the decay of the averages over time, see
+      `schedules.ema_decay`.
   """
 
   temperature: float = core.positive(3.0)

@@ -11,16 +11,16 @@ class Method(core.Method):
   Qian et al., "Switchable Online Knowledge Distillation", ECCV 2022. The first
   networks of the group are the teachers, the last one is deployed. On every
   batch the distance between the outputs of a teacher and a student is compared
-  with a threshold that both adapt; when the teacher is better and too far
-  ahead, it does not learn from this student, and when that holds for all
-  students, it makes no step at all. No ramp-up. The paper has two networks, two
-  teachers with a student, and a teacher with two students; any other number
-  goes by the same rule.
+  with a threshold that depends on the errors of both; a teacher that is better
+  and too far ahead does not learn from this student, and a teacher that is too
+  far ahead of all students is not updated at all. There is no ramp-up. The
+  paper has two networks, two teachers with a student, and a teacher with two
+  students; any other number follows the same rule.
 
   Attributes:
-    num_teachers: how many of the networks, from the first one on, are teachers.
-    pause_statistics: whether the batch statistics of a paused teacher stay as
-      they are, too; in the authors' code they go on.
+    num_teachers: number of teachers; they are the first networks of the group.
+    pause_statistics: whether the batch statistics of a paused teacher stay
+      unchanged, too; in the authors' code they are still updated.
   """
 
   num_teachers: int = core.between(1, 1, 1024)

@@ -1,1 +1,1 @@
-"""A run on disk: its files, its records, what it shows."""
+"""A run on disk: its files, its records and its output."""

@@ -1,4 +1,4 @@
-"""The best step of a run, and whether it is worth going on."""
+"""The best step of a run, and whether to continue training."""
 
 from collections.abc import Iterable, Mapping
 import math
@@ -11,19 +11,19 @@ from okd_jax.tasks.task import Task
 
 
 def judge(config: RunConfig, task: Task, names: Iterable[str]) -> str | None:
-  """The figure that says which evaluation is the best.
+  """The figure that decides which evaluation is the best.
 
   Args:
-    config: of the run, which may name one.
-    task: of the run.
-    names: of the figures that are measured.
+    config: configuration of the run, which may name the figure.
+    task: task of the run.
+    names: names of the figures that are measured.
 
   Returns:
-    Its name; by default the leader's headline, on validation data if there are
-    any and on test data otherwise; None without either.
+    Its name; by default the leader's headline figure, on validation data if
+    there are any and on test data otherwise; None without either.
 
   Raises:
-    ConfigError: if the one that is named is not measured.
+    ConfigError: if the figure that is named is not measured.
   """
   names = list(names)
   if config.best_by:
@@ -75,12 +75,12 @@ class Best:
   def __init__(
     self, config: RunConfig, task: Task, records: Iterable[Mapping[str, Any]]
   ):
-    """Goes on where a run was.
+    """Continues from the records of a run.
 
     Args:
-      config: of the run.
-      task: of the run.
-      records: of the run so far.
+      config: configuration of the run.
+      task: task of the run.
+      records: records of the run so far.
     """
     self._config, self._task = config, task
     self._most: tuple[float, int] | None = None
@@ -107,7 +107,7 @@ class Best:
       self._most = now, record["step"]
 
   def score_at(self, step: int) -> float | None:
-    """What a step is worth that is to be kept as the best; None for others."""
+    """The score of a step that is to be kept as the best; None for others."""
     if self._config.deploy == "last" or self._most is None:
       return None
     merit, best = self._most
@@ -115,10 +115,10 @@ class Best:
 
   @property
   def exhausted(self) -> bool:
-    """Whether it did not get better for so long that the run is to end."""
+    """Whether the run is to end, as it did not improve for too long."""
     return 0 < self._config.patience <= self._since
 
   @property
   def why(self) -> str:
-    """What has not become better, and for how long."""
+    """The figure that did not improve, and for how long."""
     return f"{self._since} evaluations in a row without a better {self.name}"

@@ -1,4 +1,4 @@
-"""What a person sees: a live display on a terminal, plain lines elsewhere."""
+"""The output for people: a live display on a terminal, otherwise lines."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
@@ -31,7 +31,7 @@ _FIGURE = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( ?(%|[kKMGT]?B|s|M|G))?|-?|nan")
 
 
 class Display:
-  """Context manager that shows how a run goes.
+  """Context manager that shows the progress of a run.
 
   On a terminal one block is redrawn in place. Elsewhere a line is printed
   when an epoch begins, at the last step, and in between at most every ten
@@ -48,9 +48,9 @@ class Display:
     """Shows nothing yet.
 
     Args:
-      clock: of the run.
-      title: of the run.
-      headline: the figure that is shown of everybody.
+      clock: clock of the run.
+      title: title of the run.
+      headline: the figure that is shown for every network and prediction.
       in_step: the figure of training batches; the headline by default.
     """
     self._headline, self._in_step = headline, in_step or headline
@@ -99,11 +99,11 @@ class Display:
       print(f"{self._progress}  {self._terms}", flush=True)
 
   def evaluated(self, step: int, figures: Mapping[Figure, float]) -> None:
-    """Shows the headlines of an evaluation, and the diversity.
+    """Shows the headline figures of an evaluation, and the diversity.
 
     Args:
       step: number of finished training steps.
-      figures: of the evaluation; others are not shown.
+      figures: figures of the evaluation; all others are not shown.
     """
     splits: dict[str, list[str]] = {}
     for figure, value in figures.items():
@@ -162,14 +162,14 @@ class Display:
 
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-  """Shows on a terminal how far something is, beside the output proper.
+  """Shows a progress bar on a terminal, apart from the output itself.
 
   Args:
-    what: is counted.
-    total: number of it.
+    what: what is counted.
+    total: how many there are.
 
   Yields:
-    What is to be called with the number that has been done since the last call.
+    A function to call with the number that was done since the last call.
   """
   with rich.progress.Progress(
     *rich.progress.Progress.get_default_columns(),
@@ -187,7 +187,7 @@ def format_metrics(metrics: Mapping[str, Any], headline: Measure) -> str:
 
   Args:
     metrics: scalars by name.
-    headline: the one that has its own form.
+    headline: the figure that has its own format.
 
   Returns:
     For example "loss 3.214  accuracy 45.10 %".
@@ -217,9 +217,9 @@ def table(
 
   Args:
     title: printed above it.
-    columns: their headings.
-    rows: cells, one a column; shown by `str`. Columns of figures are aligned
-      to the right.
+    columns: the headings of the columns.
+    rows: the cells of each row, one for each column; shown by `str`. Columns of
+      figures are aligned to the right.
   """
   cells = [[_on_one_line(str(cell)) for cell in row] for row in rows]
   for row in cells:

@@ -14,8 +14,8 @@ class Due:
     """Starts the clock of the saves.
 
     Args:
-      setup: how steps count as epochs.
-      config: how often to record, evaluate and save.
+      setup: setup of the run, which converts steps to epochs.
+      config: configuration, which says how often to record, evaluate and save.
     """
     self._setup = setup
     self._epoch = setup.clock.epoch  # of a step that begins: epochs done
@@ -25,14 +25,14 @@ class Due:
     self._saved_at = time.monotonic()
 
   def next_stop(self, step: int, most_steps: int) -> int:
-    """The last step to run before something else has to be done."""
+    """The last step to run before something else is due."""
     setup = self._setup
     epoch_end = setup.first_step(self._epoch(step) + 1)
     record = (step // self._log_steps + 1) * self._log_steps
     return min(epoch_end, record, step + most_steps, setup.total_steps)
 
   def refresh(self, step: int) -> bool:
-    """Whether the method is to look at the held-out data before a step."""
+    """Whether the method's `refresh` is due before a step."""
     epoch = self._epoch(step)
     if not self._setup.method.needs.held_out or epoch == 0:
       return False

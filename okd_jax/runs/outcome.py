@@ -17,9 +17,9 @@ RECORDS = ("last", "best", "terms")
 
 
 def read(path: Path) -> dict[str, Any] | None:
-  """A summary.json of a run; None if it is not there, or damaged.
+  """Reads a summary.json of a run; None if it is missing or damaged.
 
-  The run writes it anew where it goes on, so both are the same. Figures that
+  Both are treated alike, as a run that continues writes it again. Figures that
   were not finite are nan.
   """
   try:

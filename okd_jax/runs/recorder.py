@@ -1,4 +1,4 @@
-"""Where the figures of a run go while it trains: to its files and to people."""
+"""Writes and shows the figures of a run while it trains."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
@@ -26,7 +26,7 @@ class Recorder:
     self._started = False
 
   def started(self, seconds: float, runner: Runner) -> None:
-    """Tells once how long it took until the first step was made."""
+    """Reports once how long it took until the first step was done."""
     if self._started:
       return
     self._started = True
@@ -48,7 +48,7 @@ class Recorder:
     self._display.update(step, line, runner.images_per_second)
 
   def flush(self) -> None:
-    """Has all written soon, as a checkpoint is about to be."""
+    """Starts to write everything, as a checkpoint is about to be written."""
     self._writer.flush()
 
   def evaluated(
@@ -65,17 +65,17 @@ class Recorder:
 def recording(
   config: RunConfig, setup: Setup, workdir: Path, step: int, best: Best
 ) -> Iterator[Recorder]:
-  """Opens the records of a run that begins, or goes on after a step.
+  """Opens the records of a run that begins, or continues after a step.
 
   Args:
-    config: of the run.
-    setup: of the run.
-    workdir: of the run.
+    config: configuration of the run.
+    setup: setup of the run.
+    workdir: work directory of the run.
     step: number of finished training steps.
-    best: which may say that the run has ended.
+    best: follows the evaluations, and decides whether the run has ended.
 
   Yields:
-    The recorder; of several processes only the first one writes.
+    The recorder; if there are several processes, only the first one writes.
   """
   total = setup.total_steps
   display = Display(

@@ -1,4 +1,4 @@
-"""What a run writes down: JSON lines, CSV, TensorBoard, trackers."""
+"""The records that a run writes: JSON lines, CSV, TensorBoard, trackers."""
 
 from collections.abc import Mapping, Sequence
 import csv
@@ -29,11 +29,11 @@ class Tracker(Protocol):
 
 
 class Writer:
-  """Context manager that writes metrics under a workdir.
+  """Context manager that writes metrics into a work directory.
 
-  `metrics.jsonl` has one object a line and is the record; `metrics.csv` is
-  made from it at each evaluation and at the end. TensorBoard and trackers are
-  conveniences: one that fails is reported once and left out from then on.
+  `metrics.jsonl` has one object per line and is the reliable record;
+  `metrics.csv` is made from it at each evaluation and at the end. TensorBoard
+  and trackers are optional: one that fails is reported once and not used again.
   """
 
   def __init__(
@@ -47,11 +47,11 @@ class Writer:
     """Opens the files.
 
     Args:
-      workdir: made if it is not there.
+      workdir: the work directory, created if it does not exist.
       tensorboard: whether to write TensorBoard events.
       resume_step: lines up to and including this step are kept, so that the
-        record is that of a run without a break; None starts anew.
-      trackers: also told every metric.
+        record is that of a run without interruption; None starts a new record.
+      trackers: trackers that also get every metric.
     """
     self.workdir = workdir
     files.make_folder(workdir)
@@ -104,7 +104,7 @@ class Writer:
         )
 
   def flush(self) -> None:
-    """Has all written soon; a bucket gets the rest at intervals."""
+    """Starts to write everything; a bucket gets the rest at intervals."""
     self._lines.flush()
 
   def close(self) -> None:
@@ -143,7 +143,7 @@ class Writer:
 
 
 class NoWriter(Writer):
-  """For those processes of a run that leave writing to the first."""
+  """For the processes of a run that do not write; the first one does."""
 
   def __init__(self) -> None:
     """Opens nothing."""
@@ -168,17 +168,17 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
   """Reads the metrics of a run, also while it runs.
 
   Args:
-    workdir: of the run.
+    workdir: work directory of the run.
 
   Returns:
-    One dictionary a line of `metrics.jsonl`: "step", "kind" and the metrics;
+    One dictionary per line of `metrics.jsonl`: "step", "kind" and the metrics;
     nan where a metric was not finite. Empty if there is no such file.
   """
   return [strict_json.with_nan(record) for record in _records(workdir)]
 
 
 def until(workdir: Path, step: int) -> list[dict[str, Any]]:
-  """Reads the metrics up to a step, and that of the step itself."""
+  """Reads the metrics up to and including a step."""
   return [r for r in read_metrics(workdir) if r["step"] <= step]
 
 
@@ -194,7 +194,7 @@ def read_evaluations(
 
 
 def _records(workdir: Path) -> list[dict[str, Any]]:
-  """Whole lines; one that a dying process has half written is left out."""
+  """The complete lines; a line that a killed process began is left out."""
   path = workdir / _LINES
   if not path.exists():
     return []

@@ -1,4 +1,4 @@
-"""A run on disk: what it was about, and its newest verified state."""
+"""A run on disk: its configuration and its newest verified state."""
 
 import dataclasses
 import json
@@ -34,12 +34,12 @@ class Run:
   """A finished or interrupted run.
 
   Attributes:
-    workdir: where it lies.
-    config: of the run.
+    workdir: work directory of the run.
+    config: configuration of the run.
     setup: its group, method and task, without frozen teachers.
-    state: of the newest verified checkpoint, or of the best one where the
+    state: state of the newest verified checkpoint, or of the best one if the
       configuration deploys that.
-    step: number of training steps behind it.
+    step: number of training steps of this state.
   """
 
   workdir: Path
@@ -68,7 +68,7 @@ class Run:
 
   @property
   def peers_variables(self) -> Variables:
-    """The deployed variables of the whole group, as `setup.peers` has them."""
+    """The deployed variables of the whole group, as for `setup.peers`."""
     return variables(*self.deployed, "peers")
 
 
@@ -78,10 +78,10 @@ def remember(
   """Writes what `run` reads, except for the state.
 
   Args:
-    config: of the run.
-    setup: with its teacher, which need not be there when it is reopened.
-    source: its data; they need not be there when the run is reopened.
-    workdir: of the run.
+    config: configuration of the run.
+    setup: its setup, with the teacher, which is not needed to reopen the run.
+    source: its data, which are not needed to reopen the run.
+    workdir: work directory of the run.
   """
   if jax.process_index() == 0:
     about = {"train_size": source.train_size} | dataclasses.asdict(source.info)
@@ -133,7 +133,7 @@ def saved_config(workdir: Path) -> dict[str, Any] | None:
 
 
 def _object(path: Path) -> dict[str, Any]:
-  """What a file of JSON holds; raises ValueError unless it is an object."""
+  """The content of a JSON file; raises ValueError unless it is an object."""
   content = json.loads(files.text(path))
   if not isinstance(content, dict):
     raise ValueError("it holds no object")
@@ -141,12 +141,12 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def run(workdir: Path, on: Mesh | None = None) -> Run:
-  """Reopens a run, also while it trains; neither data nor compiler is needed.
+  """Reopens a run, also while it trains, without its data or compiling.
 
   Args:
-    workdir: of the run.
-    on: devices for its state; the first of this process by default. They may
-      differ from those that it was trained on.
+    workdir: work directory of the run.
+    on: devices for its state; by default the first device of this process. They
+      may differ from those that it was trained on.
 
   Raises:
     ConfigError: if there is no run.
@@ -181,7 +181,7 @@ def _teacher_example(workdir: Path) -> Outputs | None:
 
 
 def about(workdir: Path) -> tuple[RunConfig, DataInfo, int]:
-  """The configuration of a run, its data's facts, its training examples.
+  """A run's configuration, facts about its data, and its training examples.
 
   Raises:
     ConfigError: if there is no run.

@@ -1,4 +1,4 @@
-"""Whether a trained thing meets the data that it was trained on."""
+"""Checks whether data are those that a run was trained on."""
 
 from collections.abc import Sequence
 import gzip
@@ -23,18 +23,18 @@ _REMEDY = (
 
 
 def remember(workdir: Path, source: Source) -> None:
-  """Writes down which pictures a run is trained on, if they are a folder's."""
+  """Records which pictures a run is trained on, if they are from a folder."""
   if source.files:
     text = "\n".join(source.files).encode()
     files.write(workdir / _FILES, gzip.compress(text, mtime=0))
 
 
 def require(workdir: Path, trained: DataInfo, source: Source) -> None:
-  """Refuses data that are not those of a run, or divided otherwise.
+  """Refuses data that are not those of a run, or are divided differently.
 
   Args:
-    workdir: of the run.
-    trained: what was known about the data when it began.
+    workdir: work directory of the run.
+    trained: what was known about the data when the run began.
     source: the data as they are now.
 
   Raises:
@@ -100,7 +100,7 @@ def _read(workdir: Path) -> list[str] | None:
 
 
 def _changes(before: Sequence[str], now: Sequence[str]) -> str:
-  """What is another; "" where only sums are known that were not, or were."""
+  """What has changed; "" if only checksums were added or removed."""
   then, there = (
     {path: about for path, *about in map(json.loads, lines)}
     for lines in (before, now)
@@ -121,7 +121,7 @@ def _changes(before: Sequence[str], now: Sequence[str]) -> str:
 
 
 def _differ(then: Sequence[int | None], now: Sequence[int | None]) -> bool:
-  """Whether sizes differ, or sums of which both are known."""
+  """Whether sizes differ, or checksums if both are known."""
   return any(
     None not in pair and pair[0] != pair[1]
     for pair in zip(then, now, strict=True)

@@ -1,4 +1,4 @@
-"""Whether a run goes on with the teacher that it began with."""
+"""Checks whether a run continues with the teacher that it began with."""
 
 import hashlib
 import json
@@ -18,11 +18,11 @@ _FILE = "teacher_weights.json"
 
 
 def remember(workdir: Path, weights: Variables | None) -> None:
-  """Writes down which teacher a run has.
+  """Records which teacher a run has.
 
   Args:
-    workdir: of the run.
-    weights: of the teacher, if there is one; collected by all processes.
+    workdir: work directory of the run.
+    weights: weights of the teacher, if any; collected by all processes.
   """
   if weights is None:
     return
@@ -34,15 +34,15 @@ def remember(workdir: Path, weights: Variables | None) -> None:
 def require(
   config: RunConfig, workdir: Path, weights: Variables | None
 ) -> None:
-  """Refuses another teacher than a run began with, wherever it lies.
+  """Refuses a teacher other than the one that a run began with.
 
   Args:
-    config: of the command.
-    workdir: of a run that has begun.
-    weights: of the teacher, if there is one; collected by all processes.
+    config: configuration of the command.
+    workdir: work directory of a run that has begun.
+    weights: weights of the teacher, if any; collected by all processes.
 
   Raises:
-    ConfigError: if its weights are others.
+    ConfigError: if the weights differ, wherever the teacher is stored.
   """
   path = workdir / _FILE
   if path.exists():
@@ -73,7 +73,7 @@ def _read(path: Path) -> str:
 
 
 def _sum(weights: Variables) -> str:
-  """Of names, types and values; the same on all devices."""
+  """Checksum of names, types and values; the same on all devices."""
   digest = hashlib.sha256()
   leaves = jax.tree_util.tree_leaves_with_path(mesh_lib.to_host(weights))
   for path, leaf in leaves:

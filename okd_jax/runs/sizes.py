@@ -26,7 +26,7 @@ def of_peers(setup: Setup, peers: Iterable[int]) -> dict[str, dict[str, int]]:
 
 
 def parameters(setup: Setup) -> int:
-  """Parameters of all peers together."""
+  """Number of parameters of all peers together."""
   return count_parameters(_shapes(setup)["params"])
 
 

@@ -1,4 +1,4 @@
-"""What the runs of several seeds have found: mean and deviation."""
+"""The results of the runs of several seeds: mean and standard deviation."""
 
 from collections.abc import Mapping, Sequence
 import math
@@ -42,8 +42,8 @@ def write(workdir: Path, results: Sequence[Mapping[str, Any]]) -> None:
   """Writes summary.json of several seeds.
 
   Args:
-    workdir: that has the folders of the seeds.
-    results: the summaries of all of them.
+    workdir: work directory that contains the folders of the seeds.
+    results: the summaries of all seeds.
   """
   seeds = [result["seed"] for result in results]
   content = {name: results[0][name] for name in _COMMON} | {

@@ -38,7 +38,7 @@ _TIMES = ("images_per_second", "compile_seconds")
 
 
 def show_plan(config: RunConfig, setup: Setup, source: Source) -> None:
-  """Prints what is about to be trained."""
+  """Prints what will be trained."""
   peers = range(setup.peers.num_peers)
   leader = peers[setup.method.leader]
   sizes = sizes_lib.of_peers(setup, [leader] if setup.peers.equal else peers)
@@ -101,16 +101,17 @@ def write(
   """Summarises a trained run from its records; `finish` is to follow.
 
   Args:
-    config: of the run.
-    setup: of the run.
-    workdir: gets summary.json.
-    runner: knows the time taken.
+    config: configuration of the run.
+    setup: setup of the run.
+    workdir: work directory, which gets summary.json.
+    runner: the runner, which knows the time taken.
 
   Returns:
     The content of summary.json: the `last` and the `best` evaluation, see
     `okd_jax.runs.best.judge`, and the loss terms of the last record. The last
-    one counts; the best was chosen by looking. Without data to choose by,
-    `best_by` is None and both are the end of training.
+    evaluation is the result to report, as the best one was selected by its
+    figures. Without data to choose by, `best_by` is None and both are the end
+    of training.
   """
   records = records_lib.read_metrics(workdir)
   evaluations = [r for r in records if r["kind"] == "eval"]
@@ -150,11 +151,11 @@ def write(
 
 
 def finish(workdir: Path, result: dict[str, Any]) -> dict[str, Any]:
-  """Says in summary.json that nothing of a run is left to do.
+  """Records in summary.json that a run is complete.
 
   Args:
-    workdir: of the run.
-    result: as `write` returned it.
+    workdir: work directory of the run.
+    result: the content, as `write` returned it.
 
   Returns:
     The content of summary.json.
@@ -181,8 +182,8 @@ def show_results(config: RunConfig, results: Sequence[dict[str, Any]]) -> None:
   """Prints the summary of every seed, and mean and deviation over several.
 
   Args:
-    config: of the runs.
-    results: the summary of each.
+    config: configuration of the runs.
+    results: the summary of each run.
   """
   headline = _headline(config, results[0])
   for result in results:
@@ -266,7 +267,7 @@ def _show_result(result: dict[str, Any], headline: Measure) -> None:
 
 
 def _shown_splits(result: dict[str, Any]) -> list[str]:
-  """Of a finished run, test first; empty if it was not evaluated."""
+  """The splits of a finished run, test first; empty if not evaluated."""
   there = {figure.split for figure in figures_of(result["last"])}
   return [split for split in ("test", "validation") if split in there]
 
@@ -274,7 +275,7 @@ def _shown_splits(result: dict[str, Any]) -> list[str]:
 def _on(
   split: str, evaluation: dict[str, Any], headline: Measure
 ) -> dict[Figure, float]:
-  """The headlines of everybody on a split."""
+  """The headline figures of all networks and predictions on a split."""
   return {
     figure: value
     for figure, value in distinct(figures_of(evaluation)).items()

@@ -26,15 +26,15 @@ _IDENTITY = "wandb_id.txt"
 def started(config: RunConfig, workdir: Path) -> Iterator[list[Tracker]]:
   """Starts the trackers that `config.trackers` names, and ends them.
 
-  One that is not installed or cannot be started is reported once and left out;
-  the run does not depend on it. Only the first process tracks.
+  A tracker that is not installed or cannot be started is reported once and left
+  out; the run does not depend on it. Only the first process uses trackers.
 
   Args:
-    config: of the run; what is tracked as its settings.
-    workdir: its name is the name of the run.
+    config: configuration of the run, which is logged as its settings.
+    workdir: work directory; its name is the name of the run.
 
   Yields:
-    Those that were started, for `okd_jax.runs.records.Writer`.
+    The trackers that were started, for `okd_jax.runs.records.Writer`.
   """
   with contextlib.ExitStack() as stack:
     found: list[Tracker] = []
@@ -89,7 +89,7 @@ class _Mlflow:
 
 
 def _identity(workdir: Path) -> str:
-  """Of the run in a folder, the same whenever it goes on, and no other's."""
+  """An identity of the run in a folder, unique and the same when resumed."""
   path = workdir / _IDENTITY
   try:
     return files.text(path).strip()

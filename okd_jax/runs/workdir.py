@@ -1,4 +1,4 @@
-"""The work directory of a run: whose it is, and its checkpoints."""
+"""The work directory of a run: its owner and its checkpoints."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -32,8 +32,8 @@ def runs(workdir: Path) -> dict[int | None, Path]:
   """The runs in a folder.
 
   Returns:
-    The folders of its seeds, by seed, if it is that of several seeds; the
-    folder itself by None otherwise, whatever it holds.
+    The folders of the seeds, by seed, if the folder is that of several seeds;
+    otherwise the folder itself, under the key None, whatever it holds.
   """
   with bucket.reached(workdir):
     seeds = {
@@ -59,11 +59,11 @@ def lock(workdir: Path) -> Iterator[Callable[[], None]]:
   """Keeps other programs from training in a folder.
 
   Yields:
-    A function that raises RunLockError if another run has taken it over, as
-      may happen in a bucket that was out of reach.
+    A function that raises RunLockError if another run has taken over the
+      folder, as may happen in a bucket that could not be reached.
 
   Raises:
-    InUseError: if another program has it.
+    InUseError: if another program trains there.
   """
   # The processes of one run share the folder; the first one speaks for all.
   if jax.process_index() != 0:
@@ -90,10 +90,10 @@ def turn(workdir: Path) -> Iterator[None]:
 
 
 def mark(workdir: Path) -> int | None:
-  """What changes while a run holds a folder.
+  """A value that changes while a run holds a folder.
 
   Returns:
-    None if none does, and where trying to take the lock tells at once.
+    None if no run holds it, and where trying to lock it tells this at once.
 
   Raises:
     UnreachableError: if the bucket cannot be reached.
@@ -112,6 +112,6 @@ def require_same_run(config: RunConfig, workdir: Path) -> None:
 
 
 def as_begun(config: RunConfig, workdir: Path) -> RunConfig:
-  """The configuration, with what the run in a folder keeps, if there is one."""
+  """The configuration, with the values that a run in the folder must keep."""
   saved = run_lib.saved_config(workdir)
   return config if saved is None else config_lib.as_begun(config, saved)

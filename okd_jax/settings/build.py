@@ -101,7 +101,7 @@ def with_normalization(config: RunConfig, info: DataInfo) -> DataInfo:
   """The data as networks see them: normalised as the configuration says.
 
   Raises:
-    ConfigError: if there is not one number a channel.
+    ConfigError: if the numbers are not one per channel.
   """
   changes: dict[str, Any] = {}
   for name in ("mean", "std"):
@@ -148,8 +148,8 @@ def network(
 ) -> nn.Module:
   """Builds one network: ours by name, or a user's by `module:Class`.
 
-  A class of flax nnx comes back as a linen module. `raw_maps` is for networks
-  of `okd_jax.backbones`; others return what maps they like.
+  A class of flax nnx is returned as a linen module. `raw_maps` is for networks
+  of `okd_jax.backbones`; others decide themselves which maps they return.
 
   Raises:
     ConfigError: if the name is unknown or an option is not the network's.
@@ -212,7 +212,7 @@ def check_optimizer(config: RunConfig, setup: Setup) -> None:
   """Traces an update of an optimiser from outside, without compiling.
 
   Raises:
-    ConfigError: if it needs what a training step does not have.
+    ConfigError: if it needs an argument that a training step does not have.
   """
   if ":" not in config.optim.name:
     return

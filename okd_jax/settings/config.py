@@ -1,4 +1,4 @@
-"""Checks a configuration early, and whether it may go on with a run."""
+"""Checks a configuration early, and whether a run may resume with it."""
 
 from collections.abc import Iterator, Mapping
 import dataclasses
@@ -72,7 +72,7 @@ def check(config: RunConfig) -> None:
 
 
 def _check_idle(config: RunConfig) -> None:
-  """Refuses what would change nothing, so that nobody thinks it did."""
+  """Refuses settings without any effect, which users would not notice."""
   if config.augment.mix_per_peer and not config.augment.mixes:
     raise ConfigError(
       "config.augment.mix_per_peer=True, and nothing is mixed; set "
@@ -178,22 +178,22 @@ def digest(config: RunConfig) -> str:
 
 
 def of_today(saved: Mapping[str, Any]) -> dict[str, Any]:
-  """A configuration that an earlier release has saved, in today's settings."""
+  """A configuration that an earlier release saved, in today's settings."""
   kept = {key: saved[key] for key in saved if key not in _REMOVED}
   # Earlier releases did not turn pictures as EXIF says.
   return kept | {"data": {"exif": False} | kept.get("data", {})}
 
 
 def as_begun(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
-  """The configuration, with what a run keeps from its beginning.
+  """The configuration, with the values that a run keeps from its beginning.
 
-  Runs of earlier releases did not turn pictures as EXIF says. A teacher is told
-  by its weights (`okd_jax.runs.same_teacher`), so it keeps the name that it
-  had.
+  Runs of earlier releases did not turn pictures as their EXIF data say. A
+  teacher is identified by its weights (`okd_jax.runs.same_teacher`), so the run
+  keeps the path that it had.
 
   Args:
-    config: of the command.
-    saved: of the run, as read from its config.json.
+    config: configuration of the command.
+    saved: configuration of the run, as read from its config.json.
   """
   kept = {"data.exif": of_today(saved)["data"]["exif"]}
   if config.teacher and saved.get("teacher"):
@@ -202,11 +202,11 @@ def as_begun(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
 
 
 def require_resumable(config: RunConfig, saved: Mapping[str, Any]) -> None:
-  """Refuses to resume a run under a configuration that changes its result.
+  """Refuses to resume a run with a configuration that changes its result.
 
   Args:
-    config: of the command.
-    saved: of the run, as read from its config.json.
+    config: configuration of the command.
+    saved: configuration of the run, as read from its config.json.
 
   Raises:
     ConfigError: listing every key that differs.

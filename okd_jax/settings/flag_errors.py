@@ -1,4 +1,4 @@
-"""Says in one message what is wrong with the flags of a command."""
+"""Explains in one message what is wrong with the flags of a command."""
 
 import re
 
@@ -18,10 +18,10 @@ _TYPES = {
 
 
 def explain(error: Exception) -> ConfigError:
-  """Says in one message what is wrong with the flags of a command.
+  """Explains in one message what is wrong with the flags of a command.
 
   Args:
-    error: raised while the flags were read.
+    error: the error that was raised while the flags were read.
 
   Returns:
     The error to raise instead: what was wrong, and what is expected.

@@ -27,11 +27,11 @@ def read(argv: Sequence[str]) -> tuple[ConfigDict, str, str | None]:
     argv: the program's name and its arguments.
 
   Returns:
-    What the recipe makes, with the changes; the name of its file; the work
+    The result of the recipe, with the changes; the name of its file; the work
     directory, None if none is given.
 
   Raises:
-    ConfigError: for every mistake in them.
+    ConfigError: for every mistake in the flags.
   """
   _find_modules_of(argv)
   outside = list(filter(None, map(_OUTSIDE.match, argv)))
@@ -77,7 +77,7 @@ def without_workdir(argv: Sequence[str]) -> list[str]:
 
 
 def _find_modules_of(argv: Sequence[str]) -> None:
-  """Lets a recipe and its method's module lie in any folder, side by side."""
+  """Lets a recipe and its method's module be in any folder, side by side."""
   for name in _RECIPE.findall("\n".join(argv)):
     folder = str(Path(name).resolve().parent)
     if folder not in sys.path:
@@ -115,7 +115,7 @@ def _define(argv: Sequence[str]) -> tuple[flags.FlagValues, Any]:
 
 
 def _require_known_keys(argv: Sequence[str]) -> None:
-  """Names the first key of a command line that is none of its recipe."""
+  """Refuses the first key of a command line that the recipe does not have."""
   plain = [word for word in argv if not _OVERRIDE.match(word)]
   known, recipe = _define(plain)
   try:

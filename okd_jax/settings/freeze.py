@@ -1,7 +1,7 @@
-"""Turns what recipes and command lines say into typed settings, and back.
+"""Turns recipes and command lines into typed settings, and back.
 
-`base` gives a recipe all settings as a ConfigDict; `freeze` reads what became
-of it. Nothing outside this package knows a ConfigDict.
+`base` gives a recipe all settings as a ConfigDict; `freeze` reads the changed
+one. No code outside this package uses a ConfigDict.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ def method(name: str, **hyperparameters: Any) -> ConfigDict:
 
   Args:
     name: a method of this package, or `module:Class`.
-    **hyperparameters: that differ from their defaults.
+    **hyperparameters: values that differ from the defaults.
 
   Raises:
     ConfigError: if the name or a hyperparameter is unknown.
@@ -36,13 +36,13 @@ def method(name: str, **hyperparameters: Any) -> ConfigDict:
 
 
 def freeze(config: RunConfig | ConfigDict | Mapping[str, Any]) -> RunConfig:
-  """Reads the configuration of a run; what is left out has its default.
+  """Reads the configuration of a run; missing keys have their defaults.
 
   Args:
-    config: as a recipe makes it, or nested mappings.
+    config: a configuration as a recipe makes it, or nested mappings.
 
   Raises:
-    ConfigError: for a key that there is not; values are judged by
+    ConfigError: for an unknown key; values are checked by
       `okd_jax.settings.config.check`.
   """
   if isinstance(config, RunConfig):
@@ -53,14 +53,14 @@ def freeze(config: RunConfig | ConfigDict | Mapping[str, Any]) -> RunConfig:
 def freeze_comparison(
   config: Comparison | ConfigDict | Mapping[str, Any],
 ) -> Comparison:
-  """Reads the configuration of a comparison, as `freeze` does that of a run."""
+  """Reads the configuration of a comparison, like `freeze` that of a run."""
   if isinstance(config, Comparison):
     return config
   return _section(Comparison(), _plain(config), "config")
 
 
 def method_section(name: str, **hyperparameters: Any) -> Any:
-  """The typed section of a method, the rest of its fields at their defaults.
+  """The typed section of a method; other fields have their defaults.
 
   Raises:
     ConfigError: if the name or a hyperparameter is unknown.
@@ -84,7 +84,7 @@ def replace(config: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-  """A configuration as nested dictionaries, as its file holds it."""
+  """A configuration as nested dictionaries, as in its file."""
   values = {
     field.name: getattr(config, field.name)
     for field in dataclasses.fields(config)

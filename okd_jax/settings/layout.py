@@ -1,4 +1,4 @@
-"""Which devices a run is spread over."""
+"""Decides which devices a run is spread over."""
 
 import jax
 from jax.sharding import Mesh
@@ -20,7 +20,7 @@ def cpu_devices(config: RunConfig) -> int:
   peers, or fewer images, compiles faster (benchmarks/NOTES.md).
 
   Returns:
-    The number of devices: those of the mesh if the configuration asks for one.
+    The number of devices: that of the mesh if the configuration sets one.
   """
   if (config.mesh.data, config.mesh.peer) != (-1, -1):
     asked = max(1, config.mesh.data) * max(1, config.mesh.peer)
@@ -53,11 +53,11 @@ def mesh(config: RunConfig) -> Mesh:
 
 
 def peers_apart(config: RunConfig, devices: int) -> int:
-  """On how many of a process's accelerators peers are spread by default.
+  """The number of accelerators of a process that peers take by default.
 
-  TPUs are three times as fast with a network by itself and 128 images as with
-  four networks and 32 of them, and no slower with 512 (docs/speed.md). Over
-  processes, each would read the same images.
+  A TPU is three times as fast with one network and 128 images as with four
+  networks and 32 images, and no slower with 512 (docs/speed.md). If peers were
+  spread over processes, each of these would read the same images.
   """
   if not _alike(config):
     return 1
@@ -66,7 +66,7 @@ def peers_apart(config: RunConfig, devices: int) -> int:
 
 
 def _axes(config: RunConfig) -> tuple[int, int]:
-  """Sizes of the axes data and peer, as asked for or as suits the devices."""
+  """Sizes of the axes data and peer, as set or as suits the devices."""
   data, peer = config.mesh.data, config.mesh.peer
   if peer != -1:
     return data, peer

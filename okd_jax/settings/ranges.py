@@ -1,4 +1,4 @@
-"""Several values for keys, as a command line gives them: --grid.KEY=(1,3)."""
+"""Reads several values for keys from a command line: --grid.KEY=(1,3)."""
 
 import ast
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ def take(argv: Sequence[str], flag: str) -> tuple[list[str], dict[str, str]]:
   """Takes the flags --FLAG.KEY=TEXT out of a command line.
 
   Args:
-    argv: arguments.
-    flag: such as "grid".
+    argv: the arguments.
+    flag: the name of the flags, such as "grid".
 
   Returns:
-    The other arguments, and what is said of every key.
+    The other arguments, and the text for every key.
 
   Raises:
     ConfigError: if a key has no value, or is given twice.
@@ -49,12 +49,12 @@ def values(flag: str, text: str, default: Any) -> Values:
   """Reads a list of values.
 
   Args:
-    flag: it was given by, for messages.
-    text: such as "(1,3,5)".
-    default: of the key; whole numbers are floats where it is one.
+    flag: the flag that gave it, for messages.
+    text: the list, such as "(1,3,5)".
+    default: default of the key; if it is a float, whole numbers become floats.
 
   Raises:
-    ConfigError: if it is no list, empty, or holds a value twice.
+    ConfigError: if it is not a list, is empty, or has a value twice.
   """
   try:
     found = ast.literal_eval(text)
@@ -75,15 +75,17 @@ def bounds(flag: str, text: str, default: Any) -> tuple[Any, Any, bool]:
   """Reads a range.
 
   Args:
-    flag: it was given by, for messages.
-    text: LOW..HIGH, both included, or log:LOW..HIGH, even in the logarithm.
-    default: of the key, a number; whole numbers where it is one.
+    flag: the flag that gave it, for messages.
+    text: LOW..HIGH, both included, or log:LOW..HIGH, uniform in the logarithm.
+    default: default of the key, a number; if it is a whole number, so are the
+      values.
 
   Returns:
-    The lowest value, the highest one, and whether it is even in the logarithm.
+    The lowest value, the highest one, and whether it is uniform in the
+    logarithm.
 
   Raises:
-    ConfigError: if it is no range, or the key holds no number.
+    ConfigError: if it is not a range, or the key does not hold a number.
   """
   log = text.startswith("log:")
   low, _, high = text.removeprefix("log:").partition("..")
@@ -109,10 +111,11 @@ def default_of(
   """The value that a key has without the flag.
 
   Args:
-    flag: for messages.
-    key: its path, such as "optim.learning_rate" or "method.temperature".
-    config: of the run.
-    names: of the methods, one of which must have it, if it is one of methods.
+    flag: the flag, for messages.
+    key: path of the key, such as "optim.learning_rate" or "method.temperature".
+    config: configuration of the run.
+    names: names of the methods, of which one must have the key if it is a
+      hyperparameter.
 
   Raises:
     ConfigError: if there is no such key, or no method has it.

@@ -1,8 +1,8 @@
 """Every setting of a run and of a comparison: type, default, rule, meaning.
 
-What the checks refuse, what may differ when a run goes on, what a recipe starts
-from and the page docs/settings.md all follow from the classes here and from
-those of the data, the optimiser and the methods.
+The classes here and those of the data, the optimiser and the methods determine
+what the checks refuse, what may differ when a run is resumed, what a recipe
+starts from, and the page docs/settings.md.
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ from okd_jax.rules import Rule
 from okd_jax.training.optim import Optim
 from okd_jax.training.schedule import Schedule
 
-# Above it the device's integers end.
+# The integers of the device end here.
 _MOST = 2**31
-# A group of so many is a mistake; to find out otherwise would take hours.
+# A larger group is a mistake, which would otherwise be noticed hours later.
 _MOST_PEERS = 1024
 _MOST_SEEDS = 1024
 
@@ -57,14 +57,16 @@ class Peers:
   """The group.
 
   Attributes:
-    kind: replicas are whole networks, branches are tails on one shared trunk.
-    net: a name of okd_jax.backbones, or module:Class for a network of your
-      own; one a peer, joined by commas, if they differ.
-    num_peers: networks or branches, the leader included.
-    split: stages in the trunk; 0 is the network's own choice, -1 no stage but
-      the stem.
-    dropout: rate in the classifier, for networks that have one (vgg16).
-    mapping: unroll, vmap, or auto, which measures once which is faster.
+    kind: "replicas" are complete networks; "branches" share one trunk and have
+      a tail each.
+    net: name of a network of okd_jax.backbones, or module:Class for a network
+      of your own; if the peers differ, one name for each, joined by commas.
+    num_peers: number of networks or branches, the leader included.
+    split: number of stages in the shared trunk; 0 is the network's default, -1
+      shares only the stem.
+    dropout: dropout rate in the classifier, for networks that have it (vgg16).
+    mapping: how equal peers are run: "unroll", "vmap", or "auto", which
+      measures once which of the two is faster.
   """
 
   kind: str = rules.one_of("replicas", *_KINDS)
@@ -80,10 +82,12 @@ class Mesh:
   """The devices.
 
   Attributes:
-    data: devices that the batch is spread over; -1 is all that are left.
-    peer: devices that the peers are spread over; -1 takes as many as divide
-      both whole networks of one shape and the accelerators of a process, 1 for
-      other groups, and what suits the cores on CPU.
+    data: number of devices that the batch is spread over; -1 takes all that
+      config.mesh.peer leaves.
+    peer: number of devices that the peers are spread over. On accelerators, -1
+      takes the largest number that divides both the peers and the devices of a
+      process if the peers are replicas of one network, and 1 for other groups;
+      on CPU it takes what suits the cores. If data is set, -1 is 1.
   """
 
   data: int = rules.field(-1, _AXIS, free_on_resume=True)
@@ -95,59 +99,63 @@ class RunConfig:
   """A run. The defaults are those of Chen et al., AAAI 2020, on CIFAR-100.
 
   Attributes:
-    seed: sets initial values, order of examples, augmentation and dropout.
-    num_seeds: so many runs, of seed, seed + 1 and so on, each in a folder of
-      its own.
-    epochs: passes over the training examples, which schedules are stretched
-      over.
-    extra_epochs: passes after those, at the rates that the schedules end with;
-      a finished run goes on when this is raised.
-    batch_size: images in one step, over all devices.
-    accumulate: parts of a batch, one after another, whose gradients are
-      averaged before the update: as many times less memory, and the same
-      numbers where nothing depends on the other examples of a batch.
-    ema_decay: weights averaged with this decay are evaluated and deployed; 0
-      for none. Methods with averages of their own have a key for it.
+    seed: seed of the initial values, the order of examples, augmentation and
+      dropout.
+    num_seeds: number of runs, with the seeds seed, seed + 1 and so on, each in
+      a folder of its own.
+    epochs: passes over the training examples; the schedules are stretched to
+      this length.
+    extra_epochs: further passes, at the rates that the schedules end with; to
+      continue a finished run, raise it.
+    batch_size: images in one training step, over all devices.
+    accumulate: number of equal parts that a batch is divided into. They are
+      computed one after another, and their gradients are averaged before the
+      update: this divides the memory by that number, and gives the same
+      results where nothing depends on the other examples of a batch.
+    ema_decay: decay of the averaged weights, which are then evaluated and
+      deployed; 0 for none. Methods that average weights themselves have a key
+      of their own.
     eval_batch_size: images in one step of evaluation, over all devices.
-    rampup_epochs: epochs until distillation has its full weight.
-    rampup_per_step: whether the ramp-up moves every step; every epoch
-      otherwise.
-    precision: what networks compute in.
-    deterministic: same numbers on every run on a GPU too, at some cost.
+    rampup_epochs: epochs until the distillation terms have their full weight.
+    rampup_per_step: whether the ramp-up advances at every step; otherwise at
+      every epoch.
+    precision: floating-point type that the networks compute in.
+    deterministic: whether runs give the same numbers on a GPU too, which costs
+      some speed.
     teacher: the frozen teacher of two-stage distillation: the work directory
       of a run, or a PyTorch state dict (.safetensors, .pth). It may have moved
-      when a run goes on, but not have other weights.
+      when a run is resumed, but must have the same weights.
     teacher_net: the network that a teacher's state dict belongs to.
     image_mean: mean of each channel; empty for the data set's own.
-    image_std: deviation of each channel; empty for the data set's own.
-    pad_mode: how images are padded before the crop, constant (black), reflect
-      or symmetric, which repeats the edge.
+    image_std: standard deviation of each channel; empty for the data set's own.
+    pad_mode: how images are padded before the crop: "constant" (black),
+      "reflect", or "symmetric", which repeats the edge.
     label_smoothing: share of every training target that is spread evenly over
       all classes.
-    class_weights: what a training example of each class counts, in all terms
-      of the loss; empty for 1.
+    class_weights: weight of the training examples of each class, in all terms
+      of the loss; empty gives every class a weight of 1.
     init_from: trained weights to start from: the work directory of a group of
-      the same shape, or for every peer an exported leader or a PyTorch state
-      dict.
-    init_from_head: whether classifiers are taken over as well; false draws
-      them anew, for other classes.
-    log_steps: steps between two records of the loss terms, which are means
-      over them.
+      the same shape; or an exported leader or a PyTorch state dict, from which
+      every peer starts.
+    init_from_head: whether the classifiers are taken from there, too; False
+      initialises them at random, for other classes.
+    log_steps: steps between two records of the loss terms; each record is the
+      mean over these steps.
     eval_epochs: epochs between two evaluations.
     checkpoint_secs: seconds between two checkpoints.
-    best_by: the figure by which a step is the best, such as
-      validation/ensemble/accuracy; empty for the leader's headline, on
+    best_by: the figure that decides which evaluation is the best, such as
+      validation/ensemble/accuracy; empty for the leader's headline figure, on
       validation data if there are any and on test data otherwise.
-    deploy: last or best, the step that is exported and evaluated. The best one
-      is kept only where it is asked for.
-    patience: evaluations without a better one after which the run ends; 0 for
-      none.
+    deploy: which step is exported and evaluated, "last" or "best". The best
+      one is kept only if this is "best".
+    patience: number of evaluations in a row without a new best one after which
+      the run ends; 0 never ends it early.
     trackers: experiment trackers to log to as well.
     data: what to train on.
     augment: random changes of pictures and targets.
     peers: the group.
     optim: the optimiser.
-    schedule: of the learning rate.
+    schedule: the schedule of the learning rate.
     mesh: the devices.
     method: the name of a method and its hyperparameters.
   """
@@ -203,17 +211,19 @@ class Comparison:
 
   Attributes:
     base: the recipe of all runs, without a method.
-    methods: rows besides one network alone, which is always there.
+    methods: the methods to compare; a single network trained alone is always
+      compared as well.
     nets: the networks to compare on.
-    seeds: of the runs of every row, one by one: 0,1,2 are three, 2 is one.
+    seeds: seeds of the runs of every row, as a list: 0,1,2 are three runs, 2
+      is one run with seed 2.
     kinds: the kind of group that each method trains.
-    options: hyperparameters of each method, where they are not its defaults; a
-      grid comes before them.
+    options: hyperparameters of each method that differ from its defaults; the
+      values of a grid replace them.
     teacher_net: a larger network: the trained teacher of kd and ctkd, and the
-      one that learns along in ctkd and switokd.
-    published: a file of figures to stand beside ours.
-    grid: values for keys of the runs, each of which makes rows of its own;
-      given as --grid.KEY.
+      teacher that is trained along with the student in ctkd and switokd.
+    published: a file of published figures to show beside ours.
+    grid: values to try for keys of the runs; each combination makes a row of
+      its own. Given as --grid.KEY.
   """
 
   base: RunConfig = RunConfig()

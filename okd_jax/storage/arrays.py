@@ -1,4 +1,4 @@
-"""Arrays in files, written and read by Orbax."""
+"""Writes arrays to files and reads them, with Orbax."""
 
 from collections.abc import Iterator
 import contextlib
@@ -27,7 +27,7 @@ def save(folder: Path, tree: Any, meeting: Meeting) -> None:
   its values.
 
   Raises:
-    ValueError: naming the first array that does not read back.
+    ValueError: naming the first array that cannot be read back.
     Exception: whatever Orbax raises.
   """
   with _plain(folder) as path:
@@ -39,11 +39,11 @@ def save(folder: Path, tree: Any, meeting: Meeting) -> None:
 
 
 def restore(folder: Path, item: Any, args: Any) -> Any:
-  """Reads a tree of arrays, as `okd_jax.storage.packing.plan` has planned.
+  """Reads a tree of arrays, with the result of `okd_jax.storage.packing.plan`.
 
   Raises:
-    CheckpointError: if Orbax cannot read them, as in some folders that earlier
-      releases have written.
+    CheckpointError: if Orbax cannot read them, as in some folders of earlier
+      releases.
   """
   try:
     with _plain(folder) as path, _orbax(Meeting()) as orbax:
@@ -59,7 +59,7 @@ def restore(folder: Path, item: Any, args: Any) -> Any:
 
 
 def _check(path: Path, tree: Any) -> None:
-  """Raises ValueError unless a folder's arrays are of the tree's shapes."""
+  """Raises ValueError unless a folder's arrays have the tree's shapes."""
   found = ocp.PyTreeCheckpointHandler().metadata(path)
   known = {
     jax.tree_util.keystr(where): (tuple(array.shape), array.dtype)
@@ -75,7 +75,7 @@ def _check(path: Path, tree: Any) -> None:
 
 @contextlib.contextmanager
 def _plain(folder: Path) -> Iterator[Path]:
-  """The folder by a path that Orbax reads as the file system does."""
+  """A path of the folder that Orbax and the file system read alike."""
   if not isinstance(folder, pathlib.Path) or _PLAIN.fullmatch(str(folder)):
     yield folder
     return
@@ -89,9 +89,9 @@ def _plain(folder: Path) -> Iterator[Path]:
 def _orbax(meeting: Meeting) -> Iterator[ocp.AsyncCheckpointer]:
   """Orbax for one save or restore.
 
-  Where the processes are named, Orbax makes them wait for each other through
-  the coordination service; with its default it would use their devices, in
-  the background thread too.
+  If the processes are named, Orbax makes them wait for each other through the
+  coordination service. By default it would use their devices, also in the
+  background thread.
   """
   several = jax.process_count() > 1
   together = ocp.options.MultiprocessingOptions(

@@ -1,4 +1,4 @@
-"""Google Cloud Storage: how it is reached, and objects made on conditions.
+"""Google Cloud Storage: access, and objects that are written conditionally.
 
 Paths are those of epath over gcsfs, as Orbax uses it.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def path(address: str) -> "epath.Path":
-  """A path of gs://BUCKET/PATH.
+  """A path object for gs://BUCKET/PATH.
 
   Raises:
     ConfigError: if the packages for it are not installed.
@@ -43,10 +43,10 @@ def path(address: str) -> "epath.Path":
 
 
 def sizes_below(folder: "epath.Path") -> dict[str, int]:
-  """The objects below a folder and their bytes; one request a thousand.
+  """Sizes of all objects below a folder; one request for each thousand.
 
   Args:
-    folder: what their names are relative to.
+    folder: the folder; the names of the objects are relative to it.
   """
   top = _key(folder)
   with reached(folder):
@@ -60,7 +60,7 @@ def sizes_below(folder: "epath.Path") -> dict[str, int]:
 
 
 def sizes_in(folder: "epath.Path") -> dict[str, int]:
-  """The objects right in a folder and their bytes; none without the folder."""
+  """Sizes of the objects directly in a folder; empty if there is no folder."""
   with reached(folder):
     try:
       found = _files().ls(_key(folder), detail=True)
@@ -76,7 +76,7 @@ def sizes_in(folder: "epath.Path") -> dict[str, int]:
 def read(
   folder: "epath.Path", parts: Iterable[tuple[str, int, int]]
 ) -> list[bytes | Exception]:
-  """As `okd_jax.storage.files.read`, a request for each at the same time."""
+  """As `okd_jax.storage.files.read`, with simultaneous requests."""
   top = _key(folder)
   names, starts, ends = [], [], []
   for name, offset, length in parts:
@@ -92,13 +92,13 @@ def read(
 
 @contextlib.contextmanager
 def reached(path: "pathlib.Path | epath.Path") -> Iterator[None]:
-  """Says of which address it was that a bucket's client failed.
+  """Turns any error of a bucket's client into one that names the address.
 
   Args:
-    path: what is read; nothing is done for one of this machine.
+    path: the path that is read; nothing is done for one on this machine.
 
   Raises:
-    UnreachableError: in the place of what the client raises, which is anything.
+    UnreachableError: instead of the client's error, which can be of any type.
   """
   if isinstance(path, pathlib.Path):
     yield
@@ -132,10 +132,10 @@ def _files() -> Any:
 
 
 class Object:
-  """One object, written only where nobody else has written since.
+  """One object that is written only if no one else has written it since.
 
   Args:
-    path: of the object.
+    path: path of the object.
   """
 
   def __init__(self, path: "epath.Path"):
@@ -158,10 +158,10 @@ class Object:
     return content, int(blob.generation or 0)
 
   def replace(self, content: bytes, generation: int) -> int | None:
-    """Writes it if its generation is still this one, 0 if it is not there.
+    """Writes it if its generation is still this one; 0 if it must not exist.
 
     Returns:
-      The new generation; None if somebody else was faster.
+      The new generation; None if another program was faster.
     """
     blob = self._bucket.blob(self._key)
     try:

@@ -27,16 +27,17 @@ from okd_jax.storage.steps import Steps
 class Checkpoints:
   """The checkpoints of one run, in one directory.
 
-  Saves run in one background thread. With several processes every process
-  makes the same calls in its main thread; process 0 verifies, writes manifests
-  and deletes, and a problem of one process is raised in all. Reading never
-  changes the directory, so another program may read while a run writes.
+  Saves run in one background thread. If there are several processes, every
+  process makes the same calls in its main thread; process 0 verifies, writes
+  manifests and deletes, and a problem of one process is raised in all. Reading
+  never changes the directory, so another program may read while a run writes.
 
   Attributes:
-    directory: where the steps lie; made by the first save.
-    keep: how many of the newest verified steps are kept, the best beside them.
-    config_hash: of what a resumed run must not change. A step saved under
-      another one is refused; an empty string switches this check off.
+    directory: directory of the steps; created by the first save.
+    keep: how many of the newest verified steps are kept, in addition to the
+      best one.
+    config_hash: hash of the settings that a resumed run must not change. A step
+      saved with another hash is refused; "" switches this check off.
   """
 
   def __init__(
@@ -73,9 +74,9 @@ class Checkpoints:
     Args:
       step: number of finished training steps.
       state: any pytree of arrays and numbers; random keys as key data.
-      wait: return only when the step is verified.
-      score: what retention ranks by, higher is better.
-      extra: JSON values that `restore` gives back.
+      wait: whether to return only when the step is verified.
+      score: score that decides which step is the best; higher is better.
+      extra: JSON values that `restore` returns.
 
     Raises:
       CheckpointError: if this save cannot start or the previous one failed.
@@ -109,7 +110,7 @@ class Checkpoints:
       self.finish()
 
   def finish(self) -> None:
-    """Waits for the save under way; raises CheckpointError if it failed."""
+    """Waits for the current save; raises CheckpointError if it failed."""
     pending, self._pending = self._pending, None
     if pending is None:
       return
@@ -120,7 +121,7 @@ class Checkpoints:
     written.result()
 
   def close(self) -> None:
-    """Waits for the save under way, for a minute, whatever becomes of it."""
+    """Waits for the current save, at most a minute, and ignores its result."""
     if self._pending is not None:
       futures.wait(self._pending[:1], timeout=60)
 
@@ -140,8 +141,8 @@ class Checkpoints:
   def preflight(self, state: Any) -> None:
     """Raises CheckpointError unless a state could be saved here.
 
-    The directory has to be writable and to have twice its size free. A state
-    holds arrays or `jax.ShapeDtypeStruct`.
+    The directory must be writable and have twice the size of the state free.
+    The state holds arrays or `jax.ShapeDtypeStruct`.
     """
     size = sum(
       math.prod(shape) * jnp.dtype(dtype).itemsize
@@ -154,11 +155,11 @@ class Checkpoints:
     return self._steps.with_manifest()
 
   def latest_verified(self) -> int | None:
-    """The newest step whose files all match; reports those passed over."""
+    """The newest step whose files all match; reports newer ones that do not."""
     return self._chosen(self._steps.newest_verified)
 
   def best_verified(self) -> int | None:
-    """The step of the highest score whose files all match, if any has one."""
+    """The step with the highest score whose files all match; None without."""
     return self._chosen(self._steps.best_verified)
 
   def restore(
@@ -168,8 +169,8 @@ class Checkpoints:
 
     Args:
       abstract_state: pytree of `jax.ShapeDtypeStruct`, with the shardings to
-        restore onto: they may differ from those that were saved. NumPy arrays
-        and Python numbers come back as such.
+        restore onto, which may differ from the saved ones. NumPy arrays and
+        Python numbers are restored as such.
       step: which step; None takes the newest verified one.
 
     Returns:
@@ -191,12 +192,12 @@ class Checkpoints:
     return state, step, dict(content.extra)
 
   def _chosen(self, choose: Callable[[], int | None]) -> int | None:
-    """What process 0 chooses, in all."""
+    """The choice of process 0, the same in all processes."""
     self._wait()
     return json.loads(Meeting().told(lambda: json.dumps(choose())))
 
   def _wait(self) -> None:
-    """Waits for the save under way; its error is left for `finish`."""
+    """Waits for the current save; leaves its error to `finish`."""
     if self._pending is not None and not self._pending[1].outcome():
       futures.wait(self._pending[:1])
 

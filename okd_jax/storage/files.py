@@ -1,7 +1,7 @@
-"""Files that are whole or not there at all, here and in buckets.
+"""Files that are either complete or absent, on this machine and in buckets.
 
 A bucket has no folders, no renaming and no appending; its files appear when
-they are whole.
+they are complete.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,10 +34,11 @@ def write(path: Path, content: str | bytes, *, durable: bool = False) -> None:
   Several processes may write it at the same time.
 
   Args:
-    path: of the file.
-    content: text is written as UTF-8, and what that lacks, as a file's name may
-      hold, as a backslash and its number.
-    durable: return only when it would outlive a loss of power.
+    path: path of the file.
+    content: bytes, or text, which is written as UTF-8. Parts of characters that
+      UTF-8 cannot encode, as in names of files, are written as a backslash and
+      their number.
+    durable: whether to return only when the file would survive a loss of power.
   """
   raw = content
   if isinstance(raw, str):
@@ -61,13 +62,13 @@ def write(path: Path, content: str | bytes, *, durable: bool = False) -> None:
 
 
 def make_folder(path: Path) -> None:
-  """Makes a folder and those above it, where there is such a thing."""
+  """Makes a folder and those above it, where folders exist."""
   if isinstance(path, pathlib.Path):
     path.mkdir(parents=True, exist_ok=True)
 
 
 def remove_folder(path: Path) -> None:
-  """Removes a folder and all in it; the files of one on a disk at once."""
+  """Removes a folder and all in it; on a disk, all of it disappears at once."""
   if not isinstance(path, pathlib.Path):
     if path.exists():
       path.rmtree()
@@ -78,10 +79,10 @@ def remove_folder(path: Path) -> None:
 
 
 def sweep(folder: pathlib.Path) -> None:
-  """Removes from a folder what writes left there that were killed.
+  """Removes files from a folder that killed writes left there.
 
-  What is younger than a day stays: a living process may still need it, perhaps
-  one of another machine.
+  Files younger than a day stay: a living process may still need them, perhaps
+  on another machine.
   """
   for left in folder.glob(f"{_OURS}*"):
     with contextlib.suppress(OSError):
@@ -105,29 +106,29 @@ def names_below(folder: Path) -> list[str]:
 
 
 class Look:
-  """Which files there are; a folder of a bucket is listed once.
+  """Tells which files exist; a folder of a bucket is listed only once.
 
-  Not for longer than others leave the files alone.
+  Use it only while no other program changes the files.
   """
 
   def __init__(self) -> None:
     self._sizes: dict[str, dict[str, int]] = {}
 
   def names(self, folder: Path) -> list[str]:
-    """The files right in a folder; none where there is no such folder."""
+    """The files directly in a folder; empty if there is no such folder."""
     if not isinstance(folder, pathlib.Path):
       return list(self._sizes_in(folder))
     there = folder.iterdir() if folder.is_dir() else ()
     return [path.name for path in there if path.is_file()]
 
   def has(self, path: Path) -> bool:
-    """Whether there is a file."""
+    """Whether a file exists."""
     if isinstance(path, pathlib.Path):
       return path.is_file()
     return path.name in self._sizes_in(path.parent)
 
   def size(self, path: Path) -> int:
-    """Bytes of a file that is there."""
+    """Size in bytes of a file that exists."""
     if isinstance(path, pathlib.Path):
       return path.stat().st_size
     return self._sizes_in(path.parent)[path.name]
@@ -145,11 +146,11 @@ def read(
   """Reads files, or parts of them; in a bucket all at the same time.
 
   Args:
-    folder: that the files are in.
+    folder: the folder of the files.
     parts: name, offset and length of each; a length of -1 is the whole file.
 
   Returns:
-    What was read, or why it could not be.
+    For each the bytes, or the error that prevented reading them.
   """
   if not isinstance(folder, pathlib.Path):
     return bucket.read(folder, parts)
@@ -166,7 +167,7 @@ def content(path: Path) -> bytes:
   """Reads a file.
 
   Raises:
-    OSError: if it is not there, or cannot be read from a disk.
+    OSError: if it does not exist, or cannot be read from a disk.
     UnreachableError: if it cannot be read from a bucket.
   """
   if isinstance(path, pathlib.Path):
@@ -178,10 +179,10 @@ def content(path: Path) -> bytes:
 
 
 def text(path: Path) -> str:
-  """Reads a file of UTF-8, whatever the language of the machine; as `content`.
+  """As `content`, for UTF-8 text, whatever the locale of the machine.
 
   Raises:
-    UnicodeDecodeError: if it is of another encoding.
+    UnicodeDecodeError: if the file has another encoding.
   """
   return content(path).decode()
 
@@ -211,7 +212,7 @@ def _part(folder: pathlib.Path, name: str, offset: int, length: int) -> bytes:
 
 @contextlib.contextmanager
 def on_disk(path: Path) -> Iterator[pathlib.Path]:
-  """A file as one of this machine, for what needs to seek in it."""
+  """A file as one on this machine, for readers that need to seek in it."""
   if isinstance(path, pathlib.Path):
     yield path
     return
@@ -226,9 +227,9 @@ def replacing(folder: Path, last: str) -> Iterator[pathlib.Path]:
   """Gives a folder to fill, which then replaces another one as a whole.
 
   Args:
-    folder: what is replaced, if it is there.
-    last: name of the file without which a reader takes the folder for absent:
-      in a bucket it goes first and comes last.
+    folder: the folder to replace, if it exists.
+    last: name of the file without which readers treat the folder as absent: in
+      a bucket it is deleted first and written last.
 
   Yields:
     An empty folder on this machine.

@@ -22,17 +22,17 @@ class Text(Protocol):
     """Adds a line, its end included."""
 
   def flush(self) -> None:
-    """Writes soon what is not written yet."""
+    """Starts to write what is not written yet."""
 
   def close(self) -> None:
-    """Writes all; may be called twice."""
+    """Writes everything; may be called twice."""
 
 
 def text(path: Path, kept: str) -> Text:
-  """Begins a file anew, with what is kept of it.
+  """Starts a file again with the part that is kept.
 
-  On a disk every line is with the operating system at once; in a bucket all of
-  the file is written at intervals.
+  On a disk every line is given to the operating system at once; in a bucket the
+  whole file is written at intervals.
   """
   if isinstance(path, pathlib.Path):
     return _OnDisk(path, kept)
@@ -42,7 +42,7 @@ def text(path: Path, kept: str) -> Text:
 class Uploads:
   """Writes to a bucket at intervals, in a thread.
 
-  Training goes on while the bucket cannot be reached; what failed is tried
+  Training continues while the bucket cannot be reached; a failed write is tried
   again at the next interval.
   """
 
@@ -58,7 +58,7 @@ class Uploads:
       self.now()
 
   def now(self) -> None:
-    """Begins to write, unless an earlier writing still runs."""
+    """Begins to write, unless an earlier write still runs."""
     if self._running is not None:
       if not self._running.done():
         return

@@ -1,8 +1,8 @@
 """One run at a time in one work directory of a bucket.
 
-There is no lock that an operating system would drop. An object is made if there
-is none, and written again every few seconds while its owner lives; who finds
-one that stays as it is for longer takes it over. No clocks are compared.
+A bucket has no lock that an operating system would release. Instead, the owner
+creates an object if there is none, and writes it again every few seconds; a
+program that sees it unchanged for longer takes it over. No clocks are compared.
 """
 
 from collections.abc import Callable
@@ -29,9 +29,9 @@ class Lease(Held):
   """Context manager that holds a work directory for this process.
 
   Attributes:
-    workdir: in a bucket.
-    renewed_secs: how often a living owner writes.
-    dead_secs: after how long without that an owner is dead.
+    workdir: work directory in a bucket.
+    renewed_secs: seconds between two writes of a living owner.
+    dead_secs: seconds without a write after which an owner counts as dead.
   """
 
   def __init__(
@@ -53,12 +53,12 @@ class Lease(Held):
   def acquire(self) -> None:
     """Takes the lease.
 
-    An owner that may have died is waited for; one on this machine that is known
-    to have died is not.
+    It waits to see whether the owner still lives, unless the owner is known to
+    have died on this machine.
 
     Raises:
       InUseError: if another run has it.
-      RunLockError: if the bucket cannot be written.
+      RunLockError: if the bucket cannot be written to.
     """
     try:
       generation = self._free_generation()
@@ -86,7 +86,7 @@ class Lease(Held):
       )
 
   def mark(self) -> int | None:
-    """What changes while somebody holds the lease; None if nobody does."""
+    """A value that changes while the lease is held; None if it is free."""
     found = self._object.read()
     return None if found is None or _is_dead(found[0]) else found[1]
 
@@ -101,7 +101,7 @@ class Lease(Held):
       _quietly("given back", lambda: self._object.remove(self._generation))
 
   def _free_generation(self) -> int:
-    """What the object's generation is when nobody holds it; 0 without one."""
+    """Generation of the object once nobody holds it; 0 if there is none."""
     found = self._object.read()
     if found is None:
       return 0
@@ -151,7 +151,7 @@ class Lease(Held):
 
 
 def _quietly(what: str, act: Callable[[], None]) -> None:
-  """Only warns of a bucket that cannot be reached, and of what was to be."""
+  """Only warns if a bucket cannot be reached, and says what was to be done."""
   try:
     act()
   except Exception as error:  # of the client and what is below it
@@ -171,7 +171,7 @@ def _describe(content: bytes) -> str:
 
 
 def _here() -> dict[str, str]:
-  """Where a process id means the same process."""
+  """Identity of the machine, on which a process id means the same process."""
   try:
     space = os.readlink("/proc/self/ns/pid")
   except OSError:
@@ -180,7 +180,7 @@ def _here() -> dict[str, str]:
 
 
 def _is_dead(content: bytes) -> bool:
-  """Whether the owner was a process of this machine that there is no more."""
+  """Whether the owner was a process of this machine that no longer exists."""
   pid, here = _field(content, "pid"), _here()
   same = all(_field(content, name) == value for name, value in here.items())
   if not (same and here["processes"] and isinstance(pid, int)):

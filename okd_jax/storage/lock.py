@@ -1,4 +1,4 @@
-"""One run at a time in one workdir."""
+"""One run at a time in one work directory."""
 
 import abc
 import json
@@ -39,16 +39,16 @@ class Held(abc.ABC):
 
 
 class RunLock(Held):
-  """Context manager that holds a workdir for this process.
+  """Context manager that holds a work directory for this process.
 
-  The operating system drops the lock when its process dies, however it dies;
-  what is written beside it only says whose it is. With several processes only
-  process 0 takes it.
+  The operating system releases the lock when its process ends in any way; the
+  text that is written with it only names the owner. If there are several
+  processes, only process 0 takes it.
 
-  What killed writes left in the folder long ago is removed.
+  Files that killed writes left in the folder long ago are removed.
 
   Attributes:
-    workdir: made if it is not there.
+    workdir: the work directory, created if it does not exist.
   """
 
   def __init__(self, workdir: str | os.PathLike[str]):

@@ -1,8 +1,8 @@
-"""Manifests: what a checkpoint holds, with the checksum of every file.
+"""Manifests: the content of a checkpoint, with the checksum of every file.
 
-Orbax 0.12 restores arrays whose files have flipped bits without notice, so a
-step counts as saved only once a manifest with the SHA-256 of its files lies
-beside it, and is used only after those sums have been checked.
+Orbax 0.12 does not notice flipped bits in the files that it restores. So a step
+counts as saved only when there is a manifest with the SHA-256 of its files, and
+it is used only after these checksums have been checked.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,25 +24,26 @@ Leaf = tuple[str, tuple[int, ...], str]
 
 
 class ManifestError(ValueError):
-  """A manifest that is damaged, or of files that are."""
+  """A manifest or one of its files is damaged."""
 
 
 class UnreadableError(ManifestError):
-  """Files that may be whole, but cannot be read now."""
+  """Files cannot be read now, but may be complete."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-  """What one saved step holds.
+  """The content of one saved step.
 
   Attributes:
     step: number of finished training steps.
-    config_hash: of the configuration that saved it; empty if unknown.
+    config_hash: hash of the configuration that saved it; empty if unknown.
     leaves: path, shape and dtype of every array, in tree order.
-    apart: paths of the leaves that are stored as arrays of their own.
+    apart: paths of the leaves that are stored as separate arrays.
     files: size in bytes and SHA-256 by path relative to the step's directory.
-    extra: what the caller wants back, as JSON values.
-    score: what retention ranks by, higher is better; None ranks nowhere.
+    extra: JSON values that the caller stored.
+    score: score that decides which step is the best, higher is better; a step
+      with None is never the best.
   """
 
   step: int
@@ -74,8 +75,8 @@ def check_files(directory: Path, manifest: Manifest) -> None:
   """Compares every file with its entry.
 
   Args:
-    directory: of the step.
-    manifest: of the step.
+    directory: directory of the step.
+    manifest: manifest of the step.
 
   Raises:
     ManifestError: naming the first file that is missing, unreadable or not
@@ -98,7 +99,7 @@ def check_files(directory: Path, manifest: Manifest) -> None:
 def compare_leaves(
   saved: Sequence[Leaf], wanted: Sequence[Leaf], *, limit: int = 5
 ) -> list[str]:
-  """Describes the first leaves in which two states differ.
+  """Describes the first differences between the leaves of two states.
 
   Args:
     saved: leaves of the checkpoint.
@@ -106,7 +107,7 @@ def compare_leaves(
     limit: how many differences to describe.
 
   Returns:
-    One line a difference; empty if the states have the same leaves.
+    One line per difference; empty if the states have the same leaves.
   """
   have = {path: _describe(shape, dtype) for path, shape, dtype in saved}
   want = {path: _describe(shape, dtype) for path, shape, dtype in wanted}
@@ -125,7 +126,7 @@ def _describe(shape: Sequence[int], dtype: str) -> str:
 
 
 def write(path: Path, manifest: Manifest) -> None:
-  """Writes a manifest so that it is either whole or not there at all."""
+  """Writes a manifest so that it is either complete or absent."""
   content = _encode({"version": _VERSION, **dataclasses.asdict(manifest)})
   files.write(path, content, durable=True)
 
@@ -134,13 +135,13 @@ def read(path: Path) -> Manifest:
   """Reads a manifest back.
 
   Args:
-    path: of the manifest.
+    path: path of the manifest.
 
   Returns:
     The manifest, every field of the right type.
 
   Raises:
-    ManifestError: if it cannot be read, or one bit of it has changed.
+    ManifestError: if it cannot be read, or if a single bit of it has changed.
   """
   raw = _content(path)
   try:
@@ -190,7 +191,7 @@ def _content(path: Path) -> bytes:
 
 
 def _unreadable(path: Path, error: Exception) -> ManifestError:
-  """Of any error: a bucket's client raises any kind."""
+  """The error to raise for any error, as a bucket's client raises any type."""
   damaged = isinstance(error, IsADirectoryError | NotADirectoryError)
   kind = ManifestError if damaged else UnreadableError
   return kind(f"{path} cannot be read: {error}")

@@ -16,7 +16,7 @@ Named = tuple[str, Any]
 
 
 def named(tree: Any) -> list[Named]:
-  """Leaves of any pytree by path, `params/stem/kernel`, in tree order."""
+  """Leaves of any pytree by path, as `params/stem/kernel`, in tree order."""
   leaves = [
     (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -32,7 +32,7 @@ def describe(leaves: Sequence[Named]) -> tuple[Leaf, ...]:
     leaves: arrays, `jax.ShapeDtypeStruct` and Python numbers by path.
 
   Returns:
-    One entry a leaf; Python numbers count as jax types them.
+    One entry per leaf; Python numbers have the dtype that jax gives them.
 
   Raises:
     ValueError: for a random key, whose bits depend on its implementation.
@@ -56,7 +56,7 @@ def copy(leaves: Sequence[Named]) -> list[Named]:
     leaves: arrays and Python numbers by path.
 
   Returns:
-    The same with memory of their own; numbers as NumPy arrays.
+    The same values in separate memory; numbers as NumPy arrays.
   """
   copies = []
   groups: dict[frozenset[Any], list[int]] = {}
@@ -82,15 +82,15 @@ def _copy_arrays(arrays: list[jax.Array]) -> list[jax.Array]:
 def pack(leaves: Sequence[Named]) -> tuple[dict[str, Any], tuple[str, ...]]:
   """Joins leaves into one array of bytes.
 
-  Orbax spends two milliseconds on an array however small it is, and a group
-  has a thousand of them.
+  Orbax takes two milliseconds for each array, however small, and a group has a
+  thousand of them.
 
   Args:
     leaves: concrete arrays by path.
 
   Returns:
-    What Orbax saves, and the paths of the leaves that are stored apart because
-    no process holds all of them.
+    The tree that Orbax saves, and the paths of the leaves that are stored
+    separately because no process holds all of their values.
   """
   apart = {path: leaf for path, leaf in leaves if not _is_here(leaf)}
   here = [
@@ -105,11 +105,11 @@ def pack(leaves: Sequence[Named]) -> tuple[dict[str, Any], tuple[str, ...]]:
 def plan(
   leaves: Sequence[Named], apart: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """What Orbax is told to restore what `pack` returned.
+  """The arguments for Orbax to restore what `pack` returned.
 
   Args:
     leaves: abstract leaves by path, with the shardings to restore onto.
-    apart: as `pack` returned it.
+    apart: paths of the separate leaves, as `pack` returned them.
 
   Returns:
     The abstract tree and the arguments to restore it with.
@@ -140,13 +140,13 @@ def plan(
 
 
 def unpack(tree: dict[str, Any], leaves: Sequence[Named]) -> list[Any]:
-  """Cuts what Orbax restored into leaves.
+  """Splits the tree that Orbax restored into leaves.
 
   Args:
-    tree: of the structure that `pack` returned.
-    leaves: abstract leaves by path: what is a `jax.ShapeDtypeStruct` goes to
-      its sharding, or without one to the first device; NumPy arrays and Python
-      numbers come back as such.
+    tree: a tree of the structure that `pack` returned.
+    leaves: abstract leaves by path. A `jax.ShapeDtypeStruct` is placed by its
+      sharding, or on the first device if it has none; NumPy arrays and Python
+      numbers are restored as such.
 
   Returns:
     The leaves in the same order.
@@ -165,7 +165,7 @@ def unpack(tree: dict[str, Any], leaves: Sequence[Named]) -> list[Any]:
 
 
 def _is_here(leaf: Any) -> bool:
-  """Whether this process alone could write the leaf down."""
+  """Whether this process holds all values of the leaf."""
   return (
     not isinstance(leaf, jax.Array)
     or leaf.is_fully_addressable

@@ -1,4 +1,4 @@
-"""Paths as people write them: on this machine, or in a bucket."""
+"""Paths as users write them: on this machine, or in a bucket."""
 
 import os
 import pathlib
@@ -28,15 +28,14 @@ _IN_A_BUCKET = re.compile(r"[\w-][\w.-]*(/[\w ./=,+@:~%-]*)?", re.ASCII)
 def expand(text: str | os.PathLike[str]) -> pathlib.Path:
   """Replaces ~ and $VARIABLES as a shell does.
 
-  A shell itself does not replace them everywhere, for example not behind
-  `--workdir=`, and recipes are read by no shell.
+  A shell does not replace them everywhere, for example not after `--workdir=`,
+  and recipes are not read by a shell.
 
   Args:
-    text: a path on this machine. One that exists as it is written is that
-      path.
+    text: a path on this machine. If it exists as written, nothing is replaced.
 
   Raises:
-    ConfigError: naming a variable or a user that there is not, or a bucket.
+    ConfigError: naming a variable or a user that does not exist, or a bucket.
   """
   written = os.fspath(text)
   if not written.startswith("~") and os.path.lexists(written):
@@ -56,14 +55,15 @@ def expand(text: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def anywhere(text: str | os.PathLike[str]) -> Path:
-  """As `expand`, for what may also be in a bucket: gs://BUCKET/PATH.
+  """As `expand`, for a path that may also be in a bucket: gs://BUCKET/PATH.
 
   Args:
     text: a path, or an address in Google Cloud Storage.
 
   Raises:
-    ConfigError: likewise; for other addresses, for characters that files in
-      buckets cannot have here, and if packages for buckets are missing.
+    ConfigError: as for `expand`; also for other addresses, for characters that
+      files in buckets cannot have here, and if packages for buckets are
+      missing.
   """
   written = os.fspath(text)
   found = _SCHEME.fullmatch(written)

@@ -1,4 +1,4 @@
-"""The saved steps of one directory: which there are, and which stay."""
+"""The saved steps of one directory: which exist, and which are kept."""
 
 import contextlib
 import fnmatch
@@ -29,7 +29,8 @@ class Steps:
   """The steps of one directory; one process of a run changes them.
 
   Attributes:
-    directory: holds `<step>/` and `<step>.manifest.json` of every step.
+    directory: directory with `<step>/` and `<step>.manifest.json` of every
+      step.
   """
 
   def __init__(self, directory: Path):
@@ -40,10 +41,10 @@ class Steps:
     """Makes the directory, and sweeps it the first time.
 
     Args:
-      size: of a state, in bytes.
+      size: size of a state, in bytes.
 
     Raises:
-      CheckpointError: if the directory cannot be written or has less free
+      CheckpointError: if the directory cannot be written to or has less free
         space than twice that size.
     """
     try:
@@ -72,11 +73,11 @@ class Steps:
       )
 
   def folder(self, step: int) -> Path:
-    """Where the arrays of a step lie."""
+    """The folder of the arrays of a step."""
     return self.directory / str(step)
 
   def manifest_path(self, step: int) -> Path:
-    """Where the manifest of a step lies."""
+    """The path of the manifest of a step."""
     return self.directory / f"{step}{_SUFFIX}"
 
   def with_manifest(self) -> list[int]:
@@ -102,7 +103,7 @@ class Steps:
     return content
 
   def newest_verified(self) -> int | None:
-    """The newest step whose files all match; reports those passed over."""
+    """The newest step whose files all match; reports newer ones that do not."""
     for step in reversed(self._all()):
       try:
         self.verify(step)
@@ -113,7 +114,7 @@ class Steps:
     return None
 
   def why_none_is_verified(self) -> str:
-    """Says that no step can be used, and what to do."""
+    """A message that no step can be used, and what to do."""
     remedy = (
       "Start anew in another workdir."
       if self.with_manifest()
@@ -123,7 +124,7 @@ class Steps:
     return f"{self.directory} holds no verified checkpoint. {remedy}"
 
   def best_verified(self) -> int | None:
-    """The step of the highest score whose files all match."""
+    """The step with the highest score whose files all match."""
     scores = {}
     for step in self._all():
       try:
@@ -139,8 +140,8 @@ class Steps:
     """Deletes the steps that are neither among the newest nor the best.
 
     Args:
-      just_saved: stays in any case.
-      keep: how many of the newest verified steps stay.
+      just_saved: a step that is kept in any case.
+      keep: how many of the newest verified steps are kept.
     """
     verified: dict[int, Manifest] = {}
     # Perhaps whole: a disk or bucket that is out of reach for a while.
@@ -168,7 +169,7 @@ class Steps:
     files.remove_folder(self.folder(step))
 
   def sweep(self) -> None:
-    """Deletes what a process left that died while it saved or deleted."""
+    """Deletes what a process left when it died while saving or deleting."""
     for pattern in _DEBRIS:
       for path in self._inside(pattern):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""JSON as every reader takes it: null where a figure is not finite."""
+"""JSON that every reader accepts: null where a figure is not finite."""
 
 from collections.abc import Mapping, Sequence
 import json
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def text(content: Any, indent: int | None = 2) -> str:
-  """JSON of nested mappings and sequences, without a line's end.
+  """JSON of nested mappings and sequences, without a newline at the end.
 
   Args:
-    content: what `json.dumps` takes; nan and infinities become null.
-    indent: of nested values; None writes one line.
+    content: any content for `json.dumps`; nan and infinities become null.
+    indent: indentation of nested values; None writes one line.
   """
   return json.dumps(_finite(content), indent=indent, allow_nan=False)
 

@@ -1,4 +1,4 @@
-"""Which class every example was given: what figures of classes are made of."""
+"""The class that every example was given, from which figures are computed."""
 
 from flax import struct
 
@@ -7,7 +7,7 @@ from okd_jax.core import Array
 
 @struct.dataclass
 class Choices:
-  """Of N examples, by some networks.
+  """The classes that some networks give N examples.
 
   Attributes:
     label: int32 [N]; the most probable class of soft targets.

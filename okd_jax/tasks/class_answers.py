@@ -1,4 +1,4 @@
-"""What a network says about the class of a picture."""
+"""The answers of a network about the class of a picture."""
 
 import numpy as np
 

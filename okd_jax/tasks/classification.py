@@ -1,4 +1,4 @@
-"""Classification: one class an example, by labels or by probabilities."""
+"""Classification: one class per example, by labels or by probabilities."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -34,7 +34,7 @@ class Sums:
     correct_top5: int32 [...], examples whose label is among the first five.
     cross_entropy: float [...], in nats.
     bin_count: int32 [..., bins], examples by confidence of the first choice.
-    bin_confidence: float [..., bins], their confidences.
+    bin_confidence: float [..., bins], sums of their confidences.
     bin_correct: int32 [..., bins], the correct ones among them.
   """
 
@@ -52,22 +52,23 @@ class Task(task.Task):
   """Tells classes apart.
 
   Attributes:
-    num_classes: C.
+    num_classes: number C of classes.
     image_shape: (height, width, channels).
-    image_dtype: of the images that networks see.
-    info: of a data set whose uint8 images are padded, cropped, flipped and
-      normalised here. Without it batches hold floats that networks take as
-      they are, [B, H, W, c] or, in training, one view a peer [P, B, H, W, c].
+    image_dtype: dtype of the images that networks see.
+    info: facts about a data set whose uint8 images are padded, cropped, flipped
+      and normalised here. Without it batches hold floats that networks get
+      unchanged, [B, H, W, c] or, in training, one view per peer
+      [P, B, H, W, c].
     pad_mode: how images are padded before the crop, as in
       `okd_jax.data.augment`.
     augmentation: other random changes of those images, and of targets.
     smoothing: share of every target that is spread over all classes.
-    class_weights: what an example of each class counts in the loss, whatever
-      smoothing does to its label; empty for 1. One of several classes counts
-      the mean by its probabilities.
+    class_weights: weight in the loss of the examples of each class, which label
+      smoothing does not change; empty gives all a weight of 1. An example of
+      several classes has the mean of their weights by its probabilities.
 
   Raises:
-    ConfigError: if there are weights, and not one a class.
+    ConfigError: if there are weights, but not one per class.
   """
 
   name: ClassVar[str] = "classification"
@@ -248,7 +249,7 @@ class Task(task.Task):
     return jnp.mean(logits, 0)
 
   def diversity_sum(self, logits, batch):
-    """Fewer than two members have no distance, and give 0."""
+    """Sum over examples of the distance; 0 for fewer than two members."""
     if logits.shape[0] < 2:
       return jnp.zeros((), logits.dtype)
     return jnp.sum(jnp.where(batch.mask, losses.peer_diversity(logits), 0))

@@ -1,7 +1,7 @@
-"""What an evaluation has measured, as values; their names in records.
+"""Figures of an evaluation: what they measure, and their names in records.
 
-A figure is a value until it is written. Only here is its name put together and
-taken apart.
+A figure is a `Figure` until it is written. Its name is composed and parsed only
+here.
 """
 
 from collections.abc import Mapping
@@ -25,14 +25,14 @@ _T = TypeVar("_T")
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-  """What is measured, of whom, and on what.
+  """What is measured, of which prediction, and on which data.
 
   Attributes:
     split: "test", "validation" or "held_out".
     who: `LEADER`, `peer(0)`, `PEERS_MEAN`, `ENSEMBLE`, `GROUP`, the name of a
       group prediction, or `reference(name)`.
     averaged: whether the variables are averages over training. The leader is
-      what is deployed, averaged or not.
+      the deployed network, averaged or not.
     measure: a name from `Task.measures`, or `DIVERSITY`.
   """
 
@@ -43,12 +43,12 @@ class Figure:
 
   @property
   def prediction(self) -> str:
-    """Who, as an export takes it: "peer_0" or "ema/peer_0"."""
+    """The prediction's name for exports: "peer_0" or "ema/peer_0"."""
     return prediction(self.who, self.averaged)
 
   @property
   def name(self) -> str:
-    """In records: "test/ema/peer_0/accuracy"."""
+    """The name in records: "test/ema/peer_0/accuracy"."""
     parts = (self.split, self.prediction, self.measure)
     return "/".join(part for part in parts if part)
 
@@ -76,7 +76,7 @@ def of_record(record: Mapping[str, Any]) -> dict[Figure, float]:
 
 
 def prediction(who: str, averaged: bool) -> str:
-  """Names a prediction of live or averaged variables."""
+  """Names a prediction of trained or averaged variables."""
   return "/".join(part for part in (_AVERAGED if averaged else "", who) if part)
 
 
@@ -87,17 +87,17 @@ def parse_prediction(name: str) -> tuple[bool, str]:
 
 
 def reference(name: str) -> str:
-  """Names what a task compares figures with, such as a guess without a look."""
+  """Names a reference to compare figures with, such as a constant guess."""
   return f"{_REFERENCE}{name}"
 
 
 def is_reference(who: str) -> bool:
-  """Whether that is not of the group at all."""
+  """Whether it is a reference, and not a prediction of the group."""
   return who.startswith(_REFERENCE)
 
 
 def is_group(who: str) -> bool:
-  """Whether it is what several say together: the ensemble and its like."""
+  """Whether it is a joint prediction of several peers, as the ensemble is."""
   single = peer_index(who) is not None or is_reference(who)
   return not single and who not in (LEADER, PEERS_MEAN, GROUP)
 
@@ -114,10 +114,10 @@ def peer_index(who: str) -> int | None:
 
 
 def distinct(figures: Mapping[Figure, _T]) -> dict[Figure, _T]:
-  """Without those that repeat another one, where one network is the group.
+  """Removes figures that repeat another one in a group of one network.
 
   Its mean, its ensemble and, unless its averages are deployed, the peer itself
-  are the leader, and it differs from nobody.
+  are equal to the leader, and there is no diversity.
   """
   if any(peer_index(figure.who) for figure in figures):
     return dict(figures)

@@ -1,4 +1,4 @@
-"""Where a network finds the joints of figures in pictures."""
+"""The answers of a network about the joints of figures in pictures."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -24,12 +24,12 @@ from okd_jax.tasks import (
 
 @dataclasses.dataclass(frozen=True)
 class _Crop:
-  """Where a figure is looked for.
+  """The crop in which a figure is searched.
 
   Attributes:
-    given: the box.
-    center: of the crop.
-    scale: of its width, in units of 200 pixels.
+    given: the given box.
+    center: centre of the crop.
+    scale: width of the crop, in units of 200 pixels.
   """
 
   given: Found
@@ -40,10 +40,10 @@ class _Crop:
 class Asking(asking.Asking):
   """Asks about crops around boxes, or whole pictures, and their mirror images.
 
-  An answer is a figure for each box, as COCO has results: "image_id",
-  "category_id", "keypoints", x, y and confidence of every joint, and "score".
-  With them are the "box" and the "file_name". Places are in pixels of the
-  picture.
+  An answer is a figure for each box, in the format of COCO results: "image_id",
+  "category_id", "keypoints" with x, y and confidence of every joint, and
+  "score", together with the "box" and the "file_name". Places are in pixels of
+  the picture.
   """
 
   heads = ("box", "score", "sure joints")
@@ -160,7 +160,7 @@ class Asking(asking.Asking):
     return _Crop(given, center, float(scale[0]))
 
   def _whole(self, number: int, size: boxes_lib.Size) -> _Crop:
-    """The smallest crop that holds a picture, which nothing is added to."""
+    """The smallest crop that contains a picture, without padding."""
     box = np.array([0, 0, *size], float)
     center, scale = boxes_lib.center_and_scale(box, self._aspect)
     width = float(scale[0]) / boxes_lib.PADDING

@@ -1,9 +1,9 @@
 """Geometry of keypoints: crops, heat maps, and points read from them.
 
 Images have x to the right and y down, the centre of the first pixel is (0, 0),
-sizes are (width, height), maps [h, w, J]. The conventions, a size of w and not
-w - 1 among them, are those of the published code, so that figures compare.
-All functions are of arrays with any leading axes, and may be compiled.
+sizes are (width, height), maps [h, w, J]. The conventions, for example a size
+of w and not w - 1, are those of the published code, so that figures can be
+compared. All functions take arrays with any leading axes, and may be compiled.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ def crop_matrix(
   """From image to crop.
 
   Args:
-    center: of the crop in the image, float [..., 2].
-    scale: of the box in units of 200 pixels, float [..., 2]; only the width
-      counts, so that nothing is stretched.
+    center: centre of the crop in the image, float [..., 2].
+    scale: size of the box in units of 200 pixels, float [..., 2]; only the
+      width is used, so that nothing is stretched.
     rotation: degrees [...] by which the content turns counter-clockwise.
-    out_size: of the crop.
+    out_size: size of the crop.
 
   Returns:
     Matrices [..., 2, 3] for `transform`.
@@ -73,7 +73,7 @@ def warp(image: Array, matrix: Array, out_size: Size) -> Array:
   Args:
     image: [H, W, D].
     matrix: from crop to image, [2, 3], see `image_matrix`.
-    out_size: of the crop.
+    out_size: size of the crop.
 
   Returns:
     [h, w, D], of the matrix's dtype.
@@ -103,7 +103,7 @@ def warp(image: Array, matrix: Array, out_size: Size) -> Array:
 
 
 def swap_pairs(num_joints: int, pairs: Sequence[Size]) -> tuple[int, ...]:
-  """For every joint the one at its place in the mirror."""
+  """For every joint, the one that takes its place when mirrored."""
   order = list(range(num_joints))
   for left, right in pairs:
     order[left], order[right] = right, left
@@ -118,8 +118,8 @@ def flip_joints(
   Args:
     joints: float [..., J, 2].
     visible: 0 where not labelled, [..., J].
-    width: of the image.
-    pairs: joints that change places.
+    width: width of the image.
+    pairs: pairs of joints that change places.
   """
   order = jnp.asarray(swap_pairs(joints.shape[-2], pairs))
   mirrored = joints.at[..., 0].set(width - 1 - joints[..., 0])
@@ -135,9 +135,9 @@ def heat_maps(
   Args:
     joints: in pixels of the crop, float [..., J, 2].
     visible: 0 where not labelled, [..., J].
-    image_size: of the crop.
-    map_size: of the maps.
-    sigma: in pixels of a map.
+    image_size: size of the crop.
+    map_size: size of the maps.
+    sigma: standard deviation of the Gaussian, in pixels of a map.
 
   Returns:
     Maps [..., h, w, J], and weights [..., J]: 0 for joints that are not
@@ -226,10 +226,10 @@ def merge_mirrored(
 
   Args:
     maps: float [..., h, w, J].
-    mirrored: of the mirrored image, as the network gave them.
-    pairs: joints that change places.
-    shift: moves the mirrored maps by one pixel to the right, their first column
-      kept, because strided convolutions are not symmetric.
+    mirrored: maps of the mirrored image, as the network returned them.
+    pairs: pairs of joints that change places.
+    shift: whether to move the mirrored maps by one pixel to the right, with the
+      first column repeated, because strided convolutions are not symmetric.
   """
   order = jnp.asarray(swap_pairs(maps.shape[-1], pairs))
   back = mirrored[..., ::-1, :][..., order]

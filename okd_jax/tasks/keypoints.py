@@ -1,4 +1,4 @@
-"""Keypoints: where the joints of a figure are, by a heat map for each."""
+"""Keypoints: the places of a figure's joints, by one heat map for each."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -37,13 +37,13 @@ _TENTHS, _NEAR = 10, 0.5
 class Task(task.Task):
   """Finds joints.
 
-  In batches of a source the target is `Joints`; where networks and methods see
-  them it is {"maps": float [B, h, w, J], "weight": float [B, J]}, the weight 0
+  In batches of a source the target is `Joints`; networks and methods get
+  {"maps": float [B, h, w, J], "weight": float [B, J]}, where the weight is 0
   for joints that are not labelled or not in the crop.
 
   Attributes:
-    info: of the data set.
-    image_dtype: of the images that networks see.
+    info: facts about the data set.
+    image_dtype: dtype of the images that networks see.
   """
 
   name: ClassVar[str] = "keypoints"
@@ -143,9 +143,9 @@ class Task(task.Task):
     }
 
   def headline_in_step(self, logits, batch):
-    """Share of peaks near the target's, of all joints together.
+    """Share of peaks near the target's, over all joints together.
 
-    The published code shows the mean over joints.
+    The published code shows the mean over joints instead.
     """
     found, _ = maps_lib.peaks(logits)
     truth, _ = maps_lib.peaks(batch.target["maps"])

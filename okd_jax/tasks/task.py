@@ -1,4 +1,4 @@
-"""What a group is trained for: the contract of all tasks."""
+"""What a group is trained for: the interface of all tasks."""
 
 import abc
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,12 +26,11 @@ class Measure:
   """One figure of a task.
 
   Attributes:
-    name: as records have it, for example "accuracy".
-    title: as columns of tables have it, for example "top-1".
-    higher_is_better: which of two values is the better one.
-    fraction: whether it is a share of the examples, which people read in
-      percent.
-    counts: of a share, what these examples are called, for example "correct".
+    name: name in records, for example "accuracy".
+    title: title of columns in tables, for example "top-1".
+    higher_is_better: whether the higher of two values is the better one.
+    fraction: whether it is a share of the examples, which is shown in percent.
+    counts: for a share, what these examples are called, for example "correct".
   """
 
   name: str
@@ -42,48 +41,48 @@ class Measure:
 
   @property
   def words(self) -> str:
-    """The name in a sentence."""
+    """The name as it is written in a sentence."""
     return self.name.replace("_", " ")
 
   @property
   def unit(self) -> str:
-    """What stands behind the name where a number stands alone."""
+    """The unit to add to the name where numbers are shown without one."""
     return " in %" if self.fraction else ""
 
   def scaled(self, value: Any) -> Any:
-    """The number that people read: percent of a fraction."""
+    """The number that is shown: a fraction in percent."""
     return 100 * value if self.fraction else value
 
   def text(self, value: float) -> str:
-    """The same with its unit: 0.4512 is "45.12 %"."""
+    """The number that is shown, with its unit: 0.4512 is "45.12 %"."""
     return f"{100 * float(value):.2f} %" if self.fraction else f"{value:.4f}"
 
   def spread(self, mean: float, deviation: float) -> str:
-    """Mean and deviation as people read them: "45.12 ± 0.30 %"."""
+    """Mean and standard deviation as they are shown: "45.12 ± 0.30 %"."""
     if self.fraction:
       return f"{100 * mean:.2f} ± {100 * deviation:.2f} %"
     return f"{mean:.4f} ± {deviation:.4f}"
 
   def merit(self, value: float) -> float:
-    """A number that is the greater, the better the value."""
+    """A number that is higher for a better value."""
     return value if self.higher_is_better else -value
 
 
 class Task(abc.ABC):
   """Targets, augmentation together with targets, and figures.
 
-  Each is the class `Task` of a module in this package. The setup of a run
+  Each task is the class `Task` of a module in this package. The setup of a run
   holds it; methods never see it.
 
   Attributes:
-    name: that of its module; a method says by it what it is for.
-    measures: all its figures, the headline first: what tables and "best" go by.
-      Data may lack what some of them need.
-    step_measure: the figure of training batches, where it is not the headline.
-    classes_are: what people call what `DataInfo.class_names` names.
+    name: name of its module, by which a method says what task it is for.
+    measures: all its figures, the headline figure first, which tables and
+      "best" are based on. Some of them may need what a data set does not have.
+    step_measure: the figure of training batches, if it is not the headline.
+    classes_are: the word for what `DataInfo.class_names` names.
     num_pictures: how many examples `pictures` shows; 0 if there are none.
-    info: of a data set whose images are augmented and normalised here; None
-      for batches of one's own, which hold floats.
+    info: facts about a data set whose images are augmented and normalised here;
+      None for your own batches, which hold floats.
   """
 
   name: ClassVar[str]
@@ -116,10 +115,10 @@ class Task(abc.ABC):
     """The task of a data set.
 
     Args:
-      info: what is known about it.
+      info: what is known about the data set.
       pad_mode: how images are padded before a crop, as in
         `okd_jax.data.augment`.
-      image_dtype: of the images that networks see.
+      image_dtype: dtype of the images that networks see.
     """
 
   def changed(
@@ -128,10 +127,10 @@ class Task(abc.ABC):
     smoothing: float,
     class_weights: tuple[float, ...],
   ) -> Self:
-    """The task with other pictures and targets in training.
+    """The task with other changes of pictures and targets in training.
 
     Raises:
-      ConfigError: if it cannot change them so.
+      ConfigError: if the task cannot make these changes.
     """
     del augmentation, smoothing, class_weights
     raise ConfigError(
@@ -146,7 +145,7 @@ class Task(abc.ABC):
 
   @abc.abstractmethod
   def blank(self, size: int) -> Batch:
-    """A batch of `size` examples as networks see it, for its shapes."""
+    """A batch of `size` examples as networks see it; only shapes matter."""
 
   @abc.abstractmethod
   def augment(
@@ -155,19 +154,20 @@ class Task(abc.ABC):
     """Augments images, and targets with them, and normalises.
 
     Args:
-      batch: as it comes from the source.
+      batch: the batch as it comes from the source.
       key: random key of this step.
-      num_views: P, one independent view a peer; None for one for all.
+      num_views: number P of independent views, one per peer; None for one view
+        that all peers share.
       mesh: the devices.
     """
 
   @property
   def per_peer(self) -> bool:
-    """Whether every peer is shown other targets, [P, B, ...]."""
+    """Whether every peer has targets of its own, [P, B, ...]."""
     return False
 
   def weights(self, batch: Batch) -> Array | float:
-    """What an example counts in the loss, [B] or [P, B]; 1 on average."""
+    """Weights of the examples in the loss, [B] or [P, B]; 1 on average."""
     del batch
     return 1.0
 
@@ -177,19 +177,19 @@ class Task(abc.ABC):
 
   @abc.abstractmethod
   def normalize_floats(self, images: Array) -> Array:
-    """The same for float images in [0, 1]: the input of an exported network."""
+    """As `normalize`, for float images in [0, 1], as exported networks get."""
 
   def test_views(self, batch: Batch) -> Sequence[Batch]:
-    """Normalised batches to be seen in evaluation, the batch itself first."""
+    """Normalised batches for evaluation, the batch itself first."""
     return (batch,)
 
   def merge_views(self, logits: Sequence[Array]) -> Array:
-    """What logits [..., B, *out], one array a test view, say together."""
+    """Joint logits [..., B, *out] from one array of logits per test view."""
     (only,) = logits
     return only
 
   def references(self, batch: Batch) -> Mapping[str, Array]:
-    """Predictions [B, *out] that need no network, to compare figures with."""
+    """Predictions [B, *out] made without a network, to compare figures with."""
     del batch
     return {}
 
@@ -206,13 +206,13 @@ class Task(abc.ABC):
       batch: targets and mask.
 
     Returns:
-      Sums for every leading index, such that sums of two batches add up. A
-      scalar belongs to all of them. `Rows` stand for what cannot be summed.
+      Sums for every leading index, which can be added over batches. A scalar
+      belongs to all indices. `Rows` hold values that cannot be summed.
     """
 
   @abc.abstractmethod
   def figures(self, sums: Any) -> Mapping[str, float]:
-    """Figures by name, of the sums of one prediction on the host."""
+    """Figures by name, from the sums of one prediction on the host."""
 
   @classmethod
   def require_classes(cls) -> None:
@@ -220,23 +220,23 @@ class Task(abc.ABC):
     raise ConfigError(f"'{cls.name}' has no classes; leave out --per-class.")
 
   def choices(self, logits: Array, batch: Batch) -> Choices:
-    """Which class every example is given by logits [..., B, *out]; traced."""
+    """The class that logits [..., B, *out] give every example; traced."""
     raise NotImplementedError
 
   @abc.abstractmethod
   def combine(self, logits: Array) -> Array:
-    """What an ensemble says: [B, *out] from its members' [M, B, *out]."""
+    """Logits of an ensemble, [B, *out], from its members' [M, B, *out]."""
 
   @abc.abstractmethod
   def diversity_sum(self, logits: Array, batch: Batch) -> Array:
-    """Sum over examples of how far the members [M, B, *out] are apart."""
+    """Sum over examples of the distance between members [M, B, *out]."""
 
   def pictures(self, batch: Batch, logits: Array) -> Mapping[str, Picture]:
-    """What a network makes of a few examples, beside the truth, by name.
+    """Pictures of a network's predictions beside the truth, by name.
 
     Args:
-      batch: as it comes from the source.
-      logits: of the network, [B, *out].
+      batch: the batch as it comes from the source.
+      logits: logits of the network, [B, *out].
     """
     del batch, logits
     return {}
@@ -244,33 +244,33 @@ class Task(abc.ABC):
   @classmethod
   @abc.abstractmethod
   def card(cls, info: DataInfo) -> dict[str, Any]:
-    """What a user of an exported network must know of its output, as JSON."""
+    """What users of an exported network must know of its output, as JSON."""
 
   @classmethod
   @abc.abstractmethod
   def asking(
     cls, card: Mapping[str, Any], *, top: int = 5, boxes: Path | None = None
   ) -> Asking:
-    """How a network is asked about pictures.
+    """How a network makes predictions for pictures.
 
     Args:
-      card: of the network.
-      top: how many guesses to give, where it makes many.
+      card: card of the network.
+      top: how many guesses to give, if the network gives several.
       boxes: a file that says where to look in each picture.
 
     Raises:
-      ConfigError: if the task has no use for boxes.
+      ConfigError: if the task does not use boxes.
       DataError: naming the rule that the file of boxes breaks.
     """
 
 
 @struct.dataclass
 class Rows:
-  """Values of every example, for figures that are no means over examples.
+  """Values of every example, for figures that are not means over examples.
 
   Attributes:
-    values: a tree of [..., B, *], the leading axes those of the prediction.
-    axis: that of the examples.
+    values: a tree of [..., B, *]; the leading axes are those of the prediction.
+    axis: axis of the examples.
   """
 
   values: Any
@@ -280,7 +280,7 @@ class Rows:
 def total(parts: Iterable[Any]) -> Any:
   """Adds the sums of several batches, on the host, in float64 and int64.
 
-  Rows of batches are put one after another.
+  Rows of the batches are concatenated.
   """
   hosts = [mesh.to_host(part) for part in parts]
   if not hosts:

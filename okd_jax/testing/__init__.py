@@ -1,4 +1,4 @@
-"""The conformance suite of methods, for anybody's method.
+"""The conformance suite of methods, for ours and for your own.
 
 from okd_jax import testing
 from my_package import my_method

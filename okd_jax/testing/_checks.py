@@ -1,4 +1,4 @@
-"""What can be said of a method from random outputs, without training."""
+"""Checks of a method with random outputs, without training."""
 
 import dataclasses
 import functools
@@ -77,7 +77,7 @@ def terms_are_named_and_shaped(method: core.Method) -> None:
 
 
 def depends_on_arguments_alone(method: core.Method) -> None:
-  """Traced and compiled twice, the method returns the same."""
+  """A method that is traced and compiled twice returns the same."""
   first, second = (
     jax.jit(
       lambda seen, batch: apply(method, {}, seen, batch),
@@ -125,7 +125,7 @@ def soft_labels_are_taken(method: core.Method) -> None:
 
 
 def too_few_peers_are_refused(method: core.Method) -> None:
-  """A group that is too small ends in a message, not in an index error."""
+  """A group that is too small causes a clear message, not an index error."""
   if method.min_peers == 1:
     return
   try:
@@ -148,7 +148,7 @@ def too_few_peers_are_refused(method: core.Method) -> None:
 
 
 def missing_trunk_or_maps_are_refused(method: core.Method) -> None:
-  """What a group does not return is missed by name."""
+  """If a group lacks a trunk or maps, the message names what is missing."""
   bare = dataclasses.replace(random_outputs(method, trunk=False), maps=())
   try:
     jax.eval_shape(functools.partial(apply, method, {}), bare)
@@ -162,10 +162,10 @@ def missing_trunk_or_maps_are_refused(method: core.Method) -> None:
 
 
 def evaluation_reads_no_target(method: core.Method) -> None:
-  """Predictions come from the live group alone.
+  """Predictions depend only on the outputs of the group itself.
 
-  In evaluation the averages and teachers are not-a-number, and positions are
-  those of another split than memory per example has. Targets are what
+  In evaluation the outputs of averages and teachers are NaN, the indices are
+  those of another split than the memory per example has, and targets are what
   predictions are compared with.
   """
   variables = variables_of(method)
@@ -263,7 +263,7 @@ def _require_close(
 
 
 def name_of(method: core.Method) -> str:
-  """Where the method is from, for messages."""
+  """The module and class of the method, for messages."""
   return f"{type(method).__module__}.{type(method).__name__}"
 
 

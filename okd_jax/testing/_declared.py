@@ -1,4 +1,4 @@
-"""What can be said of a method from its properties alone."""
+"""Checks of a method by its properties only."""
 
 from collections.abc import Iterable
 import numbers
@@ -10,7 +10,7 @@ from okd_jax.testing._checks import require
 
 
 def properties_make_sense(method: core.Method) -> None:
-  """Hyperparameters keep their rules, and properties name peers that exist."""
+  """Hyperparameters obey their rules; properties name peers that exist."""
   try:
     core.check_hyperparameters(method)
   except ConfigError as error:

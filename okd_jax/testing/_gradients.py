@@ -1,4 +1,4 @@
-"""What can be said of a method's gradients, without training."""
+"""Checks of a method's gradients, without training."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ def loss_is_finite(method: core.Method) -> None:
 
 
 def targets_are_constant_unless_joint(method: core.Method) -> None:
-  """A row of a term trains its own peer, unless the method is `joint`."""
+  """A row of a term trains only its own peer, unless the method is `joint`."""
   reached = _reach(method)
   if method.joint:
     _checks.require(
@@ -66,7 +66,7 @@ def averages_and_teachers_are_constant(method: core.Method) -> None:
 
 @functools.cache
 def _jacobian(method: core.Method) -> Any:
-  """Of every term with a row a peer, summed over examples."""
+  """Jacobian of every term with one row per peer, summed over examples."""
 
   def loss_of_each_peer(seen):
     terms = _checks.apply(method, {}, seen).terms
@@ -79,7 +79,7 @@ def _jacobian(method: core.Method) -> Any:
 
 
 def _reach(method: core.Method) -> dict[str, np.ndarray]:
-  """How much each row of a term reaches peers other than its own."""
+  """How much each row of a term affects peers other than its own."""
   reach = {}
   for name, by_outputs in _jacobian(method).items():
     live = dataclasses.replace(by_outputs, trunk=None, ema=None, teacher=None)
@@ -100,7 +100,7 @@ def _reach(method: core.Method) -> dict[str, np.ndarray]:
 
 
 def _is_finite(method: core.Method, seen: core.Outputs) -> bool:
-  """Whether loss and gradients are."""
+  """Whether loss and gradients are finite."""
 
   def loss(params, seen):
     return core.objective(_checks.apply(method, params, seen).terms)

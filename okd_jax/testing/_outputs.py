@@ -1,4 +1,4 @@
-"""What a method is shown by the checks that need no training."""
+"""Inputs of a method for the checks that need no training."""
 
 import dataclasses
 from typing import Any
@@ -37,11 +37,11 @@ def random_outputs(
   """Random outputs of a group, with those of its averages and of a teacher.
 
   Args:
-    method: says what logits are.
-    num_peers: P.
-    scale: of the logits.
-    dtype: of features and maps; logits are float32 at least.
-    trunk: whether the peers share one.
+    method: the method, which determines the kind of logits.
+    num_peers: number P of peers.
+    scale: scale of the logits.
+    dtype: dtype of features and maps; logits are float32 at least.
+    trunk: whether the peers share a trunk.
   """
   rng = np.random.default_rng(0)
   wide = jnp.promote_types(dtype, jnp.float32)
@@ -74,9 +74,9 @@ def random_batch(
   """Blank images with random labels, or random heat maps.
 
   Args:
-    method: says which.
-    soft: the labels as probabilities [B, C] that are 0 or 1.
-    dtype: of those.
+    method: the method, which determines which of the two.
+    soft: whether labels are probabilities [B, C] that are 0 or 1.
+    dtype: dtype of these probabilities.
   """
   rng = np.random.default_rng(1)
   target: Any
@@ -98,7 +98,7 @@ def random_batch(
 
 
 def context(method: core.Method, train: bool = True) -> core.Context:
-  """A moment in the middle of a run of this method."""
+  """The context of a step in the middle of a run of this method."""
   labels = jnp.arange(NUM_EXAMPLES, dtype=jnp.int32) % C
   return core.Context(
     epoch=jnp.float32(1),

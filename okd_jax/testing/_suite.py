@@ -1,4 +1,4 @@
-"""All that a method must do."""
+"""All checks that a method must pass."""
 
 from collections.abc import Callable
 
@@ -24,15 +24,16 @@ CHECKS: tuple[Callable[[core.Method], None], ...] = (
 
 
 def check_method(method: core.Method | type[core.Method]) -> None:
-  """Checks what every method must do.
+  """Checks that a method behaves as every method must.
 
   Args:
-    method: with the hyperparameters that are to be checked, or a class, which
-      is checked with its defaults.
+    method: a method with the hyperparameters to check, or a class, which is
+      checked with its defaults.
 
   Raises:
-    AssertionError: saying what the method does, and what to do.
-    TooFewDevices: if meshes cannot be compared here.
+    AssertionError: if a check fails; it says what the method does and how to
+      correct it.
+    TooFewDevices: if there are too few devices here to compare meshes.
   """
   made = method() if isinstance(method, type) else method
   if not isinstance(made, core.Method):

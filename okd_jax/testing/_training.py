@@ -1,4 +1,4 @@
-"""What can be said of a method from a few steps of training."""
+"""Checks of a method with a few steps of training."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ STEPS = 3
 
 
 class TooFewDevices(RuntimeError):
-  """Meshes cannot be compared on the devices that are here."""
+  """There are too few devices here to compare meshes."""
 
 
 class Toy(Network):
@@ -63,7 +63,7 @@ class Toy(Network):
 
 
 def meshes_agree(method: core.Method) -> None:
-  """In float64 a few steps end where one device ends, on every mesh."""
+  """In float64 a few steps on any mesh give the result of one device."""
   needed = max(data * peer for data, peer in MESHES)
   if len(jax.devices()) < needed:
     raise TooFewDevices(
@@ -89,7 +89,7 @@ def meshes_agree(method: core.Method) -> None:
 
 
 def goes_on_exactly(method: core.Method) -> None:
-  """A state that was taken to the host goes on to the last bit."""
+  """Training goes on exactly from a state that was copied to the host."""
   whole = _whole(method)
   with jax.enable_x64(True):
     step = _step(method, *MESHES[0])
@@ -124,7 +124,7 @@ def state_stays_as_it_is(method: core.Method) -> None:
 
 
 def lowers_for_accelerators(method: core.Method) -> None:
-  """The step is a program for CUDA and TPU; nothing is compiled."""
+  """The step can be lowered for CUDA and TPU; nothing is compiled."""
   _, traced = _traced(method)
   try:
     traced.lower(lowering_platforms=("tpu", "cuda"))
@@ -223,7 +223,7 @@ def _start(method: core.Method) -> Any:
 
 @functools.cache
 def _step(method: core.Method, data: int, peer: int) -> tuple[Any, Any, Any]:
-  """A setup in float64, where its state lies, and its compiled step."""
+  """A setup in float64, the shardings of its state, and its compiled step."""
   setup = _setup(method, data, peer, dtype=jnp.float64)
   where = training.shardings(setup, _start(method))
   step = jax.jit(
@@ -236,7 +236,7 @@ def _step(method: core.Method, data: int, peer: int) -> tuple[Any, Any, Any]:
 
 @functools.cache
 def _whole(method: core.Method) -> Any:
-  """Where some steps on one device end."""
+  """The result of some steps on one device."""
   with jax.enable_x64(True):
     return _train(_step(method, *MESHES[0]), _start(method))
 
@@ -253,7 +253,7 @@ def _train(
 
 
 def _arguments(setup: training.Setup, state: Any, seed: int = 0) -> Any:
-  """What a step takes: state, batch, key, teacher, labels of all examples."""
+  """Arguments of a step: state, batch, key, teacher, labels of all examples."""
   rng = np.random.default_rng(seed)
   views = (NUM_PEERS,) if setup.method.needs.views else ()
   image_shape = setup.task.blank(1).image.shape[1:]

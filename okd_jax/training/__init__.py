@@ -1,4 +1,4 @@
-"""The training step, its state and its evaluation, for a loop of one's own.
+"""The training step, its state and its evaluation, for your own training loop.
 
 `Setup` says what stays fixed, `init` draws a `TrainState`, and `train_step`,
 `loss_fn`, `eval_step` and `predict` are pure functions of both. They need no

@@ -27,12 +27,12 @@ _WARM_UP, _ROUNDS = 2, 7
 def choose_mapping(setup: Setup, cache: Path = CACHE) -> Setup:
   """Replaces the mapping "auto" of a setup by the faster one.
 
-  On CPU that is "unroll", which is known. Elsewhere forward and backward pass
-  of the peers that one device holds are timed in both forms, once for every
-  kind of device, network, number of peers and batch.
+  On CPU "unroll" is known to be faster. Elsewhere the forward and backward pass
+  of the peers of one device is timed in both forms, once for every kind of
+  device, network, number of peers and batch.
 
   Args:
-    setup: of a run.
+    setup: setup of a run.
     cache: folder that keeps the times.
 
   Returns:
@@ -59,7 +59,7 @@ def measure(group: Group, images: Array) -> dict[str, float]:
   """Times forward and backward pass of a group.
 
   Args:
-    group: on a mesh of one device.
+    group: a group on a mesh of one device.
     images: float [B, H, W, c], on that device.
 
   Returns:
@@ -76,7 +76,7 @@ def measure(group: Group, images: Array) -> dict[str, float]:
 
 
 def _kept(setup: Setup, group: Group, cache: Path) -> dict[str, float]:
-  """Seconds of what one device holds, from the cache or measured.
+  """Seconds for the peers of one device, from the cache or measured.
 
   Only the first process of a run measures; in others all times are zero.
   """
@@ -105,9 +105,9 @@ def _kept(setup: Setup, group: Group, cache: Path) -> dict[str, float]:
 
 
 def _agreed(choice: bool) -> bool:
-  """What the first process says.
+  """The choice of the first process.
 
-  Processes that ran different programs would wait for each other for ever.
+  Processes with different programs would wait for each other for ever.
   """
   return bool(multihost_utils.broadcast_one_to_all(choice))
 

@@ -18,14 +18,14 @@ def outputs(
   """Passes a batch through the averaged peers, if the method asks for it.
 
   Args:
-    setup: what stays fixed.
-    average: of the state.
-    memory: of the average, as an earlier pass left it.
-    images: [B, H, W, c], or one view a peer.
-    key: of the peers' dropout.
+    setup: what stays fixed during the run.
+    average: the average of the state.
+    memory: memory of the average after an earlier pass.
+    images: [B, H, W, c], or one view per peer.
+    key: random key of the peers' dropout.
 
   Returns:
-    What they say, without gradient, and their memory after that.
+    Their outputs, without gradient, and their memory after the pass.
   """
   if average is None or setup.method.needs.ema_decay is None:
     return None, memory
@@ -41,11 +41,12 @@ def updated(
   """The average after a step.
 
   Args:
-    setup: what stays fixed.
-    state: before the step.
-    params: after it.
-    memory: likewise; what no batch moves in the averages is averaged too.
-    passed: the average's own memory, where batches pass its peers.
+    setup: what stays fixed during the run.
+    state: state before the step.
+    params: parameters after the step.
+    memory: memory after the step; parts that no batch changes in the averages
+      are averaged, too.
+    passed: the average's own memory, if batches pass its peers.
   """
   decay = setup.average_decay
   if state.average is None or decay is None:

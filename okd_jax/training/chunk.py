@@ -1,4 +1,4 @@
-"""What the devices run in one call: one training step, or many."""
+"""Programs that the devices run in one call: one training step, or many."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,13 +27,13 @@ def one_step(
 
   Args:
     step_fn: the training step.
-    state: before the update.
-    sums: of measures, see `okd_jax.training.measures`.
-    batch: to learn from.
-    *rest: what else the training step takes.
+    state: state before the update.
+    sums: sums of measures, see `okd_jax.training.measures`.
+    batch: batch to learn from.
+    *rest: the other arguments of the training step.
 
   Returns:
-    The state after it, and the sums with its measures.
+    The state after the update, and the sums with its measures.
   """
   state, measured = step_fn(state, batch, *rest)
   return state, measures_lib.add(sums, measured)
@@ -55,16 +55,16 @@ def many_steps(
   Args:
     setup: says how batches are split.
     step_fn: the training step.
-    state: before the updates.
-    sums: of measures, see `okd_jax.training.measures`.
-    images: N of them, the data set.
+    state: state before the updates.
+    sums: sums of measures, see `okd_jax.training.measures`.
+    images: the N images of the data set.
     labels: a tree of [N, ...].
     rows: int32 [n, B], which examples make up each batch.
-    length: int32 scalar, up to n; compiled once for all.
-    *rest: what else the training step takes.
+    length: int32 scalar, up to n; compiled once for all lengths.
+    *rest: the other arguments of the training step.
 
   Returns:
-    The state after them, and the sums with their measures.
+    The state after the updates, and the sums with their measures.
   """
   split = NamedSharding(setup.mesh, P(DATA))
 
@@ -90,7 +90,7 @@ def batch_like(setup: Setup, images: Flat, labels: Any) -> Batch:
 
   Args:
     setup: says how batches are split.
-    images: N of them, the data set.
+    images: the N images of the data set.
     labels: a tree of [N, ...].
   """
   split = NamedSharding(setup.mesh, P(DATA))

@@ -20,15 +20,15 @@ from okd_jax.training.setup import Setup
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-  """What was seen of the deployed variables.
+  """The results of the deployed variables.
 
   Attributes:
-    first: the figures of what the first k members say together, k = 1 first.
-    names: of the predictions in `choices`, peers first.
-    choices: of every example, on the host, without padding; None if the task
-      was not asked for classes.
-    mistakes: the leader's surest ones first: where in `choices`, and the image
-      as the source has it.
+    first: figures of the ensemble of the first k members, k = 1 first.
+    names: names of the predictions in `choices`, peers first.
+    choices: the class given to every example, on the host, without padding;
+      None if classes were not requested.
+    mistakes: the leader's most confident mistakes, the most confident first:
+      the position in `choices`, and the image as from the source.
   """
 
   first: list[dict[str, float]]
@@ -38,13 +38,13 @@ class Seen:
 
 
 class Closely:
-  """Stands for `eval_step` and keeps what it sees on the way."""
+  """Replaces `eval_step` and keeps further results of its batches."""
 
   def __init__(self, setup: Setup, *, per_class: bool, most: int = 48):
     """Compiles nothing yet.
 
     Args:
-      setup: what stays fixed.
+      setup: what stays fixed during the run.
       per_class: whether to keep which class every example was given.
       most: how many mistakes to keep with their images.
 
@@ -79,7 +79,7 @@ class Closely:
     return sums
 
   def seen(self) -> Seen:
-    """What there was."""
+    """The results so far."""
     sums = total(self._first) or []
     first = [dict(self._setup.task.figures(part)) for part in sums]
     if not self._choices:
@@ -121,13 +121,13 @@ def _look(
 
 
 def _mistakes(choices: Choices, leader: int) -> Array:
-  """How sure the leader is of each mistake; -1 where it makes none."""
+  """The leader's confidence in each mistake; -1 where it makes none."""
   wrong = (choices.first[leader] != choices.label) & choices.mask
   return jnp.where(wrong, choices.confidence[leader], -1.0)
 
 
 def _merge(most: int, before: Any, found: Any) -> Any:
-  """The surest mistakes of both, each with its row and image."""
+  """The most confident mistakes of both, each with its row and image."""
   if before is not None:
     found = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), before, found)
   _, chosen = jax.lax.top_k(found[0], min(most, len(found[0])))

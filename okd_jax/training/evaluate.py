@@ -1,4 +1,4 @@
-"""A full pass over a split, and the figures that come out of it."""
+"""A full pass over a split, and the figures that result from it."""
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
@@ -38,9 +38,9 @@ class Evaluator:
     """Compiles nothing yet.
 
     Args:
-      setup: what stays fixed.
-      source: of the examples.
-      progress: called before each batch, as a sign that the run goes on.
+      setup: what stays fixed during the run.
+      source: the source of the examples.
+      progress: called before each batch, as a sign of progress.
     """
     self._setup = setup
     self._source = source
@@ -54,19 +54,20 @@ class Evaluator:
     splits: Sequence[str] = _SPLITS,
     closely: Step | None = None,
   ) -> dict[Figure, float]:
-    """Measures every example of the splits that there are, each once.
+    """Measures every example of these splits once, if the data have them.
 
     Args:
-      state: what to evaluate. Averaged variables, where there are any, are
-        measured too.
-      splits: which ones.
-      closely: what measures the deployed variables in place of `eval_step`.
+      state: the state to evaluate, including averaged variables, if there are
+        any.
+      splits: names of the splits.
+      closely: function that measures the deployed variables instead of
+        `eval_step`.
 
     Returns:
       The figures of the task for the leader (the network that would be
       deployed), every peer, the ensemble and the method's own group
-      predictions; the mean of the members' headlines; the diversity; what the
-      task compares with.
+      predictions; the mean of the members' headline figures; the diversity;
+      the references that the task compares with.
     """
     measured: dict[Figure, float] = {}
     for split in splits:
@@ -75,7 +76,7 @@ class Evaluator:
     return measured
 
   def names(self, state: TrainState) -> list[str]:
-    """What figures of the group are called in records; none is computed."""
+    """Names of the group's figures in records; none is computed."""
     setup = self._setup
     logits, predictions = jax.eval_shape(
       functools.partial(steps.predict_normalized, setup),
@@ -94,7 +95,7 @@ class Evaluator:
     return [Figure(s, *rest).name for s in splits for rest in found]
 
   def refreshed(self, state: TrainState) -> TrainState:
-    """The state after the method has looked at the held-out data."""
+    """The state after `Method.refresh` with the held-out data."""
     setup = self._setup
     logits, labels = self._held_out_logits(state)
     everywhere = NamedSharding(setup.mesh, PartitionSpec())

@@ -17,14 +17,14 @@ def check_measures(step: int, measured: Mapping[str, Any]) -> dict[str, float]:
   """Turns measures into named numbers.
 
   Args:
-    step: for the message.
-    measured: as from `okd_jax.training.step.train_step`, of one step, or means
-      over the steps since the last record.
+    step: the step, for the message.
+    measured: measures, as from `okd_jax.training.step.train_step`, of one step,
+      or means over the steps since the last record.
 
   Returns:
     `loss`, every term summed over peers, the task's headline averaged over
     peers, `learning_rate` if it is known, `rampup`, `gradient_norm`, and the
-    method's summaries with one entry an element, such as `attention/0/1`.
+    method's summaries with one entry per element, such as `attention/0/1`.
 
   Raises:
     NotFiniteError: naming term, peer and step.
@@ -72,7 +72,7 @@ def check_state(step: int, state: TrainState) -> None:
 
 @jax.jit
 def _all_finite(tree: Any) -> Any:
-  """For every leaf, which entries of its first axis are finite."""
+  """For every leaf, which entries along its first axis are all finite."""
 
   def finite(leaf):
     return jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))

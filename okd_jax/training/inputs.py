@@ -1,4 +1,4 @@
-"""What a training step has before it differentiates."""
+"""The inputs of a training step, computed before it differentiates."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ from okd_jax.training.state import TrainState
 
 @struct.dataclass
 class Inputs:
-  """A batch and what is said of it without gradient.
+  """A batch and the outputs for it that get no gradient.
 
-  Where gradients are accumulated, parts of the batch are the first axis.
+  If gradients are accumulated, the parts of the batch are the first axis.
 
   Attributes:
-    batch: augmented.
-    key: of the peers' dropout.
+    batch: the augmented batch.
+    key: random key of the peers' dropout.
     averaged: outputs of the averaged peers.
     taught: outputs of the frozen teachers.
   """
@@ -44,7 +44,7 @@ def prepare(
   """Draws at random, and passes the batch through averages and teachers.
 
   Args:
-    setup: this and what follows are those of `step.train_step`.
+    setup: this and all other arguments are those of `step.train_step`.
 
   Returns:
     The inputs, what the method may know, and the memory of the averages after
@@ -52,8 +52,8 @@ def prepare(
 
   Raises:
     ConfigError: if the batch cannot be divided, or the method needs a teacher,
-      labels or another kind of group, and is not given them; also for known
-      labels that will not do.
+      labels or another kind of group and does not get them; also for known
+      labels that are unsuitable.
   """
   devices = setup.mesh.shape[DATA]
   if len(batch.index) % (devices * setup.accumulate):
@@ -103,9 +103,9 @@ def prepare(
 
 
 def _check_group(setup: Setup) -> None:
-  """Refuses to train a group that the method is not for.
+  """Refuses to train a group that the method does not support.
 
-  Runs of earlier releases may have done so, and are evaluated.
+  Earlier releases may have trained such groups; these can still be evaluated.
   """
   needs, peers = setup.method.needs, setup.peers
   kind = "replicas" if peers.stem is None else "branches"

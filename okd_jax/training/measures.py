@@ -1,7 +1,7 @@
 """Means of measures over the steps since they were recorded.
 
-The sums are taken where the steps run, one step after another, so that they do
-not depend on how many steps one call makes.
+The sums are computed where the steps run, one step after another, so that they
+do not depend on the number of steps in one call.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def add(sums: Measures, measured: Measures) -> Measures:
 
 
 def means(sums: Measures, count: int) -> Measures:
-  """Means on the host over `count` steps, of which the sums are."""
+  """Means on the host from the sums over `count` steps."""
   host: Measures = mesh.to_host(sums)
 
   def mean(total):
@@ -49,10 +49,10 @@ def to_json(sums: Measures, count: int) -> dict[str, Any]:
 
 
 def from_json(saved: Mapping[str, Any], like: Measures) -> tuple[Measures, int]:
-  """What `to_json` was given, on the host; no steps if there is nothing.
+  """The inverse of `to_json`, on the host; no steps if nothing was saved.
 
   Args:
-    saved: from `to_json`.
+    saved: the result of `to_json`.
     like: arrays or shapes, for the structure and types.
   """
   leaves, structure = jax.tree.flatten(like)

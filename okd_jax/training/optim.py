@@ -12,7 +12,7 @@ from okd_jax import outside, rules
 from okd_jax.errors import ConfigError
 
 NAMES = ("sgd", "adam", "adamw", "lamb", "lion", "muon")
-# What beta2 and epsilon are where the settings leave them at 0.
+# The values of beta2 and epsilon where the settings leave them at 0.
 _BETA2 = {"lion": 0.99}
 _EPSILON = {"lamb": 1e-6}
 # With it Muon's steps are as long as Adam's, so that one rate suits both (Liu
@@ -46,25 +46,26 @@ class Optim:
     array of every peer.
 
   Attributes:
-    learning_rate: the full rate, from which config.schedule starts. Those of
-      sgd are some hundred times too high for the others.
-    momentum: of sgd and muon.
-    nesterov: look ahead by one step, sgd and muon.
-    weight_decay: coupled with the gradient for sgd and adam, apart from it for
-      adamw, lamb, lion and muon.
-    drops: where config.schedule.name=multistep lowers the rate, as fractions
-      of the epochs.
-    factor: what it is multiplied with at every drop.
-    name: the optimiser, or module:function, which is called with
-      learning_rate=1.0, returns a transformation of optax with its other
-      settings inside, and has its updates multiplied by the rate.
-    beta1: decay of the first moment, all but sgd.
+    learning_rate: the full learning rate, which config.schedule changes over
+      time. Rates for sgd are some hundred times too high for the others.
+    momentum: momentum of sgd and muon.
+    nesterov: whether sgd and muon use Nesterov momentum.
+    weight_decay: weight decay, added to the gradient by sgd and adam, and
+      decoupled from it by adamw, lamb, lion and muon.
+    drops: when config.schedule.name=multistep lowers the learning rate, as
+      fractions of the epochs.
+    factor: what the learning rate is multiplied by at every drop.
+    name: the optimiser, or module:function. The function is called with
+      learning_rate=1.0 and returns a transformation of optax that contains its
+      other settings; its updates are multiplied by the learning rate.
+    beta1: decay of the first moment, for all but sgd.
     beta2: decay of the second moment; 0 is 0.99 for lion and 0.999 for others.
-    epsilon: below the fraction of adam, adamw, lamb and muon; 0 is 1e-6 for
-      lamb and 1e-8 for others.
-    decay_norms: whether weights decay in biases and normalisations too.
-    clip_norm: gradients of the whole group are scaled down to this norm where
-      it is longer; 0 leaves them.
+    epsilon: constant in the denominator of adam, adamw, lamb and muon; 0 is
+      1e-6 for lamb and 1e-8 for others.
+    decay_norms: whether weight decay also applies to biases and normalisation
+      layers.
+    clip_norm: largest norm of the gradient of the whole group; a longer
+      gradient is scaled down to it. 0 does not clip.
   """
 
   learning_rate: float = rules.positive(0.1)
@@ -89,21 +90,21 @@ def make(
   """Builds the optimiser.
 
   Args:
-    settings: for all parameters.
-    overrides: settings to replace by path prefix, for example
+    settings: settings for all parameters.
+    overrides: settings to replace for parameters by path prefix, for example
       `{"method/fusion": {"weight_decay": 1e-5}}`. The first prefix that fits a
-      parameter counts. `adam_rate` takes Adam with that constant rate instead,
-      weight decay coupled too.
-    shared: prefixes of the parameters without a first axis of peers. Where an
-      optimiser looks at a whole array, it looks at that of one peer.
+      parameter counts. `adam_rate` uses Adam with that constant rate instead,
+      with weight decay added to the gradient.
+    shared: path prefixes of the parameters without a first axis of peers. An
+      optimiser that looks at whole arrays treats those of each peer separately.
 
   Returns:
     A transformation whose update takes the learning rate as the keyword
-    argument `learning_rate`, so that the schedule has no count of its own.
+    argument `learning_rate`, so that the schedule keeps no count of steps.
 
   Raises:
-    ConfigError: if a setting breaks its rule, such as the name of an optimiser
-      that is not there.
+    ConfigError: if a setting breaks its rule, such as an unknown name of an
+      optimiser.
   """
   rules.check(settings, "config.optim")
   if overrides:
@@ -204,7 +205,7 @@ def _times_rate(sign: int = 1) -> optax.GradientTransformationExtraArgs:
 
 
 def _trust_ratio(shared: Sequence[str]) -> optax.GradientTransformation:
-  """That of LAMB, for every peer of an array of its own."""
+  """The trust ratio of LAMB, for the array of every peer by itself."""
   whole = optax.scale_by_trust_ratio()
 
   def update(updates, state, params=None):
@@ -235,7 +236,7 @@ def _matrices(shared: Sequence[str]) -> Callable[[Any], Any]:
 
 
 def _no_norms(params: Any) -> Any:
-  """False for biases and what normalisations learn."""
+  """False for biases and for the parameters of normalisation layers."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: _name(path).rpartition("/")[2] not in ("bias", "scale"),
     params,

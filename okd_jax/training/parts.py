@@ -14,12 +14,13 @@ from okd_jax.training.setup import Setup
 def split(setup: Setup, batch: Batch) -> Batch:
   """Adds a leading axis of parts to a batch.
 
-  Part i of n has the examples i, i + n, ...: so every device keeps its own, and
-  has as many in every part.
+  Part i of n has the examples i, i + n, ..., so that every device keeps its own
+  examples and has the same number of them in every part.
 
   Args:
-    setup: says how many parts, which divide B.
-    batch: with images [B, H, W, c], or one view a peer [P, B, H, W, c].
+    setup: the setup with the number of parts, which divides B.
+    batch: a batch with images [B, H, W, c], or one view per peer
+      [P, B, H, W, c].
   """
   count, axis = setup.accumulate, 1 if setup.task.per_peer else 0
 

@@ -1,4 +1,4 @@
-"""How training steps reach the devices."""
+"""Runs training steps on the devices."""
 
 from collections.abc import Iterator, Mapping
 import time
@@ -36,11 +36,11 @@ class Runner:
   call: a loop on the device gathers its own batches.
 
   Attributes:
-    most_steps: how many steps one call should run, so that signals and
-      progress stay alive.
-    compile_seconds: tracing and compiling, zero before the first call.
-    first_step_seconds: of the first call after that.
-    train_seconds: spent in `run` after that, by the clock on the wall.
+    most_steps: how many steps one call should run at most, so that signals and
+      progress are handled in time.
+    compile_seconds: time of tracing and compiling, zero before the first call.
+    first_step_seconds: time of the first call after that.
+    train_seconds: wall-clock time in `run` after that.
   """
 
   def __init__(
@@ -56,15 +56,15 @@ class Runner:
     """Prepares the step; it is compiled when `run` is called first.
 
     Args:
-      setup: what stays fixed.
-      source: of the training batches.
-      state: for its shapes.
-      key: of the run.
+      setup: what stays fixed during the run.
+      source: source of the training batches.
+      state: the state; only its shapes matter.
+      key: random key of the run.
       teacher: variables of the frozen teachers, if the method needs them.
-      chunked: run many steps in one call. None does where that is faster: not
-        on CPU, where convolutions in a loop are many times slower.
-      unrecorded: the property of that name, as it was at the step from which
-        the run goes on, if it does.
+      chunked: whether to run many steps in one call. None does so where it is
+        faster: not on CPU, where convolutions in a loop are many times slower.
+      unrecorded: for a resumed run, the property of that name at the step from
+        which it continues.
     """
     memory = source if isinstance(source, MemorySource) else None
     if chunked is None:
@@ -106,7 +106,7 @@ class Runner:
 
   @property
   def images_per_second(self) -> float:
-    """Training speed since the first step, evaluation left out."""
+    """Training speed since the first step, without evaluation."""
     if not self.train_seconds:
       return 0.0
     return self._steps_timed * self._setup.batch_size / self.train_seconds
@@ -115,12 +115,12 @@ class Runner:
     """Runs the steps first, ..., last - 1.
 
     Args:
-      state: given away.
-      first: 0-based, the steps that the state has seen.
-      last: above `first`.
+      state: the state, whose memory is donated.
+      first: 0-based; number of steps that the state has seen.
+      last: end of the steps, above `first`.
 
     Returns:
-      The state after them.
+      The state after these steps.
     """
     while first < last:
       count = min(last - first, self._longest)
@@ -144,10 +144,10 @@ class Runner:
     return state
 
   def measured(self) -> Measures:
-    """Means of the measures over the steps since this was called.
+    """Means of the measures over the steps since the last call of this.
 
-    In a run that goes on, since it was called before that run was saved. At
-    least one step must have run.
+    In a resumed run, this may be a call before the run was saved. At least one
+    step must have run.
     """
     means = measures_lib.means(self._sums, self._count)
     self._unrecorded = {}
@@ -156,7 +156,7 @@ class Runner:
 
   @property
   def unrecorded(self) -> dict[str, Any]:
-    """As JSON values, what `measured` would return by now."""
+    """What `measured` would return now, as JSON values."""
     if not self._count:
       return {}
     return measures_lib.to_json(self._sums, self._count)

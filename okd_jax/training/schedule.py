@@ -14,25 +14,25 @@ from okd_jax.training.clock import Clock
 Array = jax.Array
 
 NAMES = ("multistep", "cosine", "linear", "one_cycle", "constant")
-# Of the steps in which one_cycle rises; what it begins with, as a part of the
-# rate; and what it ends with, as a part of that (Smith & Topin, as PyTorch and
-# optax have it).
+# For one_cycle: the share of the steps in which it rises; what the full rate is
+# divided by at the beginning; and what that is divided by at the end (Smith &
+# Topin, as in PyTorch and optax).
 _RISE, _START, _END = 0.3, 25.0, 1e4
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """How the learning rate moves.
+  """How the learning rate changes during a run.
 
   Attributes:
-    name: multistep drops at config.optim.drops by config.optim.factor; cosine
-      and linear fall a little at every step; one_cycle rises and falls;
-      constant stays.
-    warmup_epochs: so long the rate rises to its full value first, in epochs,
-      which may have a fraction. With one_cycle this is how long it rises, and
-      0 is 30 % of the run.
-    warmup_steps: the same in steps; only one of both.
-    final: what cosine and linear end with, as a fraction of the rate.
+    name: "multistep" multiplies the rate by config.optim.factor at
+      config.optim.drops; "cosine" and "linear" lower it a little at every step;
+      "one_cycle" raises it and then lowers it; "constant" keeps it.
+    warmup_epochs: epochs at the beginning in which the rate rises to its full
+      value; need not be a whole number. With one_cycle the length of the rise,
+      where 0 is 30 % of the run.
+    warmup_steps: the same in steps; set only one of the two.
+    final: rate that cosine and linear end with, as a fraction of the full rate.
   """
 
   name: str = rules.one_of("multistep", *NAMES, added=True)
@@ -54,16 +54,16 @@ def make(
 ) -> Callable[[Array], Array]:
   """The learning rate as a function of the 0-based step.
 
-  The k-th of w steps of warm-up, counted from 1, has k / w of the rate. Drops
-  stay where they are; cosine and linear fall in the steps after it, and reach
-  the end after the last one.
+  Step k of w warm-up steps, counted from 1, has k / w of the rate. A warm-up
+  does not move the drops of multistep; cosine and linear fall in the steps
+  after it, and reach their final value after the last step.
 
   Args:
-    schedule: which one.
-    clock: of the run.
+    schedule: the settings of the schedule.
+    clock: the clock of the run.
     base: the full rate.
-    drops: of multistep, as fractions of the epochs.
-    factor: of multistep, what every drop multiplies the rate by.
+    drops: for multistep, when the rate drops, as fractions of the epochs.
+    factor: for multistep, what every drop multiplies the rate by.
 
   Returns:
     A function of a number or an array.

@@ -1,4 +1,4 @@
-"""What stays fixed during a run: the group, the method, the task, the time."""
+"""What stays fixed during a run: group, method, task and schedule."""
 
 from collections.abc import Callable
 import dataclasses
@@ -34,36 +34,38 @@ _ROWS = 128
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """Everything that the training step takes as given.
+  """Everything that does not change from one training step to the next.
 
   Attributes:
     peers: the group.
     method: turns the group's outputs into loss terms.
     task: what targets and figures mean, and how images are augmented.
-    optimizer: any transformation of optax that can do with gradients and
+    optimizer: any transformation of optax that needs only gradients and
       parameters. If its update takes extra arguments, it gets the loss as
-      `value`, and `learning_rate` where that is known.
-    batch_size: B, over all devices.
+      `value`, and `learning_rate` if that is known.
+    batch_size: number B of examples in a batch, over all devices.
     train_size: examples seen in one epoch.
-    epochs: length of the run; a loop of one's own may be of any length below
+    epochs: length of the run; your own training loop may have any length below
       2**31 examples.
-    learning_rate: function of the 0-based step, as the schedules of optax are;
-      reported and given to the optimiser; None where it has its own.
+    learning_rate: function of the 0-based step, like the schedules of optax; it
+      is reported and given to the optimiser. None if the optimiser has its own.
     rampup_epochs: epochs until ramped terms have their full weight.
-    rampup_per_step: move the ramp-up every step, not every epoch.
-    num_positions: `Batch.index` lies below it in training; `train_size` by
-      default. Only methods that remember something of each example need it.
-    accumulate: parts of a batch, one after another, whose gradients are
-      averaged before the update; it divides a device's share of the batch.
-    ema_decay: keep averaged peers and method variables with this decay, to
-      evaluate and to deploy them; None keeps none, unless the method asks.
+    rampup_per_step: whether the ramp-up advances every step, not every epoch.
+    num_positions: upper limit of `Batch.index` in training, not included;
+      `train_size` by default. Only methods that remember something of each
+      example need it.
+    accumulate: number of parts of a batch that are computed one after another
+      and whose gradients are averaged before the update; it must divide a
+      device's share of the batch.
+    ema_decay: decay of averaged peers and method variables, which are then
+      evaluated and deployed; None keeps none unless the method needs them.
     teacher: frozen networks for methods that need them.
-    teacher_example: shapes of what they say about one example, where they are
-      not at hand; see `okd_jax.training.targets`.
+    teacher_example: shapes of the outputs of these networks for one example, if
+      the networks are not given; see `okd_jax.training.targets`.
 
   Raises:
     ConfigError: if a number or a hyperparameter of the method is out of range,
-      if the method is for another task, or if it compares peers that are shown
+      if the method is for another task, or if it compares peers that see
       different mixtures.
   """
 
@@ -115,7 +117,7 @@ class Setup:
 
   @property
   def average_decay(self) -> float | None:
-    """Of the averages that are kept; None if there are none."""
+    """Decay of the averages that are kept; None if there are none."""
     asked = self.method.needs.ema_decay
     return self.ema_decay if asked is None else asked
 
@@ -126,18 +128,18 @@ class Setup:
 
   @property
   def num_examples(self) -> int:
-    """Rows of memory for each example: `num_positions`, rounded up."""
+    """Rows of the memory of examples: `num_positions`, rounded up."""
     rows = math.lcm(_ROWS, self.mesh.shape[DATA])
     return -(-(self.num_positions or self.train_size) // rows) * rows
 
   @property
   def clock(self) -> Clock:
-    """How steps count as epochs."""
+    """Converts steps to epochs."""
     return Clock(self.batch_size, self.train_size, self.epochs)
 
   @property
   def total_steps(self) -> int:
-    """Steps until every example was seen `epochs` times, rounded up."""
+    """Steps until every example is seen `epochs` times, rounded up."""
     return self.clock.total_steps
 
   def first_step(self, epoch: int) -> int:
@@ -177,7 +179,7 @@ class Setup:
     return self.task.augment(batch, key, num_views=num_views, mesh=self.mesh)
 
   def example_images(self) -> Array:
-    """One blank image, for its shape."""
+    """One blank image; only its shape matters."""
     return self.task.blank(1).image
 
 
@@ -191,7 +193,7 @@ def require_task(name: str, method: Method) -> None:
 
 
 def require_one_average(ema_decay: float | None, method: Method) -> None:
-  """Raises ConfigError if averages are asked for beside those of a method."""
+  """Raises ConfigError if averages are set although the method has its own."""
   own = method.needs.ema_decay
   if ema_decay is not None and own is not None:
     raise ConfigError(
@@ -215,20 +217,20 @@ def with_optim(
   epochs: int,
   **others: Any,
 ) -> Setup:
-  """A setup with one of our optimisers; by default with the papers'.
+  """Makes a setup with one of our optimisers; by default with the papers'.
 
   Args:
-    settings: of the optimiser; the method may override some.
-    schedule: of its learning rate.
-    peers: of the setup.
-    method: of the setup.
-    batch_size: of the setup.
-    train_size: of the setup.
-    epochs: of the setup, which the schedule depends on.
-    **others: fields of the setup.
+    settings: settings of the optimiser; the method may override some.
+    schedule: schedule of the learning rate.
+    peers: as in `Setup`.
+    method: as in `Setup`.
+    batch_size: as in `Setup`.
+    train_size: as in `Setup`.
+    epochs: as in `Setup`; the schedule depends on it.
+    **others: other fields of `Setup`.
 
   Raises:
-    ConfigError: if optimiser or schedule cannot be made.
+    ConfigError: if the optimiser or the schedule cannot be made.
   """
   return Setup(
     peers=peers,
@@ -251,8 +253,8 @@ def with_optim(
   )
 
 
-# Functions are equal only if they are the same: setups of equal settings are
-# equal, and their programs found again, as these are kept.
+# Two functions are equal only if they are the same object. These are kept, so
+# that setups of equal settings are equal and their compiled programs are found.
 
 
 @once.by_value
@@ -279,7 +281,7 @@ def _learning_rate(
 
 
 def random_keys(seed: int) -> tuple[Array, Array]:
-  """The keys of a run: of its initial values, and of its steps."""
+  """The random keys of a run: for its initial values and for its steps."""
   # Programs that draw many arrays compile three times faster with "rbg". But
   # what it draws for many keys at once depends on which, and so on the mesh.
   steps = jax.random.key(seed, impl="threefry2x32")

@@ -1,4 +1,4 @@
-"""The training state, its initial value, and how it lies on the devices."""
+"""The training state, its initial value, and its placement on the devices."""
 
 import dataclasses
 from typing import Any
@@ -18,7 +18,7 @@ from okd_jax.training.setup import Setup
 
 @struct.dataclass
 class Average:
-  """Averaged peers and method variables, with their own memory."""
+  """Averaged variables of peers and method, with a memory of their own."""
 
   params: dict[str, Any]
   memory: dict[str, Variables]
@@ -30,12 +30,12 @@ class TrainState:
 
   Attributes:
     step: int32 scalar, number of updates made.
-    params: learned by gradient, {"peers": ..., "method": ...}.
+    params: parameters learned by gradient, {"peers": ..., "method": ...}.
     memory: every other collection, {"peers": ..., "method": ...}: batch
       statistics, refreshed weights, and what a method remembers of each
-      example, which averages do not have.
-    opt_state: of the optimiser.
-    average: averaged variables, if the method or the setup asks for them.
+      example. The latter is not averaged.
+    opt_state: state of the optimiser.
+    average: averaged variables, if the method or the setup needs them.
   """
 
   step: Array
@@ -51,7 +51,7 @@ def variables(params: Any, memory: Any, part: str) -> Variables:
 
 
 def init(setup: Setup, key: Array) -> TrainState:
-  """Draws the initial state and places it on the mesh.
+  """Draws the initial state at random and places it on the mesh.
 
   Raises:
     ConfigError: if the logits do not have the shape that the task needs.
@@ -129,7 +129,7 @@ def specs(setup: Setup, params: Any, memory: Any) -> tuple[Any, Any]:
 
 
 def owners(setup: Setup, params: Any, memory: Any) -> tuple[Any, Any]:
-  """The peers that the first axis of every array counts, none if shared."""
+  """The peers along the first axis of every array; none if it is shared."""
   peers = setup.peers.owners(variables(params, memory, "peers"))
   method = jax.tree.map(lambda _: range(0), variables(params, memory, "method"))
   return _params_and_memory(peers, method)
@@ -149,16 +149,17 @@ def _params_and_memory(peers: Any, method: Any) -> tuple[Any, Any]:
 def like_params(
   opt_state: Any, params: Any, values: Any, otherwise: Any
 ) -> Any:
-  """A tree for the optimiser's state from one for the parameters.
+  """A tree for the optimiser's state, made from one for the parameters.
 
-  Whatever the optimiser, what it keeps for a parameter lies under the name of
-  that parameter, and is split as it is if the first axes are alike.
+  Every optimiser keeps its arrays for a parameter under the name of that
+  parameter. They are split like the parameter if their first axes are equal.
 
   Args:
     opt_state: arrays or their shapes.
-    params: likewise.
-    values: one for each parameter.
-    otherwise: for what belongs to no parameter, or has another first axis.
+    params: arrays or their shapes.
+    values: one value for each parameter.
+    otherwise: value for arrays that belong to no parameter or have another
+      first axis.
   """
   by_path: dict[Any, tuple[Any, Any]] = {}
 
@@ -213,7 +214,7 @@ def _spec(method: Method, collection: str) -> P:
 
 
 def without_per_example(method: Method, memory: Any) -> Any:
-  """Memory without what the method remembers of each example."""
+  """The memory without what the method remembers of each example."""
   return memory | {
     "method": {
       name: tree
@@ -224,7 +225,7 @@ def without_per_example(method: Method, memory: Any) -> Any:
 
 
 def with_per_example(method: Method, memory: Any, source: Any) -> Any:
-  """Memory with what the method remembers of each example in `source`."""
+  """The memory with what the method remembers of each example in `source`."""
   taken = {
     name: source["method"][name]
     for name in method.needs.per_example

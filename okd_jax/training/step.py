@@ -25,12 +25,13 @@ from okd_jax.training.state import TrainState, variables
 
 @struct.dataclass
 class Aux:
-  """What comes out of a loss besides its value.
+  """What the computation of the loss returns besides its value.
 
   Attributes:
-    result: of the method, with terms by the weights of their examples.
-    logits: of every peer [P, B, *out].
-    memory: after the pass.
+    result: output of the method, with terms multiplied by the weights of the
+      examples.
+    logits: logits of every peer, [P, B, *out].
+    memory: memory after the pass.
   """
 
   result: MethodOutput
@@ -49,19 +50,20 @@ def train_step(
   """Makes one update of a whole group.
 
   Args:
-    setup: what stays fixed.
-    state: before the update.
+    setup: what stays fixed during the run.
+    state: the state before the update.
     batch: images and targets.
-    key: of the run; the step is folded in here.
+    key: random key of the run; the step is folded in here.
     teacher: variables of the frozen teachers, if the method needs them.
-    train_labels: int32 [N], see `okd_jax.core.Context`, likewise. They are
-      checked unless they are an argument of the compiled function.
+    train_labels: int32 [N], see `okd_jax.core.Context`, if the method needs
+      them. They are checked unless they are an argument of the compiled
+      function.
 
   Returns:
-    The state after the update, and measures: `terms` by name ([Q], a value a
-    peer, or a scalar), `figures`, the task's headline for every peer on the
-    batch [P], `learning_rate` if it is known, `rampup`, `gradient_norm`, and
-    the method's `summaries`.
+    The state after the update, and measures: `terms` by name ([Q], one value
+    per peer, or a scalar), `figures`, the task's headline figure for every peer
+    on the batch [P], `learning_rate` if it is known, `rampup`, `gradient_norm`,
+    and the method's `summaries`.
   """
   inputs, ctx, averaged_memory = prepare(
     setup, state, batch, key, teacher, train_labels
@@ -106,19 +108,20 @@ def loss_fn(
   teacher: Variables | None = None,
   train_labels: Array | None = None,
 ) -> tuple[Array, Aux]:
-  """The loss that one update lowers, for a gradient of one's own.
+  """The loss that one update minimises, to compute gradients yourself.
 
   Args:
-    setup: what stays fixed.
-    params: to differentiate by, as `state.params`.
-    state: for everything else.
+    setup: what stays fixed during the run.
+    params: parameters to differentiate by, like `state.params`.
+    state: the state, for everything but the parameters.
     batch: images and targets.
-    key: of the run; the step is folded in here.
+    key: random key of the run; the step is folded in here.
     teacher: variables of the frozen teachers, if the method needs them.
-    train_labels: int32 [N], see `okd_jax.core.Context`, likewise.
+    train_labels: int32 [N], see `okd_jax.core.Context`, if the method needs
+      them.
 
   Returns:
-    A scalar and what else the pass gives.
+    The loss, a scalar, and the other results of the pass.
   """
   whole = dataclasses.replace(setup, accumulate=1)
   inputs, ctx, _ = prepare(whole, state, batch, key, teacher, train_labels)
@@ -131,16 +134,16 @@ def eval_step(
   """Measures a group on one batch.
 
   Args:
-    setup: what stays fixed.
-    params: of the live or of the averaged group.
-    memory: likewise.
+    setup: what stays fixed during the run.
+    params: parameters of the trained or of the averaged group.
+    memory: the memory that belongs to them.
     batch: images, targets and mask.
 
   Returns:
-    `peers`: sums for every peer [P]; `predictions`: sums for the ensemble (what
-    the members say together), the method's own group predictions and the
-    task's references;
-    `diversity`: a sum over examples; `count`: of examples.
+    `peers`: sums for every peer [P]; `predictions`: sums for the ensemble (the
+    members' joint prediction), the method's own group predictions and the
+    task's references; `diversity`: a sum over examples; `count`: the number of
+    examples.
   """
   return measured(setup, batch, *predict(setup, params, memory, batch))
 
@@ -148,7 +151,7 @@ def eval_step(
 def measured(
   setup: Setup, batch: Batch, logits: Array, predictions: dict[str, Array]
 ) -> dict[str, Any]:
-  """The sums of `eval_step`, of what `predict` gives."""
+  """The sums of `eval_step`, computed from the result of `predict`."""
   references = setup.task.references(batch)
   known = {figure_lib.reference(name): r for name, r in references.items()}
   members = logits[jnp.array(setup.method.members(len(logits)))]
@@ -166,7 +169,7 @@ def measured(
 def predict(
   setup: Setup, params: Any, memory: Any, batch: Batch
 ) -> tuple[Array, dict[str, Array]]:
-  """Logits of every peer [P, B, *out], and of the group by name [B, *out]."""
+  """Logits of every peer [P, B, *out] and, by name, of the group [B, *out]."""
   views = setup.task.test_views(setup.task.normalize(batch))
   each = [predict_normalized(setup, params, memory, view) for view in views]
   merge = setup.task.merge_views
@@ -179,7 +182,7 @@ def predict(
 def predict_normalized(
   setup: Setup, params: Any, memory: Any, batch: Batch
 ) -> tuple[Array, dict[str, Array]]:
-  """The same for images that are normalised floats."""
+  """The same as `predict`, for images that are normalised floats."""
   key = jax.random.key(0)  # nothing is random in evaluation
   outputs, _ = setup.peers.apply(
     variables(params, memory, "peers"), batch.image, key, train=False
@@ -198,7 +201,7 @@ def predict_normalized(
 def _gradients(
   setup: Setup, params: Any, memory: Any, inputs: Inputs, ctx: Context
 ) -> tuple[Array, Any, Any, dict[str, Any], Array | None]:
-  """The loss, its gradient, the memory then, measures, and who is paused."""
+  """The loss, its gradient, the new memory, measures, and the paused peers."""
 
   def one(memory, inputs, ctx):
     loss = functools.partial(_loss, setup, inputs=inputs, ctx=ctx)
@@ -230,7 +233,7 @@ def _gradients(
   )
   grads = jax.tree.map(lambda leaf: leaf / setup.accumulate, grads)
   measured = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), measured)
-  # Who is paused in every part.
+  # A peer is paused only if it is paused in every part.
   paused = None if paused is None else jnp.all(paused, 0)
   return jnp.mean(values), grads, memory, measured, paused
 
@@ -262,7 +265,7 @@ def _loss(
 
 
 def _rate(setup: Setup, step: Array) -> dict[str, Any]:
-  """The learning rate of a step by name, if it is known."""
+  """The learning rate of a step under its name, if it is known."""
   if setup.learning_rate is None:
     return {}
   return {"learning_rate": setup.learning_rate(step)}

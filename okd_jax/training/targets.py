@@ -1,8 +1,8 @@
-"""What methods get for averages and teachers where neither is passed.
+"""What methods get for averages and teachers when these are not computed.
 
-At initialisation and in evaluation only the peers pass the batch. Methods get
-arrays of the shapes that they get in training, so that parameters can be shaped
-by a teacher that is wider or deeper than the peers.
+At initialisation and in evaluation the batch passes only the peers. Methods get
+arrays of the shapes of training, so that the shapes of their parameters can
+follow a teacher that is wider or deeper than the peers.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,8 @@ def shapes(setup: Setup, outputs: Outputs) -> Outputs:
   """The shapes of a group's outputs with those of averages and teachers.
 
   Args:
-    setup: says whether there are any.
-    outputs: of the peers, or their shapes.
+    setup: the setup, which says whether there are any.
+    outputs: outputs of the peers, or their shapes.
   """
   peers = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), outputs
@@ -46,7 +46,7 @@ def blank(setup: Setup, outputs: Outputs) -> Outputs:
 
 
 def teacher_example(setup: Setup) -> Outputs | None:
-  """Shapes of what the teachers say about one example, without a batch axis."""
+  """Shapes of the teachers' outputs for one example, without a batch axis."""
   group = setup.teacher
   if group is None:
     return setup.teacher_example

@@ -1,4 +1,4 @@
-"""Whose update counts: peers that have their turn and are not paused."""
+"""Applies updates only to peers whose turn it is and that are not paused."""
 
 from typing import Any
 
@@ -13,16 +13,16 @@ from okd_jax.training.setup import Setup
 def take(
   setup: Setup, before: Any, after: Any, turn: int | None, paused: Array | None
 ) -> Any:
-  """Takes what belongs to some peers from `after`, the others' from `before`.
+  """Takes the values of some peers from `after`, the others' from `before`.
 
-  What belongs to no peer is taken from `after`, too, except for counts of the
-  optimiser in all turns but the last: all turns are one step.
+  Values that belong to no peer are also taken from `after`, except for counts
+  of the optimiser in all turns but the last, as all turns form one step.
 
   Args:
-    setup: what stays fixed.
+    setup: what stays fixed during the run.
     before: parameters, memory and state of the optimiser.
     after: the same after an update of all peers.
-    turn: the only peer whose turn it is; None if it is everybody's.
+    turn: the only peer whose turn it is; None if it is the turn of all.
     paused: bool [P], peers that are not trained; None if all are.
   """
   if turn is None and paused is None:

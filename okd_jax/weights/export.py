@@ -35,20 +35,21 @@ def export(
 ) -> None:
   """Writes a folder with weights, program and card; replaces an older one.
 
-  In a run of several processes all of them call this and the first writes.
+  In a run of several processes, all of them must call this; the first writes.
 
   Args:
-    run: as from `okd_jax.runs.run.run`.
-    to: the folder.
-    what: "leader"; "peer_0", "peer_1", ...; "ensemble", the mean of the
-      members' logits; or a group prediction of the method. Names are those of
-      an evaluation, so "ema/..." are averaged variables.
-    form: "stablehlo", see `okd_jax.weights.exported`, or "savedmodel" for
-      TensorFlow.
+    run: a run, as from `okd_jax.runs.run.run`.
+    to: the folder to write.
+    what: which prediction to export: "leader"; "peer_0", "peer_1", ...;
+      "ensemble", the mean of the members' logits; or a group prediction of the
+      method. Names are those of an evaluation, so "ema/..." means averaged
+      variables.
+    form: format of the program: "stablehlo", see `okd_jax.weights.exported`, or
+      "savedmodel" for TensorFlow.
 
   Raises:
     ConfigError: if there is no prediction of that name, `to` holds something
-      else, or a network cannot do without the size of the batch.
+      else, or a network needs a fixed batch size.
   """
   is_empty = to.is_dir() and not any(to.iterdir())
   if to.exists() and not is_empty and not (to / leader_lib.CARD).exists():
@@ -83,10 +84,10 @@ def export(
 
 
 def describe(run: Run, what: str = "leader") -> dict[str, Any]:
-  """What a user of a prediction has to know, as JSON values.
+  """What a user of a prediction must know, as JSON values.
 
-  The headline of the task is that of the evaluation at the same step, by split;
-  empty if there was none.
+  It includes the headline figure of each split, from the evaluation at the same
+  step; empty if there was no such evaluation.
   """
   config, info = run.config, run.info
   headline = run.setup.task.headline(info).name
@@ -101,7 +102,7 @@ def describe(run: Run, what: str = "leader") -> dict[str, Any]:
   peer = _peer(run, what)
   return {
     "what": what,
-    # One name for all peers, or one a peer.
+    # One name for all peers, or one per peer.
     "network": config.peers.net if peer is None else nets[peer % len(nets)],
     "data": config.data.name,
     "task": info.task,
@@ -127,8 +128,8 @@ def function(run: Run, what: str = "leader") -> tuple[ApplyFn, Variables]:
   """A prediction as a function of variables and images.
 
   Args:
-    run: as from `okd_jax.runs.run.run`.
-    what: as for `export`.
+    run: a run, as from `okd_jax.runs.run.run`.
+    what: which prediction, as for `export`.
 
   Returns:
     `apply(variables, images)`, see `okd_jax.weights.exported.load_leader`, and
@@ -187,7 +188,7 @@ def _saved_model() -> Any:
 
 
 def _part(run: Run, what: str) -> tuple[Any, Any, str]:
-  """Parameters, memory and the name without that of averages."""
+  """Parameters, memory, and the name without the prefix of averages."""
   if what == figure_lib.LEADER:
     return *run.deployed, figure_lib.peer(run.leader)
   averaged, who = figure_lib.parse_prediction(what)
@@ -262,7 +263,7 @@ def _program(fn, weights, image_shape) -> bytes:
 
 @contextlib.contextmanager
 def _any_batch_size() -> Iterator[None]:
-  """Says what is wrong with a network that needs to know the batch's size."""
+  """Explains the error of a network that needs a fixed batch size."""
   unknown = jax.errors.InconclusiveDimensionOperation
   try:
     yield

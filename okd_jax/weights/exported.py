@@ -1,8 +1,8 @@
-"""Loads an exported network; needs JAX, safetensors and flatbuffers alone.
+"""Loads an exported network; needs only JAX, safetensors and flatbuffers.
 
 The folder holds `weights.safetensors`, `model.stablehlo` (a program of
 `jax.export` for CPU, CUDA and TPU and any batch size) and `card.json`. Without
-this file, the same is
+this module, a network is loaded and called by
 
     weights = safetensors.numpy.load_file("leader/weights.safetensors")
     content = pathlib.Path("leader/model.stablehlo").read_bytes()
@@ -35,7 +35,7 @@ PROGRAM = "model.stablehlo"
 def load_leader(
   path: str | os.PathLike[str],
 ) -> tuple[Callable[[Variables, Any], jax.Array], Variables]:
-  """Loads what `python -m okd_jax export` has written.
+  """Loads the network that `python -m okd_jax export` wrote.
 
   Args:
     path: the folder, for example `runs/okddip_c100/leader`.
@@ -43,9 +43,9 @@ def load_leader(
   Returns:
     A function `apply(variables, images)` and its variables, nested dicts of
     NumPy arrays. Images are float32 [B, H, W, c] in [0, 1], of the card's
-    `image_shape`, for any B; the result is the logits, float32 [B, C].
-    Normalisation is part of the function, which may be jitted and mapped over
-    but not differentiated.
+    `image_shape`, for any B; the result is the logits, float32 [B, C]. The
+    function includes the normalisation of the images; it may be used in
+    `jax.jit` and `jax.vmap`, but it cannot be differentiated.
 
   Raises:
     LeaderError: if a file is missing or is not the one that was exported.
@@ -69,11 +69,11 @@ def load_leader(
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-  """Reads what is known about an exported network.
+  """Reads the card of an exported network, which describes it.
 
   Raises:
-    LeaderError: if there is no card, or a damaged one; also when an entry that
-      it lacks is asked for by `card[name]`.
+    LeaderError: if there is no card, or a damaged one; also when `card[name]`
+      is used for an entry that is missing.
   """
   try:
     card = _Card(json.loads(files.text(folder / CARD)))
@@ -99,7 +99,7 @@ class _Card(dict[str, Any]):
 
 
 def read_weights(folder: Path, card: dict[str, Any]) -> dict[str, Any]:
-  """The weights by path, `params/stem/kernel`, as NumPy arrays.
+  """The weights by path, such as `params/stem/kernel`, as NumPy arrays.
 
   Raises:
     LeaderError: if the file is not the one that was exported.
@@ -113,10 +113,10 @@ def digest(content: bytes) -> str:
 
 
 def flatten(variables: Variables, prefix: str = "") -> dict[str, Any]:
-  """Nested variables by path, joined by slashes.
+  """Nested variables by path, with names joined by slashes.
 
-  A slash or tilde in a name, as spectral normalisation has them, becomes "~1"
-  or "~0", as in JSON pointers.
+  A slash or tilde in a name, as in spectral normalisation, becomes "~1" or
+  "~0", as in JSON pointers.
   """
   flat: dict[str, Any] = {}
   for name, value in variables.items():

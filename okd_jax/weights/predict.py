@@ -1,4 +1,4 @@
-"""Asks a run's leader, or an exported network, about image files."""
+"""Predicts for image files with a run's leader or an exported network."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
@@ -22,11 +22,11 @@ _BATCH_SIZE = 64
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """What is asked.
+  """A network that predicts.
 
   Attributes:
-    asking: how, by its task.
-    apply: logits [N, *out] of views [N, H, W, c].
+    asking: how its task prepares images and reads logits.
+    apply: function from views [N, H, W, c] to logits [N, *out].
   """
 
   asking: Asking
@@ -39,29 +39,30 @@ def predict(
   top: int = 5,
   boxes: Path | None = None,
 ) -> list[dict[str, Any]]:
-  """Asks a network about images.
+  """Predicts for images with a network.
 
   An image of any size and mode is converted to the channels that the network
-  was trained on. For classification it is resized to its input; its centre is
-  taken where training was on crops of random size. For keypoints the crop is
-  around each box, or holds the whole image.
+  was trained on. For classification it is resized to the network's input; if
+  the network was trained on crops of random size, the centre is taken. For
+  keypoints a crop is made around each box, or of the whole image.
 
   Args:
     target: a work directory or an exported network.
     paths: image files, and folders that are searched for image files.
-    top: how many guesses to give.
-    boxes: for keypoints, COCO annotations or detections that say where.
+    top: how many guesses to give for each image.
+    boxes: for keypoints, a file of COCO annotations or detections that says
+      where the figures are.
 
   Returns:
     For each image its `image` (the path) and `predictions`: for classification
     those of `okd_jax.tasks.class_answers`, for keypoints those of
-    `okd_jax.tasks.keypoint_answers`. For a file that cannot be asked about
-    `image` and `error`, the reason.
+    `okd_jax.tasks.keypoint_answers`. For a file that cannot be used, `image`
+    and `error`, the reason.
 
   Raises:
-    ConfigError: if target is no run, or its task has no use for boxes.
-    LeaderError: if it is a damaged export.
-    DataError: naming a path where no image is, or what is wrong with boxes.
+    ConfigError: if `target` is no run, or its task does not use boxes.
+    LeaderError: if `target` is a damaged export.
+    DataError: naming a path without an image, or what is wrong with the boxes.
   """
   (results,) = ask([open_network(target, top, boxes)], find(paths))
   return results
@@ -92,13 +93,13 @@ def ask(
   files: Sequence[Path],
   progress: Callable[[int], None] = lambda count: None,
 ) -> list[list[dict[str, Any]]]:
-  """Asks networks about image files, each of which is read once.
+  """Predicts for image files with several networks; reads each file once.
 
   Args:
-    networks: of runs that differ by their seed alone.
-    files: of the images.
-    progress: called with the number of images that have been asked about since
-      the last call.
+    networks: networks of runs that differ only by their seed.
+    files: the image files.
+    progress: called with the number of images that were processed since the
+      last call.
 
   Returns:
     For each network what `predict` returns.
@@ -127,7 +128,7 @@ def ask(
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
-  """The given files, and in the place of a folder all image files below it.
+  """The given files; a folder is replaced by all image files below it.
 
   Raises:
     DataError: if nothing is found at a path.
@@ -175,7 +176,7 @@ def _logits(network: Network, views: np.ndarray) -> np.ndarray:
 
 
 def _try(asking: Asking, number: int, file: Path) -> Question | str:
-  """The question, or why there is none."""
+  """The network's input for a file, or the reason why there is none."""
   try:
     return asking.question(file, number)
   except DataError as error:

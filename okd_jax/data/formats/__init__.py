@@ -1,1 +1,1 @@
-"""What files hold data sets, one module a format."""
+"""Readers of data sets in files, one module for each format."""

@@ -1,4 +1,4 @@
-"""Which pictures of a folder belong to which split and class."""
+"""Finds which pictures of a folder belong to which split and class."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -33,14 +33,14 @@ Classes = dict[str, list[str]]
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """The pictures of a folder, in alphabetical order; names as of `walk.Seen`.
+  """The pictures of a folder, in alphabetical order; names as in `walk.Seen`.
 
   Attributes:
     seen: all files of the folder.
-    splits: names by split and class: `ALL` alone, or `TRAIN` first.
+    splits: names by split and class: only `ALL`, or `TRAIN` first.
     folders: the name of the folder of each split, "" for `ALL`.
     left_out: files and folders that are not used, by reason.
-    notes: what people may not expect, each a sentence.
+    notes: sentences about what users may not expect.
   """
 
   seen: walk.Seen
@@ -73,8 +73,9 @@ class Found:
 def find(path: str) -> Found:
   """Finds the pictures of a folder, by its index if there is one.
 
-  Either PATH/train/CLASS/**, with folders for validation and test beside it, or
-  PATH/CLASS/**. A validation folder is the test split where there is no other.
+  The structure is PATH/train/CLASS/**, with folders for validation and test
+  beside it, or PATH/CLASS/**. Without a test folder, a validation folder is the
+  test split.
 
   Raises:
     DataError: if the folder has another structure, or its index is stale.
@@ -148,10 +149,10 @@ def _by_folder(seen: walk.Seen, inside: str, names: list[str]) -> Classes:
 
 
 def _roles(root: Path, tops: Classes) -> dict[str, str]:
-  """The folders of the splits, none if these are classes.
+  """The folders of the splits; none if all folders are classes.
 
-  A folder that is called train is a class where others than splits are beside
-  it, unless another split is there too and both are divided into classes.
+  A folder called train is a class if there are folders beside it that are not
+  splits, unless there is another split, too, and both are divided into classes.
   """
   roles: dict[str, list[str]] = {}
   for name in tops:
@@ -184,14 +185,14 @@ def _roles(root: Path, tops: Classes) -> dict[str, str]:
 
 
 def role_of(name: str) -> str | None:
-  """The split that a name stands for, None if it does not say."""
+  """The split that a name stands for; None if it stands for none."""
   letters = re.sub(r"[^a-z]", "", name.lower())
   base = _ENDING.sub("", letters) or letters
   return next((r for r, names in _NAMES.items() if base in names), None)
 
 
 def _is_divided(names: list[str]) -> bool:
-  """Whether pictures lie in folders of their own and nowhere else."""
+  """Whether all pictures are in subfolders."""
   return bool(names) and all(name.count("/") > 1 for name in names)
 
 
@@ -216,7 +217,7 @@ def _classes(folder: Path, classes: Classes, root: Path) -> Classes:
 
 
 def _require_no_lost_folder(seen: walk.Seen, roles: dict[str, str]) -> None:
-  """Refuses links to nothing where the folders of splits or classes are."""
+  """Refuses broken links among the folders of splits or classes."""
   places = {"", *roles.values()}
   # Indices of earlier releases do not tell links to nothing.
   for name in seen.left_out.get(BROKEN, ()):

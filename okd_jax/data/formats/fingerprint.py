@@ -1,4 +1,4 @@
-"""What a run remembers of its files, to notice when they have changed."""
+"""Describes the files of a run, to notice when they have changed."""
 
 from collections.abc import Iterable, Mapping
 import json
@@ -16,13 +16,13 @@ def describe(
   sums: Mapping[str, int],
   sizes: Mapping[str, int],
 ) -> tuple[str, ...]:
-  """A line for every file: its path from the root, its size and its sum.
+  """A line for every file: its path from the root, size and checksum.
 
   Args:
-    root: the folder that may move.
-    names: of the files in the folder, in any order.
-    sums: of the contents of files; what has none is null in the line.
-    sizes: of files; one that has none here is looked up on the disk.
+    root: the folder, which may be moved.
+    names: names of the files in the folder, in any order.
+    sums: checksums of files; null in the line of a file that has none.
+    sizes: sizes of files; those that are missing are looked up on the disk.
 
   Returns:
     Lines of JSON, each a list of three.

@@ -1,4 +1,4 @@
-"""Folders of images, one folder a class."""
+"""Folders of images, one folder for each class."""
 
 import collections
 from collections.abc import Iterator, Sequence
@@ -33,16 +33,16 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class FolderReport:
-  """What `check_folder` has found.
+  """The results of `check_folder`.
 
   Attributes:
     counts: number of images by split ("all" without splits) and class.
-    sizes: number of images by (width, height), as they are turned.
+    sizes: number of images by (width, height), after they are turned.
     damaged: files that cannot be decoded, with the reason.
     duplicates: groups of files with the same contents.
-    across: those of them that lie in several splits, or in several classes.
+    across: those of these groups that are in several splits or classes.
     left_out: files and folders that are not used, by reason.
-    notes: what people may not expect.
+    notes: sentences about what users may not expect.
   """
 
   counts: dict[str, dict[str, int]]
@@ -55,7 +55,7 @@ class FolderReport:
 
   @property
   def imbalance(self) -> float:
-    """Pictures of the most frequent class to train on, to the rarest's."""
+    """Ratio of training pictures in the most frequent and the rarest class."""
     counts = next(iter(self.counts.values())).values()
     return max(counts) / min(counts)
 
@@ -66,13 +66,13 @@ def read(
   """Reads a folder of images.
 
   Its structure is that of `finder.find`; without a test split, a fixed fraction
-  of each class becomes one. What becomes of a picture says `images`.
+  of each class becomes one. Pictures are decoded as described in `images`.
 
   Args:
     path: the folder.
     image_size: height and width to resize to.
-    test_fraction: used where there is no test folder.
-    exif: whether pictures are turned as EXIF says.
+    test_fraction: fraction to test on, if there is no test folder.
+    exif: whether pictures are turned as their EXIF data say.
 
   Raises:
     DataError: naming the folder or the damaged file.
@@ -109,12 +109,12 @@ def read(
 def check_folder(
   path: str, *, exif: bool = True, write_index: bool = False
 ) -> FolderReport:
-  """Looks at every file of a folder of images, as training does.
+  """Checks every file of a folder of images, as training does.
 
   Args:
     path: the folder.
-    exif: whether pictures are turned as EXIF says.
-    write_index: write down what was seen, unless a file is damaged.
+    exif: whether pictures are turned as their EXIF data say.
+    write_index: whether to write an index, unless a file is damaged.
 
   Raises:
     DataError: if there is no folder of that structure.
@@ -171,14 +171,14 @@ def _paths(root: Path, groups: list[list[str]]) -> tuple[tuple[Path, ...], ...]:
 
 
 class _Looked(NamedTuple):
-  """What is found in a file.
+  """The results for one file.
 
   Attributes:
-    digest: of its content; None if it cannot be read.
+    digest: digest of its content; None if it cannot be read.
     size: (width, height); None if it cannot be decoded.
-    error: why one of them is missing.
-    length: its bytes.
-    sum: their CRC-32.
+    error: why one of these is missing.
+    length: size of the file in bytes.
+    sum: CRC-32 of its content.
   """
 
   digest: bytes | None

@@ -1,8 +1,9 @@
-"""What lies in a folder of data, written down once and read at every start.
+"""The index of a folder of data, written once and read at every start.
 
-`.okd_jax_index` in the folder is a line that says so, the SHA-256 of the rest,
-and the rest: JSON, compressed by zlib. Names, sizes and sums do not depend on
-where the folder is, so the file may be copied with it, also into a bucket.
+`.okd_jax_index` in the folder has a line that says what it is, the SHA-256 of
+the content, and the content: JSON, compressed by zlib. Names, sizes and
+checksums do not depend on where the folder is, so the file may be copied with
+it, also into a bucket.
 """
 
 from collections.abc import Sequence
@@ -25,11 +26,11 @@ _MOST = 3
 
 
 def pictures(root: Path) -> walk.Seen | None:
-  """The pictures of a folder as its index has them; None without an index.
+  """The pictures of a folder as listed in its index; None without an index.
 
   On a disk the times of folders tell whether something was added or removed
-  since; in a bucket there is nothing of the kind. What a picture holds is
-  compared when it is read.
+  since; a bucket has no such times. The content of a picture is compared when
+  it is read.
 
   Raises:
     DataError: if the index is damaged, or older than the folder.
@@ -55,7 +56,7 @@ def pictures(root: Path) -> walk.Seen | None:
 
 
 def records(root: Path) -> dict[str, Any] | None:
-  """What `write_records` has written; None without an index.
+  """Reads what `write_records` has written; None without an index.
 
   Raises:
     DataError: if the index is damaged.
@@ -70,7 +71,7 @@ def write_pictures(
 
   Args:
     seen: the folder.
-    sizes: bytes of each picture.
+    sizes: size of each picture in bytes.
     sums: CRC-32 of each picture.
   """
   content = {
@@ -105,7 +106,7 @@ def remove(root: Path) -> None:
 
 
 def stale(root: Path, changes: str) -> DataError:
-  """What is raised where a folder is not that of its index."""
+  """The error for a folder that does not match its index."""
   return DataError(
     f"{root / walk.INDEX} is not of the files that are there now: {changes}. "
     f"{_remedy(root)}"
@@ -140,7 +141,7 @@ def _remedy(root: Path) -> str:
 
 
 def _top(root: Path) -> list[str]:
-  """What lies in a folder of this machine itself, but for the index."""
+  """The entries directly in a folder of this machine, without the index."""
   if not isinstance(root, pathlib.Path):
     return []
   return sorted(n for n in os.listdir(root) if not n.startswith(walk.INDEX))

@@ -1,4 +1,4 @@
-"""Data sets whose images are read as they are needed."""
+"""Data sets whose images are read when they are needed."""
 
 import dataclasses
 

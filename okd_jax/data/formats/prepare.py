@@ -1,6 +1,6 @@
-"""Has TensorFlow Datasets prepare a copy, from files at hand or the network.
+"""Lets TensorFlow Datasets prepare a copy, from local files or the network.
 
-The network is touched only here, and only if files are missing.
+The network is used only here, and only if files are missing.
 """
 
 from collections.abc import Iterable, Iterator
@@ -48,21 +48,21 @@ def prepare(
   *,
   download: bool = True,
 ) -> Path:
-  """Returns a prepared copy of a data set, made if there is none.
+  """Returns a prepared copy of a data set; makes one if there is none.
 
   Args:
     name: `name` or `name/config` of TensorFlow Datasets.
-    data_dir: where copies live.
-    manual_files: the publisher's files that are at hand already, named as
-      published. They are used instead of a download.
-    download: whether files that are not at hand may be downloaded.
+    data_dir: folder of the copies.
+    manual_files: the publisher's files that are on this machine already, named
+      as published. They are used instead of a download.
+    download: whether missing files may be downloaded.
 
   Returns:
     The folder of the copy.
 
   Raises:
-    DataError: if it cannot be made; within five seconds where the publisher
-      cannot be reached.
+    DataError: if it cannot be made; within five seconds if the publisher cannot
+      be reached.
   """
   if found := prepared.find(name, data_dir):
     return found

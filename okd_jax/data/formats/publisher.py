@@ -48,7 +48,7 @@ _CIFAR_FILES = {
 
 
 def expected_files(name: str) -> str:
-  """Says which of the publisher's files are looked for, "" if none are."""
+  """Names the publisher's files that are looked for; "" if there are none."""
   if name == "fashion_mnist":
     return f"{', '.join(_IDX_FILES)} (each plain or .gz)"
   if name in _CIFAR_FILES:
@@ -86,7 +86,7 @@ def _alternatives(name, place):
 
 
 def read(name: str, found: tuple[Path, ...]) -> HostData:
-  """Reads what `find` has found."""
+  """Reads the files that `find` has found."""
   if name == "fashion_mnist":
     train, test = read_idx(*found[:2]), read_idx(*found[2:])
   else:

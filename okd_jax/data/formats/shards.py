@@ -1,6 +1,6 @@
-"""Where the images of a prepared copy are in its record files.
+"""Finds the images of a prepared copy in its record files.
 
-To find them all record files have to be read through, which an index saves.
+Without an index, all record files must be read to find them.
 """
 
 from collections.abc import Callable
@@ -23,11 +23,11 @@ _ROWS = ("offset", "length", "labels")
 
 
 def images(copy: prepared.Copy) -> Callable[[str], Files]:
-  """Returns what tells where the images of a split are.
+  """Returns a function that tells where the images of a split are.
 
   Raises:
-    DataError: if the copy is in a bucket and has no index, or if its index is
-      not that of its files; and later, if a record file is damaged.
+    DataError: if the copy is in a bucket and has no index, or if its index does
+      not match its files; and later, if a record file is damaged.
   """
   known = index.records(copy.path)
   if known is None:
@@ -52,7 +52,7 @@ def images(copy: prepared.Copy) -> Callable[[str], Files]:
 
 
 def write_index(copy: prepared.Copy) -> Path:
-  """Reads all record files of a copy, and writes down where the images are.
+  """Reads all record files of a copy, and writes an index of the images.
 
   Returns:
     The path of the index.
@@ -81,7 +81,7 @@ def _names(copy: prepared.Copy, split: str) -> tuple[str, ...]:
 
 
 def _sizes(copy: prepared.Copy) -> dict[str, int]:
-  """Bytes of the record files that are there."""
+  """Sizes in bytes of the record files that exist."""
   names = {name for split in copy.shards for name in _names(copy, split)}
   if isinstance(copy.path, pathlib.Path):
     found = {e.name: e.stat().st_size for e in os.scandir(copy.path)}

@@ -1,4 +1,4 @@
-"""Where the encoded images of a split are: in files, or in the middle of some.
+"""Where the encoded images of a split are: whole files, or parts of files.
 
 Every image can be read by itself.
 """
@@ -23,14 +23,14 @@ class Files:
 
   Attributes:
     root: the folder of the files.
-    names: paths of the files from there.
-    file: int32 [N], which of them holds an image.
+    names: paths of the files, relative to the root.
+    file: int32 [N], number of the file that contains the image.
     offset: int64 [N], where in the file it begins.
-    length: int64 [N], its bytes; -1 is the whole file.
+    length: int64 [N], its size in bytes; -1 is the whole file.
     labels: int32 [N].
-    sizes: bytes of whole files as an index has them, {} without one.
-    sums: their CRC-32, likewise.
-    groups: as of `okd_jax.data.info.Split`.
+    sizes: sizes in bytes of whole files from an index; {} without one.
+    sums: CRC-32 of these files; {} without an index.
+    groups: as in `okd_jax.data.info.Split`.
   """
 
   root: Path
@@ -44,14 +44,14 @@ class Files:
   groups: np.ndarray | None = None
 
   def path(self, row: int) -> Path:
-    """Returns the file that holds an image."""
+    """Returns the file that contains an image."""
     return self.root / self.names[self.file[row]]
 
   def read(self, row: int) -> bytes:
     """Returns an image as it is stored.
 
     Raises:
-      DataError: if the file is not that of the index.
+      DataError: if the file does not match the index.
       OSError: if it cannot be read.
       UnreachableError: if it is in a bucket that cannot be read.
     """
@@ -61,7 +61,7 @@ class Files:
     return found
 
   def read_together(self, rows: Iterable[int]) -> list[bytes | Exception]:
-    """Returns images as they are stored, or why they cannot be read."""
+    """Returns images as they are stored, or the errors of reading them."""
     parts = [
       (self.names[self.file[row]], int(self.offset[row]), int(self.length[row]))
       for row in rows
@@ -99,7 +99,7 @@ class Files:
   def _problem(
     self, name: str, offset: int, length: int, content: bytes | Exception
   ) -> Exception | None:
-    """Why an image is not that of an index; None if nothing is wrong."""
+    """Why an image does not match its index; None if it does."""
     if length != _WHOLE:
       if isinstance(content, bytes) and len(content) != length:
         return index.stale(

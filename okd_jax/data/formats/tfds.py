@@ -44,7 +44,7 @@ def data_dir(configured: str) -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class Copy:
-  """What the metadata of a prepared image-classification copy says.
+  """The metadata of a prepared copy of an image-classification data set.
 
   Attributes:
     path: folder of the copy.
@@ -52,8 +52,8 @@ class Copy:
     shards: number of examples in each record file, by split.
     image_key: name of the image feature.
     label_key: name of the label feature.
-    image_shape: (H, W, c), None where it differs between images.
-    class_names: one a class.
+    image_shape: (H, W, c), with None where it differs between images.
+    class_names: one name per class.
   """
 
   path: Path
@@ -70,7 +70,7 @@ class Copy:
     return next((s for s in ("test", "validation") if s in self.shards), None)
 
   def shape(self, image_size: int) -> tuple[int, int, int]:
-    """The shape of images once those of varying size are resized."""
+    """The shape of images after those of varying size are resized."""
     height, width, channels = self.image_shape
     if height is None or width is None:
       height = width = image_size
@@ -198,11 +198,11 @@ def read(
   """Reads a whole copy.
 
   Args:
-    name: of the data set.
-    copy: as from `inspect`.
-    image_size: to which images of varying size are resized.
-    test_fraction: held out for testing if the copy has no test split.
-    exif: whether images are turned as EXIF says.
+    name: name of the data set.
+    copy: its metadata, as from `inspect`.
+    image_size: size that images of varying size are resized to.
+    test_fraction: fraction to test on, if the copy has no test split.
+    exif: whether images are turned as their EXIF data say.
 
   Returns:
     The examples in their order on disk.
@@ -216,7 +216,7 @@ def read(
 
 
 def hold_out(split: Split, test_fraction: float) -> tuple[Split, Split]:
-  """Takes a fixed fraction of each class away for testing."""
+  """Holds out a fixed fraction of each class for testing."""
   train, test = hold_out_rows(split.labels, test_fraction)
   return (
     Split(split.images[train], split.labels[train]),
@@ -227,7 +227,7 @@ def hold_out(split: Split, test_fraction: float) -> tuple[Split, Split]:
 def hold_out_rows(
   labels: np.ndarray, test_fraction: float
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The same, of labels [N]: positions to train on and to test on."""
+  """The same for labels [N]: positions to train on and to test on."""
   count = round(test_fraction * len(labels))
   test, train = order.stratified(labels, count, _TEST)
   return train, test

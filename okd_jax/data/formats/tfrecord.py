@@ -11,10 +11,10 @@ from okd_jax.storage.paths import Path
 
 
 def content(path: Path) -> bytes:
-  """Reads a file, here or in a bucket.
+  """Reads a file, on this machine or in a bucket.
 
   Raises:
-    DataError: if it is not there, or is damaged on the disk.
+    DataError: if it does not exist, or is damaged on the disk.
     UnreachableError: if the bucket cannot be read.
   """
   try:
@@ -108,8 +108,7 @@ def parse_example(record: bytes) -> dict[str, list]:
 def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
   """Yields (number, contents) of the length-delimited fields of a message.
 
-  A number outside a packed list comes as its bytes, as if it were a list of
-  one.
+  A number outside a packed list is returned as its bytes, like a list of one.
   """
   for number, start, stop in _spans(data, 0, len(data)):
     yield number, data[start:stop]

@@ -1,4 +1,4 @@
-"""What lies below a folder, on this machine or in a bucket."""
+"""Lists the files below a folder, on this machine or in a bucket."""
 
 from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
@@ -28,15 +28,15 @@ BROKEN = "links to nothing"
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-  """The files of a folder; names are paths from there, with "/".
+  """The files of a folder; names are paths relative to it, with "/".
 
   Attributes:
     root: the folder.
-    names: of the pictures, in alphabetical order in each folder.
+    names: names of the pictures, in alphabetical order in each folder.
     left_out: names of files and folders that are not used, by reason.
-    folders: every folder that pictures may be in, "" for the root, and when
+    folders: every folder that may contain pictures, "" for the root, and when
       something was last added or removed there, in ns; 0 in a bucket.
-    sizes: bytes of every picture, {} if they have to be looked up.
+    sizes: size of every picture in bytes; {} if they must be looked up.
     sums: CRC-32 of every picture, {} if they are not known.
   """
 
@@ -51,9 +51,9 @@ class Seen:
 def look(root: Path) -> Seen:
   """Looks at every name below a folder.
 
-  Files whose names end like a picture's are taken at their word; the others
-  are looked at. Hidden files, what systems leave behind, pipes and other links
-  to nothing are left out.
+  Files with the ending of a picture's name count as pictures; the content of
+  others is checked. Hidden files, files of operating systems, pipes and broken
+  links are left out.
 
   Raises:
     DataError: naming a folder that cannot be read.
@@ -88,7 +88,7 @@ def below(
 
 
 def is_hidden(name: str) -> bool:
-  """Whether a name is hidden, or one that systems leave behind."""
+  """Whether a name is hidden, or belongs to a file of an operating system."""
   return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 

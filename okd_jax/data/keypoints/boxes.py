@@ -50,7 +50,7 @@ def center_and_scale(
   """Centre and scale of the crop around a box (x, y, w, h).
 
   Args:
-    box: in pixels.
+    box: the box in pixels.
     aspect: width over height of the crop.
   """
   x, y, width, height = box
@@ -65,9 +65,9 @@ def center_and_scale(
 def mpii_center_and_scale(
   center: np.ndarray, scale: float
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Centre from 0, and scale of the crop, of an entry of MPII.
+  """Centre, counted from 0, and scale of the crop of an entry of MPII.
 
-  A centre of -1 stands for none, and is left as it is but for the origin.
+  A centre of -1 stands for none; only its origin is changed.
   """
   center = np.array(center, float)
   if center[0] != -1:

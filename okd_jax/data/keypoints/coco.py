@@ -1,4 +1,4 @@
-"""Keypoints as COCO writes them: one JSON file, and a folder of pictures."""
+"""Keypoints in the format of COCO: one JSON file, and a folder of pictures."""
 
 import collections
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,14 +29,14 @@ PADDING = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class File:
-  """What is in a file.
+  """The content of a file.
 
   Attributes:
-    names: of the joints.
-    bones: joints joined by a line, counted from 0.
-    category_id: of the figures.
-    figures: those with a labelled joint.
-    notes: what people may not expect, each a sentence.
+    names: names of the joints.
+    bones: pairs of joints joined by a line, counted from 0.
+    category_id: category of the figures.
+    figures: the figures with a labelled joint.
+    notes: sentences about what users may not expect.
   """
 
   names: tuple[str, ...]
@@ -58,13 +58,14 @@ def read(
   """Reads and checks a file.
 
   Args:
-    path: the JSON.
+    path: the JSON file.
     pictures: the folder of the pictures; None looks beside the file.
     aspect: width over height of the crops.
-    official: the file is COCO's: boxes are cleaned as published and not padded,
-      and areas are those of outlines.
-    padding: of other boxes, as a share of the longer side, on every side.
-    look: which files there are; looked up anew by default.
+    official: whether the file is COCO's own: boxes are then cleaned as
+      published and not padded, and areas are those of outlines.
+    padding: padding of other boxes on every side, as a share of the longer
+      side.
+    look: tells which files exist; by default they are looked up again.
 
   Raises:
     DataError: naming the file, what is wrong in it, and the rule.
@@ -105,7 +106,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 class _Reader:
-  """Turns annotations into figures, and counts what was left out."""
+  """Turns annotations into figures, and counts what is left out."""
 
   def __init__(self, path, pictures, names, aspect, official, padding, look):
     self._path, self._pictures, self._names = path, pictures, names

@@ -1,4 +1,4 @@
-"""What people say of their joints, in `keypoints.yaml` or by their names."""
+"""What users say about their joints, in `keypoints.yaml` or by their names."""
 
 from collections.abc import Mapping, Sequence
 import math
@@ -28,9 +28,9 @@ _TORSO = (("left_hip", "right_shoulder"), ("l_hip", "r_shoulder"))
 
 
 def read(path: Path, look: files.Look) -> dict[str, Any]:
-  """The content of a description, {} where there is none.
+  """The content of a description; {} if there is none.
 
-  A key without a value says nothing.
+  A key without a value is ignored.
 
   Raises:
     DataError: naming the key that is wrong.
@@ -69,12 +69,12 @@ def describe(
   bones: Pairs,
   said: Mapping[str, Any],
 ) -> tuple[KeypointInfo, list[str]]:
-  """What is known of joints, from their names and a description.
+  """Facts about joints, from their names and a description.
 
   Args:
-    path: of the description, for messages.
-    names: of the joints.
-    bones: of the annotations.
+    path: path of the description, for messages.
+    names: names of the joints.
+    bones: bones of the annotations.
     said: content of the description.
 
   Returns:
@@ -153,7 +153,7 @@ def _with_side(name: str, side: str, other: str) -> str:
 
 
 def _alone(names: Sequence[str], paired: Sequence[int]) -> list[str]:
-  """A note on joints of one side by their names, if they are in no pair."""
+  """A note on joints that are named after one side but are in no pair."""
   alone = [
     name
     for i, name in enumerate(names)

@@ -1,4 +1,4 @@
-"""Figures where a detector says that people are, to be looked at in tests."""
+"""Figures in the boxes of people that a detector found, for testing."""
 
 from collections.abc import Iterator
 import pathlib
@@ -19,16 +19,16 @@ def figures(
   pictures: Path,
   aspect: float,
 ) -> Iterator[Figure]:
-  """Figures of which nothing is known but the box.
+  """Figures of which only the box is known.
 
-  Boxes are taken as they are, as in the published code, and those of other
+  Boxes are used unchanged, as in the published code, and those of other
   categories than people are left out.
 
   Args:
-    path: what the detector found, a list of {"image_id", "category_id", "bbox",
+    path: file of the detections, a list of {"image_id", "category_id", "bbox",
       "score"}.
     annotations: COCO's file of the same pictures.
-    pictures: their folder.
+    pictures: folder of the pictures.
     aspect: width over height of the crops.
 
   Raises:

@@ -12,12 +12,12 @@ def by_id(path: Path, entries: Sequence[Any], kind: str) -> dict[Any, Any]:
   """Entries by their id.
 
   Args:
-    path: of the file, for messages.
-    entries: of one list.
+    path: path of the file, for messages.
+    entries: the entries of one list.
     kind: name of the list.
 
   Raises:
-    DataError: if one has no id, or that of another.
+    DataError: if an entry has no id, or the id of another one.
   """
   found: dict[Any, Any] = {}
   for place, entry in enumerate(entries, 1):
@@ -67,10 +67,10 @@ def require_categories(path: Path, content: Mapping[str, Any]) -> None:
 def joints(
   path: Path, categories: Sequence[Any]
 ) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...], int | str]:
-  """Names, bones and id of the category with joints; of several the first.
+  """Names, bones and id of the (first) category with joints.
 
   Raises:
-    DataError: if there is not one list of names, or the bones are no pairs.
+    DataError: if there is not one list of names, or the bones are not pairs.
   """
   having = [
     entry

@@ -1,4 +1,4 @@
-"""Figures with joints: as loaders read them, and as arrays."""
+"""Figures with joints, as loaders read them and as arrays."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -16,21 +16,21 @@ HEAD_SHARE = 0.6
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-  """One figure, in pixels of its picture, of which the first is (0, 0).
+  """One figure, in pixels of its picture, where the first pixel is (0, 0).
 
   Attributes:
-    picture: its file.
-    image_id: a number of its own for every picture.
+    picture: file of the picture.
+    image_id: number of the picture, different for every picture.
     joints: float [J, 2].
     visible: int [J]; 0 not labelled, 1 labelled but hidden, 2 visible.
     box: (x, y, w, h).
-    center: of the crop, (x, y).
-    scale: of the crop's width in units of 200 pixels.
-    area: of the figure, for OKS.
-    head_box: two corners [2, 2]; None where it is not known.
-    size: (width, height) of the picture, likewise.
-    score: how sure it is that a figure is there; nan where a detector was
-      asked, and this is not what it found.
+    center: centre of the crop, (x, y).
+    scale: width of the crop in units of 200 pixels.
+    area: area of the figure, for OKS.
+    head_box: box of the head, two corners [2, 2]; None if it is not known.
+    size: (width, height) of the picture; None if it is not known.
+    score: confidence that there is a figure; nan if boxes of a detector are
+      used and this figure is not one of them.
   """
 
   picture: Path
@@ -52,17 +52,17 @@ class Joints:
 
   Attributes:
     points: float32 [N, J, 2], in pixels of the upright crop.
-    visible: int32 [N, J], as of `Figure`.
-    center: float32 [N, 2], likewise.
-    scale: float32 [N], likewise.
+    visible: int32 [N, J], as in `Figure`.
+    center: float32 [N, 2], as in `Figure`.
+    scale: float32 [N], as in `Figure`.
     head: float32 [N], size of the head in pixels of the picture; nan where it
       is not known.
-    torso: float32 [N], from left hip to right shoulder, or the longer side of
-      the box.
-    box: float32 [N, 4], likewise.
-    area: float32 [N], likewise.
-    image_id: int32 [N], likewise.
-    score: float32 [N], likewise.
+    torso: float32 [N], distance from left hip to right shoulder, or the longer
+      side of the box.
+    box: float32 [N, 4], as in `Figure`.
+    area: float32 [N], as in `Figure`.
+    image_id: int32 [N], as in `Figure`.
+    score: float32 [N], as in `Figure`.
   """
 
   points: Any
@@ -86,10 +86,10 @@ def to_arrays(
   """Joints of figures, for crops of (width, height).
 
   Args:
-    figures: N of them.
-    num_joints: J.
-    size: of the crops.
-    torso: left hip and right shoulder, or ().
+    figures: the N figures.
+    num_joints: number J of joints.
+    size: (width, height) of the crops.
+    torso: indices of left hip and right shoulder, or ().
   """
   count = len(figures)
 
@@ -129,7 +129,7 @@ def to_arrays(
 
 
 def torso_length(figure: Figure, torso: Sequence[int]) -> float:
-  """From left hip to right shoulder; without them the box's longer side."""
+  """Length from left hip to right shoulder, or the longer side of the box."""
   if torso and all(figure.visible[joint] for joint in torso):
     hip, shoulder = (figure.joints[joint] for joint in torso)
     if (length := float(np.linalg.norm(hip - shoulder))) > 0:

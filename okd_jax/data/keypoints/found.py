@@ -1,7 +1,7 @@
-"""Boxes of figures that somebody found: annotators or a detector.
+"""Boxes of figures that annotators or a detector found.
 
-Either COCO annotations, with their list of images, or what detectors write: a
-list of {"image_id", "category_id", "bbox", "score"}.
+They are read from COCO annotations, with their list of images, or from the
+output of detectors, a list of {"image_id", "category_id", "bbox", "score"}.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,11 +22,11 @@ class Found:
   """Where a figure is.
 
   Attributes:
-    image_id: of its picture, as the file has it.
-    category_id: what it is.
+    image_id: id of its picture, as in the file.
+    category_id: id of its category.
     box: (x, y, w, h).
-    score: how sure it is; 1 of annotators.
-    size: (width, height) of the picture; None where the file does not say.
+    score: confidence of the detector; 1 for annotators.
+    size: (width, height) of the picture; None if the file does not say.
   """
 
   image_id: int | str
@@ -39,9 +39,9 @@ class Found:
 class ByPicture:
   """The boxes in each picture, by the name of its file.
 
-  Of names with folders as many parts are compared as both have. Detections
-  that have no "file_name" are of the picture whose name is their image's id,
-  with zeros before it or not, as COCO names pictures.
+  Names with folders are compared by as many last parts as both have. Detections
+  without "file_name" belong to the picture whose name is the id of their image,
+  with or without leading zeros, as in COCO.
   """
 
   def __init__(self, path: pathlib.Path):
@@ -85,7 +85,7 @@ class ByPicture:
 
 
 def detections(path: pathlib.Path) -> list[Found]:
-  """What a detector has found.
+  """The boxes that a detector has found.
 
   Raises:
     DataError: naming the file and the rule that it breaks.
@@ -140,7 +140,7 @@ def _found(
   entry: Any,
   images: Mapping[Any, Any] | None,
 ) -> Found:
-  """One entry; of a detector where there is no list of images."""
+  """One entry; without a list of images it is one of a detector."""
   try:
     image = entry["image_id"]
     if not isinstance(image, int | str):
@@ -170,11 +170,11 @@ def _found(
 
 
 def _box(entry: Any, *, optional: bool) -> np.ndarray:
-  """The box; without one that of the labelled joints, as in training.
+  """The box, or if there is none that of the labelled joints, as in training.
 
   Args:
     entry: an annotation or a detection.
-    optional: an empty box is the answer if there are no such joints either.
+    optional: whether to return an empty box if there are no such joints either.
   """
   given = entry.get("bbox")
   box = np.zeros(4) if given is None else np.array(given, float)

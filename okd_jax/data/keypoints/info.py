@@ -1,4 +1,4 @@
-"""What is known of the joints of a data set, and how crops are augmented."""
+"""Facts about the joints of a data set, and how crops are augmented."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -19,21 +19,25 @@ class KeypointInfo:
   """Facts about joints, which `DataInfo.class_names` names.
 
   Attributes:
-    pairs: joints that change places in the mirror.
-    bones: joints to be joined by a line in pictures.
-    sigmas: of OKS, one a joint; () where it makes no sense.
-    torso: left hip and right shoulder, or () where there are no such joints.
-    mpii: the joints are the 16 of MPII, in its order.
-    head_boxes: figures have the box of their head, for PCKh.
-    official_sigmas: the sigmas are those of COCO, so that its figures compare.
-    box_padding: of boxes, before crops are made around them: a share of the
-      longer side, on every side. Annotated boxes have it already.
-    category_id: of figures, in COCO's files.
+    pairs: pairs of joints that change places when a picture is mirrored.
+    bones: pairs of joints to join by a line in pictures.
+    sigmas: sigmas of OKS, one per joint; () if OKS makes no sense.
+    torso: left hip and right shoulder, or () if there are no such joints.
+    mpii: whether the joints are the 16 of MPII, in its order.
+    head_boxes: whether figures have the box of their head, for PCKh.
+    official_sigmas: whether the sigmas are those of COCO, so that figures can
+      be compared with published ones.
+    box_padding: padding of boxes before crops are made around them, on every
+      side, as a share of the longer side. Annotated boxes have it already.
+    category_id: category of figures in COCO's files.
     mean_pose: mean place (x, y) of every joint in the crop, in its pixels.
-    margin: pixels around the crop, (x, y), that are there for augmentation.
-    scale: spread of the random zoom, at most this far from 1.
-    rotation: spread of the random angle in degrees, at most twice of it.
-    sigma: of the Gaussian around a joint, in pixels of a heat map.
+    margin: pixels around the crop, (x, y), that are kept for augmentation.
+    scale: standard deviation of the random zoom around 1, clipped at one
+      deviation.
+    rotation: standard deviation of the random angle in degrees, clipped at two
+      deviations.
+    sigma: standard deviation of the Gaussian around a joint, in pixels of a
+      heat map.
   """
 
   pairs: Pairs
@@ -53,12 +57,12 @@ class KeypointInfo:
 
   @classmethod
   def of_json(cls, saved: Mapping[str, Any]) -> Self:
-    """What `dataclasses.asdict` gave, after a file of JSON has held it."""
+    """Restores the result of `dataclasses.asdict` from JSON."""
     return cls(**{name: tuples(value) for name, value in saved.items()})
 
 
 def tuples(value: Any) -> Any:
-  """Lists, and lists in them, as the tuples that they were before JSON."""
+  """Turns nested lists back into the tuples that they were before JSON."""
   return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 

@@ -29,7 +29,7 @@ def load(config: Config) -> HostData | Listing:
   """Reads a data set into memory, or lists it for a stream.
 
   Raises:
-    ConfigError: if people without a head's size are to be validated on.
+    ConfigError: if the validation data would be people without head size.
     DataError: naming the file and the rule that it breaks.
   """
   listing = listed(config, find(config))
@@ -37,10 +37,10 @@ def load(config: Config) -> HostData | Listing:
 
 
 def listed(config: Config, found: Set) -> Listing:
-  """What a configuration makes of annotations, the pictures not yet read.
+  """The data set of annotations and a configuration, without reading pictures.
 
   Raises:
-    ConfigError: if people without a head's size are to be validated on.
+    ConfigError: if the validation data would be people without head size.
   """
   if config.validation and found.info.head_boxes:
     _check_heads(config, found)
@@ -78,14 +78,14 @@ def find(config: Config) -> Set:
 def coco2017(root: Path, aspect: float, found: str = "") -> Set:
   """The keypoints of COCO 2017.
 
-  People are where annotators say, in tests also where a detector says: OKS is
-  of the latter alone.
+  Boxes are those of the annotators; in tests those of a detector are added, and
+  then only these count for OKS.
 
   Args:
-    root: holds annotations/person_keypoints_{train,val}2017.json and
+    root: folder of annotations/person_keypoints_{train,val}2017.json and
       images/{train,val}2017/*.jpg.
     aspect: width over height of the crops.
-    found: a file of what the detector found in val2017.
+    found: a file of the boxes that the detector found in val2017.
   """
   places = {
     split: (

@@ -51,7 +51,7 @@ INFO = KeypointInfo(
 
 
 def read(root: Path) -> Set:
-  """Reads the annotations; the publisher's validation people are the tests.
+  """Reads the annotations; the publisher's validation split is the test split.
 
   Raises:
     DataError: naming the file and the rule that it breaks.
@@ -111,7 +111,7 @@ def _figure(
 
 
 def _with_heads(path: Path, figures: Sequence[Figure]) -> list[Figure]:
-  """Adds the boxes of heads, and takes joints as the evaluation has them."""
+  """Adds the boxes of heads, and uses the joints of the evaluation's file."""
   # A part of JAX's requirements.
   from scipy import io
 

@@ -1,10 +1,10 @@
-"""Keypoints of one's own: a folder with COCO JSON, pictures and a small YAML.
+"""Your own keypoints: a folder with COCO JSON, pictures and a small YAML file.
 
     PATH/keypoints.yaml          optional, see `description`
     PATH/*.json, PATH/annotations/*.json
     PATH/images/*
 
-CVAT (COCO Keypoints 1.0) and Label Studio (COCO with keypoints) export such.
+CVAT (COCO Keypoints 1.0) and Label Studio (COCO with keypoints) export this.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,17 +27,17 @@ from okd_jax.storage.paths import Path
 
 @dataclasses.dataclass(frozen=True)
 class Set:
-  """A data set of keypoints, read but for its pictures.
+  """A data set of keypoints, without its pictures.
 
   Attributes:
-    names: of the joints.
-    info: what is known of them.
-    splits: figures of "train" and, where there are such, of "validation" and
-      "test".
-    notes: what people may not expect, each a sentence.
-    exif: whether the annotators saw pictures turned as EXIF says.
-    flip: whether mirrored figures are figures.
-    files: what a run is to find again, see `formats.fingerprint`.
+    names: names of the joints.
+    info: facts about the joints.
+    splits: figures of "train" and, if they exist, of "validation" and "test".
+    notes: sentences about what users may not expect.
+    exif: whether the annotators saw pictures turned as their EXIF data say.
+    flip: whether mirrored figures are valid figures.
+    files: the files that a resumed run must find again, see
+      `formats.fingerprint`.
   """
 
   names: tuple[str, ...]
@@ -55,7 +55,8 @@ def read(path: str, aspect: float, test_fraction: float) -> Set:
   Args:
     path: a folder, or a JSON file.
     aspect: width over height of the crops.
-    test_fraction: of the pictures, where there is no file of tests.
+    test_fraction: fraction of the pictures to test on, if there is no file of
+      test figures.
 
   Raises:
     ConfigError: if no picture is left to train on.
@@ -117,7 +118,7 @@ def read(path: str, aspect: float, test_fraction: float) -> Set:
 def _of_tests(
   annotations: Mapping[str, Path], said: Mapping[str, Any]
 ) -> Iterator[str]:
-  """Says that a file of validation is tested on."""
+  """A note that a validation file is used for testing."""
   test = annotations.get("test")
   if test and "test" not in said and _split_of(test) == finder.VALIDATION:
     yield (
@@ -129,7 +130,7 @@ def _of_tests(
 def _warnings(
   splits: Mapping[str, Sequence[Figure]], heads: Sequence[bool]
 ) -> Iterator[str]:
-  """What makes figures too good, or leaves one out."""
+  """Warnings of what makes figures too good, or leaves a figure out."""
   pictures = {
     split: {figure.picture for figure in figures}
     for split, figures in splits.items()
@@ -153,7 +154,7 @@ def _described(
   splits: Mapping[str, Sequence[Figure]],
   look: files.Look,
 ) -> tuple[str, ...]:
-  """A line for each file, with a sum of those that people write."""
+  """A line for each file, with a checksum for those that people write."""
   if look.has(folder / description.FILE):
     annotations = [folder / description.FILE, *annotations]
   sums = {
@@ -220,7 +221,7 @@ def _files(
 
 
 def _split_of(file: Path) -> str | None:
-  """The split that the name of a file says, None if it says none."""
+  """The split that the name of a file stands for; None if for none."""
   words = re.split(r"[^a-z]+", file.stem.lower())
   return next(filter(None, map(finder.role_of, words)), None)
 
@@ -228,7 +229,7 @@ def _split_of(file: Path) -> str | None:
 def _require_trained_on(
   given: Path, folder: Path, named: Mapping[str, Path]
 ) -> None:
-  """Refuses a file to train on beside another one in the description."""
+  """Refuses a training file that the description does not name."""
   if named.get("train", given) != given:
     raise DataError(
       f"{folder / description.FILE} names {named['train']} for 'train', and "

@@ -1,9 +1,9 @@
 """Pictures of figures: the crop of each, with a margin for augmentation.
 
-What is held of a picture is a window around one figure, upright and at the size
-at which a network sees it. The crop of an evaluation is its middle, what the
-published code makes of the whole picture but for the rounding of OpenCV; in
-training it is turned, zoomed and mirrored from there.
+Of each picture a window around one figure is kept, upright and at the size at
+which a network sees it. The crop for evaluation is the middle of this window;
+except for the rounding of OpenCV, it is what the published code computes from
+the whole picture. For training the window is turned, zoomed and mirrored.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,11 +35,10 @@ class Files:
   """The figures of a split, their pictures not yet read.
 
   Attributes:
-    figures: N of them.
-    labels: int32 [N], zeros: what examples are divided by.
-    targets: of N figures.
-    groups: int32 [N], a number of its own for every picture, whose figures stay
-      together.
+    figures: the N figures.
+    labels: int32 [N], zeros, as all examples are of one kind.
+    targets: targets of the N figures.
+    groups: int32 [N], the number of the picture, whose figures stay together.
   """
 
   figures: tuple[Figure, ...]
@@ -64,12 +63,12 @@ def describe(
   """A data set for crops of (width, height).
 
   Args:
-    name: as in the configuration.
+    name: name of the data set, as in the configuration.
     found: its annotations.
-    size: of the crops.
-    scale: of the augmentation, see `KeypointInfo`.
-    rotation: likewise.
-    sigma: of the heat maps, likewise.
+    size: (width, height) of the crops.
+    scale: random zoom of the augmentation, see `KeypointInfo`.
+    rotation: random angle of the augmentation, see `KeypointInfo`.
+    sigma: width of the Gaussians in heat maps, see `KeypointInfo`.
   """
   width, height = size
 
@@ -134,8 +133,8 @@ def windows(figures: Sequence[Figure], info: DataInfo) -> np.ndarray:
   Pictures in a bucket are read at the same time, and each of them once.
 
   Args:
-    figures: N of them.
-    info: says how large.
+    figures: the N figures.
+    info: facts about the data set, with the size of the crops.
 
   Raises:
     DataError: if a picture cannot be read, or has not the size that it should
@@ -168,10 +167,10 @@ def crop(
 
   Args:
     picture: uint8 [H, W, 3].
-    center: of the crop, (x, y).
-    scale: of its width, in units of 200 pixels.
+    center: centre of the crop, (x, y).
+    scale: width of the crop, in units of 200 pixels.
     size: (width, height) of the crop.
-    margin: (across, down), pixels around it.
+    margin: pixels around the crop, (across, down).
   """
   (width, height), (across, down) = size, margin
   step = boxes.SCALE_UNIT * scale / width

@@ -1,8 +1,8 @@
-"""Drawn people for demonstrations, written as COCO writes keypoints.
+"""Drawn people for demonstrations, written in the format of COCO keypoints.
 
-They have the joints of MPII, all of one skeleton whose lengths are those of
-anthropometric tables, in random poses, colours and surroundings. What tells
-left from right is whether one sees a face or hair, as in photographs.
+They have the joints of MPII and the same skeleton, with lengths from
+anthropometric tables, in random poses, colours and surroundings. Left and right
+can be told apart only by a visible face or hair, as in photographs.
 """
 
 from collections.abc import Sequence
@@ -35,10 +35,10 @@ class Level:
   Attributes:
     back: share of figures seen from behind.
     hidden: share of figures with something in front of them.
-    clutter: things behind a figure, from 2 to 2 more than that.
-    tilt: spread of the angle at which a figure stands, in degrees.
+    clutter: number of things behind a figure, from 2 to 2 + clutter.
+    tilt: standard deviation of the angle at which a figure stands, in degrees.
     arms: how often arms hang, are stretched out, are raised.
-    plain: bright clothes before a dark background.
+    plain: whether clothes are bright and the background is dark.
   """
 
   back: float
@@ -104,14 +104,14 @@ def _draw(place: pathlib.Path) -> None:
 def write(
   folder: pathlib.Path, split: str, level: str, count: int, seed: int
 ) -> None:
-  """Writes pictures, and annotations as COCO has them, with head boxes.
+  """Writes pictures, and annotations in COCO's format with head boxes.
 
   Args:
-    folder: for annotations/SPLIT.json and images/.
+    folder: folder for annotations/SPLIT.json and images/.
     split: "train" or "test".
     level: a key of `LEVELS`.
-    count: of the figures, each in a picture of its own.
-    seed: of the figures.
+    count: number of figures, each in a picture of its own.
+    seed: random seed of the figures.
   """
   for name in ("annotations", "images"):
     (folder / name).mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ def sample(
   """Draws one figure.
 
   Args:
-    rng: of everything.
+    rng: random generator.
     size: width and height of the picture.
     level: a key of `LEVELS`.
   """

@@ -1,4 +1,4 @@
-"""Figures in more pictures than memory holds: read and cropped as they go."""
+"""Figures in more pictures than fit in memory, read when they are needed."""
 
 from collections.abc import Iterable, Iterator
 from concurrent import futures

@@ -1,1 +1,1 @@
-"""How batches come: from the device, through tf.data, or as a stream."""
+"""Sources of batches: the device's memory, tf.data, or a stream."""

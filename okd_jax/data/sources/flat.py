@@ -1,4 +1,4 @@
-"""Many pictures in the memory of a device."""
+"""Stores many pictures in the memory of a device."""
 
 import math
 from typing import Any
@@ -13,8 +13,8 @@ from okd_jax.core import Array
 class Flat:
   """Pictures as rows of bytes.
 
-  As [N, H, W, c] a TPU would hold them with neighbouring pictures side by side:
-  to take some, its program copies all, padded to rows of 128 pixels.
+  A TPU would store [N, H, W, c] with neighbouring pictures interleaved: to take
+  some of them, its program copies all, padded to rows of 128 pixels.
 
   Attributes:
     rows: uint8 [N, H * W * c].
@@ -26,7 +26,7 @@ class Flat:
 
   @classmethod
   def of(cls, images: Any) -> "Flat":
-    """Of uint8 [N, H, W, c], without a copy where they follow each other."""
+    """Makes it from uint8 [N, H, W, c], if contiguous without a copy."""
     shape = images.shape[1:]
     return cls(images.reshape(len(images), math.prod(shape)), shape)
 

@@ -1,4 +1,4 @@
-"""Data sets that fit the device: uint8 there, batches gathered there."""
+"""Data sets that fit on the device, where batches are gathered, as uint8."""
 
 from collections.abc import Iterator
 import functools
@@ -17,11 +17,11 @@ from okd_jax.data.sources.source import Batching, sharding, Source
 class MemorySource(Source):
   """Holds the whole data set on every device.
 
-  A training loop may gather by itself, inside a scanned step:
+  A training loop may gather batches itself, inside a scanned step:
   `images.take(order(step))`.
 
   Attributes:
-    images: uint8, N of them, the publisher's training split.
+    images: the N images of the publisher's training split, uint8.
     labels: int32 [N], or another tree of [N, ...]: what is to be predicted.
   """
 

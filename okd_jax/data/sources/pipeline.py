@@ -1,4 +1,4 @@
-"""How the `tf.data` pipelines here are run: in parallel, ahead, untuned."""
+"""Runs the `tf.data` pipelines: in parallel, ahead of use, without tuning."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +10,7 @@ _AHEAD = 2
 
 
 def parallel_map(dataset: Any, function: Callable[..., Any]) -> Any:
-  """Maps on every core that there is; elements stay in order."""
+  """Maps on all CPU cores; elements stay in order."""
   return dataset.map(
     function, num_parallel_calls=host.cores(), deterministic=True
   )

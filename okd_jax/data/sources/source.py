@@ -1,4 +1,4 @@
-"""The contract of all data sources and what they share."""
+"""The interface of all data sources and what they share."""
 
 import abc
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def divide(
 
   The validation set is taken from the whole split, so it is the same for every
   `train_examples`. Then `train_examples` are chosen from the rest, and of
-  those the held-out fraction is taken away. The choice does not depend on the
+  those the held-out fraction is removed. The choice does not depend on the
   seed of a run.
 
   Args:
@@ -37,8 +37,8 @@ def divide(
     validation: fraction of N to validate on.
     train_examples: how many of the rest to use; 0 for all.
     held_out: fraction of the used examples kept for `core.Method.refresh`.
-    groups: int [N], examples of one number are never in two parts; fractions
-      are then of the groups. None where every example is one of its own.
+    groups: int [N], examples with the same number always stay in one part;
+      fractions are then of the groups. None if each example is its own group.
 
   Returns:
     int32 positions, in rising order, of "validation", "held_out" and "train".
@@ -82,13 +82,13 @@ def _take(
 
 
 class Batching(TypedDict):
-  """How a source deals out its examples.
+  """How a source divides its examples into batches.
 
   Attributes:
-    batch_size: of training, over all devices.
-    eval_batch_size: of evaluation, over all devices.
-    seed: of the order of training examples.
-    mesh: with axes "data" and "peer"; None for the default device.
+    batch_size: batch size of training, over all devices.
+    eval_batch_size: batch size of evaluation, over all devices.
+    seed: seed of the order of training examples.
+    mesh: mesh with axes "data" and "peer"; None for the default device.
     per_class: as in the configuration; 0 by default.
   """
 
@@ -102,21 +102,22 @@ class Batching(TypedDict):
 class Source(abc.ABC):
   """Batches of one data set, on the devices.
 
-  Images are uint8 [B, H, W, c], or [P, B, H, W, c] in training where the source
-  draws the views; target int32 [B], or what else the task predicts; index int32
-  [B] is the position in the publisher's training split (test split for "test"),
-  as the copy in use orders it; a validation split of the publisher counts on
-  after the training split; mask is False on padding. With a mesh all are split
-  over its "data" axis.
+  Images are uint8 [B, H, W, c], or [P, B, H, W, c] in training if the source
+  makes the views; targets are int32 [B], or those of the task; index, int32
+  [B], is the position in the publisher's training split (test split for
+  "test"), in the order of the copy in use; positions in a validation split of
+  the publisher follow those of the training split; mask is False on padding.
+  With a mesh, all are split over its "data" axis.
 
   Attributes:
     info: what is known about the data set.
     positions: int32 positions of each split: "train", "validation",
       "held_out" and "test".
-    batch_size: B of training.
-    eval_batch_size: B of evaluation.
-    notes: what people may not expect of the data, each a sentence.
-    files: of a folder of pictures, see `formats.fingerprint.describe`.
+    batch_size: batch size B of training.
+    eval_batch_size: batch size B of evaluation.
+    notes: sentences about what users may not expect of the data.
+    files: the files of a folder of pictures, see
+      `formats.fingerprint.describe`.
   """
 
   def __init__(
@@ -130,9 +131,9 @@ class Source(abc.ABC):
 
     Args:
       info: what is known about the data set.
-      positions: of each split.
-      labels: int [N], of the publisher's training split.
-      **batching: how examples are dealt out.
+      positions: positions of each split.
+      labels: int [N], labels of the publisher's training split.
+      **batching: the fields of `Batching`.
     """
     self.info = info
     self.positions = positions
@@ -152,7 +153,7 @@ class Source(abc.ABC):
     return len(self.positions["train"])
 
   def train_labels(self, size: int) -> np.ndarray:
-    """Labels by `Batch.index`, int32 [size], -1 where none is trained on."""
+    """Labels by `Batch.index`, int32 [size], -1 for examples not trained on."""
     labels = np.full(size, -1, np.int32)
     rows = self.positions["train"]
     labels[rows] = self._labels[rows]
@@ -242,11 +243,11 @@ def to_devices(
   """Puts this process's part of a batch of `size` examples on the devices.
 
   Args:
-    local: with images [P, B, H, W, c] if there are views, of which a process
-      holds those that its devices see.
+    local: this process's part of the batch, with images [P, B, H, W, c] if
+      there are views; it holds only the views that its devices see.
     mesh: the devices; None for the default one.
-    size: of the whole batch.
-    num_views: P, None without that axis.
+    size: size of the whole batch.
+    num_views: number P of views; None without that axis.
   """
   if mesh is None:
     return jax.device_put(local)

@@ -1,8 +1,8 @@
-"""Data sets too large to hold decoded: read, decoded and cropped as they go.
+"""Data sets too large to hold decoded: images are decoded as they are needed.
 
-Every image can be read by itself, so the order of examples is free and resuming
-reads nothing twice. What happens to an image depends on seed, step, slot in the
-whole batch and view, never on the device or process that it is for.
+Every image can be read by itself, so examples can come in any order, and a
+resumed run reads nothing twice. What happens to an image depends on seed, step,
+slot in the whole batch and view, never on the device or process that uses it.
 """
 
 from collections.abc import Iterator
@@ -115,10 +115,11 @@ class StreamSource(Source):
 
     Args:
       examples: `tf.data` of tuples: a row, and what `transform` needs.
-      transform: of a file as from `crops.prepare` and the rest of the tuple.
-      files: what rows count.
+      transform: function of a file, as from `crops.prepare`, and the rest of
+        the tuple.
+      files: the files, which rows are numbers of.
       batches: rows and mask of each batch.
-      size: of a whole batch.
+      size: size of a whole batch.
     """
     import tensorflow as tf
 
@@ -180,10 +181,10 @@ def _plain(
   """Reads files that need no preparation; those that do become b"".
 
   Args:
-    files: what rows count.
-    rows: of the images.
-    exif: whether they are turned as EXIF says.
-    lost: gets what is raised if a bucket cannot be reached.
+    files: the files, which rows are numbers of.
+    rows: rows of the images.
+    exif: whether images are turned as their EXIF data say.
+    lost: list that gets the error if a bucket cannot be reached.
   """
   contents = files.read_together(rows)
   lost += [each for each in contents if isinstance(each, UnreachableError)]

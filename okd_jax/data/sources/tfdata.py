@@ -36,8 +36,8 @@ def read(
 ) -> HostData:
   """Reads a prepared copy through TensorFlow Datasets.
 
-  Gives what `prepared.read` gives, which reads what lies in a bucket: there
-  TensorFlow has a client and settings of its own.
+  The result is that of `prepared.read`, which is used for a bucket, because
+  TensorFlow has a client and settings of its own there.
   """
   if not isinstance(copy.path, pathlib.Path):
     return prepared.read(name, copy, image_size, test_fraction, exif=exif)
