@@ -96,7 +96,7 @@ def _last(title: str, rows: Sequence[Row]) -> Table:
   ]
   measure = rows[0].measure
   notes = [
-    f"{measure.words.capitalize()} on test data{measure.unit}, mean ± sample "
+    f"{measure.heading} on test data{measure.unit}, mean ± sample "
     "standard deviation over seeds. "
     "Mean of peers and ensemble (mean of logits) leave out the leader of "
     "okddip and ffsd and the teacher of ctkd, are of the averaged peers for "

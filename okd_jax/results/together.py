@@ -108,7 +108,7 @@ def _table(shown: Sequence[Entry], measure: Measure) -> Table:
       ]
     )
   notes = [
-    f"{measure.words.capitalize()}{measure.unit} on test data, or on "
+    f"{measure.heading}{measure.unit} on test data, or on "
     "validation data where there are none, at the last evaluation, mean ± "
     "sample standard deviation over seeds; that of training batches is of the "
     "last record."

@@ -203,7 +203,7 @@ def show_results(config: RunConfig, results: Sequence[dict[str, Any]]) -> None:
     for who, shown in values.items()
   ]
   display.table(
-    f"{headline.words.capitalize()} on {split}{headline.unit}, last epoch, "
+    f"{headline.heading} on {split}{headline.unit}, last epoch, "
     f"mean ± sample standard deviation over {len(results)} seeds",
     ["who", headline.words],
     rows,

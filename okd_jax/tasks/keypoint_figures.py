@@ -9,14 +9,14 @@ from okd_jax.data.keypoints.info import KeypointInfo
 from okd_jax.tasks import keypoint_metrics as metrics, keypoint_oks
 from okd_jax.tasks.task import Measure
 
-PCKH = Measure("pckh", "PCKh@0.5")
-PCK = Measure("pck", "PCK@0.2")
+PCKH = Measure("pckh", "PCKh@0.5", phrase="PCKh@0.5")
+PCK = Measure("pck", "PCK@0.2", phrase="PCK@0.2")
 _GROUPS = tuple(
   Measure(f"pckh_{name.lower()}", name) for name in metrics.MPII_GROUPS
 )
 _STRICT = Measure("pckh_0_1", "PCKh@0.1")
 _OF_OKS = {
-  name: Measure(name.lower(), name)
+  name: Measure(name.lower(), name, phrase=name)
   for kind in ("AP", "AR")
   for name in (kind, f"{kind}50", f"{kind}75", f"{kind}M", f"{kind}L")
 }

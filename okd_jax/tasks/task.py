@@ -31,6 +31,7 @@ class Measure:
     higher_is_better: whether the higher of two values is the better one.
     fraction: whether it is a share of the examples, which is shown in percent.
     counts: for a share, what these examples are called, for example "correct".
+    phrase: name in a sentence; "" for the name without underscores.
   """
 
   name: str
@@ -38,11 +39,17 @@ class Measure:
   higher_is_better: bool = True
   fraction: bool = True
   counts: str = ""
+  phrase: str = ""
 
   @property
   def words(self) -> str:
     """The name as it is written in a sentence."""
-    return self.name.replace("_", " ")
+    return self.phrase or self.name.replace("_", " ")
+
+  @property
+  def heading(self) -> str:
+    """The same at the beginning of a sentence."""
+    return self.words[:1].upper() + self.words[1:]
 
   @property
   def unit(self) -> str:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from okd_jax import tasks
 from okd_jax.tasks import figure as figure_lib
 from okd_jax.tasks.figure import Figure
 
@@ -56,3 +57,12 @@ def test_elements_of_a_summary():
   assert figure_lib.element("attention", (0, 1)) == "attention/0/1"
   assert figure_lib.parse_element("attention/0/1") == ("attention", (0, 1))
   assert figure_lib.parse_element("peer_ce") == ("peer_ce", ())
+
+
+@pytest.mark.parametrize(
+  "task, heading", [("classification", "Accuracy"), ("keypoints", "PCKh@0.5")]
+)
+def test_tables_begin_with_the_name_that_the_field_gives_a_measure(
+  task, heading
+):
+  assert tasks.load(task).headline().heading == heading

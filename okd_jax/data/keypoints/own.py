@@ -229,7 +229,7 @@ def _split_of(file: Path) -> str | None:
 def _require_trained_on(
   given: Path, folder: Path, named: Mapping[str, Path]
 ) -> None:
-  """Refuses a training file that the description does not name."""
+  """Refuses to train on a file where the description names another one."""
   if named.get("train", given) != given:
     raise DataError(
       f"{folder / description.FILE} names {named['train']} for 'train', and "
