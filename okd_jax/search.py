@@ -32,7 +32,8 @@ from okd_jax.settings import (
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import Figure, LEADER, parse
-from okd_jax.tasks.task import Measure, Task
+from okd_jax.tasks.measure import Measure
+from okd_jax.tasks.task import Task
 
 _log = logging.getLogger(__name__)
 # Trials that differ in them cannot be compared.

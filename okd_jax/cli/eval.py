@@ -28,7 +28,8 @@ from okd_jax.tasks.figure import (
   PEERS_MEAN,
   prediction,
 )
-from okd_jax.tasks.task import Measure, Task
+from okd_jax.tasks.measure import Measure
+from okd_jax.tasks.task import Task
 from okd_jax.training.closely import Closely
 from okd_jax.training.evaluate import Evaluator
 

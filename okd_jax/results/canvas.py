@@ -15,7 +15,7 @@ import numpy as np
 from okd_jax.results.curves import Curve
 from okd_jax.storage import files
 from okd_jax.storage.paths import Path
-from okd_jax.tasks.task import Measure
+from okd_jax.tasks.measure import Measure
 
 _log = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import paths as paths_lib
 from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import distinct, Figure, is_group, LEADER
-from okd_jax.tasks.task import Measure, Task
+from okd_jax.tasks.measure import Measure
+from okd_jax.tasks.task import Task
 
 TEACHER = "frozen teacher"
 

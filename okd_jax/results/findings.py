@@ -18,7 +18,7 @@ from okd_jax.tasks.figure import (
   peer_index,
   PEERS_MEAN,
 )
-from okd_jax.tasks.task import Measure
+from okd_jax.tasks.measure import Measure
 
 # The steps and figures of a run's evaluations.
 Evaluations = Sequence[tuple[int, Mapping[Figure, float]]]

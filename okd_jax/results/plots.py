@@ -19,7 +19,7 @@ from okd_jax.tasks.figure import (
   parse_element,
   peer_index,
 )
-from okd_jax.tasks.task import Measure
+from okd_jax.tasks.measure import Measure
 
 # Of a training record, what is neither a loss term nor a figure of the task.
 _NO_TERMS = ("loss", "learning_rate", "rampup", "gradient_norm")

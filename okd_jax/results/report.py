@@ -29,7 +29,7 @@ from okd_jax.settings import freeze
 from okd_jax.storage import files
 from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import distinct, DIVERSITY, Figure
-from okd_jax.tasks.task import Measure
+from okd_jax.tasks.measure import Measure
 
 
 def write(workdirs: Sequence[Path], to: Path) -> None:

@@ -18,7 +18,7 @@ from okd_jax.runs.spread import deviation
 from okd_jax.settings import config as config_lib, freeze
 from okd_jax.storage import bucket, files
 from okd_jax.storage.paths import Path
-from okd_jax.tasks.task import Measure
+from okd_jax.tasks.measure import Measure
 
 CONFIG = "comparison.json"
 PUBLISHED = "published.json"

@@ -15,7 +15,7 @@ from okd_jax.tasks.figure import (
   LEADER,
   PEERS_MEAN,
 )
-from okd_jax.tasks.task import Measure
+from okd_jax.tasks.measure import Measure
 
 _HEADS = ("deployed network", "mean of peers", "ensemble", "group prediction")
 

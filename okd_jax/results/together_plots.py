@@ -18,7 +18,7 @@ from okd_jax.tasks.figure import (
   GROUP,
   LEADER,
 )
-from okd_jax.tasks.task import Measure
+from okd_jax.tasks.measure import Measure
 
 _RECORDED = {"loss": "sum of loss terms", "learning_rate": "learning rate"}
 

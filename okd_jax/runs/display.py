@@ -18,7 +18,7 @@ import rich.table
 import rich.text
 
 from okd_jax.tasks.figure import DIVERSITY, Figure
-from okd_jax.tasks.task import Measure
+from okd_jax.tasks.measure import Measure
 from okd_jax.training.clock import Clock
 
 # Between plain lines within an epoch: often enough to see that it runs.

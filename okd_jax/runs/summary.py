@@ -30,7 +30,7 @@ from okd_jax.tasks.figure import (
   of_record as figures_of,
   parse,
 )
-from okd_jax.tasks.task import Measure
+from okd_jax.tasks.measure import Measure
 from okd_jax.training.runner import Runner
 from okd_jax.training.setup import Setup
 

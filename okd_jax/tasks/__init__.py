@@ -4,7 +4,8 @@ import importlib
 import pkgutil
 
 from okd_jax.errors import ConfigError
-from okd_jax.tasks.task import Measure as Measure, Task as Task
+from okd_jax.tasks.measure import Measure as Measure
+from okd_jax.tasks.task import Task as Task
 
 # Modules of this package that are no tasks.
 _COMMON = (
@@ -18,6 +19,7 @@ _COMMON = (
   "keypoint_maps",
   "keypoint_metrics",
   "keypoint_oks",
+  "measure",
   "task",
 )
 

@@ -17,7 +17,7 @@ from okd_jax.data.info import DataInfo
 from okd_jax.errors import ConfigError
 from okd_jax.tasks import class_answers, task
 from okd_jax.tasks.choices import Choices
-from okd_jax.tasks.task import Measure
+from okd_jax.tasks.measure import Measure
 
 NUM_BINS = 15
 _APART = 2**30

@@ -7,7 +7,7 @@ import numpy as np
 from okd_jax.data.info import DataInfo
 from okd_jax.data.keypoints.info import KeypointInfo
 from okd_jax.tasks import keypoint_metrics as metrics, keypoint_oks
-from okd_jax.tasks.task import Measure
+from okd_jax.tasks.measure import Measure
 
 PCKH = Measure("pckh", "PCKh@0.5", phrase="PCKh@0.5")
 PCK = Measure("pck", "PCK@0.2", phrase="PCK@0.2")

@@ -24,7 +24,8 @@ from okd_jax.tasks import (
   keypoint_metrics,
   task,
 )
-from okd_jax.tasks.task import Measure, Rows
+from okd_jax.tasks.measure import Measure
+from okd_jax.tasks.task import Rows
 
 # Heat maps are that much smaller than images.
 STRIDE = 4

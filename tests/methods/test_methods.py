@@ -486,7 +486,7 @@ def test_ffl_trains_its_module_with_its_own_weight_decay():
 
 def test_alternating_updates_see_the_updates_before_them():
   """Against plain gradient steps on one peer after another."""
-  num_peers, num_classes = 3, 4
+  num_peers, num_classes = 3, toys.INFO.num_classes
 
   class Flat(nn.Module):
     @nn.compact

@@ -197,6 +197,7 @@ def test_a_teacher_of_heat_maps(even):
 
 def config(**changes):
   made = base()
+  made.data.name = "stickfolk/easy"
   made.method = method("okdhp")
   made.peers.kind = "branches"
   made.peers.num_peers = 3

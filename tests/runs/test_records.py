@@ -18,7 +18,7 @@ from okd_jax.errors import CheckpointError
 from okd_jax.runs import display, records
 from okd_jax.runs.display import Display
 from okd_jax.tasks.figure import of_record as figures_of
-from okd_jax.tasks.task import Measure
+from okd_jax.tasks.measure import Measure
 from okd_jax.training.clock import Clock
 
 HEADLINE = Measure("accuracy", "top-1")

@@ -16,7 +16,7 @@ from okd_jax.devices.mesh import make_mesh
 from okd_jax.results import findings
 from okd_jax.tasks import asking, task
 from okd_jax.tasks.figure import Figure
-from okd_jax.tasks.task import Measure
+from okd_jax.tasks.measure import Measure
 from okd_jax.training import finite
 from okd_jax.training.evaluate import Evaluator
 
