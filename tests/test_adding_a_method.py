@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "adding_a_method.md").read_text()
 INSIDE, OUTSIDE = PAGE.split("## In a folder of your own")
 COPIED = ("okd_jax", "configs", "docs", "examples", "scripts", "tests")
-FILES = ("main.py", "mkdocs.yml", "pyproject.toml")
+FILES = ("README.md", "main.py", "mkdocs.yml", "pyproject.toml")
 
 
 @pytest.fixture

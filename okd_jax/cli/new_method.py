@@ -257,14 +257,18 @@ def _recipe(name: str, data: str, method: str, folder: str) -> str:
 
 
 def _listed(root: Path, name: str) -> dict[Path, str]:
-  """The navigation and the table of methods with one more entry, the last."""
+  """The lists of methods with one more entry, the last."""
   navigation = root / "mkdocs.yml"
   overview = root / "docs" / "methods" / "index.md"
+  readme = root / "README.md"
   entry = f"      - {_title(name)}: methods/{name}.md"
-  row = f"| [{name}]({name}.md) | the mean of all peers | either | first |"
+  does = "the mean of all peers | either | first |"
   return {
     navigation: _after_last(navigation, r"      - .*: methods/\w+\.md", entry),
-    overview: _after_last(overview, r"\| \[\w+\]\(\w+\.md\) \|.*", row),
+    overview: _after_last(
+      overview, r"\| \[\w+\]\(\w+\.md\) \|.*", f"| [{name}]({name}.md) | {does}"
+    ),
+    readme: _after_last(readme, r"\| `\w+` \|.*", f"| `{name}` | {does} |"),
   }
 
 
