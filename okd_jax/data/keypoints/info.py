@@ -32,12 +32,9 @@ class KeypointInfo:
     category_id: category of figures in COCO's files.
     mean_pose: mean place (x, y) of every joint in the crop, in its pixels.
     margin: pixels around the crop, (x, y), that are kept for augmentation.
-    scale: standard deviation of the random zoom around 1, clipped at one
-      deviation.
-    rotation: standard deviation of the random angle in degrees, clipped at two
-      deviations.
-    sigma: standard deviation of the Gaussian around a joint, in pixels of a
-      heat map.
+    scale: see `okd_jax.data.config.Keypoints`, as for the next two.
+    rotation: of the random angle.
+    sigma: of the Gaussian around a joint.
   """
 
   pairs: Pairs
