@@ -21,7 +21,7 @@ _MUON_LENGTH = 0.2
 
 _NAME = rules.Rule(
   lambda v: v in NAMES or (0 < v.find(":") < len(v) - 1),
-  f"one of {', '.join(NAMES)}, or module:function of one of optax",
+  f"one of {', '.join(NAMES)}, or module:function, such as optax:adabelief",
   ("", "zzz", ":adam", "optax:"),
 )
 _DROPS = rules.Rule(
