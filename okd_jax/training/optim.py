@@ -47,7 +47,7 @@ class Optim:
 
   Attributes:
     learning_rate: the full learning rate, which config.schedule changes over
-      time. Rates for sgd are some hundred times too high for the others.
+      time. Rates for sgd are far too high for the others.
     momentum: momentum of sgd and muon.
     nesterov: whether sgd and muon use Nesterov momentum.
     weight_decay: weight decay, added to the gradient by sgd and adam, and
