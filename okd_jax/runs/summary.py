@@ -83,6 +83,8 @@ def show_plan(config: RunConfig, setup: Setup, source: Source) -> None:
       (peer, f"{net}: {sizes_lib.text(size)}")
       for net, (peer, size) in zip(nets, sizes.items(), strict=True)
     ]
+  if setup.teacher is not None:
+    rows.insert(2, ("teacher", config.teacher))
   rows.append(
     (
       "optimiser",
