@@ -7,6 +7,7 @@ stands in docs/settings.md, as `okd_jax.settings.schema` has it.
 from ml_collections import ConfigDict
 
 from okd_jax.settings.freeze import base as base, method as method
+from okd_jax.settings.variants import require_network
 
 
 def digits(config: ConfigDict) -> ConfigDict:
@@ -84,7 +85,7 @@ def variant(config: ConfigDict, words: str | None) -> ConfigDict:
     elif word == "smoke":
       smoke(config)
     elif word:
-      config.peers.net = word
+      config.peers.net = require_network(word)
   return config
 
 

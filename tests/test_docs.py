@@ -29,12 +29,14 @@ def test_every_method_has_a_page():
     assert f"methods/{name}.md" in navigation
     assert f"[{name}]({name}.md)" in overview
     assert f'--8<-- "okd_jax/methods/{name}.py"' in text
+    assert "[notation](index.md#notation)" in text
 
 
 def test_readme_lists_every_method():
   readme = (ROOT / "README.md").read_text()
   table = readme.partition("## Methods")[2].partition("## ")[0]
-  assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.M)) == methods.names()
+  linked = re.findall(r"^\| \[`(\w+)`\]\(docs/methods/\1\.md\) \|", table, re.M)
+  assert sorted(linked) == methods.names()
 
 
 def test_pages_draw_their_formulas_without_network():

@@ -35,13 +35,13 @@ from okd_jax.training.evaluate import Evaluator
 
 _log = logging.getLogger(__name__)
 
+_SPLITS = ("test", "validation", "held_out")
+
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
   """Adds the arguments of the command."""
   common.add_workdir(command)
-  command.add_argument(
-    "--split", choices=("test", "validation", "held_out"), default="test"
-  )
+  command.add_argument("--split", choices=_SPLITS, default="test")
   command.add_argument(
     "--all-peers", action="store_true", help="every peer, not only the leader"
   )
@@ -159,9 +159,9 @@ def _evaluate(workdir: Path, args: argparse.Namespace) -> _Evaluated:
   if not args.json:
     figures = distinct(figures)
   if not figures:
-    raise DataError(
-      f"--split={args.split} of {workdir} is empty; choose another."
-    )
+    others = [name for name in _SPLITS if len(source.positions[name])]
+    remedy = f"choose {' or '.join(others)}" if others else "so are all others"
+    raise DataError(f"--split={args.split} of {workdir} is empty; {remedy}.")
   task = opened.setup.task
   distances = {
     prediction(figure.measure, figure.averaged): value

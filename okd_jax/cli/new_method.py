@@ -122,6 +122,8 @@ python main.py --config=configs/${name}_c100.py
 
 ## Equations
 
+Symbols that all methods share are under [notation](index.md#notation).
+
 Every peer learns from the labels and from the mean of all logits:
 
 $$$$
@@ -268,7 +270,11 @@ def _listed(root: Path, name: str) -> dict[Path, str]:
     overview: _after_last(
       overview, r"\| \[\w+\]\(\w+\.md\) \|.*", f"| [{name}]({name}.md) | {does}"
     ),
-    readme: _after_last(readme, r"\| `\w+` \|.*", f"| `{name}` | {does} |"),
+    readme: _after_last(
+      readme,
+      r"\| \[`\w+`\]\(docs/methods/\w+\.md\) \|.*",
+      f"| [`{name}`](docs/methods/{name}.md) | {does}",
+    ),
   }
 
 

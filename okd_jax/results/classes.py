@@ -31,7 +31,8 @@ class ByClass:
 
   Attributes:
     count: int [C], examples of the class.
-    accuracy: [C], of the question whether an example is of the class.
+    accuracy: [C], how often the leader is right about whether an example
+      belongs to the class.
     precision: [C], of those taken for the class the share that is of it.
     recall: [C], of those of the class the share that was taken for it.
   """

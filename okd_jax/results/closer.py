@@ -65,7 +65,10 @@ class Closer:
           [name, str(found.count[i]), *(_percent(c[i]) for c in columns)]
           for i, name in enumerate(self.names)
         ],
-        ["Accuracy is that of the question whether an image is of the class."],
+        [
+          "Accuracy is how often the leader is right about whether an image "
+          "belongs to the class."
+        ],
       ),
       Table(
         f"Most frequent confusions, {self.about}",

@@ -143,11 +143,12 @@ def _sure(title: str, rows: Sequence[Row]) -> list[Table]:
     return []
   notes = [
     "Mean difference, seed by seed, and half of its 95 % interval by Student's "
-    "t. In brackets, where the interval holds 0: the seeds at which it would "
-    "not any more, were mean and deviation to stay. One interval in twenty "
-    "misses by chance. Peers alike: whether the figures of peers that differ "
-    "in weights and place alone depend on the place (analysis of variance, "
-    "seeds as blocks); a small p says that they do."
+    "t. In brackets, where the interval contains 0: how many seeds it would "
+    "take until it does not, if mean and deviation stay the same. One interval "
+    "in twenty misses the true difference by chance. Peers alike: whether a "
+    "peer's place in the group decides about its figure, among peers that are "
+    "otherwise made alike (analysis of variance, seeds as blocks); a small p "
+    "says that it does."
   ]
   columns = [
     "method",

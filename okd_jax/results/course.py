@@ -8,7 +8,7 @@ from okd_jax import tasks
 from okd_jax.data.info import DataInfo
 from okd_jax.results import curves
 from okd_jax.results.curves import Curve
-from okd_jax.runs import records, run as run_lib, workdir as workdir_lib
+from okd_jax.runs import records, run as run_lib, sizes, workdir as workdir_lib
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import paths as paths_lib
@@ -63,9 +63,7 @@ class Course:
   def group(self) -> str:
     """The networks for people: "4 replicas of resnet32"."""
     peers = self.config.peers
-    if peers.num_peers == 1:
-      return peers.net
-    return f"{peers.num_peers} {peers.kind} of {peers.net}"
+    return sizes.networks(peers.num_peers, peers.kind, peers.net)
 
   @property
   def title(self) -> str:

@@ -17,7 +17,7 @@ import rich.progress
 import rich.table
 import rich.text
 
-from okd_jax.tasks.figure import DIVERSITY, Figure
+from okd_jax.tasks.figure import distinct, DIVERSITY, Figure
 from okd_jax.tasks.measure import Measure
 from okd_jax.training.clock import Clock
 
@@ -99,14 +99,14 @@ class Display:
       print(f"{self._progress}  {self._terms}", flush=True)
 
   def evaluated(self, step: int, figures: Mapping[Figure, float]) -> None:
-    """Shows the headline figures of an evaluation, and the diversity.
+    """Shows the headline figures of an evaluation, and a group's diversity.
 
     Args:
       step: number of finished training steps.
       figures: figures of the evaluation; all others are not shown.
     """
     splits: dict[str, list[str]] = {}
-    for figure, value in figures.items():
+    for figure, value in distinct(figures).items():
       shown = splits.setdefault(figure.split, [])
       if figure.measure == self._headline.name:
         who = figure.prediction.replace("peers_mean", "peers mean")

@@ -25,6 +25,11 @@ def of_peers(setup: Setup, peers: Iterable[int]) -> dict[str, dict[str, int]]:
   return sizes
 
 
+def networks(num_peers: int, kind: str, net: str) -> str:
+  """A group for people: "4 replicas of resnet32", or one network's name."""
+  return net if num_peers == 1 else f"{num_peers} {kind} of {net}"
+
+
 def parameters(setup: Setup) -> int:
   """Number of parameters of all peers together."""
   return count_parameters(_shapes(setup)["params"])

@@ -43,11 +43,14 @@ def show_plan(config: RunConfig, setup: Setup, source: Source) -> None:
   leader = peers[setup.method.leader]
   sizes = sizes_lib.of_peers(setup, [leader] if setup.peers.equal else peers)
   devices = setup.mesh.devices.flat
+  num_test = len(source.positions["test"])
   rows = [
-    ("method", f"{config.method.name} ({_hyperparameters(config)})"),
+    ("method", f"{config.method.name}{_hyperparameters(config)}"),
     (
       "peers",
-      f"{setup.peers.num_peers} {config.peers.kind} of {config.peers.net}",
+      sizes_lib.networks(
+        setup.peers.num_peers, config.peers.kind, config.peers.net
+      ),
     ),
     ("parameters of all peers", f"{sizes_lib.parameters(setup):,}"),
     (
@@ -64,7 +67,7 @@ def show_plan(config: RunConfig, setup: Setup, source: Source) -> None:
       "data",
       f"{source.info.name} ({config.data.source}): {source.train_size:,} to "
       f"train, {len(source.positions['validation']):,} to validate, "
-      f"{len(source.positions['test']) or 'none'} to test, "
+      f"{f'{num_test:,}' if num_test else 'none'} to test, "
       f"{'x'.join(map(str, source.info.image_shape))}, "
       f"{source.info.num_classes} {setup.task.classes_are}",
     ),
@@ -80,6 +83,8 @@ def show_plan(config: RunConfig, setup: Setup, source: Source) -> None:
       (peer, f"{net}: {sizes_lib.text(size)}")
       for net, (peer, size) in zip(nets, sizes.items(), strict=True)
     ]
+  if setup.teacher is not None:
+    rows.insert(2, ("teacher", config.teacher))
   rows.append(
     (
       "optimiser",
@@ -246,9 +251,9 @@ def _show_result(result: dict[str, Any], headline: Measure) -> None:
       diversity = Figure(split, GROUP, False, DIVERSITY)
       values = (f"{r[diversity]:.4f}" for r in (last, best))
       rows.append((f"{where}{DIVERSITY}", *values, *("" for _ in what)))
+  group = sizes_lib.networks(*(result[k] for k in ("num_peers", "kind", "net")))
   title = (
-    f"{result['method']}, {result['num_peers']} {result['kind']} of "
-    f"{result['net']} on {result['data']}, seed {result['seed']}: "
+    f"{result['method']}, {group} on {result['data']}, seed {result['seed']}: "
     f"{headline.words} on {' and '.join(splits)}"
   )
   columns = [
@@ -284,11 +289,9 @@ def _on(
 
 
 def _hyperparameters(config: RunConfig) -> str:
-  return ", ".join(
-    f"{name}={value}"
-    for name, value in freeze.as_dict(config.method).items()
-    if name != "name"
-  )
+  values = freeze.as_dict(config.method).items()
+  shown = ", ".join(f"{key}={value}" for key, value in values if key != "name")
+  return f" ({shown})" if shown else ""
 
 
 def _cell(size: dict[str, int], what: str) -> str:

@@ -21,7 +21,7 @@ _MUON_LENGTH = 0.2
 
 _NAME = rules.Rule(
   lambda v: v in NAMES or (0 < v.find(":") < len(v) - 1),
-  f"one of {', '.join(NAMES)}, or module:function of one of optax",
+  f"one of {', '.join(NAMES)}, or module:function, such as optax:adabelief",
   ("", "zzz", ":adam", "optax:"),
 )
 _DROPS = rules.Rule(
@@ -47,7 +47,7 @@ class Optim:
 
   Attributes:
     learning_rate: the full learning rate, which config.schedule changes over
-      time. Rates for sgd are some hundred times too high for the others.
+      time. Rates for sgd are far too high for the others.
     momentum: momentum of sgd and muon.
     nesterov: whether sgd and muon use Nesterov momentum.
     weight_decay: weight decay, added to the gradient by sgd and adam, and

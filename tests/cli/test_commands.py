@@ -314,7 +314,11 @@ def test_doctor_reports_what_is_wrong(monkeypatch, capsys):
       DataError.exit_code,
       "cannot be decoded",
     ),
-    (["eval", "{run}", "--split=validation"], DataError.exit_code, "is empty"),
+    (
+      ["eval", "{run}", "--split=validation"],
+      DataError.exit_code,
+      "is empty; choose test.",
+    ),
     (["export", "{run}", "--what=me"], ConfigError.exit_code, "leader, peer_0"),
     (["data", "{tmp}"], DataError.exit_code, "class folders"),
   ],

@@ -345,6 +345,8 @@ def test_missing_data_without_leave_to_download(tmp_path):
   said = run_offline(config, 1000)
   assert said.startswith("DataError data set 'cats_vs_dogs'")
   assert "config.data.download is False" in said
+  assert "Set it to True, or put it there" in said
+  assert "network" not in said
 
 
 def test_unknown_name_is_refused_before_tensorflow_is_imported(tmp_path):

@@ -1,5 +1,6 @@
 """Every kind of group: trains alike on every mesh, and gives its peers away."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -13,7 +14,9 @@ from benchmarks.collectives import collectives
 from okd_jax import groups, methods
 from okd_jax.backbones.resnet import ResNet
 from okd_jax.devices.mesh import make_mesh
+from okd_jax.errors import ConfigError
 from okd_jax.methods import independent
+from okd_jax.training import state as state_lib
 import runs
 import toys
 
@@ -51,8 +54,11 @@ MESHES = {
 
 
 def recipe(kind, mesh, method="okddip", **changes):
+  return recipe_of(KINDS[kind](make_mesh(*mesh)), method, **changes)
+
+
+def recipe_of(peers, method, **changes):
   asked = methods.make(method).needs.trunk_gradient
-  peers = KINDS[kind](make_mesh(*mesh))
   peers = dataclasses.replace(peers, trunk_gradient=asked)
   return toys.recipe(method, peers=peers, **changes)
 
@@ -92,6 +98,19 @@ def test_step_gathers_no_activation_maps(kind):
   for one in found:
     for shape in one.shapes:
       assert (height, width) not in zip(shape, shape[1:], strict=False), one
+
+
+@pytest.mark.parametrize("name", toys.OF_CLASSES)
+def test_peers_of_any_method_may_be_of_different_networks(name):
+  needed = methods.make(name).needs.kind
+  if needed != "branches":
+    made = recipe("mixed", (1, 1), name)
+    refused = pytest.raises(ConfigError, match="must be of one height")
+    with refused if name == "ffsd" else contextlib.nullcontext():
+      state_lib.abstract(made, jax.random.key(0))
+  if needed != "replicas":
+    branches = groups.different_branches((NET, WIDE, OTHER), make_mesh(1))
+    state_lib.abstract(recipe_of(branches, name), jax.random.key(0))
 
 
 @pytest.mark.parametrize("kind", KINDS)

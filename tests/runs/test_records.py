@@ -27,6 +27,7 @@ TRAIN = {"loss": 2.5, "peer_ce": jnp.asarray(1.25), "peer_kd": np.float32(0.5)}
 EVALUATION = {
   "test/leader/accuracy": 0.4512,
   "test/peer_0/accuracy": 0.44,
+  "test/peer_1/accuracy": 0.42,
   "test/peers_mean/accuracy": 0.43,
   "test/ensemble/accuracy": 0.5,
   "test/leader/cross_entropy": 1.5,
@@ -241,8 +242,8 @@ def test_plain_display(capsys, monkeypatch: pytest.MonkeyPatch):
     "loss 2.5  peer_ce 1.25  peer_kd 0.5",
     "epoch 2/2  step 11/20  1,234 images/s  ETA 0:00:03  "
     "loss 2.5  peer_ce 1.25  peer_kd 0.5",
-    "test at step 10: leader 45.12 %  peer_0 44.00 %  peers mean 43.00 %  "
-    "ensemble 50.00 %  diversity 0.25",
+    "test at step 10: leader 45.12 %  peer_0 44.00 %  peer_1 42.00 %  "
+    "peers mean 43.00 %  ensemble 50.00 %  diversity 0.25",
     "train at step 10: leader 100.00 %",
     "[saved] checkpoint",
     "epoch 2/2  step 15/20  1,000 images/s  ETA 0:00:05  "
@@ -250,6 +251,14 @@ def test_plain_display(capsys, monkeypatch: pytest.MonkeyPatch):
     "epoch 2/2  step 20/20  1,000 images/s  ETA 0:00:00  "
     "loss 2.5  peer_ce 1.25  peer_kd 0.5",
   ]
+
+
+def test_one_network_is_not_shown_as_a_group_too(capsys):
+  names = ("leader", "peer_0", "peers_mean", "ensemble")
+  figures = {f"test/{who}/accuracy": 0.5 for who in names}
+  with Display(TWO_EPOCHS, "one", HEADLINE) as shown:
+    shown.evaluated(10, figures_of(figures | {"test/diversity": 0.0}))
+  assert capsys.readouterr().out == "one\ntest at step 10: leader 50.00 %\n"
 
 
 class Terminal(io.StringIO):

@@ -259,6 +259,31 @@ def test_mistakes_beyond_one_value_are_refused(flags, says, tmp_path):
     train.train(read(*flags), workdir)
 
 
+@pytest.mark.parametrize(
+  "recipe, words, meant",
+  [
+    ("okddip", "branch", "branches"),
+    ("okddip", "resnet110,replica", "replicas"),
+    ("ctkd", "resnet21", "resnet"),
+    ("switokd", "2s1t", "first lines"),
+  ],
+)
+def test_a_word_behind_the_colon_is_a_variant_or_a_network(
+  recipe, words, meant
+):
+  wrong = words.rpartition(",")[2]
+  with pytest.raises(ConfigError) as caught:
+    read(f"--config=configs/{recipe}_c100.py:{words}")
+  assert f"'{wrong}' behind the colon" in str(caught.value)
+  assert meant in str(caught.value)
+
+
+def test_a_recipe_may_name_any_network_behind_its_colon():
+  for word in ("resnet8@4/5", "examples.own_network:Small"):
+    config = read(f"--config=configs/okddip_c100.py:{word}")
+    assert config.peers.net == word
+
+
 def test_a_recipe_is_needed():
   with pytest.raises(ConfigError, match="--config is missing"):
     read()
@@ -355,14 +380,14 @@ NAMED_BY_SET = "1 of its 10 classes: cat"
 @pytest.mark.parametrize(
   ("write", "name", "says"),
   [
-    (one_class, FOLDER, "1 class folders"),
-    (no_images, FOLDER, "cat, dog lack images"),
-    (empty_test_split, FOLDER, "0 class folders"),
+    (one_class, FOLDER, "has 1 class folder; at least two"),
+    (no_images, FOLDER, "no images in cat, dog;"),
+    (empty_test_split, FOLDER, "no class folders"),
     (other_classes_in_the_test_split, FOLDER, "cow, dog in one split only"),
     (damaged(lambda whole: b""), FOLDER, "bad.png cannot be decoded"),
     (damaged(lambda whole: whole[:45]), FOLDER, "bad.png cannot be decoded"),
     (damaged(lambda whole: b"a text"), FOLDER, "bad.png cannot be decoded"),
-    (Path.mkdir, FOLDER, "0 class folders"),
+    (Path.mkdir, FOLDER, "no class folders"),
     (Path.touch, FOLDER, "is not a folder"),
     (lambda folder: None, FOLDER, "is not a folder"),
     (cifar(label_out_of_range), FILES, "label 10 in record 3; 0 to 9"),

@@ -8,7 +8,9 @@ import os
 import pathlib
 import pickle
 import random
+import re
 import sys
+import types
 import zipfile
 
 import fingerprints
@@ -24,7 +26,14 @@ from torch_files import Tensor
 
 from okd_jax import backbones, layers
 from okd_jax.errors import WeightsError
-from okd_jax.weights import torch as interop, torch_archive, torch_layers
+from okd_jax.weights import (
+  exported,
+  torch as interop,
+  torch_archive,
+  torch_layers,
+)
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def shapes_of(net, image=(32, 32, 3)):
@@ -153,6 +162,42 @@ def test_round_trip(name):
   ]
   with jax.enable_x64(True):
     assert_same(interop.load_torch(shapes, ours), variables)
+
+
+class TheirNet:
+  """What the page on networks uses of a PyTorch module."""
+
+  def __init__(self, state):
+    self.state = state
+
+  def state_dict(self):
+    return {
+      name: types.SimpleNamespace(numpy=np.zeros_like(value).view)
+      for name, value in self.state.items()
+    }
+
+  def load_state_dict(self, state):
+    self.state = state
+
+
+def test_the_page_on_networks_writes_a_state_dict(
+  trained, tmp_path, monkeypatch
+):
+  text = (ROOT / "docs" / "networks.md").read_text()
+  (code,) = re.findall(r"```python\n(import torch\n.*?)```", text, re.DOTALL)
+  (tmp_path / "runs").mkdir()
+  (tmp_path / "runs" / "digits").symlink_to(trained)
+  monkeypatch.chdir(tmp_path)
+  fake = types.SimpleNamespace(tensor=np.array)
+  monkeypatch.setitem(sys.modules, "torch", fake)
+  _, variables = exported.load_leader(trained / "leader")
+  written = interop.to_torch(variables)
+  theirs = {f"net.{name}": value for name, value in written.items()}
+  net = TheirNet(theirs)
+  exec(code, {"net": net})
+  assert list(net.state) == list(theirs)
+  for name, value in theirs.items():
+    np.testing.assert_array_equal(net.state[name], value)
 
 
 def test_layouts_and_statistics():

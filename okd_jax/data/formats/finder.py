@@ -200,10 +200,11 @@ def _classes(folder: Path, classes: Classes, root: Path) -> Classes:
   empty = [name for name, files in classes.items() if not files]
   if len(classes) - len(empty) >= 2 and not empty:
     return classes
+  count = f"{len(classes)} class folder{'s' * (len(classes) != 1)}"
+  without = f", and no images in {', '.join(empty)}" if empty else ""
   said = (
-    f"{folder} has {len(classes)} class folders, of which "
-    f"{', '.join(empty) or 'none'} lack images; two classes at least, each "
-    "with pictures that Pillow reads, were expected."
+    f"{folder} has {count if classes else 'no class folders'}{without}; at "
+    "least two classes were expected, each with pictures that Pillow reads."
   )
   if len(classes) == 1 and not empty and folder == root:
     (only,) = classes

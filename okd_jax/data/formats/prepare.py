@@ -83,7 +83,8 @@ def prepare(
   }
   if missing or not url_infos:
     if not download:
-      raise DataError(_explain(name, data_dir, "config.data.download is False"))
+      problem, remedy = "config.data.download is False", "Set it to True"
+      raise DataError(_explain(name, data_dir, problem, remedy=remedy))
     for url in _one_a_host(missing) or ["https://storage.googleapis.com"]:
       if not _reachable(url):
         problem = f"{urllib.parse.urlsplit(url).hostname} does not answer"
@@ -154,14 +155,16 @@ def _url_infos(name: str, data_dir: pathlib.Path):
   return tfds.builder_cls(name.split("/")[0]).url_infos or {}
 
 
-def _explain(name, data_dir, problem, files=()) -> str:
+def _explain(
+  name, data_dir, problem, files=(), remedy="Connect to the network"
+) -> str:
   expected = readers.expected_files(name) or ", ".join(files)
   place = f", or the publisher's files in {data_dir}: {expected}"
   return (
     f"data set '{name}' is not prepared and cannot be ({problem}). Expected a "
-    f"prepared copy in {data_dir / name}{place if expected else ''}. Connect "
-    "to the network, or put either there, or set config.data.dir to where it "
-    "is."
+    f"prepared copy in {data_dir / name}{place if expected else ''}. {remedy}, "
+    f"or put {'one of these' if expected else 'it'} there, or set "
+    "config.data.dir to the folder that has it."
   )
 
 
