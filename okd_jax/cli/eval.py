@@ -173,7 +173,8 @@ def _evaluate(workdir: Path, args: argparse.Namespace) -> _Evaluated:
   closer = None
   if seen.choices is not None:
     about = f"seed {config.seed}, step {opened.step}, {args.split}"
-    closer = closer_lib.of(seen, info.class_names, opened.leader, about)
+    names = source.names_in(args.split)
+    closer = closer_lib.of(seen, info.class_names, opened.leader, about, names)
     closer_lib.write(closer, to)
     _draw(closer, to)
   first = seen.first if args.all_peers and len(seen.first) > 1 else []

@@ -1,6 +1,6 @@
 """What is known about a data set: shapes, statistics, classes, augmentation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, Generic, TypeVar
 
@@ -107,6 +107,8 @@ class DataSet(Generic[Rows]):
     num_validation: size of the validation split.
     notes: sentences about what users may not expect.
     files: the files of pictures in folders, see `formats.fingerprint.describe`.
+    image_names: path of the file of every image in "train" and "test", relative
+      to the folder; {} if images are not files of a folder.
   """
 
   info: DataInfo
@@ -115,6 +117,9 @@ class DataSet(Generic[Rows]):
   num_validation: int = 0
   notes: tuple[str, ...] = ()
   files: tuple[str, ...] = ()
+  image_names: Mapping[str, Sequence[str]] = dataclasses.field(
+    default_factory=dict
+  )
 
 
 class HostData(DataSet[Split]):

@@ -79,6 +79,7 @@ def make(
   )
   source = _source(config, data, positions, num_views, batching)
   source.notes, source.files = data.notes, data.files
+  source.image_names = data.image_names
   return source
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import io
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -23,6 +23,24 @@ _MOST = 20
 _SIDE = 96
 
 
+class Wrong(NamedTuple):
+  """A mistake of the leader.
+
+  Attributes:
+    place: of the example in the data, `Batch.index`.
+    label: its class.
+    taken_for: the class that the leader gave.
+    confidence: how sure the leader was.
+    file: of the image, relative to the folder of the data; "" if unknown.
+  """
+
+  place: int
+  label: int
+  taken_for: int
+  confidence: float
+  file: str = ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Closer:
   """A closer look at the leader of a run, and at its peers.
@@ -34,8 +52,7 @@ class Closer:
     reliability: of the leader and of the ensemble, by name.
     peers: names of the peers, in the order of `agreement`.
     agreement: [P, P], see `classes.agreement`.
-    wrong: all mistakes of the leader: index of the example, its class, what it
-      was taken for, and how sure the leader was; the surest first.
+    wrong: all mistakes of the leader, the surest first.
     images: of the first of these, as PNG.
   """
 
@@ -45,7 +62,7 @@ class Closer:
   reliability: Mapping[str, Reliability]
   peers: Sequence[str]
   agreement: np.ndarray
-  wrong: Sequence[tuple[int, int, int, float]]
+  wrong: Sequence[Wrong]
   images: Sequence[bytes]
 
   @property
@@ -124,7 +141,13 @@ class Closer:
     }
 
 
-def of(seen: Seen, names: Sequence[str], leader: int, about: str) -> Closer:
+def of(
+  seen: Seen,
+  names: Sequence[str],
+  leader: int,
+  about: str,
+  image_names: Sequence[str],
+) -> Closer:
   """Puts together what was seen of a run.
 
   Args:
@@ -132,6 +155,7 @@ def of(seen: Seen, names: Sequence[str], leader: int, about: str) -> Closer:
     names: of the classes.
     leader: index of the peer that is deployed.
     about: what was looked at, for people.
+    image_names: file of each example by its place; empty if unknown.
   """
   choices = seen.choices
   assert choices is not None, "looked at with per_class"
@@ -143,11 +167,11 @@ def of(seen: Seen, names: Sequence[str], leader: int, about: str) -> Closer:
   if len(peers) > 1 and "ensemble" in seen.names:
     shown["ensemble"] = seen.names.index("ensemble")
   # In the order of `seen.mistakes`.
-  places = [place for place, _ in seen.mistakes]
+  rows = [row for row, _ in seen.mistakes]
   others = np.flatnonzero(~right[leader])
   others = others[np.argsort(-sure[leader][others], kind="stable")]
-  known = set(places)
-  places += [int(place) for place in others if int(place) not in known]
+  known = set(rows)
+  rows += [int(row) for row in others if int(row) not in known]
   return Closer(
     about=about,
     names=names,
@@ -158,13 +182,14 @@ def of(seen: Seen, names: Sequence[str], leader: int, about: str) -> Closer:
     peers=peers,
     agreement=classes.agreement(first[: len(peers)]),
     wrong=[
-      (
-        int(choices.index[place]),
-        int(label[place]),
-        int(first[leader][place]),
-        float(sure[leader][place]),
+      Wrong(
+        index := int(choices.index[row]),
+        int(label[row]),
+        int(first[leader][row]),
+        float(sure[leader][row]),
+        image_names[index] if image_names else "",
       )
-      for place in places
+      for row in rows
     ],
     images=[thumbnail(image) for _, image in seen.mistakes],
   )
@@ -202,10 +227,10 @@ def write(found: Closer, folder: Path) -> list[Path]:
     ),
     "wrong.csv": Table(
       "",
-      ["index", "class", "taken_for", "confidence"],
+      ["index", "class", "taken_for", "confidence", "file"],
       [
-        [str(index), names[label], names[said], _plain(sure)]
-        for index, label, said, sure in found.wrong
+        [str(place), names[label], names[said], _plain(sure), file]
+        for place, label, said, sure, file in found.wrong
       ],
     ),
   }
@@ -235,7 +260,7 @@ def read(folder: Path) -> Closer | None:
     },
     peers=saved["peers"],
     agreement=np.array(saved["agreement"]),
-    wrong=[tuple(each) for each in saved["wrong"]],
+    wrong=[Wrong(*each) for each in saved["wrong"]],
     images=[base64.b64decode(image) for image in saved["images"]],
   )
 

@@ -50,16 +50,17 @@ def _mistakes(found: Closer) -> str:
   )
   items = []
   for png, mistake in zip(found.images, found.wrong, strict=False):
-    index, label, said, sure = mistake
     text = (
-      f"{found.names[label]} taken for {found.names[said]}, "
-      f"{100 * sure:.1f}\N{NO-BREAK SPACE}%"
+      f"{found.names[mistake.label]} taken for "
+      f"{found.names[mistake.taken_for]}, "
+      f"{100 * mistake.confidence:.1f}\N{NO-BREAK SPACE}%"
     )
+    which = mistake.file or f"image {mistake.place}"
     source = base64.b64encode(png).decode()
     items.append(
       f'<li><img alt="{html.escape(text, quote=True)}" '
       f'src="data:image/png;base64,{source}">{html.escape(text)}<br>'
-      f"<small>image {index}</small></li>"
+      f"<small>{html.escape(which)}</small></li>"
     )
   left = len(found.wrong) - len(items)
   more = f"<p>And {left} more: see wrong.csv.</p>" if left else ""

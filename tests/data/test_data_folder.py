@@ -196,6 +196,35 @@ def test_validation_folders_are_for_validation(tmp_path, names, source):
   np.testing.assert_array_equal(batch.image[:, 8, 8], colours)
 
 
+@pytest.mark.parametrize("source", ["memory", "stream"])
+@pytest.mark.parametrize("folders", [("train", "val", "test"), ("",)])
+def test_every_image_has_the_name_of_its_file(tmp_path, folders, source):
+  """Each picture has a grey of its own."""
+  greys = iter(range(10, 250, 3))
+  for split in folders:
+    for name in ("a", "b"):
+      for i in range(10):
+        grey = next(greys)
+        save(tmp_path / split / name / f"{i}.png", (grey,) * 3, (16, 16))
+  share = 0.0 if "val" in folders else 0.2
+  made = make(tmp_path, source, validation=share)
+  seen = set()
+  for split in ("validation", "test"):
+    names = made.names_in(split)
+    for batch in map(jax.device_get, made.evaluation(split)):
+      for image, index in zip(
+        batch.image[batch.mask], batch.index[batch.mask], strict=True
+      ):
+        seen.add(names[index])
+        stored = np.asarray(Image.open(tmp_path / names[index]))
+        np.testing.assert_array_equal(image[8, 8], stored[8, 8])
+  assert len(seen) == (40 if "val" in folders else 7)
+  batch = jax.device_get(next(made.batches(0)))
+  for image, index in zip(batch.image, batch.index, strict=True):
+    stored = np.asarray(Image.open(tmp_path / made.names_in("train")[index]))
+    np.testing.assert_array_equal(image[8, 8], stored[8, 8])
+
+
 def test_a_fraction_beside_a_validation_folder_is_refused(tmp_path):
   for name in ("train", "val", "test"):
     write_classes(tmp_path / name, 2)

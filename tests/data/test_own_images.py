@@ -1,5 +1,6 @@
 """A user's own folder of images: checked, trained on, evaluated, classified."""
 
+import csv
 import json
 import shutil
 
@@ -11,7 +12,7 @@ from sklearn import datasets
 from configs import okddip_digits
 from okd_jax import __main__, train
 from okd_jax.errors import ConfigError, DataError
-from okd_jax.results import report
+from okd_jax.results import closer_page, report
 from okd_jax.runs import (
   run as run_lib,
   summary as summary_lib,
@@ -22,6 +23,7 @@ from okd_jax.settings.freeze import freeze
 
 # Folders of any pictures are mirrored at random, which these digits survive.
 NAMES = ("zero", "one", "four")
+MISLABELLED = "test/one/47.png"
 
 
 def command(*args):
@@ -41,6 +43,8 @@ def pictures(tmp_path_factory):
       grey = Image.fromarray((image * 255 / 16).astype(np.uint8))
       size = (16 + i % 3, 16)
       grey.resize(size, Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+  # One picture is in the folder of another class.
+  shutil.copy(root / "test" / "zero" / "45.png", root / MISLABELLED)
   return root
 
 
@@ -79,6 +83,18 @@ def test_leader_has_learned_and_is_evaluated(run, capsys):
   assert result["figures"]["leader"]["correct"] >= 21
   command("eval", run, "--split=validation", "--json")
   assert json.loads(capsys.readouterr().out)["count"] == 12
+
+
+def test_a_picture_in_a_wrong_folder_is_named(run, tmp_path):
+  command("eval", run, "--per-class", f"--to={tmp_path}")
+  with (tmp_path / "wrong.csv").open() as file:
+    rows = list(csv.DictReader(file))
+  (found,) = (row for row in rows if row["file"] == MISLABELLED)
+  assert (found["class"], found["taken_for"]) == ("one", "zero")
+  assert all(row["file"].startswith(f"test/{row['class']}/") for row in rows)
+  assert found in rows[:3]
+  command("eval", run, "--per-class")
+  assert any(MISLABELLED in part for part in closer_page.parts(run, "a"))
 
 
 def test_data_tells_what_training_uses(pictures, tmp_path, capsys):

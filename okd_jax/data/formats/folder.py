@@ -78,31 +78,23 @@ def read(
     DataError: naming the folder or the damaged file.
   """
   found = finder.find(path)
+  train, test, validation = stored.of_folder(found, test_fraction)
+  listed = train if validation is None else train.join(validation)
   sums: dict[str, int] = {}
-  decoded = {
-    split: _decode(listed, image_size, exif, sums)
-    for split, listed in stored.of_folder(found).items()
-  }
-  # Only training pictures and what is held out of them are left after that.
-  validation = decoded.pop(finder.VALIDATION, None)
-  train, *rest = decoded.values()
-  if rest:
-    test = rest[0]
-  else:
-    train, test = prepared.hold_out(train, test_fraction)
-  info = describe(f"folder:{path}", train, test, found.class_names).info
-  if validation is not None:
-    train = Split(
-      np.concatenate([train.images, validation.images]),
-      np.concatenate([train.labels, validation.labels]),
-    )
+  every, tested = (
+    _decode(split, image_size, exif, sums) for split in (listed, test)
+  )
+  count = len(train.labels)
+  trained = Split(every.images[:count], every.labels[:count])
+  info = describe(f"folder:{path}", trained, tested, found.class_names).info
   return HostData(
     info,
-    train,
-    test,
-    0 if validation is None else len(validation.labels),
+    every,
+    tested,
+    len(every.labels) - count,
     found.notes,
     fingerprint.describe(found.root, found.files, sums, found.seen.sizes),
+    {"train": listed.image_names, "test": test.image_names},
   )
 
 
@@ -216,9 +208,7 @@ def _decode(
 ) -> Split:
   """Decodes all pictures; `sums` gets the CRC-32 of their files."""
   size = (image_size, image_size)
-  pixels = prepared.allocate(
-    str(listed.path(0).parent.parent), (len(listed.labels), *size, 3)
-  )
+  pixels = prepared.allocate(str(listed.root), (len(listed.labels), *size, 3))
 
   def decode(rows: Sequence[int]) -> list[tuple[np.ndarray, int]]:
     contents = listed.read_together(rows)
@@ -241,7 +231,7 @@ def _decode(
   parts = host.in_threads(decode, _parts(range(len(pixels))), _AHEAD)
   decoded = itertools.chain.from_iterable(parts)
   for row, name, (image, crc) in zip(
-    pixels, listed.names, decoded, strict=True
+    pixels, listed.image_names, decoded, strict=True
   ):
     row[...], sums[name] = image, crc
   return Split(pixels, listed.labels)

@@ -33,19 +33,19 @@ def from_folder(path: str, image_size: int, test_fraction: float) -> Listing:
     found.root, found.files, found.seen.sums, found.seen.sizes
   )
   listing = of_found(f"folder:{path}", found, image_size, test_fraction)
-  return dataclasses.replace(listing, files=lines)
+  names = {
+    "train": listing.train.image_names,
+    "test": listing.test.image_names,
+  }
+  return dataclasses.replace(listing, files=lines, image_names=names)
 
 
 def of_found(
   name: str, found: finder.Found, image_size: int, test_fraction: float
 ) -> Listing:
   """Lists the pictures of a folder, whether or not they can be read."""
-  listed = stored.of_folder(found)
-  validation = listed.pop(finder.VALIDATION, None)
-  train, *rest = listed.values()
-  listing = _list(
-    name, train, rest, found.class_names, image_size, test_fraction
-  )
+  train, test, validation = stored.of_folder(found, test_fraction)
+  listing = _list(name, train, test, found.class_names, image_size)
   listing = dataclasses.replace(listing, notes=found.notes)
   if validation is None:
     return listing
@@ -65,23 +65,18 @@ def from_copy(
     DataError: if the copy is damaged, or in a bucket and has no index.
   """
   images = shards.images(copy)
-  train = images("train")
-  rest: list[Files] = []
+  test: Files | None = None
   for split in ("test", "validation"):
-    if split in copy.shards and not rest:
+    if split in copy.shards and test is None:
       found = images(split)
       # The publisher of ImageNet keeps the labels of its test split.
       if (found.labels >= 0).all():
-        rest.append(found)
-  return _list(name, train, rest, copy.class_names, image_size, test_fraction)
+        test = found
+  train, test = stored.train_and_test(images("train"), test, test_fraction)
+  return _list(name, train, test, copy.class_names, image_size)
 
 
-def _list(name, train, rest, class_names, image_size, test_fraction):
-  if rest:
-    test = rest[0]
-  else:
-    kept, held_out = prepared.hold_out_rows(train.labels, test_fraction)
-    train, test = train.take(kept), train.take(held_out)
+def _list(name, train, test, class_names, image_size):
   for split, files in (("train", train), ("test", test)):
     check_labels(f"{name}/{split}", files.labels, len(class_names))
   check_every_class(name, train.labels, class_names)

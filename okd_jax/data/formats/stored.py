@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 
-from okd_jax.data.formats import finder, index
+from okd_jax.data.formats import finder, index, tfds as prepared
 from okd_jax.storage import files
 from okd_jax.storage.paths import Path
 
@@ -42,6 +42,11 @@ class Files:
   sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
   sums: Mapping[str, int] = dataclasses.field(default_factory=dict)
   groups: np.ndarray | None = None
+
+  @property
+  def image_names(self) -> tuple[str, ...]:
+    """The file that contains each image, relative to the root."""
+    return tuple(self.names[file] for file in self.file)
 
   def path(self, row: int) -> Path:
     """Returns the file that contains an image."""
@@ -117,12 +122,36 @@ class Files:
     return None
 
 
-def of_folder(found: finder.Found) -> dict[str, Files]:
-  """The images of each split of a folder, each in a file of its own."""
-  return {
+def of_folder(
+  found: finder.Found, test_fraction: float
+) -> tuple[Files, Files, Files | None]:
+  """The images of a folder, each in a file of its own.
+
+  Args:
+    found: the folder.
+    test_fraction: fraction to test on, if there is no test folder.
+
+  Returns:
+    The splits for training, test and, if there is a folder for it, validation.
+  """
+  splits = {
     split: _whole_files(found, classes)
     for split, classes in found.splits.items()
   }
+  validation = splits.pop(finder.VALIDATION, None)
+  train, *rest = splits.values()
+  test = rest[0] if rest else None
+  return *train_and_test(train, test, test_fraction), validation
+
+
+def train_and_test(
+  train: Files, test: Files | None, test_fraction: float
+) -> tuple[Files, Files]:
+  """Both splits; a missing test split is a fraction of the training split."""
+  if test is not None:
+    return train, test
+  kept, held_out = prepared.hold_out_rows(train.labels, test_fraction)
+  return train.take(kept), train.take(held_out)
 
 
 def _whole_files(found: finder.Found, classes: finder.Classes) -> Files:

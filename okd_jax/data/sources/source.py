@@ -1,7 +1,7 @@
 """The interface of all data sources and what they share."""
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NotRequired, TypedDict, Unpack
 
 import jax
@@ -118,6 +118,7 @@ class Source(abc.ABC):
     notes: sentences about what users may not expect of the data.
     files: the files of a folder of pictures, see
       `formats.fingerprint.describe`.
+    image_names: as in `okd_jax.data.info.DataSet`.
   """
 
   def __init__(
@@ -139,6 +140,7 @@ class Source(abc.ABC):
     self.positions = positions
     self.notes: tuple[str, ...] = ()
     self.files: tuple[str, ...] = ()
+    self.image_names: Mapping[str, Sequence[str]] = {}
     self._labels = labels
     self.batch_size = batching["batch_size"]
     self.eval_batch_size = batching["eval_batch_size"]
@@ -151,6 +153,10 @@ class Source(abc.ABC):
   def train_size(self) -> int:
     """The number of examples trained on."""
     return len(self.positions["train"])
+
+  def names_in(self, split: str) -> Sequence[str]:
+    """Names of the files of a split by `Batch.index`, see `image_names`."""
+    return self.image_names.get("test" if split == "test" else "train", ())
 
   def train_labels(self, size: int) -> np.ndarray:
     """Labels by `Batch.index`, int32 [size], -1 for examples not trained on."""
