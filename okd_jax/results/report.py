@@ -1,4 +1,4 @@
-"""One HTML page about runs and comparisons; it loads nothing."""
+"""A self-contained HTML page about runs and comparisons."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -36,11 +36,11 @@ def write(workdirs: Sequence[Path], to: Path) -> None:
   """Writes the page.
 
   Args:
-    workdirs: of runs or comparisons, finished or not.
-    to: the file.
+    workdirs: folders of runs or comparisons, finished or not.
+    to: file to write.
 
   Raises:
-    ConfigError: if a folder is neither.
+    ConfigError: if a folder holds neither a run nor a comparison.
   """
   sections = [_together(workdirs)] if len(workdirs) > 1 else []
   for number, workdir in enumerate(workdirs):
@@ -78,11 +78,11 @@ def _comparison(workdir: Path, prefix: str) -> str:
 
 
 def run_section(workdir: Path, prefix: str) -> str:
-  """The part of the page about a run, or the runs of several seeds.
+  """The section of the page about a run, or the runs of several seeds.
 
   Args:
-    workdir: of the run or runs.
-    prefix: that no other section has for this page.
+    workdir: folder of the run or runs.
+    prefix: prefix of identifiers, which no other section uses on this page.
   """
   runs = workdir_lib.runs(workdir)
   course = course_lib.read(workdir)
@@ -115,7 +115,7 @@ def _configuration(config: object) -> str:
 
 
 def _evaluation(runs: Sequence[Path]) -> list[Table]:
-  """The figures of the last evaluation that all have, of every split."""
+  """A table of the last evaluation that all runs have, of every split."""
   by_step = [dict(records.read_evaluations(path)) for path in runs]
   shared = set(by_step[0]).intersection(*by_step)
   if not shared:

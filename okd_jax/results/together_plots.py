@@ -1,4 +1,4 @@
-"""Runs beside each other: one picture of each kind."""
+"""Runs side by side: pictures in which each has a line."""
 
 from collections.abc import Mapping, Sequence
 
@@ -29,14 +29,14 @@ def plot(shown: Sequence[Entry], to: Path) -> list[Path]:
   Lines are means over seeds, with bands of the sample standard deviation.
 
   Args:
-    shown: what to draw.
+    shown: entries to draw.
     to: folder for the pictures.
 
   Returns:
-    The files written, a PNG and an SVG of each of: the task's headline of the
-    leaders, beside that of training batches (`accuracy`); `loss`;
-    `learning_rate`; how far several peers are apart (`diversity`); and how far
-    a teacher or the ensemble is ahead of the leader (`gap`).
+    The files written, each as PNG and SVG: the headline figure of the leaders
+    and of training batches, under its name (`accuracy` in classification);
+    `loss`; `learning_rate`; `diversity`, that of several peers; and `gap`, the
+    lead of a teacher or else of the ensemble over the leader.
   """
   with mpl.rc_context(canvas.STYLE):
     figures = {
@@ -69,7 +69,7 @@ def plot(shown: Sequence[Entry], to: Path) -> list[Path]:
 
 
 def _gap(entry: Entry) -> Curve | None:
-  """That of its frozen teacher, or else of its ensemble."""
+  """The lead of the frozen teacher or, without one, of the ensemble."""
   of_split = {
     f.who: c for f, c in entry.course.gaps.items() if f.split == entry.split
   }
@@ -119,7 +119,7 @@ def _headlines(shown: Mapping[int, Entry], measure: Measure) -> Figure:
 def _one(
   shown: Sequence[Entry], curves: Mapping[int, Curve | None], words: str
 ) -> Figure:
-  """One panel with a line for every entry that has one."""
+  """A figure of one panel, with a line for every entry that has a curve."""
   figure, (panel,) = canvas.panels("", 1, words)
   _lines(panel, dict(enumerate(shown)), curves)
   canvas.legend(figure, panel)
@@ -132,7 +132,7 @@ def _lines(
   curves: Mapping[int, Curve | None],
   factor: float = 1.0,
 ) -> list[Curve]:
-  """Draws one line an entry, of which each looks the same everywhere."""
+  """Draws a line for each entry, with the same look in all pictures."""
   drawn = []
   for i, curve in curves.items():
     if curve is None:
