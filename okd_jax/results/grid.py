@@ -87,7 +87,7 @@ def cells(config: Comparison, workdir: Path) -> list[Cell]:
 
 
 def rows(config: Comparison) -> Iterator[str]:
-  """Yields the baseline and the methods; a teacher comes before its students."""
+  """Yields the baseline and the methods; teachers come before students."""
   yield BASELINE
   taught = [m for m in config.methods if methods.make(m).needs.teacher]
   for method in config.methods:
