@@ -7,13 +7,11 @@ without stochastic depth.
 import functools
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from okd_jax.backbones.network import Network
 from okd_jax.backbones.parts import classifier
-
-Array = jax.Array
+from okd_jax.core import Array
 
 _small = nn.initializers.truncated_normal(0.02)
 

@@ -7,14 +7,12 @@ Huang et al., `Densely Connected Convolutional Networks
 import functools
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from okd_jax import layers
 from okd_jax.backbones.compressible import Compressible
 from okd_jax.backbones.parts import bn_relu, classifier
-
-Array = jax.Array
+from okd_jax.core import Array
 
 
 class DenseLayer(nn.Module):

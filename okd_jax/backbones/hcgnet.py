@@ -7,14 +7,12 @@ Classification <https://arxiv.org/abs/1908.09699>`_, 2020: HCGNet-A1.
 import functools
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from okd_jax import layers
 from okd_jax.backbones.network import Network
 from okd_jax.backbones.parts import bn_relu, classifier, torch_conv
-
-Array = jax.Array
+from okd_jax.core import Array
 
 # PyTorch's default: the published code sets no initial values.
 _conv = functools.partial(layers.conv, kernel_init=layers.uniform_fan_in)

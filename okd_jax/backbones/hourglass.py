@@ -10,16 +10,13 @@ import functools
 
 import chex
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from okd_jax import layers
 from okd_jax.backbones.network import Network
 from okd_jax.backbones.parts import bn_relu, torch_conv
-from okd_jax.core import Outputs
+from okd_jax.core import Array, Outputs
 from okd_jax.errors import ConfigError
-
-Array = jax.Array
 
 
 class Unit(nn.Module):

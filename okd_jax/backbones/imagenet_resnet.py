@@ -8,12 +8,10 @@ of `resnet50` halves height and width in its 3x3 convolution.
 import functools
 
 from flax import linen as nn
-import jax
 
 from okd_jax.backbones import resnet
 from okd_jax.backbones.parts import conv_bn
-
-Array = jax.Array
+from okd_jax.core import Array
 
 
 class ImageNetResNet(resnet.ResNet):

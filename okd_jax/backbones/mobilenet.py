@@ -13,13 +13,11 @@ from fractions import Fraction
 import functools
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from okd_jax.backbones.network import Network
 from okd_jax.backbones.parts import classifier, conv_bn
-
-Array = jax.Array
+from okd_jax.core import Array
 
 # For each stage, groups of blocks: (channels, blocks, stride of the first).
 _IMAGENET = (

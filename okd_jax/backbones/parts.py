@@ -1,11 +1,9 @@
 """Layers that several families share."""
 
 from flax import linen as nn
-import jax
 
 from okd_jax import layers
-
-Array = jax.Array
+from okd_jax.core import Array
 
 
 def conv_bn(x, features, size, stride, *, train, dtype, name, **conv) -> Array:

@@ -12,14 +12,12 @@ He et al. `resnet8x4` and `resnet32x4` are the wider networks of Tian et al.,
 import functools
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from okd_jax import layers
 from okd_jax.backbones.compressible import Compressible
 from okd_jax.backbones.parts import classifier, conv_bn
-
-Array = jax.Array
+from okd_jax.core import Array
 
 
 class Block(nn.Module):

@@ -9,14 +9,12 @@ papers on distillation, the stem has neither stride nor pooling.
 import functools
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from okd_jax import layers
 from okd_jax.backbones.network import Network
 from okd_jax.backbones.parts import classifier, conv_bn as _conv_bn
-
-Array = jax.Array
+from okd_jax.core import Array
 
 # PyTorch's default, as the published code sets no initialisation.
 conv_bn = functools.partial(_conv_bn, kernel_init=layers.uniform_fan_in)

@@ -11,14 +11,12 @@ al., `Contrastive Representation Distillation
 import functools
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from okd_jax import layers
 from okd_jax.backbones.network import Network
+from okd_jax.core import Array
 from okd_jax.errors import ConfigError
-
-Array = jax.Array
 
 
 class VGG(Network, kw_only=True):

@@ -19,9 +19,8 @@ import jax.numpy as jnp
 
 from okd_jax.backbones.network import Network
 from okd_jax.backbones.parts import classifier
+from okd_jax.core import Array
 from okd_jax.errors import ConfigError
-
-Array = jax.Array
 
 _small = nn.initializers.truncated_normal(0.02)
 

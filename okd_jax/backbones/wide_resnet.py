@@ -9,14 +9,12 @@ bottleneck network of papers on online distillation, is in `resnet`.
 import functools
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from okd_jax import layers
 from okd_jax.backbones.network import Network
 from okd_jax.backbones.parts import bn_relu, classifier
-
-Array = jax.Array
+from okd_jax.core import Array
 
 
 class Block(nn.Module):
