@@ -14,6 +14,8 @@ from okd_jax.backbones.compressible import Compressible
 from okd_jax.backbones.parts import bn_relu, classifier
 from okd_jax.core import Array
 
+_conv = functools.partial(layers.conv, kernel_init=layers.he_fan_in)
+
 
 class DenseLayer(nn.Module):
   """Appends `growth` channels to its input, computed through a bottleneck."""
@@ -90,8 +92,6 @@ class DenseNet(Compressible, kw_only=True):
   def narrowest(self) -> int:
     return self.growth
 
-
-_conv = functools.partial(layers.conv, kernel_init=layers.he_fan_in)
 
 densenet40_12 = functools.partial(DenseNet, blocks=(6, 6, 6), growth=12)
 densenetbc100_12 = functools.partial(DenseNet, blocks=(16, 16, 16), growth=12)

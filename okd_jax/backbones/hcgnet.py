@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from okd_jax import layers
 from okd_jax.backbones.network import Network
-from okd_jax.backbones.parts import bn_relu, classifier, torch_conv
+from okd_jax.backbones.parts import bn_relu, torch_classifier, torch_conv
 from okd_jax.core import Array
 
 # PyTorch's default: the published code sets no initial values.
@@ -149,12 +149,7 @@ class HCGNet(Network, kw_only=True):
   def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
     x = bn_relu(x, train=train, dtype=self.dtype, name="head_bn")
     features = jnp.mean(x, (1, 2))
-    logits = classifier(
-      features,
-      self.num_classes,
-      bias_init=layers.uniform_bias(features.shape[-1]),
-      dtype=self.dtype,
-    )
+    logits = torch_classifier(features, self.num_classes, dtype=self.dtype)
     return x, features, logits
 
 

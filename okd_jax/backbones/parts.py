@@ -50,3 +50,9 @@ def classifier(
     dtype=dtype,
     name="head_linear",
   )(features)
+
+
+def torch_classifier(features: Array, num_classes: int, *, dtype) -> Array:
+  """`classifier` with PyTorch's default initialisation, also of the bias."""
+  bias_init = layers.uniform_bias(features.shape[-1])
+  return classifier(features, num_classes, bias_init=bias_init, dtype=dtype)

@@ -14,9 +14,8 @@ import functools
 from flax import linen as nn
 import jax.numpy as jnp
 
-from okd_jax import layers
 from okd_jax.backbones.compressible import Compressible
-from okd_jax.backbones.parts import classifier, conv_bn
+from okd_jax.backbones.parts import conv_bn, torch_classifier
 from okd_jax.core import Array
 
 
@@ -104,12 +103,7 @@ class ResNet(Compressible, kw_only=True):
   def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
     del train
     features = jnp.mean(x, (1, 2))
-    logits = classifier(
-      features,
-      self.num_classes,
-      bias_init=layers.uniform_bias(features.shape[-1]),
-      dtype=self.dtype,
-    )
+    logits = torch_classifier(features, self.num_classes, dtype=self.dtype)
     return x, features, logits
 
   def narrowest(self) -> int:

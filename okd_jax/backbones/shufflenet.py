@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from okd_jax import layers
 from okd_jax.backbones.network import Network
-from okd_jax.backbones.parts import classifier, conv_bn as _conv_bn
+from okd_jax.backbones.parts import conv_bn as _conv_bn, torch_classifier
 from okd_jax.core import Array
 
 # PyTorch's default, as the published code sets no initialisation.
@@ -120,12 +120,7 @@ class _ShuffleNet(Network, kw_only=True):
   def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
     del train
     features = jnp.mean(x, (1, 2))
-    logits = classifier(
-      features,
-      self.num_classes,
-      bias_init=layers.uniform_bias(features.shape[-1]),
-      dtype=self.dtype,
-    )
+    logits = torch_classifier(features, self.num_classes, dtype=self.dtype)
     return x, features, logits
 
 

@@ -13,8 +13,8 @@ import functools
 from flax import linen as nn
 import jax.numpy as jnp
 
-from okd_jax import layers
 from okd_jax.backbones.network import Network
+from okd_jax.backbones.parts import conv_bn
 from okd_jax.core import Array
 from okd_jax.errors import ConfigError
 
@@ -53,9 +53,10 @@ class VGG(Network, kw_only=True):
   def stage(self, number: int, x: Array, train: bool) -> Array:
     for i, width in enumerate(self.widths[number - 1]):
       name = f"stage{number}_conv{i}"
-      x = layers.conv(width, 3, use_bias=True, dtype=self.dtype, name=name)(x)
-      bn = layers.BatchNorm(dtype=self.dtype, name=f"{name}_bn")
-      x = nn.relu(bn(x, use_running_average=not train))
+      x = conv_bn(
+        x, width, 3, 1, use_bias=True, train=train, dtype=self.dtype, name=name
+      )
+      x = nn.relu(x)
     return nn.max_pool(x, (2, 2), (2, 2)) if number <= self.pools else x
 
   def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
