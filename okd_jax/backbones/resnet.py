@@ -107,7 +107,7 @@ class ResNet(Compressible, kw_only=True):
     return x, features, logits
 
   def narrowest(self) -> int:
-    return min(self.inner_widths or self.widths)
+    return min((*self.widths, *(self.inner_widths or ())))
 
 
 _basic = functools.partial(ResNet, widths=(16, 32, 64), inner_widths=None)
