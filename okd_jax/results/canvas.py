@@ -33,6 +33,8 @@ COLORS = (
 BLACK = "#000000"
 STYLES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# The label of an axis that shows the diversity.
+DISTANCE = "mean distance between two peers"
 _PER_ROW = 4
 # Length of the names of lines, in characters, for which the width is made.
 _USUAL = 16
@@ -220,6 +222,12 @@ def set_range(panel: Axes, curves: Sequence[Curve], measure: Measure) -> None:
   panel.set_ylim(max(0.0, low - margin), min(most, high) + margin)
 
 
-def points(measure: Measure) -> str:
-  """The unit of a difference, to add to a label."""
-  return " (percentage points)" if measure.fraction else ""
+def label_of(measure: Measure) -> str:
+  """The label of an axis that shows a measure."""
+  return f"{measure.words}{' (%)' if measure.fraction else ''}"
+
+
+def label_of_gap(measure: Measure) -> str:
+  """The label of an axis that shows a lead over the leader."""
+  unit = " (percentage points)" if measure.fraction else ""
+  return f"teacher minus leader{unit}"

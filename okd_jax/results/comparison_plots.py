@@ -98,7 +98,7 @@ def _diversity(rows: Sequence[Row]) -> Figure:
     )
   panel.set_ylim(bottom=0)
   panel.set_xlabel("epoch")
-  panel.set_ylabel("mean distance between two peers")
+  panel.set_ylabel(canvas.DISTANCE)
   panel.set_title(_title(several))
   figure.legend(loc="outside right center")
   return figure

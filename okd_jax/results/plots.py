@@ -106,10 +106,8 @@ def _headlines(course: Course) -> Figure:
     if f.measure == headline.name and not is_reference(f.who)
   }
   splits = list(dict.fromkeys(f.split for f in curves)) or ["test"]
-  unit = " (%)" if headline.fraction else ""
-  figure, panels = canvas.panels(
-    course.title, len(splits), f"{headline.words}{unit}"
-  )
+  label = canvas.label_of(headline)
+  figure, panels = canvas.panels(course.title, len(splits), label)
   for split, panel in zip(splits, panels, strict=True):
     panel.set_title(split)
     shown = {f: curve for f, curve in curves.items() if f.split == split}
@@ -174,8 +172,8 @@ def _draw_everybody(
 def _gaps(course: Course) -> Figure:
   headline = course.headline
   splits = list(dict.fromkeys(figure.split for figure in course.gaps))
-  words = f"teacher minus leader{canvas.points(headline)}"
-  figure, panels = canvas.panels(course.title, len(splits), words)
+  label = canvas.label_of_gap(headline)
+  figure, panels = canvas.panels(course.title, len(splits), label)
   for split, panel in zip(splits, panels, strict=True):
     panel.set_title(split)
     panel.axhline(0, color=canvas.BLACK, linewidth=0.8)
@@ -193,7 +191,7 @@ def _gaps(course: Course) -> Figure:
 
 
 def _diversity(curves: Mapping[Measured, Curve], title: str) -> Figure:
-  figure, (panel,) = canvas.panels(title, 1, "mean distance between two peers")
+  figure, (panel,) = canvas.panels(title, 1, canvas.DISTANCE)
   shown = [f for f in curves if f.measure == DIVERSITY]
   for i, measured in enumerate(shown):
     averaged = ", averaged" if measured.averaged else ""

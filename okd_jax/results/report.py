@@ -54,26 +54,21 @@ def _together(workdirs: Sequence[Path]) -> str:
   shown = together.entries(workdirs)
   if len(shown) < 2:
     return ""
-  with tempfile.TemporaryDirectory() as folder:
-    drawn = pictures.draw(workdirs, pathlib.Path(folder))
-    inline = page.pictures(drawn, "together")
   made = map(tables.as_html, together.tables(shown))
   labels = "; ".join(f"{e.label}: {e.course.workdir}" for e in shown)
-  return page.section("Side by side", labels, [*made, inline])
+  drawn = _pictures(workdirs, "together")
+  return page.section("Side by side", labels, [*made, drawn])
 
 
 def _comparison(workdir: Path, prefix: str) -> str:
   rows = results.read(workdir)
-  with tempfile.TemporaryDirectory() as folder:
-    inline = page.pictures(
-      pictures.draw([workdir], pathlib.Path(folder)), prefix
-    )
   done = sum(row.finished for row in rows)
   about = f"A comparison: {done} of {sum(r.planned for r in rows)} runs done."
   config = json.loads(files.text(workdir / results.CONFIG))
   made = map(tables.as_html, result_tables.read(workdir))
+  drawn = _pictures([workdir], prefix)
   return page.section(
-    str(workdir), about, [*made, inline], [_configuration(config)]
+    str(workdir), about, [*made, drawn], [_configuration(config)]
   )
 
 
@@ -90,10 +85,6 @@ def run_section(workdir: Path, prefix: str) -> str:
   seeds = f"seed {config.seed}"
   if len(runs) > 1:
     seeds = f"seeds {', '.join(map(str, runs))}"
-  with tempfile.TemporaryDirectory() as folder:
-    inline = page.pictures(
-      pictures.draw([workdir], pathlib.Path(folder)), prefix
-    )
   about = (
     f"{config.method.name}, {course.group} on {course.info.name}, {seeds}, "
     f"{config.epochs + config.extra_epochs} epochs."
@@ -101,13 +92,21 @@ def run_section(workdir: Path, prefix: str) -> str:
   if not all(outcome.finished(run_lib.about(p)[0], p) for p in paths):
     about += " Not finished."
   made = map(tables.as_html, _evaluation(paths))
+  drawn = _pictures([workdir], prefix)
   looked = [
     part
     for i, path in enumerate(paths)
     for part in closer_page.parts(path, f"{prefix}_{i}")
   ]
   settings = _configuration(freeze.as_dict(config))
-  return page.section(str(workdir), about, [*made, inline, *looked], [settings])
+  return page.section(str(workdir), about, [*made, drawn, *looked], [settings])
+
+
+def _pictures(workdirs: Sequence[Path], prefix: str) -> str:
+  """Draws work directories and returns their pictures as HTML."""
+  with tempfile.TemporaryDirectory() as folder:
+    drawn = pictures.draw(workdirs, pathlib.Path(folder))
+    return page.pictures(drawn, prefix)
 
 
 def _configuration(config: object) -> str:

@@ -56,14 +56,12 @@ def plot(shown: Sequence[Entry], to: Path) -> list[Path]:
       for i, e in enumerate(shown)
     }
     if any(distances.values()):
-      words = "mean distance between two peers"
-      figures["diversity"] = _one(shown, distances, words)
+      figures["diversity"] = _one(shown, distances, canvas.DISTANCE)
       figures["diversity"].axes[0].set_ylim(bottom=0)
     gaps = {i: _gap(e) for i, e in enumerate(shown)}
     if any(gaps.values()):
-      unit = canvas.points(shown[0].course.headline)
-      words = f"teacher minus leader{unit}"
-      figures["gap"] = _one(shown, gaps, words)
+      label = canvas.label_of_gap(shown[0].course.headline)
+      figures["gap"] = _one(shown, gaps, label)
       figures["gap"].axes[0].axhline(0, color=canvas.BLACK, linewidth=0.8)
     return canvas.save(figures, to)
 
@@ -87,8 +85,7 @@ def _headlines(shown: Mapping[int, Entry], measure: Measure) -> Figure:
   ] or ["test"]
   in_steps = {e.course.task.in_step(e.course.info) for e in entries}
   alike = in_steps == {measure}
-  unit = " (%)" if measure.fraction else ""
-  label = f"{measure.words}{unit}"
+  label = canvas.label_of(measure)
   figure, panels = canvas.panels("", 1 + len(splits), label, alike=alike)
   drawn: list[Curve] = []
   for split, panel in zip(splits, panels, strict=False):
