@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import json
 from typing import Any
 
-from okd_jax.results import differences, formats as tables, rows as results
+from okd_jax.results import differences, formats, rows as results
 from okd_jax.results.formats import Table
 from okd_jax.results.grid import BASELINE
 from okd_jax.results.rows import Row, times, WHO
@@ -22,9 +22,9 @@ def write(workdir: Path) -> None:
   rows, known = results.read(workdir), published(workdir)
   made = make_tables(rows, known)
   for name, text in (
-    ("table.md", tables.markdown(made)),
-    ("table.tex", tables.latex(made)),
-    ("table.csv", tables.as_csv(_flat(rows, known))),
+    ("table.md", formats.markdown(made)),
+    ("table.tex", formats.latex(made)),
+    ("table.csv", formats.as_csv(_flat(rows, known))),
   ):
     files.write(workdir / name, text)
 

@@ -11,7 +11,7 @@ from okd_jax.results import (
   closer_page,
   comparison as result_tables,
   course as course_lib,
-  formats as tables,
+  formats,
   page,
   pictures,
   rows as results,
@@ -54,7 +54,7 @@ def _together(workdirs: Sequence[Path]) -> str:
   shown = together.entries(workdirs)
   if len(shown) < 2:
     return ""
-  made = map(tables.as_html, together.tables(shown))
+  made = map(formats.as_html, together.tables(shown))
   labels = "; ".join(f"{e.label}: {e.course.workdir}" for e in shown)
   drawn = _pictures(workdirs, "together")
   return page.section("Side by side", labels, [*made, drawn])
@@ -65,7 +65,7 @@ def _comparison(workdir: Path, prefix: str) -> str:
   done = sum(row.finished for row in rows)
   about = f"A comparison: {done} of {sum(r.planned for r in rows)} runs done."
   config = json.loads(files.text(workdir / results.CONFIG))
-  made = map(tables.as_html, result_tables.read(workdir))
+  made = map(formats.as_html, result_tables.read(workdir))
   drawn = _pictures([workdir], prefix)
   return page.section(
     str(workdir), about, [*made, drawn], [_configuration(config)]
@@ -91,7 +91,7 @@ def run_section(workdir: Path, prefix: str) -> str:
   )
   if not all(outcome.finished(run_lib.about(p)[0], p) for p in paths):
     about += " Not finished."
-  made = map(tables.as_html, _evaluation(paths))
+  made = map(formats.as_html, _evaluation(paths))
   drawn = _pictures([workdir], prefix)
   looked = [
     part

@@ -21,7 +21,7 @@ from okd_jax.storage import files, strict_json
 from okd_jax.storage.paths import Path
 from okd_jax.tasks import figure as figure_lib
 from okd_jax.training import state as state_lib, step as steps
-from okd_jax.weights import exported as leader_lib
+from okd_jax.weights import exported
 
 FORMATS = ("stablehlo", "savedmodel")
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -53,35 +53,35 @@ def export(
       TensorFlow is missing or too old.
   """
   is_empty = to.is_dir() and not any(to.iterdir())
-  if to.exists() and not is_empty and not (to / leader_lib.CARD).exists():
+  if to.exists() and not is_empty and not (to / exported.CARD).exists():
     raise ConfigError(
       f"{to} must be empty or hold an exported network, which is then "
       "replaced; it holds something else. Choose another folder."
     )
   apply, variables = function(run, what)
-  weights = mesh.to_host(leader_lib.flatten(variables))
+  weights = mesh.to_host(exported.flatten(variables))
   if jax.process_index() != 0:
     return
   shape = run.info.image_shape
   with (
-    files.replacing(to, leader_lib.CARD) as written,
+    files.replacing(to, exported.CARD) as written,
     _any_batch_size(),
   ):
-    (written / leader_lib.WEIGHTS).write_bytes(safetensors.numpy.save(weights))
+    (written / exported.WEIGHTS).write_bytes(safetensors.numpy.save(weights))
     if form == "savedmodel":
       _saved_model().write(
         _of_weights(apply), weights, shape, written, PLATFORMS
       )
     else:
       program = _program(_of_weights(apply), weights, shape)
-      (written / leader_lib.PROGRAM).write_bytes(program)
+      (written / exported.PROGRAM).write_bytes(program)
     sums = {
-      name: leader_lib.digest((written / name).read_bytes())
+      name: exported.digest((written / name).read_bytes())
       for name in files.names_below(written)
     }
     card = describe(run, what) | {"format": form, "files": sums}
     text = strict_json.text(card) + "\n"
-    (written / leader_lib.CARD).write_text(text)
+    (written / exported.CARD).write_text(text)
 
 
 def describe(run: Run, what: str = "leader") -> dict[str, Any]:
@@ -249,7 +249,7 @@ def _normalize(run: Run, images: Array) -> Array:
 
 
 def _of_weights(apply: ApplyFn) -> Callable[[dict[str, Any], Array], Array]:
-  return lambda weights, images: apply(leader_lib.unflatten(weights), images)
+  return lambda weights, images: apply(exported.unflatten(weights), images)
 
 
 def _program(fn, weights, image_shape) -> bytes:
@@ -259,8 +259,8 @@ def _program(fn, weights, image_shape) -> bytes:
     for name, value in weights.items()
   }
   images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
-  exported = jax_export.export(jax.jit(fn), platforms=PLATFORMS)(shapes, images)
-  return bytes(exported.serialize())
+  program = jax_export.export(jax.jit(fn), platforms=PLATFORMS)(shapes, images)
+  return bytes(program.serialize())
 
 
 @contextlib.contextmanager

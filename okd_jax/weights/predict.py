@@ -15,7 +15,7 @@ from okd_jax.errors import DataError
 from okd_jax.runs import run as run_lib
 from okd_jax.storage.paths import Path
 from okd_jax.tasks.asking import Asking, Question
-from okd_jax.weights import export, exported as leader_lib
+from okd_jax.weights import export, exported
 
 _BATCH_SIZE = 64
 
@@ -76,12 +76,12 @@ def open_network(
   target: Path, top: int = 5, boxes: Path | None = None
 ) -> Network:
   """Opens a network; arguments and errors as for `predict`."""
-  if (target / leader_lib.CARD).exists():
+  if (target / exported.CARD).exists():
     # Cards of earlier releases have no entries for task and EXIF.
-    card = leader_lib.read_card(target)
+    card = exported.read_card(target)
     card.setdefault("task", "classification")
     card.setdefault("exif", False)
-    apply, variables = leader_lib.load_leader(target)
+    apply, variables = exported.load_leader(target)
   else:
     run = run_lib.run(target)
     card = export.describe(run)
