@@ -14,7 +14,7 @@ from okd_jax.backbones.network import Network
 from okd_jax.backbones.parts import bn_relu, torch_classifier, torch_conv
 from okd_jax.core import Array
 
-# PyTorch's default: the published code sets no initial values.
+# PyTorch's default, as the published code sets no initialisation.
 _conv = functools.partial(layers.conv, kernel_init=layers.uniform_fan_in)
 
 

@@ -223,7 +223,7 @@ hourglass2 = functools.partial(Hourglass, stacks=2, split=1)
 hourglass4 = functools.partial(Hourglass, stacks=4, split=2)
 hourglass6 = functools.partial(Hourglass, stacks=6, split=2)
 hourglass8 = functools.partial(Hourglass, stacks=8, split=4)
-# Small enough for a demonstration on CPU, on images of 64 x 64.
+# Small enough for a demonstration on CPU, with images of 64x64.
 _Small = functools.partial(Hourglass, width=32, depth=3)
 hourglass1_small = functools.partial(_Small, stacks=1, split=0)
 hourglass2_small = functools.partial(_Small, stacks=2, split=1)

@@ -49,7 +49,7 @@ def make(
   Raises:
     ConfigError: if the class cannot be constructed or called like this.
   """
-  # The class itself shows the signature of flax's metaclass.
+  # The signature of the class itself would be that of flax's metaclass.
   constructor = inspect.signature(network.__init__)
   try:
     constructor.bind(None, num_classes=num_classes, rngs=None, **options)

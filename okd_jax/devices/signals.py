@@ -27,8 +27,8 @@ EXIT_CODE = 75
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
-# Enough to flush a terminal or a file; a pipe whose reader hangs must not stop
-# us.
+# Enough to flush a terminal or a file. A pipe whose reader hangs must not keep
+# the process alive for longer.
 _FLUSH_SECONDS = 1.0
 
 # A run that makes no progress for this long after a signal counts as hung: it

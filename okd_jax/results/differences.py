@@ -75,7 +75,7 @@ def paired(
     return None
   mean, std = statistics.fmean(shared), deviation(shared)
   margin = _margin(std, len(shared))
-  if not abs(mean) <= margin:  # also if they are nan
+  if not abs(mean) <= margin:  # not `>`, which would be false for nan
     return Difference(mean, margin, None)
   numbers = range(2, MOST_SEEDS + 1)
   enough = (n for n in numbers if abs(mean) > _margin(std, n))

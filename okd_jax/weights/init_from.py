@@ -203,9 +203,9 @@ def _insert(
       over; otherwise it keeps its random one.
   """
   peers = setup.peers
-  # A copy on the host: what has a peer axis may be spread over processes.
+  # A copy on the host, as arrays with a peer axis may be split over processes.
   filled = mesh_lib.to_host(drawn)
-  # The last peer decides about what peers share. So the leader is last if it
+  # Shared variables are those of the last peer. So the leader is last if it
   # takes the classifier over.
   for peer in sorted(range(peers.num_peers), key=keeps_head):
     weights = network(peer)

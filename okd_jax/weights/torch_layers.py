@@ -65,6 +65,7 @@ class Layer(NamedTuple):
 
   @property
   def what(self) -> str:
+    """What it is, for messages: "linear layer" or "parameter"."""
     return self.kind if self.kind == _PARAMETER else f"{self.kind} layer"
 
   def name_in_torch(self, entry: str) -> str:
@@ -228,6 +229,7 @@ def _alike(pair: tuple[Layer, Layer]) -> int:
 
 
 def to_theirs(leaf, value):
+  """Array of one of our leaves in PyTorch's layout."""
   value = np.asarray(value)
   if leaf[-1] == "kernel":
     theirs = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
@@ -238,6 +240,7 @@ def to_theirs(leaf, value):
 
 
 def shape_of(leaf, shape):
+  """Shape of one of our leaves in PyTorch's layout."""
   return to_theirs(leaf, np.broadcast_to(np.float32(0), shape)).shape
 
 
