@@ -70,7 +70,7 @@ class Row:
     alike: for finished runs by seed, the figures at the last epoch of those
       peers that differ only in weights and index.
     seconds: mean time to train on one image, in seconds; None if not measured.
-    diversity: for each finished run, its epochs and the diversity at each.
+    diversity: for finished runs with test data, epochs and diversity at each.
     failures: reasons of failures, by the name of the cell.
     compared: key of `WHO` whose figure stands beside published ones.
     compared_as: what that figure is called.

@@ -41,9 +41,9 @@ def export(
     run: a run, as from `okd_jax.runs.run.run`.
     to: the folder to write.
     what: which prediction to export: "leader"; "peer_0", "peer_1", ...;
-      "ensemble", the combination of the members' logits (in classification
-      their mean); or a group prediction of the method. Names are those of an
-      evaluation, so "ema/..." means averaged variables.
+      "ensemble", the mean of the members' logits; or a group prediction of the
+      method. Names are those of an evaluation, so "ema/..." means averaged
+      variables.
     form: format of the program, one of `FORMATS`: "stablehlo", see
       `okd_jax.weights.exported`, or "savedmodel" for TensorFlow.
 
@@ -213,8 +213,8 @@ def _of_peer(run: Run, peers: Variables, peer: int):
   net, variables = run.setup.peers.extract(peers, peer)
 
   def apply(variables, images):
-    result = net.apply(variables, _normalize(run, images), train=False)
-    return as_outputs(result).logits
+    images = run.setup.task.normalize_floats(images)
+    return as_outputs(net.apply(variables, images, train=False)).logits
 
   return apply, variables
 
@@ -231,7 +231,8 @@ def _of_group(run: Run) -> Callable[[Variables, Array], dict[str, Array]]:
 
   def apply(variables, images):
     batch = run.setup.task.blank(images.shape[0])
-    batch = dataclasses.replace(batch, image=_normalize(run, images))
+    images = run.setup.task.normalize_floats(images)
+    batch = dataclasses.replace(batch, image=images)
     parts = {part: dict(tree) for part, tree in variables.items()}
     params = {part: tree.pop("params", {}) for part, tree in parts.items()}
     parts["method"] |= jax.tree.map(
@@ -242,10 +243,6 @@ def _of_group(run: Run) -> Callable[[Variables, Array], dict[str, Array]]:
     return steps.predict_normalized(run.setup, params, parts, batch)[1]
 
   return apply
-
-
-def _normalize(run: Run, images: Array) -> Array:
-  return run.setup.task.normalize_floats(images)
 
 
 def _of_weights(apply: ApplyFn) -> Callable[[dict[str, Any], Array], Array]:

@@ -58,10 +58,8 @@ def load(
       f"{devices.size}, the number of devices among which the teacher's batch "
       "is divided; change it."
     )
-  path, info = (
-    paths.anywhere(config.teacher),
-    build.with_normalization(config, info),
-  )
+  path = paths.anywhere(config.teacher)
+  info = build.with_normalization(config, info)
   read = _from_run if path.is_dir() else _from_state_dict
   net, variables = read(path, config, info)
   if config_lib.make_method(config).needs.raw_maps and isinstance(net, Network):
