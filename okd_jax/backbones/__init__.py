@@ -1,15 +1,16 @@
 """Networks by name.
 
-A family is a module of this package. A network is a `functools.partial` in it,
-under the network's name, that fixes the architecture and leaves the options
-open. Networks are found by this definition: there is no table to edit.
+Each module of this package holds one family. In it, every network is a
+`functools.partial` under the network's name; it fixes the architecture and
+leaves the options open. `make` finds networks by searching for such partials,
+so there is no table to edit.
 
-The name of a compressed network ends with the fraction of the widths that is
-left after the split: `resnet32@4/5`.
+The name of a compressed network ends with the fraction of the channels that it
+keeps after the split: `resnet32@4/5`.
 
-Submodules are named so that the natural order of their names is the order in
-which they run, with "stem" first and "head" last; `okd_jax.weights.torch`
-relies on this.
+Sorting the names of submodules naturally, with "stem" first and "head" last,
+gives the order in which they run; in an hourglass, the order in which public
+PyTorch code declares them. `okd_jax.weights.torch` relies on this.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ from okd_jax.errors import closest, ConfigError
 
 
 def names() -> tuple[str, ...]:
-  """Names of the networks that `make` builds, sorted."""
+  """Sorted names of the networks that `make` builds."""
   return tuple(sorted(_networks()))
 
 
@@ -40,10 +41,11 @@ def make(name: str, num_classes: int, **options: Any) -> Network:
   Args:
     name: one of `names()`, optionally followed by "@" and a fraction, which
       sets the option `tail_width`.
-    num_classes: number C of classes.
-    **options: `split`, `part`, `dtype`, `raw_maps` (see `Network`) and,
-      for VGG, `dropout`; for ResNet and DenseNet `tail_width`; for hourglasses
-      `width` and `depth`.
+    num_classes: number C of classes; for an hourglass, number J of joints.
+    **options: fields of the network's class that its name does not fix:
+      `split`, `part`, `dtype` and `raw_maps` (see `Network`), and those of the
+      family, for example `dropout` of VGG or `tail_width` of ResNet and
+      DenseNet.
 
   Returns:
     The network, a linen module.
@@ -85,14 +87,17 @@ def students(
 ) -> tuple[Network, ...]:
   """Builds networks of decreasing width for one common trunk.
 
-  Network j, from 0, keeps (count - j) / count of the widths after the split.
-  The first one is the uncompressed network.
+  Network j = 0, ..., count - 1 keeps (count - j) / count of the channels after
+  the split. The first one is the uncompressed network.
 
   Args:
-    name: a network with the option `tail_width`.
+    name: name of a network that has the option `tail_width`.
     num_classes: number C of classes.
     count: number of networks.
-    **options: see `make`.
+    **options: as for `make`.
+
+  Raises:
+    ConfigError: as for `make`.
   """
   return tuple(
     make(student, num_classes, **options)

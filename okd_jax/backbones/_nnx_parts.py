@@ -1,4 +1,4 @@
-"""What a module of flax nnx consists of, and the layers replaced in it."""
+"""The arrays of a flax nnx module, and the layers that are replaced in it."""
 
 from collections.abc import Iterable, Iterator
 import dataclasses
@@ -22,10 +22,11 @@ class Leaf:
   """One array of a module.
 
   Attributes:
-    collection: where linen keeps it; "" for streams of random numbers.
-    names: the way to it inside the collection.
-    shape: its shape.
-    dtype: its dtype.
+    collection: the linen collection that holds it; "" for the state of random
+      number streams, which is not stored.
+    names: path inside the collection.
+    shape: shape of the array.
+    dtype: dtype of the array.
   """
 
   collection: str
@@ -35,19 +36,19 @@ class Leaf:
 
   @property
   def name(self) -> str:
-    """For people, `batch_stats/norm/mean`."""
+    """The path for messages, for example `batch_stats/norm/mean`."""
     return "/".join((self.collection, *self.names))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Blueprint:
-  """A module without its arrays.
+  """The structure of a module, without the values of its arrays.
 
   Attributes:
-    network: the class.
-    arguments: what it is made with besides `rngs`.
-    graph: structure of the module and of its state.
-    leaves: its arrays, in the order of the state.
+    network: class of the module.
+    arguments: arguments of its constructor except `rngs`.
+    graph: graph definition of the module, and tree structure of its state.
+    leaves: the module's arrays, in the order of the state.
   """
 
   network: type[Any]
@@ -57,16 +58,16 @@ class Blueprint:
 
   @property
   def has_streams(self) -> bool:
-    """Whether it holds streams of random numbers."""
+    """Whether the module holds streams of random numbers."""
     return any(not leaf.collection for leaf in self.leaves)
 
   def assemble(self, values: Iterable[Any]) -> Any:
-    """Returns the module with these arrays, in the order of `leaves`."""
+    """Returns the module with the given arrays, in the order of `leaves`."""
     definition, structure = self.graph
     return nnx.merge(definition, jax.tree.unflatten(structure, values))
 
   def take_apart(self, module: nnx.Module) -> dict[Leaf, Any]:
-    """Returns the arrays of a module; those it got in its call are left out."""
+    """Returns a module's arrays, without those that its call has added."""
     found = dict(_arrays(nnx.state(module)))
     return {leaf: found[leaf.collection, leaf.names] for leaf in self.leaves}
 
@@ -74,10 +75,10 @@ class Blueprint:
 def construct(
   network: type[Any], arguments: Arguments, rngs: nnx.Rngs
 ) -> nnx.Module:
-  """Makes a module whose arrays are all its data, also where it is traced.
+  """Makes a module and marks its traced arrays as data.
 
-  Flax takes an array that is no variable for a constant of the class if it is
-  traced, and for data otherwise.
+  Flax treats an array that is not an `nnx.Variable` as data, but as a static
+  attribute while it is traced.
   """
   module: nnx.Module = network(**dict(arguments), rngs=rngs)
   for _, node in nnx.iter_graph(module):
@@ -90,10 +91,10 @@ def construct(
 
 @functools.lru_cache(maxsize=64)
 def blueprint(network: type[Any], arguments: Arguments) -> Blueprint:
-  """Traces the constructor of a network.
+  """Finds the structure of a network by tracing its constructor.
 
   Raises:
-    ConfigError: if the module holds a key that is not in a stream.
+    ConfigError: if the module holds a random key outside a stream.
   """
 
   def parts():
@@ -120,7 +121,7 @@ def blueprint(network: type[Any], arguments: Arguments) -> Blueprint:
 
 
 def parameters_of_call(network: type[Any]) -> dict[str, inspect.Parameter]:
-  """What the call of a network takes besides the images, by name."""
+  """Parameters of a network's `__call__` after the images, by name."""
   found = list(inspect.signature(network.__call__).parameters.items())[2:]
   return {
     name: parameter
@@ -131,7 +132,7 @@ def parameters_of_call(network: type[Any]) -> dict[str, inspect.Parameter]:
 
 
 def values_of_call(train: bool) -> dict[str, Any]:
-  """Values of the arguments that a call may have, except `rngs`."""
+  """Arguments that we can pass to a call, except `rngs`."""
   return {
     "train": train,
     "deterministic": not train,
@@ -140,7 +141,7 @@ def values_of_call(train: bool) -> dict[str, Any]:
 
 
 def check_call(network: type[Any]) -> None:
-  """Raises ConfigError unless a network is called as we call it."""
+  """Raises ConfigError unless our arguments suffice to call a network."""
   if not any("__call__" in vars(base) for base in network.__mro__):
     raise ConfigError(
       f"{network.__name__} is a network of flax nnx without __call__; define "
@@ -157,7 +158,7 @@ def check_call(network: type[Any]) -> None:
 
 
 def check_parts(network: Any, arguments: Arguments) -> None:
-  """Raises ConfigError unless trunk and tail make up the whole network."""
+  """Raises ConfigError unless trunk and tail together are the whole network."""
   whole, trunk, tail = (
     {
       (leaf.collection, leaf.names[0]): None
@@ -184,10 +185,12 @@ def check_parts(network: Any, arguments: Arguments) -> None:
 
 
 class Dropout(nnx.Dropout):
-  """Draws masks that belong to the example's place in the whole batch.
+  """Dropout whose masks depend on an example's place in the global batch.
+
+  So results do not depend on how the batch is split over devices.
 
   Attributes:
-    axis_name: mesh axis that the batch is split over.
+    axis_name: mesh axis over which the batch is split; None if it is not.
   """
 
   axis_name: str | None = None
@@ -195,7 +198,7 @@ class Dropout(nnx.Dropout):
   def __call__(self, inputs, *, deterministic=None, rngs=None):
     off = self.deterministic if deterministic is None else deterministic
     rngs = self.rngs if rngs is None else rngs
-    # The rest, errors included, needs no random numbers for each example.
+    # These cases need no random numbers, or are errors: flax handles them.
     if off is None or off or rngs is None or self.rate in (0.0, 1.0):
       return super().__call__(inputs, deterministic=off, rngs=rngs)
     return layers.drop(
@@ -209,7 +212,7 @@ class Dropout(nnx.Dropout):
 
 @functools.cache
 def _by_slot(layer: type[nnx.Dropout]) -> type[nnx.Dropout]:
-  """The layer with `Dropout` in place of flax's, also below a subclass."""
+  """Our `Dropout`, or a user's subclass of flax's layer based on ours."""
   if issubclass(Dropout, layer):
     return Dropout
   return type(layer.__name__, (layer, Dropout), {})
@@ -224,7 +227,7 @@ def _next_key(rngs: Any, collection: str) -> Array:
 def _arrays(
   state: Any,
 ) -> Iterator[tuple[tuple[str, tuple[str, ...]], Any]]:
-  """Yields the collection, the names and the value of every array."""
+  """Yields collection, path and value of every array of a state."""
   nodes = jax.tree_util.tree_leaves_with_path(
     state, is_leaf=lambda node: isinstance(node, nnx.Variable)
   )

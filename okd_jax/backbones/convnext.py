@@ -1,4 +1,4 @@
-"""ConvNeXt.
+"""ConvNeXt for images of 224x224.
 
 Liu et al., `A ConvNet for the 2020s <https://arxiv.org/abs/2201.03545>`_, 2022,
 without stochastic depth.
@@ -7,19 +7,21 @@ without stochastic depth.
 import functools
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from okd_jax.backbones.network import Network
 from okd_jax.backbones.parts import classifier
-
-Array = jax.Array
+from okd_jax.core import Array
 
 _small = nn.initializers.truncated_normal(0.02)
 
 
 class Block(nn.Module):
-  """A wide depthwise convolution and a hidden layer, scaled and added."""
+  """Residual block: a 7x7 depthwise convolution and an MLP.
+
+  The hidden layer of the MLP is four times as wide as its input. A learned gain
+  for each channel multiplies the result before it is added to the input.
+  """
 
   dtype: jnp.dtype | None = None
 
@@ -44,12 +46,12 @@ class Block(nn.Module):
 
 
 class ConvNeXt(Network, kw_only=True):
-  """Stem that shrinks height and width by four, and stages of blocks.
+  """A stem that divides height and width by four, and stages of blocks.
 
   Attributes:
     blocks: number of blocks of each stage. Stages after the first halve height
       and width.
-    widths: channels of each stage.
+    widths: number of channels of each stage.
   """
 
   image_shape = (224, 224, 3)

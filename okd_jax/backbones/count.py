@@ -1,4 +1,4 @@
-"""Parameters, multiply-adds and activations, without compiling anything."""
+"""Counts parameters, multiply-adds and activations without compiling."""
 
 from collections.abc import Callable
 import math
@@ -10,20 +10,21 @@ import jax.numpy as jnp
 
 
 def count_parameters(params: Any) -> int:
-  """Number of scalars in a tree of arrays or of their shapes."""
+  """Number of scalars in a tree of arrays or `jax.ShapeDtypeStruct`."""
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def count_multiply_adds(net: nn.Module, input_shape: tuple[int, ...]) -> int:
   """Multiply-adds of the convolutions and linear layers for one image.
 
-  Counts in the traced program of the forward pass in evaluation mode, so it
-  works for any linen module called as `net(x, train=False)`. Pooling,
-  normalisation and activations are not counted.
+  They are counted in the traced program of the forward pass in evaluation mode,
+  so this works for any linen module called as `net(x, train=False)`. Pooling,
+  normalisation and activation functions are not counted.
 
   Args:
     net: the network, or one part of it.
-    input_shape: shape of one image, or of one map for a tail: [H, W, c].
+    input_shape: shape [H, W, c] of one image; for a tail, shape of the map that
+      enters it.
 
   Returns:
     The number of multiply-adds.
@@ -34,23 +35,26 @@ def count_multiply_adds(net: nn.Module, input_shape: tuple[int, ...]) -> int:
 def multiply_adds_of(jaxpr: Any) -> int:
   """Multiply-adds of a traced program.
 
+  Of a `cond`, the most expensive branch counts. The body of a `while` loop
+  counts once, as the number of its repetitions is unknown.
+
   Args:
-    jaxpr: as `jax.make_jaxpr` gives it.
+    jaxpr: result of `jax.make_jaxpr`.
   """
   return _sum(jaxpr, _multiply_adds)
 
 
 def count_activations(net: nn.Module, input_shape: tuple[int, ...]) -> int:
-  """Outputs of the convolutions and linear layers for one image.
+  """Size of the outputs of convolutions and linear layers for one image.
 
-  What memory and time in training follow more closely than multiply-adds
-  (Radosavovic et al., `Designing Network Design Spaces
-  <https://arxiv.org/abs/2003.13678>`_, 2020). Counted as `count_multiply_adds`
-  counts.
+  Memory and time of training depend on this number more closely than on
+  multiply-adds (Radosavovic et al., `Designing Network Design Spaces
+  <https://arxiv.org/abs/2003.13678>`_, 2020). It is counted in the same program
+  as by `count_multiply_adds`.
 
   Args:
     net: the network, or one part of it.
-    input_shape: shape of one image, or of one map for a tail: [H, W, c].
+    input_shape: as for `count_multiply_adds`.
 
   Returns:
     The number of scalars.
@@ -71,7 +75,7 @@ def _traced(net: nn.Module, input_shape: tuple[int, ...]) -> Any:
 
 
 def _sum(jaxpr: Any, count: Callable[[Any], int]) -> int:
-  """Adds up what convolutions and products of matrices count."""
+  """Sums `count` over the convolutions and matrix products of a program."""
   total = 0
   for eqn in jaxpr.eqns:
     if eqn.primitive.name in ("conv_general_dilated", "dot_general"):
@@ -98,13 +102,13 @@ def _has_equations(value) -> bool:
 
 
 def _count_conv(eqn) -> int:
-  # The kernel's input channels are those of one group already.
+  # The kernel's shape has the input channels of one group only.
   kernel = eqn.invars[1].aval.shape
   channels = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
   per_output = math.prod(kernel) // channels
   per_output //= eqn.params["batch_group_count"]
   products = math.prod(eqn.outvars[0].aval.shape) * per_output
-  # Of a dilated input, that of a gradient, most elements are zeros.
+  # Gradients have a dilated input, whose elements are mostly zeros.
   return products // math.prod(eqn.params["lhs_dilation"])
 
 

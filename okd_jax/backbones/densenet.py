@@ -7,18 +7,18 @@ Huang et al., `Densely Connected Convolutional Networks
 import functools
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from okd_jax import layers
 from okd_jax.backbones.compressible import Compressible
 from okd_jax.backbones.parts import bn_relu, classifier
+from okd_jax.core import Array
 
-Array = jax.Array
+_conv = functools.partial(layers.conv, kernel_init=layers.he_fan_in)
 
 
 class DenseLayer(nn.Module):
-  """Appends `growth` channels, computed through a bottleneck, to its input."""
+  """Appends `growth` channels to its input, computed through a bottleneck."""
 
   growth: int
   dtype: jnp.dtype | None = None
@@ -48,14 +48,15 @@ class Transition(nn.Module):
 class DenseNet(Compressible, kw_only=True):
   """Dense blocks with transitions between them.
 
-  A transition belongs to the stage of the block before it. By default the
-  branches of a split network own the last block. `split=3` shares all blocks,
-  as OKDDip's code does: branches own the last batch norm and the classifier.
+  A transition belongs to the same stage as the block before it. By default,
+  each branch of a split network has its own last block. With `split=3`, as in
+  OKDDip's code, all blocks are shared, and a branch has only its own last batch
+  norm and classifier.
 
   Attributes:
     blocks: number of layers of each dense block.
-    growth: channels that a layer adds; what `tail_width` applies to. The stem
-      has twice as many.
+    growth: number of channels that a layer adds; `tail_width` applies to it.
+      The stem has twice as many channels.
   """
 
   blocks: tuple[int, ...]
@@ -91,8 +92,6 @@ class DenseNet(Compressible, kw_only=True):
   def narrowest(self) -> int:
     return self.growth
 
-
-_conv = functools.partial(layers.conv, kernel_init=layers.he_fan_in)
 
 densenet40_12 = functools.partial(DenseNet, blocks=(6, 6, 6), growth=12)
 densenetbc100_12 = functools.partial(DenseNet, blocks=(16, 16, 16), growth=12)

@@ -7,29 +7,29 @@ Classification <https://arxiv.org/abs/1908.09699>`_, 2020: HCGNet-A1.
 import functools
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from okd_jax import layers
 from okd_jax.backbones.network import Network
-from okd_jax.backbones.parts import bn_relu, classifier, torch_conv
+from okd_jax.backbones.parts import bn_relu, torch_classifier, torch_conv
+from okd_jax.core import Array
 
-Array = jax.Array
-
-# PyTorch's default: the published code sets no initial values.
+# PyTorch's default, as the published code sets no initialisation.
 _conv = functools.partial(layers.conv, kernel_init=layers.uniform_fan_in)
 
 
 class Gate(nn.Module):
-  """Forgets a part of each channel and adds what two scales say about it.
+  """Forget gate and update gate of one map.
 
-  With pool(x) the mean of x over positions weighted by an attention over them,
-  the result is f x + a u + (1 - a) v, where u and v are pooled from 3x3
-  convolutions of each channel, plain and dilated by two, a is computed from
-  both and f from pool(x); u, v, a and f are vectors [B, 1, 1, D].
+  Let pool(x) be the mean of x over positions, weighted by an attention over
+  positions. The result is f x + a u + (1 - a) v. Here u and v are pooled from
+  two depthwise 3x3 convolutions of x, one plain and one dilated by two; a is
+  computed from u and v, and f from pool(x). u, v, a and f are vectors
+  [B, 1, 1, D].
 
   Attributes:
-    reduction: factor by which the layers inside are narrower.
+    reduction: factor by which hidden layers are narrower: than u and v together
+      for a, than pool(x) for f.
     dtype: as in `Network`.
   """
 
@@ -73,13 +73,13 @@ class Gate(nn.Module):
 
 
 def _pool(x, scores) -> Array:
-  """Means of x [B, H, W, D] weighted by softmaxes of scores [B, H, W, 1]."""
+  """Mean of x [B, H, W, D], weighted by the softmax of scores [B, H, W, 1]."""
   weights = nn.softmax(scores, axis=(1, 2))
   return jnp.sum(x * weights, (1, 2), keepdims=True)
 
 
 class Layer(nn.Module):
-  """Appends `growth` gated channels, computed through a bottleneck."""
+  """Appends `growth` gated channels to its input, through a bottleneck."""
 
   growth: int
   dtype: jnp.dtype | None = None
@@ -95,7 +95,7 @@ class Layer(nn.Module):
 
 
 class Transition(nn.Module):
-  """Halves channels, in two steps, height and width, and gates the result."""
+  """Halves height, width and, in two steps, channels; then applies a gate."""
 
   dtype: jnp.dtype | None = None
 
@@ -114,12 +114,12 @@ class Transition(nn.Module):
 class HCGNet(Network, kw_only=True):
   """Hybrid blocks with transitions between them.
 
-  A transition belongs to the stage of the block before it.
+  A transition belongs to the same stage as the block before it.
 
   Attributes:
     blocks: number of layers of each hybrid block.
-    growths: channels that a layer of each block adds. The stem has twice as
-      many as the first.
+    growths: for each block, number of channels that one of its layers adds. The
+      stem has twice as many channels as the first of these numbers.
   """
 
   blocks: tuple[int, ...]
@@ -149,12 +149,7 @@ class HCGNet(Network, kw_only=True):
   def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
     x = bn_relu(x, train=train, dtype=self.dtype, name="head_bn")
     features = jnp.mean(x, (1, 2))
-    logits = classifier(
-      features,
-      self.num_classes,
-      bias_init=layers.uniform_bias(features.shape[-1]),
-      dtype=self.dtype,
-    )
+    logits = torch_classifier(features, self.num_classes, dtype=self.dtype)
     return x, features, logits
 
 

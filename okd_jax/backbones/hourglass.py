@@ -1,32 +1,30 @@
 """Stacked hourglasses for heat maps of keypoints.
 
 Newell et al., `Stacked Hourglass Networks for Human Pose Estimation
-<https://arxiv.org/abs/1603.06937>`_, 2016, as Li et al., `Online Knowledge
-Distillation for Efficient Pose Estimation <https://arxiv.org/abs/2108.02092>`_,
-2021, have them.
+<https://arxiv.org/abs/1603.06937>`_, 2016, in the form that Li et al., `Online
+Knowledge Distillation for Efficient Pose Estimation
+<https://arxiv.org/abs/2108.02092>`_, 2021, use.
 """
 
 import functools
 
 import chex
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from okd_jax import layers
 from okd_jax.backbones.network import Network
 from okd_jax.backbones.parts import bn_relu, torch_conv
-from okd_jax.core import Outputs
+from okd_jax.core import Array, Outputs
 from okd_jax.errors import ConfigError
-
-Array = jax.Array
 
 
 class Unit(nn.Module):
   """Residual bottleneck that normalises before each convolution.
 
   Attributes:
-    width: output channels; the convolutions inside have half as many.
+    width: number of output channels; the first two convolutions have half as
+      many.
     dtype: as in `Network`.
   """
 
@@ -50,14 +48,14 @@ class Unit(nn.Module):
 class Stack(nn.Module):
   """One hourglass with its heat maps.
 
-  Level 1 is the smallest of the hourglass. Its units are numbered, and named,
-  as public PyTorch code declares them: on the way across, down, up, and at the
-  bottom.
+  Level 1 has the smallest map of the hourglass. The units of a level have the
+  numbers that public PyTorch code gives them: 0 for the shortcut across, 1 for
+  the way down, 2 for the way up, and, in level 1, 3 for the bottom.
 
   Attributes:
-    joints: J.
+    joints: number J of joints.
     depth: number of times that height and width are halved.
-    merge: whether another stack follows and needs an input.
+    merge: whether another stack follows, which needs an input.
     dtype: as in `Network`.
   """
 
@@ -68,9 +66,16 @@ class Stack(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
-    """Returns the next stack's input, the last map [B, h, w, F] and heat maps.
+    """Returns the next stack's input, the last map, and the heat maps.
 
-    Without `merge` the first of them is the stack's own input.
+    Args:
+      x: map [B, h, w, F].
+      train: whether batch norm uses the statistics of the batch.
+
+    Returns:
+      The input of the next stack, [B, h, w, F], or `x` without `merge`; the map
+      from which the heat maps are computed, [B, h, w, F]; the heat maps
+      [B, h, w, J].
     """
     conv = functools.partial(torch_conv, dtype=self.dtype)
     width = x.shape[-1]
@@ -101,21 +106,24 @@ class Stack(nn.Module):
 
 
 class Hourglass(Network, kw_only=True):
-  """Stem that shrinks height and width by four, and stacks of hourglasses.
+  """A stem that divides height and width by four, and stacks of hourglasses.
 
-  A stage is a stack. `num_classes` is the number of joints J. The logits are
-  the heat maps [B, h, w, J] of the last stack; the maps are the stem's map
-  [B, h, w, F] and then the heat maps of every stack from the first, those of
-  the trunk included; the features are the last stack's map before its heat
-  maps, averaged over positions.
+  A stage is a stack, and `num_classes` is the number J of joints. In `Outputs`,
 
-  A trunk returns, on one axis of channels, the input of the next stack, the
-  stem's map and the heat maps of its stacks: what its tails return the maps
-  from. Tails of different numbers of stacks fit on one trunk.
+  * the logits are the heat maps [B, h, w, J] of the last stack;
+  * the maps are the stem's map [B, h, w, F], followed by the heat maps of all
+    stacks in order, including those of the trunk;
+  * the features [B, F] are the last stack's map before its heat maps, averaged
+    over positions.
+
+  A trunk returns one array. Along the axis of channels, it consists of the
+  input of the next stack, the stem's map and the heat maps of the trunk's
+  stacks; a tail takes the first maps of its outputs from it. Tails with
+  different numbers of stacks fit on one trunk.
 
   Attributes:
     stacks: number of stacks.
-    width: F, a multiple of 4.
+    width: number F of channels, a multiple of 4.
     depth: number of times that an hourglass halves height and width.
   """
 
@@ -133,8 +141,8 @@ class Hourglass(Network, kw_only=True):
     super().check()
     if self.split == self.stacks and self.part != "whole":
       raise ConfigError(
-        f"split={self.split} leaves no stack of {self.stacks} to the branches; "
-        f"use 0 to {self.stacks - 1}."
+        f"split={self.split} leaves none of {self.stacks} stacks to the "
+        f"branches; use 0 to {self.stacks - 1}."
       )
     if self.width < 4 or self.width % 4:
       raise ConfigError(f"width={self.width} must be a multiple of 4.")
@@ -156,15 +164,16 @@ class Hourglass(Network, kw_only=True):
     """Runs the stacks of this part.
 
     Args:
-      x: images [B, H, W, c], or for a tail what its trunk returned.
-      train: whether batch statistics normalise.
+      x: images [B, H, W, c]; for a tail, the array that its trunk returned.
+      train: whether batch norm uses the statistics of the batch.
 
     Returns:
-      See the class.
+      For a trunk an array [B, h, w, channels], otherwise `Outputs`; see the
+      class for both.
 
     Raises:
-      ValueError: if part, split or width is not legal or an hourglass cannot
-        halve its input.
+      ConfigError: if `part`, `split` or `width` is not allowed, or if an
+        hourglass cannot halve its input `depth` times.
     """
     self.check()
     chex.assert_rank(x, 4)
@@ -214,7 +223,7 @@ hourglass2 = functools.partial(Hourglass, stacks=2, split=1)
 hourglass4 = functools.partial(Hourglass, stacks=4, split=2)
 hourglass6 = functools.partial(Hourglass, stacks=6, split=2)
 hourglass8 = functools.partial(Hourglass, stacks=8, split=4)
-# Small enough for a demonstration on CPU, on images of 64 x 64.
+# Small enough for a demonstration on CPU, with images of 64x64.
 _Small = functools.partial(Hourglass, width=32, depth=3)
 hourglass1_small = functools.partial(_Small, stacks=1, split=0)
 hourglass2_small = functools.partial(_Small, stacks=2, split=1)

@@ -1,23 +1,21 @@
 """Residual networks for ImageNet.
 
 He et al., `Deep Residual Learning for Image Recognition
-<https://arxiv.org/abs/1512.03385>`_, 2016, table 1. `resnet50` halves height
-and width in the 3x3 convolution of a block, as torchvision does.
+<https://arxiv.org/abs/1512.03385>`_, 2016, table 1. As in torchvision, a block
+of `resnet50` halves height and width in its 3x3 convolution.
 """
 
 import functools
 
 from flax import linen as nn
-import jax
 
 from okd_jax.backbones import resnet
 from okd_jax.backbones.parts import conv_bn
-
-Array = jax.Array
+from okd_jax.core import Array
 
 
 class ImageNetResNet(resnet.ResNet):
-  """Residual network whose stem shrinks height and width by four."""
+  """Residual network whose stem divides height and width by four."""
 
   image_shape = (224, 224, 3)
 

@@ -1,11 +1,11 @@
-"""MobileNetV2, for small images and for those of ImageNet.
+"""MobileNetV2 for small images and for ImageNet.
 
 Sandler et al., `MobileNetV2: Inverted Residuals and Linear Bottlenecks
 <https://arxiv.org/abs/1801.04381>`_, 2018, table 2. `mobilenet_v2_10` and
-`mobilenet_v2_14` are torchvision's, 1.0 and 1.4 times as wide.
-`mobilenet_v2_05` is the half as wide one for images of 32x32 of Tian et al.,
-`Contrastive Representation Distillation <https://arxiv.org/abs/1910.10699>`_,
-2020.
+`mobilenet_v2_14` are torchvision's network with width factors 1.0 and 1.4.
+`mobilenet_v2_05` has width factor 0.5 and is for images of 32x32, as in Tian et
+al., `Contrastive Representation Distillation
+<https://arxiv.org/abs/1910.10699>`_, 2020.
 """
 
 from collections.abc import Callable
@@ -13,15 +13,13 @@ from fractions import Fraction
 import functools
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from okd_jax.backbones.network import Network
 from okd_jax.backbones.parts import classifier, conv_bn
+from okd_jax.core import Array
 
-Array = jax.Array
-
-# Of each stage, groups of blocks: (channels, blocks, stride of the first).
+# For each stage, groups of blocks: (channels, blocks, stride of the first).
 _IMAGENET = (
   ((16, 1, 1), (24, 2, 2)),
   ((32, 3, 2),),
@@ -32,13 +30,17 @@ _SMALL = (((16, 1, 1), (24, 2, 1)), *_IMAGENET[1:])
 
 
 class Block(nn.Module):
-  """Inverted residual: expands, filters each channel, and projects.
+  """Inverted residual block.
+
+  A 1x1 convolution expands the channels, a depthwise 3x3 convolution filters
+  them, and another 1x1 convolution projects them to the output.
 
   Attributes:
-    width: output channels.
+    width: number of output channels.
     stride: stride of the 3x3 convolution.
-    expansion: factor of the channels inside; None leaves the expansion out.
-    activation: after the first two convolutions.
+    expansion: factor by which the first convolution expands the channels; None
+      leaves that convolution out.
+    activation: activation function after the first two convolutions.
     dtype: as in `Network`.
   """
 
@@ -61,16 +63,18 @@ class Block(nn.Module):
 
 
 class MobileNetV2(Network, kw_only=True):
-  """Stem of stride 2, four stages of inverted residuals, and a wide head.
+  """A stem of stride 2, four stages of inverted residuals, and a wide head.
 
   Attributes:
-    factor: of all widths; that of the head, 1280, is never made smaller.
-    groups: of each stage, groups of blocks: channels, number of blocks and
-      stride of the first.
-    multiple: widths are rounded to the nearest multiple of it, and not by more
-      than a tenth down.
-    expand_first: whether the first block has its expansion, by 1.
-    activation: ReLU6 in the paper.
+    factor: factor of all widths, except that the head keeps at least its 1280
+      channels.
+    groups: for each stage, groups of blocks: number of channels, number of
+      blocks, and stride of the first block.
+    multiple: widths are rounded to the nearest multiple of this number, or to
+      the next higher one if they would lose more than a tenth.
+    expand_first: whether the first block has the expanding convolution, here
+      with factor 1.
+    activation: activation function; ReLU6 in the paper.
   """
 
   image_shape = (224, 224, 3)
@@ -133,7 +137,7 @@ class MobileNetV2(Network, kw_only=True):
 
 
 class SmallMobileNetV2(MobileNetV2, kw_only=True):
-  """The same for images of 32 pixels."""
+  """MobileNetV2 for images of 32x32."""
 
   image_shape = (32, 32, 3)
 

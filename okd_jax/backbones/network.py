@@ -18,22 +18,22 @@ class Network(nn.Module):
   the tail. Variable names are the same in all parts, so the variables of the
   whole network are the union of those of trunk and tail.
 
-  A family defines `num_stages`, `stem` if it has one, `stage` and `head`, which
-  may create named submodules, and the default of `split`.
+  A family defines `num_stages`, `stage`, `head`, the default of `split`, and
+  `stem` if it has one. These methods may create named submodules.
 
   Attributes:
     num_classes: number C of classes.
-    split: number of stages in the trunk, up to `num_stages`; with 0 the trunk
-      is only the stem.
+    split: number of stages in the trunk, from 0 to `num_stages`. With 0 the
+      trunk is only the stem; a family without a stem needs at least 1.
     part: "whole" and "tail" return `Outputs` without the peer axis; "trunk"
       returns the map that enters the tail.
-    dtype: computation dtype; None uses that of parameters and input. Batch
-      statistics and the returned logits are float32 at least.
-    raw_maps: whether the last map is returned as it leaves the last stage, even
+    dtype: dtype of the computation; None uses that of parameters and input.
+      Batch statistics and the returned logits are at least float32.
+    raw_maps: whether to return the last map as it leaves the last stage, even
       if the head normalises it before pooling.
   """
 
-  # Default size of the images that the family is made for.
+  # Shape [H, W, c] of the images that the family is designed for.
   image_shape: ClassVar[tuple[int, int, int]] = (32, 32, 3)
 
   num_classes: int
@@ -48,20 +48,24 @@ class Network(nn.Module):
     raise NotImplementedError
 
   def stem(self, x: Array, train: bool) -> Array:
-    """Returns the map that enters the first stage."""
+    """Returns the map [B, H, W, D] that enters the first stage."""
     del train
     return x
 
   def stage(self, number: int, x: Array, train: bool) -> Array:
-    """Returns the map [B, H, W, D] of stage `number` from the one before."""
+    """Returns the map [B, H, W, D] of stage `number` from the previous map."""
     raise NotImplementedError
 
   def positions(self, x: Array) -> Array:
-    """Returns the map [B, H, W, D] of the image from a stage's result."""
+    """Returns the part [B, H, W, D] of a map that belongs to image positions.
+
+    That is the whole map unless a family adds something to it, as a class
+    token.
+    """
     return x
 
   def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
-    """Returns the map that is pooled, features [B, D] and logits [B, C]."""
+    """Returns the pooled map [B, H, W, D], features [B, D], logits [B, C]."""
     raise NotImplementedError
 
   def check(self) -> None:
@@ -85,16 +89,16 @@ class Network(nn.Module):
 
     Args:
       x: images [B, H, W, c]; for a tail, the map that its trunk returned.
-      train: whether batch norm uses the statistics of the batch and dropout is
-        on.
+      train: whether batch norm uses the statistics of the batch, and dropout is
+        active.
 
     Returns:
       For a trunk the map [B, H, W, D]; otherwise `Outputs` without the peer
-      axis, with the maps of the stages that this part ran. The last map is the
-      one that is pooled into the features, unless `raw_maps` is set.
+      axis, with the maps of the stages that this part has run. The last map is
+      the one that is pooled into the features, unless `raw_maps` is set.
 
     Raises:
-      ConfigError: if `part` or `split` is not allowed or the image is too
+      ConfigError: if `part` or `split` is not allowed, or if the image is too
         small.
     """
     self.check()

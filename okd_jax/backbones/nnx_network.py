@@ -1,11 +1,12 @@
-"""Networks of flax nnx, seen as linen modules.
+"""Networks of flax nnx as linen modules.
 
-Groups, state, optimiser, checkpoints and export know linen variables only.
-`NnxNetwork` makes the nnx module once for its variables, and in every pass puts
-it together again from these: parameters are in `params`, batch statistics in
-`batch_stats`, variables of any other type in a collection of the type's name,
-and arrays that are no variables in `arrays`. Streams of random numbers are
-never kept: every pass takes new keys from linen's key for dropout.
+Groups, state, optimiser, checkpoints and export only know linen variables.
+`NnxNetwork` makes the nnx module once to get its variables, and assembles it
+again from them in every forward pass. Parameters are in `params`, batch
+statistics in `batch_stats`, variables of any other type in a collection with
+the name of the type, and arrays that are not variables in `arrays`. The state
+of random number streams is not kept: every training pass makes new keys from
+linen's key for dropout.
 """
 
 from collections.abc import Mapping
@@ -34,10 +35,11 @@ def make(
   """Wraps a class of flax nnx.
 
   Args:
-    network: made as `network(num_classes=..., rngs=..., **options)` and called
-      as `net(images)`, or with any of `train`, `deterministic`,
-      `use_running_average` and `rngs`.
-    num_classes: C.
+    network: class whose constructor is called as `network(num_classes=...,
+      rngs=..., **options)`. Its instances are called as `net(images)`, with
+      those of the arguments `train`, `deterministic`, `use_running_average` and
+      `rngs` that they have.
+    num_classes: number C of classes.
     **options: further arguments of the constructor.
 
   Returns:
@@ -45,9 +47,9 @@ def make(
     the constructor has such an argument.
 
   Raises:
-    ConfigError: if the class is not made or called like this.
+    ConfigError: if the class cannot be constructed or called like this.
   """
-  # The class itself shows the signature of flax's metaclass.
+  # The signature of the class itself would be that of flax's metaclass.
   constructor = inspect.signature(network.__init__)
   try:
     constructor.bind(None, num_classes=num_classes, rngs=None, **options)
@@ -69,9 +71,10 @@ class NnxNetwork(nn.Module):
   """A linen module that makes and runs a network of flax nnx.
 
   Attributes:
-    network: the class.
-    num_classes: C.
-    options: further arguments of its constructor, as sorted pairs.
+    network: class of the nnx network.
+    num_classes: number C of classes.
+    options: further arguments of its constructor, as sorted pairs of name and
+      value.
   """
 
   network: type[nnx.Module]
@@ -79,7 +82,10 @@ class NnxNetwork(nn.Module):
   options: tuple[tuple[str, Any], ...] = ()
 
   def __call__(self, images: Array, *, train: bool) -> Any:
-    """Returns what the network returns; initialisation is an evaluation."""
+    """Runs the network on images [B, H, W, c] and returns its result.
+
+    Initialisation runs it in evaluation mode.
+    """
     blueprint = self._blueprint()
     draws = blueprint.has_streams or "rngs" in _nnx_parts.parameters_of_call(
       self.network
@@ -107,7 +113,7 @@ class NnxNetwork(nn.Module):
     return _nnx_parts.blueprint(self.network, self._arguments())
 
   def _store(self, values: Values) -> None:
-    """Puts values into the collections that may change."""
+    """Writes values into those collections that are mutable."""
     collections: dict[str, dict[str, Any]] = {}
     for leaf, value in values.items():
       if self.is_mutable_collection(leaf.collection):
@@ -121,10 +127,10 @@ class NnxNetwork(nn.Module):
 
 
 class PartedNnxNetwork(NnxNetwork):
-  """The same for a class whose constructor has an argument `part`.
+  """`NnxNetwork` for a class whose constructor has an argument `part`.
 
   Attributes:
-    part: "whole", "trunk" or "tail".
+    part: "whole", "trunk" or "tail", as in `okd_jax.backbones.network.Network`.
   """
 
   part: str = "whole"
@@ -140,7 +146,7 @@ class PartedNnxNetwork(NnxNetwork):
 
 @functools.cache
 def _named_after(network: type, base: type) -> Any:
-  """A subclass with the user's name, for messages and summaries."""
+  """A subclass with the name of the user's class, for messages."""
   return type(network.__name__, (base,), {"__module__": network.__module__})
 
 
@@ -153,7 +159,7 @@ def _run(
   key: Array | None = None,
   axis_name: str | None = None,
 ) -> tuple[Any, Values]:
-  """Passes a batch; returns the result, and what changes as it is after."""
+  """Runs a batch; returns the result and, in training, the new state."""
   keys = iter(range(len(blueprint.leaves)))
   module = blueprint.assemble(
     values[leaf] if leaf.collection else _stream_value(leaf, key, next(keys))
@@ -182,7 +188,7 @@ def _run(
 
 
 def _stream_value(leaf: Leaf, key: Array | None, number: int) -> Array:
-  """A key of its own for every stream, and zero for the number of its uses."""
+  """The initial state of a stream: a key of its own, and a use count of 0."""
   if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     return jnp.zeros(leaf.shape, leaf.dtype)
   own = _key_of_stream(key, number)
@@ -190,15 +196,16 @@ def _stream_value(leaf: Leaf, key: Array | None, number: int) -> Array:
 
 
 def _key_of_stream(key: Array | None, number: int) -> Array:
-  """In evaluation there is no key, and nothing that is drawn is used."""
+  """The key of stream `number`; any key will do in evaluation, without key."""
   return jax.random.fold_in(jax.random.key(0) if key is None else key, number)
 
 
 def _one_value(blueprint: Blueprint, leaf: Leaf, old: Any, new: Any) -> Array:
-  """State after a pass: one value on all devices, of the type it had.
+  """The new value of a state array: the same on all devices, its dtype kept.
 
-  Batch normalisation has taken its statistics over all devices already. Any
-  other running mean is the mean of those of the devices' equal parts.
+  Batch norm has computed its statistics over all devices already. Other values
+  that differ between devices are averaged; devices have equal parts of the
+  batch.
   """
   if jnp.shape(new) != jnp.shape(old):
     raise ConfigError(
@@ -245,7 +252,7 @@ def _stored_values(blueprint: Blueprint, variables: Any) -> Values:
 
 
 def _data_axis() -> str | None:
-  """The mesh axis that the batch is split over, inside `shard_map`."""
+  """Inside `shard_map`, the mesh axis over which the batch is split."""
   try:
     lax.axis_size(DATA)
   except NameError:
@@ -257,9 +264,9 @@ def _data_axis() -> str | None:
 def _check_draws(blueprint: Blueprint, image_shape: tuple[int, ...]) -> None:
   """Raises ConfigError if random numbers would depend on the devices.
 
-  Every device would draw for its own examples, beginning with the same key. So
-  no draw may have a shape that grows with the batch; those of `nnx.Dropout` are
-  made for each example's place in the whole batch instead.
+  Every device draws for its own part of the batch, with the same key. So no
+  draw may have a shape that grows with the batch. `nnx.Dropout` is an
+  exception: its draws belong to an example's place in the global batch.
   """
 
   def draws(count):

@@ -1,28 +1,26 @@
-"""What several families are made of."""
+"""Layers that several families share."""
 
 from flax import linen as nn
-import jax
 
 from okd_jax import layers
-
-Array = jax.Array
+from okd_jax.core import Array
 
 
 def conv_bn(x, features, size, stride, *, train, dtype, name, **conv) -> Array:
-  """Convolution and batch normalisation, named `name` and `name`_bn."""
+  """Convolution, named `name`, and batch norm, named `name`_bn."""
   x = layers.conv(features, size, stride, dtype=dtype, name=name, **conv)(x)
   bn = layers.BatchNorm(dtype=dtype, name=f"{name}_bn")
   return bn(x, use_running_average=not train)
 
 
 def bn_relu(x, *, train, dtype, name) -> Array:
-  """Batch normalisation and ReLU."""
+  """Batch norm and ReLU."""
   bn = layers.BatchNorm(dtype=dtype, name=name)
   return nn.relu(bn(x, use_running_average=not train))
 
 
 def torch_conv(x, features, size, *, dtype, name, **conv) -> Array:
-  """Convolution with a bias and PyTorch's default initial values."""
+  """Convolution with a bias and PyTorch's default initialisation."""
   fan_in = size * size * x.shape[-1] // conv.get("groups", 1)
   return layers.conv(
     features,
@@ -44,7 +42,7 @@ def classifier(
   bias_init: nn.initializers.Initializer = nn.initializers.zeros,
   dtype,
 ) -> Array:
-  """Logits by a linear layer, named "head_linear"."""
+  """Logits [B, C] by a linear layer, named "head_linear"."""
   return nn.Dense(
     num_classes,
     kernel_init=kernel_init,
@@ -52,3 +50,9 @@ def classifier(
     dtype=dtype,
     name="head_linear",
   )(features)
+
+
+def torch_classifier(features: Array, num_classes: int, *, dtype) -> Array:
+  """`classifier` with PyTorch's default initialisation, also of the bias."""
+  bias_init = layers.uniform_bias(features.shape[-1])
+  return classifier(features, num_classes, bias_init=bias_init, dtype=dtype)

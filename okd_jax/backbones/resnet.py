@@ -1,32 +1,32 @@
-"""Residual networks for small images, and what all residual networks share.
+"""Residual networks for small images, and the base of those for ImageNet.
 
 He et al., `Deep Residual Learning for Image Recognition
 <https://arxiv.org/abs/1512.03385>`_, 2016, with projection shortcuts (type B).
-`resnet110` and `wrn20_8` are the bottleneck networks that online distillation
-papers publish under those names; `resnet110_basic` is He et al.'s ResNet-110.
-`resnet8x4` and `resnet32x4` are the wide ones of Tian et al., `Contrastive
-Representation Distillation <https://arxiv.org/abs/1910.10699>`_, 2020.
+`resnet110` and `wrn20_8` are the bottleneck networks that papers on online
+distillation publish under these names; `resnet110_basic` is the ResNet-110 of
+He et al. `resnet8x4` and `resnet32x4` are the wider networks of Tian et al.,
+`Contrastive Representation Distillation <https://arxiv.org/abs/1910.10699>`_,
+2020.
 """
 
 import functools
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
-from okd_jax import layers
 from okd_jax.backbones.compressible import Compressible
-from okd_jax.backbones.parts import classifier, conv_bn
-
-Array = jax.Array
+from okd_jax.backbones.parts import conv_bn, torch_classifier
+from okd_jax.core import Array
 
 
 class Block(nn.Module):
-  """Residual block: normalises after each convolution, activates after adding.
+  """Residual block with batch norm after each convolution.
+
+  ReLU comes between the convolutions and after the sum with the shortcut.
 
   Attributes:
-    widths: output channels of the convolutions: two of 3x3 (basic), or 1x1,
-      3x3 and 1x1 (bottleneck).
+    widths: output channels of the convolutions: of two 3x3 (basic block), or of
+      1x1, 3x3 and 1x1 (bottleneck block).
     stride: stride of the first 3x3 convolution and of the shortcut.
     dtype: as in `Network`.
   """
@@ -58,14 +58,14 @@ class Block(nn.Module):
 
 
 class ResNet(Compressible, kw_only=True):
-  """Stem of one 3x3 convolution and stages of residual blocks.
+  """A stem of one 3x3 convolution, and stages of residual blocks.
 
   Attributes:
     blocks: number of blocks of each stage. Stages after the first halve height
       and width.
     widths: output channels of each stage.
-    inner_widths: channels inside the bottleneck blocks of each stage; None for
-      basic blocks.
+    inner_widths: for each stage, channels inside its bottleneck blocks; None
+      for basic blocks.
     stem_width: output channels of the stem.
   """
 
@@ -103,16 +103,11 @@ class ResNet(Compressible, kw_only=True):
   def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
     del train
     features = jnp.mean(x, (1, 2))
-    logits = classifier(
-      features,
-      self.num_classes,
-      bias_init=layers.uniform_bias(features.shape[-1]),
-      dtype=self.dtype,
-    )
+    logits = torch_classifier(features, self.num_classes, dtype=self.dtype)
     return x, features, logits
 
   def narrowest(self) -> int:
-    return min(self.inner_widths or self.widths)
+    return min((*self.widths, *(self.inner_widths or ())))
 
 
 _basic = functools.partial(ResNet, widths=(16, 32, 64), inner_widths=None)

@@ -1,29 +1,27 @@
 """ShuffleNets for small images.
 
 Zhang et al., `ShuffleNet <https://arxiv.org/abs/1707.01083>`_, 2018, with three
-groups and one time as wide, and Ma et al., `ShuffleNet V2
-<https://arxiv.org/abs/1807.11164>`_, 2018, half and one time as wide; without
-the stride and the pooling of the stem, as the distillation papers have them.
+groups and width factor 1, and Ma et al., `ShuffleNet V2
+<https://arxiv.org/abs/1807.11164>`_, 2018, with width factors 0.5 and 1. As in
+papers on distillation, the stem has neither stride nor pooling.
 """
 
 import functools
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from okd_jax import layers
 from okd_jax.backbones.network import Network
-from okd_jax.backbones.parts import classifier, conv_bn as _conv_bn
+from okd_jax.backbones.parts import conv_bn as _conv_bn, torch_classifier
+from okd_jax.core import Array
 
-Array = jax.Array
-
-# PyTorch's default: the published code sets no initial values.
+# PyTorch's default, as the published code sets no initialisation.
 conv_bn = functools.partial(_conv_bn, kernel_init=layers.uniform_fan_in)
 
 
 def shuffle(x: Array, groups: int) -> Array:
-  """Deals the channels of each of the groups out to all of them."""
+  """Reorders channels so that each group gets some of every group."""
   *shape, width = x.shape
   x = x.reshape(*shape, groups, width // groups)
   return x.swapaxes(-1, -2).reshape(*shape, width)
@@ -33,9 +31,9 @@ class BlockV1(nn.Module):
   """Residual block of grouped 1x1 convolutions with a shuffle between them.
 
   Attributes:
-    width: output channels, those of the shortcut included.
-    stride: 2 halves the map and concatenates the shortcut instead of adding it.
-    groups: of the 1x1 convolutions: the first and the second.
+    width: number of output channels, including those of the shortcut.
+    stride: 1 adds the shortcut; 2 halves height and width and concatenates it.
+    groups: number of groups of the first and of the second 1x1 convolution.
     dtype: as in `Network`.
   """
 
@@ -61,7 +59,7 @@ class BlockV1(nn.Module):
 
 
 class BlockV2(nn.Module):
-  """Passes half of the channels on and convolves the other half."""
+  """Convolves half of the channels and passes the other half on unchanged."""
 
   dtype: jnp.dtype | None = None
 
@@ -77,7 +75,7 @@ class BlockV2(nn.Module):
 
 
 class DownBlockV2(nn.Module):
-  """Halves height and width on two paths, each half of the output."""
+  """Halves height and width on two paths, each with half of the output."""
 
   width: int
   dtype: jnp.dtype | None = None
@@ -95,12 +93,13 @@ class DownBlockV2(nn.Module):
 
 
 class _ShuffleNet(Network, kw_only=True):
-  """What both versions share: a stem of 24 channels and a linear classifier.
+  """Base of both versions: a stem of 24 channels and a linear classifier.
 
   Attributes:
     widths: output channels of each stage.
-    blocks: number of blocks of each stage, the one that halves included.
-    stem_size: size of the stem's convolution.
+    blocks: number of blocks of each stage, including the one that halves height
+      and width.
+    stem_size: kernel size of the stem's convolution.
   """
 
   widths: tuple[int, ...]
@@ -121,12 +120,7 @@ class _ShuffleNet(Network, kw_only=True):
   def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:
     del train
     features = jnp.mean(x, (1, 2))
-    logits = classifier(
-      features,
-      self.num_classes,
-      bias_init=layers.uniform_bias(features.shape[-1]),
-      dtype=self.dtype,
-    )
+    logits = torch_classifier(features, self.num_classes, dtype=self.dtype)
     return x, features, logits
 
 
@@ -134,7 +128,8 @@ class ShuffleNetV1(_ShuffleNet, kw_only=True):
   """ShuffleNet.
 
   Attributes:
-    groups: of the 1x1 convolutions, but for the first one of all.
+    groups: number of groups of the 1x1 convolutions, except for the very first
+      one, which is not grouped.
   """
 
   groups: int

@@ -1,39 +1,38 @@
-"""VGG with batch normalisation for images of 32x32.
+"""VGG with batch norm for images of 32x32.
 
 Simonyan and Zisserman, `Very Deep Convolutional Networks for Large-Scale Image
 Recognition <https://arxiv.org/abs/1409.1556>`_, 2015. `vgg16` is configuration
-D with the smaller classifier of the online distillation papers, `vgg16_linear`
-the same with the linear one of MCL-OKD. `vgg8` and `vgg13` are those of Tian et
+D with the smaller MLP of papers on online distillation; `vgg16_linear` has the
+linear classifier of MCL-OKD instead. `vgg8` and `vgg13` are those of Tian et
 al., `Contrastive Representation Distillation
-<https://arxiv.org/abs/1910.10699>`_, 2020, who pool after three groups.
+<https://arxiv.org/abs/1910.10699>`_, 2020, who pool after three groups only.
 """
 
 import functools
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
-from okd_jax import layers
 from okd_jax.backbones.network import Network
+from okd_jax.backbones.parts import conv_bn
+from okd_jax.core import Array
 from okd_jax.errors import ConfigError
-
-Array = jax.Array
 
 
 class VGG(Network, kw_only=True):
-  """Groups of 3x3 convolutions, each halved by max-pooling, and an MLP.
+  """Groups of 3x3 convolutions with max-pooling after them, and an MLP.
 
-  The features are the pooled vector before the MLP. The last map is averaged
-  over positions where the published code flattens it: the same at 32x32, where
-  one position is left.
+  A stage is a group. The features are the mean of the last map over positions,
+  which enters the MLP. Code that is published for `vgg16` flattens that map
+  instead; this is the same for images of 32x32, where one position is left.
 
   Attributes:
-    widths: output channels of the convolutions of each group.
-    hidden: channels of the hidden layers of the MLP; none is a linear layer.
-    pools: number of groups, from the first, whose map is max-pooled.
-    dropout: rate after each hidden layer of the MLP. OKDDip's code uses 0.5 in
-      branches and 0 in separate networks.
+    widths: for each group, output channels of its convolutions.
+    hidden: widths of the hidden layers of the MLP; without any, the classifier
+      is linear.
+    pools: number of groups that end with max-pooling, counted from the first.
+    dropout: dropout rate after each hidden layer of the MLP. OKDDip's code uses
+      0.5 in branches and 0 in separate networks.
   """
 
   widths: tuple[tuple[int, ...], ...]
@@ -54,9 +53,10 @@ class VGG(Network, kw_only=True):
   def stage(self, number: int, x: Array, train: bool) -> Array:
     for i, width in enumerate(self.widths[number - 1]):
       name = f"stage{number}_conv{i}"
-      x = layers.conv(width, 3, use_bias=True, dtype=self.dtype, name=name)(x)
-      bn = layers.BatchNorm(dtype=self.dtype, name=f"{name}_bn")
-      x = nn.relu(bn(x, use_running_average=not train))
+      x = conv_bn(
+        x, width, 3, 1, use_bias=True, train=train, dtype=self.dtype, name=name
+      )
+      x = nn.relu(x)
     return nn.max_pool(x, (2, 2), (2, 2)) if number <= self.pools else x
 
   def head(self, x: Array, train: bool) -> tuple[Array, Array, Array]:

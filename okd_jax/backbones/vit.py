@@ -3,12 +3,12 @@
 Dosovitskiy et al., `An Image is Worth 16x16 Words
 <https://arxiv.org/abs/2010.11929>`_, 2021, in the sizes Ti and S of Touvron et
 al., `Training data-efficient image transformers
-<https://arxiv.org/abs/2012.12877>`_, 2021. As Beyer et al., `Better plain ViT
-baselines <https://arxiv.org/abs/2205.01580>`_, 2022, have it, the features are
-the mean over positions and there is no class token, so that a stage returns a
-map as in other networks. Those in `_p16` are for images of 224 pixels, the
-others for 32. `deit_tiny` and `deit_small` have the class token of both papers,
-and are timm's `vit_*_patch16_224` and `deit_*_patch16_224`.
+<https://arxiv.org/abs/2012.12877>`_, 2021. As in Beyer et al., `Better plain
+ViT baselines <https://arxiv.org/abs/2205.01580>`_, 2022, there is no class
+token, and the features are the mean over positions; so a stage returns a map as
+in other networks. `vit_*_p16` are for images of 224x224, `vit_tiny` and
+`vit_small` for 32x32. `deit_tiny` and `deit_small` have the class token of the
+first two papers; they are timm's `vit_*_patch16_224` and `deit_*_patch16_224`.
 """
 
 import functools
@@ -19,18 +19,19 @@ import jax.numpy as jnp
 
 from okd_jax.backbones.network import Network
 from okd_jax.backbones.parts import classifier
+from okd_jax.core import Array
 from okd_jax.errors import ConfigError
-
-Array = jax.Array
 
 _small = nn.initializers.truncated_normal(0.02)
 
 
 class Block(nn.Module):
-  """Attention and a hidden layer of four times the width, each added.
+  """Self-attention and an MLP, each with a residual connection.
+
+  The hidden layer of the MLP is four times as wide as its input.
 
   Attributes:
-    heads: of the attention, which divide the width.
+    heads: number of attention heads; it must divide the width.
     dtype: as in `Network`.
   """
 
@@ -56,15 +57,16 @@ class Block(nn.Module):
 
 
 class ViT(Network, kw_only=True):
-  """Patches with learned positions, and four stages of equal blocks.
+  """Patches with learned position embeddings, and four stages of equal blocks.
 
-  Images of another size than in the first call do not fit the positions.
+  The number of position embeddings follows from the image size at
+  initialisation; images of another size do not fit.
 
   Attributes:
-    width: D.
-    heads: of the attention.
-    patch: height and width of a patch, which divide those of the image.
-    depth: number of blocks, three a stage with 12.
+    width: number D of channels.
+    heads: number of attention heads.
+    patch: height and width of a patch; they must divide those of the image.
+    depth: number of blocks, spread over the stages: with 12, three in each.
   """
 
   width: int
@@ -96,8 +98,8 @@ class ViT(Network, kw_only=True):
     size = x.shape[1:3]
     if any(side % self.patch for side in size):
       raise ConfigError(
-        f"an input of height and width {size} has no whole patches of "
-        f"{self.patch}; use a multiple of it."
+        f"an input of height and width {size} cannot be cut into patches of "
+        f"{self.patch}x{self.patch}; use multiples of {self.patch}."
       )
     return nn.Conv(
       self.width,
@@ -126,18 +128,18 @@ class ViT(Network, kw_only=True):
 
 
 class LargeViT(ViT, kw_only=True):
-  """The same for images of 224 pixels."""
+  """ViT for images of 224x224."""
 
   image_shape = (224, 224, 3)
 
 
 class DeiT(LargeViT, kw_only=True):
-  """The same with a class token, whose vector is the features.
+  """ViT with a class token, whose last vector is the features.
 
-  So that a trunk returns one map, the token is a first row of it, the same in
-  each column. The maps of `Outputs` are without it; the mean over positions
-  that methods see of a trunk is of all rows, so the token, which the head reads
-  alone, counts as one row of them.
+  A trunk must return one map, so stages store the token as an additional first
+  row of the map, repeated in each column. The maps of `Outputs` do not contain
+  this row. But methods see a trunk as the mean over all positions of its map;
+  there the token counts as one row.
   """
 
   def stem(self, x: Array, train: bool) -> Array:
@@ -166,7 +168,7 @@ class DeiT(LargeViT, kw_only=True):
 
 
 def _as_map(x: Array, width: int) -> Array:
-  """A class token and positions [B, 1 + H * W, D] as a map [B, 1 + H, W, D]."""
+  """Reshapes token and positions [B, 1 + H * W, D] to [B, 1 + H, W, D]."""
   batch, count, channels = x.shape
   row = jnp.broadcast_to(x[:, None, :1], (batch, 1, width, channels))
   places = x[:, 1:].reshape(batch, (count - 1) // width, width, channels)

@@ -2,27 +2,26 @@
 
 Zagoruyko and Komodakis, `Wide Residual Networks
 <https://arxiv.org/abs/1605.07146>`_, 2016, with basic blocks: `wrn40_2` has 40
-layers and stages twice as wide as those of a ResNet. `wrn20_8`, the bottleneck
-network that online distillation papers publish, is in `resnet`.
+layers, and its stages are twice as wide as those of a ResNet. `wrn20_8`, the
+bottleneck network of papers on online distillation, is in `resnet`.
 """
 
 import functools
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from okd_jax import layers
 from okd_jax.backbones.network import Network
 from okd_jax.backbones.parts import bn_relu, classifier
-
-Array = jax.Array
+from okd_jax.core import Array
 
 
 class Block(nn.Module):
-  """Residual block: normalises and activates before each convolution.
+  """Residual block with batch norm and ReLU before each convolution.
 
-  Where the width changes, the shortcut starts from the activated input.
+  If the shape changes, the shortcut is a 1x1 convolution of the input after its
+  batch norm and ReLU.
   """
 
   width: int
@@ -44,15 +43,15 @@ class Block(nn.Module):
 
 
 class WideResNet(Network, kw_only=True):
-  """Stem of one 3x3 convolution and three stages of residual blocks.
+  """A stem of one 3x3 convolution, and three stages of residual blocks.
 
-  A stage's map is not normalised; the head normalises the last one and pools
-  it activated.
+  The maps of the stages are not normalised. The head applies batch norm and
+  ReLU to the last one before pooling.
 
   Attributes:
     blocks: number of blocks of a stage. Stages after the first halve height and
       width.
-    widen: factor of the widths 16, 32 and 64 of the stages.
+    widen: factor by which the stages are wider than 16, 32 and 64 channels.
   """
 
   blocks: int

@@ -1,1 +1,1 @@
-"""What a program runs on: meshes, hosts, processes, signals."""
+"""Meshes of devices, the host, the processes of a run, and signals."""

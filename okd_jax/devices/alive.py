@@ -1,8 +1,8 @@
-"""Processes of a run that die: the others learn of it, and end by themselves.
+"""Detects that a process of a run has died, and ends the other processes.
 
-Every process renews a key of JAX's coordination service; process 0 sees whose
-key stays as it is. The threads here never wait for the main thread, which may
-be in a collective with a process that is gone.
+Every process renews a key in JAX's coordination service, and process 0 checks
+that all keys change. The threads here never wait for the main thread, which may
+hang in a collective with a process that has died.
 """
 
 import contextlib
@@ -20,20 +20,21 @@ from typing import NoReturn
 
 from okd_jax.devices import processes, signals
 
-# By then JAX ends the others of a lost process itself, without a message that
-# says more than that. Later than all that is waited for here.
+# JAX itself ends the other processes this long after one is lost, without
+# saying which. This must be longer than all waiting here.
 JAX_SECONDS = 200
 
-# How often a process shows that it lives.
+# Time between two signs of life of a process.
 _BEAT_SECONDS = 1.0
-# One that has not done so for so long is lost.
+# A process without a sign of life for this long counts as lost.
 _SILENT_SECONDS = 60.0
-# What ends one process may be known to all: time to say so themselves.
+# All processes may meet the same error. This is their time to report it
+# themselves, before another process's report ends them.
 _GRACE_SECONDS = 15.0
-# Process 0 serves the others, so it leaves last, but not later than that.
+# Process 0 serves the others, so it ends last, but after at most this long.
 _LEAVE_SECONDS = 25.0
 
-# What a collective says whose other side is gone.
+# Words in the error of a collective whose other side has died.
 _CUT_OFF = re.compile("gloo|nccl|socket|connection|coordination", re.IGNORECASE)
 
 _ALIVE, _ENDED, _GONE = "okd_jax/alive/", "okd_jax/ended/", "okd_jax/gone/"
@@ -42,7 +43,10 @@ _watch: "_Watch | None" = None
 
 
 def start() -> None:
-  """Begins to watch and to be watched, after `jax.distributed.initialize`."""
+  """Starts watching, if there are several processes.
+
+  Call it after `jax.distributed.initialize`.
+  """
   global _watch
   process, count = processes.place()
   if count > 1:
@@ -51,20 +55,20 @@ def start() -> None:
 
 
 def finish() -> None:
-  """Waits until all processes have come to their end, as this one has."""
+  """Waits until all processes have finished; call it at the end of each."""
   if _watch is not None:
     _watch.finish()
 
 
 def leave(code: int, why: object) -> NoReturn:
-  """Ends this process, and with it the others.
+  """Ends this process and, if it has failed, the others.
 
-  Of several processes none waits for its threads: one of these may wait for a
-  process that has failed.
+  With several processes, it does not wait for this process's threads, as one of
+  them may wait for a process that has failed.
 
   Args:
-    code: of this process and of the others.
-    why: told by the others.
+    code: exit code of this process; if it is not 0, also of the others.
+    why: the reason, which the others print.
   """
   if _watch is not None:
     _watch.leave(code, str(why))
@@ -72,15 +76,15 @@ def leave(code: int, why: object) -> NoReturn:
 
 
 def explain(error: Exception) -> None:
-  """Ends one process of several after an error that nobody has foreseen.
+  """Ends a process after an unexpected error, if there are several.
 
-  Where it comes of another process that is lost, that is said in its place.
-  Returns if there is one process.
+  If the error results from the loss of another process, the message names that
+  process instead. With a single process it returns at once.
   """
   if _watch is None:
     return
   if _CUT_OFF.search(str(error)):
-    # Meanwhile the watch ends this process if another one is lost.
+    # If another process is lost, the watch ends this one in the meantime.
     time.sleep(_SILENT_SECONDS + 5 * _BEAT_SECONDS)
   traceback.print_exception(error)
   leave(1, f"{type(error).__name__}: {error}")
@@ -89,8 +93,8 @@ def explain(error: Exception) -> None:
 class _Watch:
   """Two threads that end this process when another one is lost or has failed.
 
-  One talks with the coordination service, which process 0 keeps; the other one
-  notices when that does not answer.
+  One thread talks to the coordination service, which runs in process 0; the
+  other notices if the service does not answer.
   """
 
   def __init__(self, process: int, count: int):
@@ -98,11 +102,13 @@ class _Watch:
     self._client = processes.client()
     self._own = f"host {socket.gethostname()}, process id {os.getpid()}"
     self._names = {process: self._own}
-    # Of process 0: what each said last, and for how many beats.
+    # Used in process 0: the last word of each process, and for how many beats
+    # it has stayed the same.
     self._said: dict[int, tuple[str, int]] = {}
-    # Counted, not timed: a process that was stopped itself accuses nobody.
+    # A count of beats, not a time, so that a process that was suspended does
+    # not accuse process 0.
     self._unanswered = 0
-    # Held for good by the thread that ends this process.
+    # Taken, and never released, by the thread that ends this process.
     self._ending = threading.Lock()
 
   def start(self) -> None:
@@ -112,7 +118,7 @@ class _Watch:
     threading.Thread(target=self._beat, name="alive", daemon=True).start()
 
   def finish(self) -> None:
-    # The service goes with process 0, not before all have come here.
+    # The service ends with process 0, so all must be here before that.
     with contextlib.suppress(Exception):
       self._tell(self._process, 0, "")
       while len(self._read(_ENDED)) < self._count:
@@ -126,10 +132,13 @@ class _Watch:
     signals.exit_now("", code)
 
   def _greet(self) -> None:
-    """Says where this process is, and learns it of process 0, which may die."""
+    """Publishes where this process runs, and asks where process 0 does.
+
+    The answer is needed for the message if process 0 dies.
+    """
     try:
       self._show(0)
-      # Longer than the guard waits, which has more to say about it.
+      # Longer than the guard waits, whose message says more.
       milliseconds = int(2000 * _SILENT_SECONDS)
       said = self._client.blocking_key_value_get(f"{_ALIVE}0", milliseconds)
       self._names[0] = said.partition(" ")[2]
@@ -148,7 +157,7 @@ class _Watch:
       try:
         self._show(number)
         lost, failed = self._find_lost(), self._find_failed()
-      except Exception:  # whatever the service and what is below it raise
+      except Exception:  # the service has no common class of errors
         self._end_without(0, "is gone", served=False)
         return
       self._unanswered = 0
@@ -175,7 +184,7 @@ class _Watch:
         self._end_without(0, what, served=False)
 
   def _find_lost(self) -> int | None:
-    """The process whose key has stayed as it is for too long."""
+    """In process 0, a process whose key has not changed for too long."""
     if self._process:
       return None
     said = self._read(_ALIVE)
@@ -191,7 +200,7 @@ class _Watch:
     return None
 
   def _find_failed(self) -> tuple[int, int, str] | None:
-    """A process that has ended as it should not, its code and what it said."""
+    """A process that has failed, its exit code and its last message."""
     for process, text in self._read(_ENDED).items():
       code, name, what = json.loads(text)
       if code:
@@ -207,13 +216,13 @@ class _Watch:
     *,
     served: bool = True,
   ) -> None:
-    """Ends this process, unless the main thread is about to.
+    """Ends this process, unless another thread is already ending it.
 
     Args:
-      process: that is lost or has failed.
-      what: became of it.
-      code: to end with.
-      served: whether process 0 still answers, and waits to hear of this one.
+      process: the process that is lost or has failed.
+      what: what has happened to it, for the message.
+      code: exit code of this process.
+      served: whether process 0 still answers; it then waits for this process.
     """
     if not self._ending.acquire(blocking=False):
       return
@@ -228,7 +237,7 @@ class _Watch:
     )
 
   def _depart(self, code: int = 0, why: str = "") -> None:
-    """Says that this process goes; process 0 waits for the others."""
+    """Announces the end of this process; process 0 waits for the others."""
 
     def talk() -> None:
       if code:
@@ -242,13 +251,13 @@ class _Watch:
           return
         time.sleep(_BEAT_SECONDS / 10)
 
-    # The service may not answer any more.
+    # In a thread, as the service may no longer answer.
     talker = threading.Thread(target=talk, daemon=True)
     talker.start()
     talker.join(_LEAVE_SECONDS)
 
   def _tell(self, process: int, code: int, what: str) -> None:
-    """Says how a process has ended, once."""
+    """Publishes how a process has ended: its exit code and a message."""
     word = json.dumps([code, self._names.get(process, ""), what])
     self._client.key_value_set(f"{_ENDED}{process}", word, allow_overwrite=True)
 
@@ -258,11 +267,11 @@ class _Watch:
 
 
 def _delay_aborts() -> None:
-  """Lets JAX abort this process only after six seconds.
+  """Delays by six seconds the abort that JAX causes when process 0 dies.
 
-  When process 0 dies it does so at once, in C, with a stack trace; that is
-  time enough to say what has happened. The handler is the C function `sleep`,
-  given the number of the signal, 6.
+  JAX would abort this process at once, in C code and with a stack trace. Six
+  seconds are enough to print what has happened. The signal handler is the C
+  function `sleep`; its argument is the number of the signal, SIGABRT = 6.
   """
   library = ctypes.CDLL(None)
   library.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)

@@ -1,4 +1,4 @@
-"""Runs of several processes: who takes part, found out from the environment."""
+"""Connects the processes of a run, which the environment describes."""
 
 from collections.abc import Mapping
 import importlib.util
@@ -17,12 +17,14 @@ _OWN = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 def initialize() -> None:
-  """Connects the processes of a run, before the first device is touched.
+  """Connects the processes of a run; call it before devices are used.
 
-  Does nothing for a run of one process. Of several the first one prints.
+  It does nothing for a run of one process. Of several processes only process 0
+  prints: the standard output of the others is discarded.
 
   Raises:
-    ConfigError: if the environment names a coordinator and not the rest.
+    ConfigError: if the environment names a coordinator, but not the number of
+      processes or the index of this one.
   """
   found = _detected()
   if found is not None:
@@ -35,22 +37,25 @@ def initialize() -> None:
 
 
 def expected() -> bool:
-  """Whether this process is one of several, without touching a device."""
+  """Whether this process is one of several; uses no device."""
   return _detected() is not None
 
 
 def detect(
   environ: Mapping[str, str], *, on_tpu: bool
 ) -> dict[str, Any] | None:
-  """What `jax.distributed.initialize` must be told.
+  """The arguments for `jax.distributed.initialize`.
 
   Args:
     environ: the environment variables.
     on_tpu: whether this is a Cloud TPU machine.
 
   Returns:
-    Its arguments, none where JAX detects everything (SLURM, Cloud TPU), or
-    None for a run of one process.
+    The arguments; an empty dict if JAX detects everything itself (SLURM, Cloud
+    TPU), and None for a run of one process.
+
+  Raises:
+    ConfigError: as for `initialize`.
   """
   if _COORDINATOR in environ:
     given = {name: environ.get(name, "") for name in _OWN}
@@ -66,7 +71,7 @@ def detect(
       "num_processes": count,
       "process_id": own,
     }
-  # Set by srun, in every task of a step.
+  # srun sets it in every task of a step.
   if int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
     return {}
   return {} if on_tpu else None

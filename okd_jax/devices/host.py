@@ -1,4 +1,4 @@
-"""The machine that a process runs on."""
+"""CPU cores and threads of the machine that a process runs on."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +11,7 @@ R = TypeVar("R")
 
 
 def cores() -> int:
-  """Cores that this process may use."""
+  """Number of CPU cores that this process may use."""
   if hasattr(os, "sched_getaffinity"):  # not on macOS
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
@@ -20,16 +20,16 @@ def cores() -> int:
 def in_threads(
   function: Callable[[T], R], items: Iterable[T], ahead: int
 ) -> Iterator[R]:
-  """Calls a function in as many threads as there are cores.
+  """Calls a function for each item, with one thread per core.
 
   Args:
-    function: may be called by several threads at once. What it raises is
-      raised in the place of its result.
-    items: what it is called with, taken as they are needed.
-    ahead: results at most that are made before they are asked for.
+    function: function that several threads may call at once. If it raises an
+      error, the error is raised when the result is due.
+    items: its arguments; each is read only when its call is due.
+    ahead: how many results are computed before they are requested.
 
-  Returns:
-    Its results, in the order of the items.
+  Yields:
+    The results, in the order of the items.
   """
   waiting: collections.deque[futures.Future[R]] = collections.deque()
   pool = futures.ThreadPoolExecutor(cores())

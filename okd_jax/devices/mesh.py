@@ -1,4 +1,4 @@
-"""The device mesh: axes `data` for the batch and `peer` for the networks."""
+"""The device mesh, with the axes `data` for the batch and `peer` for peers."""
 
 from collections.abc import Sequence
 import functools
@@ -22,13 +22,15 @@ def make_mesh(
   """Arranges devices as `data` x `peer`.
 
   Args:
-    data: size of the data axis; -1 takes every device that `peer` leaves.
+    data: size of the data axis; -1 stands for the number of devices, divided by
+      `peer`.
     peer: size of the peer axis. It must divide the number of peers.
-    devices: devices to use; all by default. With explicit sizes, the first
-      `data * peer` of them.
+    devices: devices to choose from; all by default. The first `data * peer` are
+      used.
 
   Returns:
-    A mesh whose axes are partitioned by the compiler outside `shard_map`.
+    A mesh whose axes have the type `AxisType.Auto`: outside `shard_map` the
+    compiler partitions the computation.
 
   Raises:
     ConfigError: if the sizes do not fit the devices.
@@ -56,7 +58,7 @@ def make_mesh(
 
 
 def without_peer_axis(mesh: Mesh) -> Mesh:
-  """The same devices, all of them on the data axis, as one network has them."""
+  """The same devices, all on the data axis: the mesh of a single network."""
   return Mesh(
     mesh.devices.reshape(-1, 1), mesh.axis_names, axis_types=mesh.axis_types
   )
@@ -72,16 +74,16 @@ def shardings(mesh: Mesh, specs: Any) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-  """Copies arrays to the host, also those that processes share.
+  """Copies arrays to the host, also those that are split over processes.
 
-  Arrays of which other processes hold a part are collected first: then it is a
-  collective, to be called by all of them in the main thread.
+  If another process holds a part of an array, this is a collective: all
+  processes must call it, in their main thread.
 
   Args:
-    tree: of arrays and numbers.
+    tree: tree of arrays and numbers.
 
   Returns:
-    The same with NumPy arrays in place of device arrays.
+    The tree with NumPy arrays in place of device arrays.
   """
   leaves, structure = jax.tree.flatten(tree)
   shared: dict[Any, list[int]] = {}  # by mesh
@@ -100,14 +102,23 @@ def to_host(tree: Any) -> Any:
 
 @functools.cache
 def _collector(mesh: Mesh) -> Any:
-  """One program a mesh and tree, kept: evaluation calls it for each batch."""
+  """A program that replicates arrays; cached, as each batch needs it."""
   return jax.jit(
     lambda arrays: arrays, out_shardings=NamedSharding(mesh, PartitionSpec())
   )
 
 
 def place(tree: Any, sharding: Any) -> Any:
-  """Puts host values that every process holds on the devices of a mesh."""
+  """Copies a tree of host values to devices.
+
+  Args:
+    tree: arrays, random keys and numbers; every process has the same values.
+    sharding: tree of shardings with the same structure, or a single sharding
+      for a tree that is one value.
+
+  Returns:
+    The tree with global `jax.Array`.
+  """
 
   def put(value: Any, where: NamedSharding) -> jax.Array:
     dtype = getattr(value, "dtype", None)  # a number has none

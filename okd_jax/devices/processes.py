@@ -1,8 +1,8 @@
-"""What the processes of a run tell each other past their devices.
+"""Messages between the processes of a run that do not use devices.
 
-Collectives of devices must come in the same order in every process, so they
-belong to the main thread. What is said here goes through the coordination
-service of JAX, from any thread.
+Collectives on devices must have the same order in every process, so only the
+main thread may start them. The messages here go through JAX's coordination
+service and may be sent from any thread.
 """
 
 from collections.abc import Callable
@@ -15,15 +15,16 @@ import jax
 from jax._src import distributed
 
 _NUMBERS = itertools.count()
-# How often another process is asked; one question takes about a millisecond.
+# Pause between two requests to the service; one takes about a millisecond.
 _POLL_SECONDS = 0.02
 
 
 class Meeting:
-  """One matter that all processes of a run decide together.
+  """One decision that all processes of a run make together.
 
-  Every process begins its meetings in the same order, in its main thread; the
-  methods may be called in any thread.
+  Every process must create its meetings in the same order, in its main thread.
+  The methods may be called in any thread. With a single process they return at
+  once.
   """
 
   def __init__(self) -> None:
@@ -32,20 +33,23 @@ class Meeting:
 
   @property
   def name(self) -> str:
-    """The same in every process, and of this meeting alone."""
+    """Name of this meeting only, which is the same in every process."""
     return self._name
 
   def told(
     self, say: Callable[[], str], calls: Callable[[], bool] = lambda: False
   ) -> str:
-    """What process 0 says; the others wait for it.
+    """Computes a text in process 0 and returns it in all; the others wait.
 
     Args:
-      say: called in process 0 alone. Where it takes long, it looks at `called`.
-      calls: whether a process that waits calls to process 0.
+      say: function that makes the text; only process 0 calls it. If it takes
+        long, it should check `called` from time to time.
+      calls: polled while a process waits; if true, it sends a call to process
+        0, which sees it in `called`.
 
     Raises:
-      RuntimeError: if it failed there.
+      RuntimeError: in the other processes, if a process has reported a problem;
+        in process 0, `say` raises its own error.
     """
     if self._alone:
       return say()
@@ -69,23 +73,27 @@ class Meeting:
       time.sleep(_POLL_SECONDS)
 
   def called(self) -> bool:
-    """Whether a process that waits in `told` has called to process 0."""
+    """Whether a process that waits in `told` has sent a call to process 0."""
     return not self._alone and bool(
       client().key_value_dir_get(f"{self._name}/call/")
     )
 
   def report(self, problem: str = "") -> None:
-    """Says that this process is done, or what its problem is; once."""
+    """Reports that this process is done, or what its problem is."""
     if not self._alone:
       key = f"{self._name}/report/{jax.process_index()}"
       client().key_value_set(key, problem, allow_overwrite=True)
 
   def problem(self) -> str:
-    """A problem reported by now; empty if there is none."""
+    """A problem that a process has reported so far; empty if there is none."""
     return next(filter(None, self._reports()), "")
 
   def outcome(self) -> str:
-    """Waits for a problem, or until every process has reported none."""
+    """Waits until one process reports a problem, or all are done.
+
+    Returns:
+      The problem; empty if there is none.
+    """
     while not self._alone:
       reports = self._reports()
       if any(reports) or len(reports) == jax.process_count():
@@ -94,14 +102,19 @@ class Meeting:
     return ""
 
   def agree(self, problem: str = "") -> str:
-    """Reports, and waits; every process learns of a problem of any of them."""
+    """Reports and waits for the others; returns a problem of any process."""
     if self._alone:
       return problem
     self.report(problem)
     return self.outcome()
 
   def is_unanimous(self, word: str, seconds: float) -> bool:
-    """Says a word, and whether all others say the same before time is over."""
+    """Whether all processes pass the same word within a time.
+
+    Args:
+      word: the word of this process.
+      seconds: how long to wait for the others.
+    """
     if self._alone:
       return True
     folder = f"{self._name}/said/"
@@ -115,7 +128,7 @@ class Meeting:
     return False
 
   def _reports(self) -> list[str]:
-    """What was reported by now, what other processes said with their number."""
+    """The reports so far; problems of others begin with the process's index."""
     if self._alone:
       return []
     said = []
@@ -127,13 +140,13 @@ class Meeting:
 
 
 def serves_others() -> bool:
-  """Whether other processes end when this one does."""
+  """Whether other processes depend on this one for the coordination service."""
   state: Any = distributed.global_state
   return state.service is not None and (state.num_processes or 1) > 1
 
 
 def gather(word: str) -> list[str]:
-  """What every process says here, by process; each waits for the others."""
+  """Returns the words of all processes, by index; waits for all of them."""
   process, count = place()
   if count == 1:
     return [word]
@@ -148,13 +161,17 @@ def gather(word: str) -> list[str]:
 
 
 def place() -> tuple[int, int]:
-  """Which of how many processes this is, without touching a device."""
+  """Index of this process and number of processes; uses no device."""
   state: Any = distributed.global_state
   return state.process_id, state.num_processes or 1
 
 
 def is_served() -> bool:
-  """Whether the coordination service may be there: not if it is refused."""
+  """Whether the coordination service may exist.
+
+  It does not if its port refuses a connection; any other failure, such as a
+  timeout, says nothing about it.
+  """
   state: Any = distributed.global_state
   host, _, port = state.coordinator_address.rpartition(":")
   try:
@@ -167,5 +184,5 @@ def is_served() -> bool:
 
 
 def client() -> Any:
-  """What talks with the coordination service, in every process of several."""
+  """Client of the coordination service; None if there is only one process."""
   return distributed.global_state.client

@@ -1,7 +1,8 @@
-"""Stopping on a signal, after the step that is running.
+"""Stops a run on a signal, after the current step.
 
-Python runs signal handlers between bytecodes of the main thread, so not
-while XLA compiles. A watcher thread therefore reads the signals from a pipe.
+Python runs signal handlers in the main thread, between its bytecodes, and so
+not while XLA compiles. Therefore a watcher thread reads the signals from a
+pipe.
 """
 
 from collections.abc import Iterator
@@ -21,35 +22,44 @@ import numpy as np
 
 from okd_jax.devices import processes
 
-# EX_TEMPFAIL: run the same command again.
+# EX_TEMPFAIL: running the same command again continues the run.
 EXIT_CODE = 75
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
-# Enough to flush a terminal or a file; a reader that hangs must not hold us.
+# Enough to flush a terminal or a file. A pipe whose reader hangs must not keep
+# the process alive for longer.
 _FLUSH_SECONDS = 1.0
 
-# A run that has made no progress for so long after a signal waits for ever,
-# for example for a process that has died. Longer where steps take longer.
+# A run that makes no progress for this long after a signal counts as hung: it
+# may wait for a process that has died. The limit is longer if steps are long.
 _HUNG_SECONDS = 60.0
 
-# Of several processes that hang, the one that the others depend on ends last.
+# If several processes hang, the one on which the others depend waits this long,
+# so that it ends last.
 _LAST_SECONDS = 3.0
 
-# A signal to a process group also comes through launchers that pass it on.
+# A signal to a process group may arrive twice, if a launcher passes it on. A
+# second one within this time is ignored.
 ECHO_SECONDS = 0.2
 
 
 class Stop:
   """Context manager that turns the first signal into a request to stop.
 
-  The loop polls `requested` between steps, saves and ends with `EXIT_CODE`.
-  The process ends with that code at once on a second signal, and on the first
-  one inside `busy` or before it, as nothing can be polled there. It also ends
-  so where the loop does not come to poll: after `_HUNG_SECONDS`, or twice the
-  longest time between two signs of progress so far, without a further one.
+  The training loop polls `requested` or `agreed` between steps; after a
+  request it saves and ends with `EXIT_CODE`. In three cases the process ends at
+  once with that code, without saving:
+
+  * on a second signal;
+  * inside `busy`, or when it is entered after a signal, as nothing is polled
+    there;
+  * if the loop hangs, that is, if after a signal there is no sign of progress
+    for `_HUNG_SECONDS`, or for twice the longest time between two signs so far
+    if that is longer.
+
   Enter it in the main thread, after `jax.distributed.initialize`, which sets a
-  handler of its own.
+  signal handler too.
   """
 
   def __init__(self) -> None:
@@ -65,32 +75,35 @@ class Stop:
 
   @property
   def requested(self) -> bool:
-    """Whether a signal has come."""
+    """Whether this process has received a signal."""
     return self._requested
 
   def agreed(self) -> bool:
-    """Whether a signal has come to any process; all must ask together."""
+    """Whether any process has received a signal; a collective.
+
+    All processes must call it at the same steps. A call is a sign of progress.
+    """
     self.progress()
     agreed = agree(self._requested)
     self._reached = self._reached or agreed
     return agreed
 
   def progress(self) -> None:
-    """Says that the run goes on."""
+    """Gives a sign of progress."""
     now = time.monotonic()
     self.expect(now - self._progress_at)
     self._progress_at = now
 
   def expect(self, seconds: float) -> None:
-    """Says how long a part without progress may rightly take."""
+    """Announces how long a part without a sign of progress may take."""
     self._longest = max(self._longest, seconds)
 
   @contextlib.contextmanager
   def busy(self, kind: str) -> Iterator[None]:
-    """Marks work that polls nothing and loses nothing when it is cut off.
+    """Marks work that polls no request, and that may be cut off without loss.
 
     Args:
-      kind: what is going on, for the message: "compiling".
+      kind: name of the work in messages, for example "compiling".
 
     Yields:
       None.
@@ -104,7 +117,8 @@ class Stop:
     finally:
       with self._lock:
         self._busy.pop()
-      # Compiling takes longer than any step, so it does not count.
+      # Not `progress`: compiling takes longer than steps and would raise the
+      # limit for them.
       self._progress_at = time.monotonic()
 
   def __enter__(self) -> "Stop":
@@ -117,13 +131,14 @@ class Stop:
       watcher.start()
       stack.callback(os.close, reader)
       stack.callback(watcher.join)
-      # Closing the writing end is what ends the watcher.
+      # The watcher ends when the writing end is closed.
       stack.callback(os.close, writer)
       previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
       stack.callback(signal.set_wakeup_fd, previous)
       for number in SIGNALS:
         handler = signal.signal(number, _leave_to_watcher)
-        # None: a handler that Python did not install and cannot put back.
+        # None stands for a handler that was not installed from Python, which
+        # Python cannot restore.
         handler = signal.SIG_DFL if handler is None else handler
         stack.callback(signal.signal, number, handler)
       self._restore = stack.pop_all()
@@ -151,7 +166,10 @@ class Stop:
           self._receive(signal.Signals(number).name)
 
   def _patience(self) -> float | None:
-    """Seconds until the run counts as hung; None if it cannot by now."""
+    """Seconds until the run counts as hung.
+
+    None if it cannot: before a signal, and once all processes agree to stop.
+    """
     if not self._requested or self._reached:
       return None
     since = max(self._received_at, self._progress_at)
@@ -165,8 +183,8 @@ class Stop:
     if processes.serves_others():
       time.sleep(_LAST_SECONDS)
     exit_now(
-      f"{self._name}: no step has ended for {silent:.0f} s, and none is waited "
-      "for any longer: stopping now, the last save stands."
+      f"{self._name}: no step has ended for {silent:.0f} s, so the run seems "
+      "to hang: stopping now, the last save stands."
     )
 
   def _receive(self, name: str) -> None:
@@ -188,11 +206,11 @@ class Stop:
 def agree(flag: bool) -> bool:
   """Whether the flag is set in any process.
 
-  With several processes this is a collective: every process must call it at
-  the same steps, so that all stop at the same one.
+  With several processes this is a collective: every process must call it at the
+  same steps, so that all stop after the same one.
 
   Args:
-    flag: of this process.
+    flag: the flag of this process.
 
   Returns:
     The same value in every process.
@@ -204,21 +222,21 @@ def agree(flag: bool) -> bool:
 
 
 def _leave_to_watcher(number: int, frame: FrameType | None) -> None:
-  """Replaces the default action; the watcher does the work."""
+  """Replaces the default action of a signal; the watcher does the work."""
 
 
 def _say(text: str) -> None:
-  # Past sys.stderr, whose lock the interrupted main thread may hold.
+  # Not through sys.stderr, whose lock the interrupted main thread may hold.
   with contextlib.suppress(OSError):
     os.write(2, f"{text}\n".encode())
 
 
 def exit_now(text: str, code: int = EXIT_CODE) -> NoReturn:
-  """Ends this process, whatever its threads do.
+  """Ends this process at once, whatever its threads do.
 
   Args:
-    text: for standard error; empty for nothing.
-    code: of the process.
+    text: message for standard error; nothing is written if it is empty.
+    code: exit code of the process.
   """
   if text:
     _say(text)

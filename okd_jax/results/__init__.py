@@ -1,1 +1,1 @@
-"""Reading finished runs and comparisons: tables, pictures, reports."""
+"""Tables, pictures and reports of runs and comparisons."""

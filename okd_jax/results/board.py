@@ -1,4 +1,4 @@
-"""How far a comparison is: a live display on a terminal, lines elsewhere."""
+"""Progress of a comparison: a live display on a terminal, otherwise lines."""
 
 from collections.abc import Sequence
 import contextlib
@@ -14,16 +14,16 @@ from okd_jax.errors import UnreachableError
 from okd_jax.results import rows
 from okd_jax.results.grid import Cell
 
-# A worker at this moment: where it runs, its cell or "", its last line.
+# State of a worker: where it runs, its cell or "", its last line of output.
 State = tuple[str, str, str]
 
 
 class Board:
-  """Shows cells done, running and failed.
+  """Shows how many cells are done, running and failed.
 
   Attributes:
-    left: names of the cells that are neither finished nor failed.
-    failed: why cells have failed, by their names.
+    left: by name, the cells that are neither finished nor failed.
+    failed: by name of the cell, the reason of its failure.
   """
 
   def __init__(self, cells: Sequence[Cell]):
@@ -40,17 +40,17 @@ class Board:
     )
 
   def live(self) -> contextlib.AbstractContextManager[object]:
-    """Inside it a terminal is redrawn."""
+    """A context in which the display of a terminal is redrawn."""
     return self._live or contextlib.nullcontext()
 
   def show(self, workers: Sequence[State], stopping: bool = False) -> None:
-    """Shows what there is in the folders, and what workers say.
+    """Looks into the folders of the cells and updates the display.
 
     Args:
-      workers: those that run.
+      workers: states of the running workers.
       stopping: whether they were told to stop.
     """
-    # The workers go on while a bucket is out of reach; so does this.
+    # Workers continue while a bucket cannot be reached, and so does this.
     with contextlib.suppress(UnreachableError):
       self._look()
     done = self._total - len(self.left) - len(self.failed)

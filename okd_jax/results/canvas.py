@@ -1,4 +1,4 @@
-"""What all pictures look like, in colours that the colour-blind tell apart."""
+"""The common style of all pictures, in colours safe for the colour-blind."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
@@ -19,7 +19,8 @@ from okd_jax.tasks.measure import Measure
 
 _log = logging.getLogger(__name__)
 
-# Okabe and Ito, "Color Universal Design", 2008; yellow, faint on white, last.
+# Okabe and Ito, "Color Universal Design", 2008. Yellow, which is faint on
+# white, is last.
 COLORS = (
   "#0072B2",
   "#E69F00",
@@ -32,8 +33,10 @@ COLORS = (
 BLACK = "#000000"
 STYLES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# The label of an axis that shows the diversity.
+DISTANCE = "mean distance between two peers"
 _PER_ROW = 4
-# Characters of the names of lines.
+# Length of the names of lines, in characters, for which the width is made.
 _USUAL = 16
 STYLE: Any = {
   "axes.grid": True,
@@ -50,7 +53,7 @@ STYLE: Any = {
 
 
 def letters(text: str) -> str:
-  """A text that can be drawn; names of files may hold what is no letter."""
+  """A text that can be drawn: names of files may be invalid Unicode."""
   return text.encode(errors="backslashreplace").decode()
 
 
@@ -58,11 +61,11 @@ def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
   """Writes figures as PNG and SVG.
 
   Args:
-    figures: by name of file.
-    folder: made if it is not there.
+    figures: by file name, without suffix.
+    folder: folder to write to; it is made if it does not exist.
 
   Returns:
-    The files.
+    The files written.
   """
   files.make_folder(folder)
   written = []
@@ -75,14 +78,14 @@ def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
         written.append(folder / f"{name}.{suffix}")
         with written[-1].open("wb") as file:
           figure.savefig(file, format=suffix, **options)
-        # What is where takes most of the time, and is the same in both.
+        # The layout takes most of the time, and is the same for both formats.
         figure.set_layout_engine("none")
   return written
 
 
 @contextlib.contextmanager
 def _one_warning_of_letters() -> Iterator[None]:
-  """Says once which letters the font lacks, not once a letter and file."""
+  """Warns once of all letters that the font lacks, not for each and file."""
   with warnings.catch_warnings(record=True) as raised:
     warnings.simplefilter("always")
     yield
@@ -97,16 +100,16 @@ def _one_warning_of_letters() -> Iterator[None]:
       )
   if lacking:
     _log.warning(
-      "Pictures have boxes in the place of %s, which the font lacks; "
-      "font.family in a matplotlibrc chooses one that has them.",
+      "Pictures show boxes in place of %s, which the font lacks; choose a font "
+      "that has them by font.family in a matplotlibrc file.",
       " ".join(char if char.isprintable() else repr(char) for char in lacking),
     )
 
 
 def log_scale(panel: Axes) -> None:
-  """Makes the values of a panel logarithmic."""
+  """Makes the vertical axis of a panel logarithmic."""
   panel.set_yscale("log", nonpositive="mask")
-  # Matplotlib's own labels are mathematics, which the style leaves out.
+  # Matplotlib's own labels are math text, which `STYLE` turns off.
   panel.yaxis.set_major_formatter(_Plain())
   panel.yaxis.set_minor_formatter(_Plain(labelOnlyBase=False))
 
@@ -119,13 +122,16 @@ class _Plain(LogFormatter):
 def panels(
   title: str, count: int, label: str = "", *, alike: bool = True
 ) -> tuple[Figure, list[Axes]]:
-  """A picture of panels over epochs.
+  """Makes a picture of panels whose horizontal axis is the epoch.
 
   Args:
-    title: of the picture; may be empty.
-    count: of the panels, one or more.
-    label: of what they show, if that is the same.
-    alike: whether they share a scale.
+    title: title of the picture; may be empty.
+    count: number of panels, at least 1.
+    label: label of the vertical axes, if it is the same for all.
+    alike: whether the panels share the scale of the vertical axis.
+
+  Returns:
+    The figure, and its panels.
   """
   columns = min(count, _PER_ROW)
   rows = -(-count // columns)
@@ -144,17 +150,17 @@ def panels(
 
 
 def legend(figure: Figure, panel: Axes) -> None:
-  """Says what the lines of a panel are, if there is more than one."""
+  """Adds a legend for the lines of a panel, if there are several."""
   handles, labels = panel.get_legend_handles_labels()
   if len(handles) > 1:
-    # Long names take no room away from the panels.
+    # The figure becomes wider, so that long names do not shrink the panels.
     longer = max(0, max(map(len, labels)) - _USUAL)
     figure.set_figwidth(figure.get_figwidth() + 0.085 * longer)
     figure.legend(handles, labels, loc="outside right center")
 
 
 def line_look(i: int) -> dict[str, Any]:
-  """Colour, and beyond the number of colours a style, of line i."""
+  """The look of line i: a colour and, if colours repeat, another style."""
   return {
     "color": COLORS[i % len(COLORS)],
     "linestyle": STYLES[i // len(COLORS) % len(STYLES)],
@@ -162,21 +168,20 @@ def line_look(i: int) -> dict[str, Any]:
 
 
 def draw(panel: Axes, curve: Curve, mark: str = "o", **look: Any) -> None:
-  """Draws a line, with a band of one deviation on both sides.
+  """Draws a curve, with a band of one standard deviation on both sides.
 
   Args:
-    panel: to draw in.
-    curve: to be drawn.
-    mark: what stands for one that was measured only once, with a bar for the
-      deviation.
-    **look: of the line.
+    panel: panel to draw in.
+    curve: curve to draw.
+    mark: marker for a curve of a single point, whose deviation is a bar.
+    **look: keyword arguments of `Axes.plot`.
   """
   known = np.isfinite(curve.values)
   once = np.count_nonzero(known) == 1
   if once:
     look |= {"marker": mark, "markersize": 8, "linestyle": "none"}
     look["markevery"] = 1
-    # The axis begins at 0 all the same.
+    # The axis of epochs begins at 0 here too.
     panel.update_datalim([(0.0, float(curve.values[known][0]))])
   (line,) = panel.plot(curve.epochs, curve.values, **look)
   if curve.deviation is None:
@@ -202,7 +207,10 @@ def draw(panel: Axes, curve: Curve, mark: str = "o", **look: Any) -> None:
 
 
 def set_range(panel: Axes, curves: Sequence[Curve], measure: Measure) -> None:
-  """Leaves out the first epochs, which would squeeze the rest into a line."""
+  """Sets the vertical range of a panel without the first fifth of the curves.
+
+  The values of the first epochs would make the rest look like a flat line.
+  """
   later = [curve.values[len(curve.values) // 5 :] for curve in curves]
   values = np.concatenate([*later, []])
   values = values[np.isfinite(values)]
@@ -214,6 +222,12 @@ def set_range(panel: Axes, curves: Sequence[Curve], measure: Measure) -> None:
   panel.set_ylim(max(0.0, low - margin), min(most, high) + margin)
 
 
-def points(measure: Measure) -> str:
-  """The unit of a difference."""
-  return " (percentage points)" if measure.fraction else ""
+def label_of(measure: Measure) -> str:
+  """The label of an axis that shows a measure."""
+  return f"{measure.words}{' (%)' if measure.fraction else ''}"
+
+
+def label_of_gap(measure: Measure) -> str:
+  """The label of an axis that shows a lead over the leader."""
+  unit = " (percentage points)" if measure.fraction else ""
+  return f"teacher minus leader{unit}"

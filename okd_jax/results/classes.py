@@ -1,4 +1,4 @@
-"""Figures of each class, from what examples were taken for."""
+"""Confusions, figures of each class, reliability and agreement of peers."""
 
 import dataclasses
 
@@ -10,15 +10,15 @@ NUM_BINS = 15
 def confusion(
   label: np.ndarray, first: np.ndarray, num_classes: int
 ) -> np.ndarray:
-  """Counts examples by what they are and what they were taken for.
+  """Counts examples by true and predicted class.
 
   Args:
-    label: int [N].
-    first: int [N], the choice of a network.
-    num_classes: C.
+    label: true classes, int [N].
+    first: predicted classes, int [N].
+    num_classes: number C of classes.
 
   Returns:
-    int64 [C, C], a row for what they are.
+    The confusion matrix, int64 [C, C], with one row for each true class.
   """
   cells = label.astype(np.int64) * num_classes + first
   counts = np.bincount(cells, minlength=num_classes**2)
@@ -30,11 +30,13 @@ class ByClass:
   """Figures of C classes as fractions; nan where there is nothing to count.
 
   Attributes:
-    count: int [C], examples of the class.
-    accuracy: [C], how often the leader is right about whether an example
-      belongs to the class.
-    precision: [C], of those taken for the class the share that is of it.
-    recall: [C], of those of the class the share that was taken for it.
+    count: number of examples of the class, int [C].
+    accuracy: how often the leader is right about whether an example belongs
+      to the class, float [C].
+    precision: fraction of the examples predicted as the class that are of the
+      class, float [C].
+    recall: fraction of the examples of the class that are predicted as the
+      class, float [C].
   """
 
   count: np.ndarray
@@ -44,7 +46,7 @@ class ByClass:
 
 
 def by_class(matrix: np.ndarray) -> ByClass:
-  """Figures of each class, from what `confusion` counted."""
+  """Figures of each class, from a confusion matrix [C, C]."""
   right = np.diag(matrix)
   are, said = matrix.sum(1), matrix.sum(0)
   wrong = are + said - 2 * right
@@ -53,7 +55,12 @@ def by_class(matrix: np.ndarray) -> ByClass:
 
 
 def frequent(matrix: np.ndarray, most: int) -> list[tuple[int, int, int]]:
-  """The most frequent confusions: what it is, what it was taken for, count."""
+  """The most frequent confusions, as (true class, predicted class, count).
+
+  Args:
+    matrix: confusion matrix, int [C, C].
+    most: how many to return at most.
+  """
   mistakes = matrix - np.diag(np.diag(matrix))
   order = np.argsort(-mistakes, axis=None, kind="stable")[:most]
   pairs = zip(*np.unravel_index(order, matrix.shape), strict=True)
@@ -63,12 +70,12 @@ def frequent(matrix: np.ndarray, most: int) -> list[tuple[int, int, int]]:
 
 @dataclasses.dataclass(frozen=True)
 class Reliability:
-  """How often a network is right, by how sure it is.
+  """Accuracy of a network by its confidence, in bins of equal width.
 
   Attributes:
-    count: int [bins], examples of equal parts of the confidences from 0 to 1.
-    confidence: [bins], their mean; nan without examples.
-    accuracy: [bins], the share that is right; nan without examples.
+    count: number of examples in each bin, int [NUM_BINS].
+    confidence: their mean confidence, float [NUM_BINS]; nan for an empty bin.
+    accuracy: fraction that is right, float [NUM_BINS]; nan for an empty bin.
   """
 
   count: np.ndarray
@@ -77,17 +84,17 @@ class Reliability:
 
   @property
   def error(self) -> float:
-    """The expected calibration error."""
+    """The expected calibration error, a fraction."""
     gaps = np.abs(self.accuracy - self.confidence) * self.count
     return float(np.nansum(gaps) / self.count.sum())
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray) -> Reliability:
-  """Sorts examples by confidence.
+  """Sorts examples into bins by their confidence.
 
   Args:
-    confidence: [N], of the first choice.
-    right: bool [N], whether that is the label.
+    confidence: probability of the predicted class, float [N].
+    right: whether the prediction is right, bool [N].
   """
   bins = np.clip((confidence * NUM_BINS).astype(int), 0, NUM_BINS - 1)
   count = np.bincount(bins, minlength=NUM_BINS)
@@ -97,5 +104,12 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> Reliability:
 
 
 def agreement(first: np.ndarray) -> np.ndarray:
-  """Shares of examples that two of P choose alike: [P, P] from [P, N]."""
+  """Fraction of examples for which two peers predict the same class.
+
+  Args:
+    first: predicted classes, int [P, N].
+
+  Returns:
+    float [P, P].
+  """
   return np.mean(first[:, None] == first[None], axis=-1)

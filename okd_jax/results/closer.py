@@ -1,4 +1,4 @@
-"""What a closer look at a run has found, as values and as files."""
+"""Results of `eval --per-class` for each class, as values and as files."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -28,9 +28,9 @@ class Wrong(NamedTuple):
 
   Attributes:
     place: of the example in the data, `Batch.index`.
-    label: its class.
-    taken_for: the class that the leader gave.
-    confidence: how sure the leader was.
+    label: its true class.
+    taken_for: the class that the leader predicted.
+    confidence: probability that the leader gave to that class.
     file: of the image, relative to the folder of the data; "" if unknown.
   """
 
@@ -46,14 +46,15 @@ class Closer:
   """A closer look at the leader of a run, and at its peers.
 
   Attributes:
-    about: what was looked at, for people.
-    names: of the classes.
-    matrix: int [C, C], see `classes.confusion`; of the leader.
-    reliability: of the leader and of the ensemble, by name.
-    peers: names of the peers, in the order of `agreement`.
-    agreement: [P, P], see `classes.agreement`.
-    wrong: all mistakes of the leader, the surest first.
-    images: of the first of these, as PNG.
+    about: the run and split, for titles.
+    names: names of the C classes.
+    matrix: confusion matrix of the leader, int [C, C]; see
+      `classes.confusion`.
+    reliability: reliability of "leader" and, of several peers, "ensemble".
+    peers: names of the P peers.
+    agreement: agreement of the peers, float [P, P]; see `classes.agreement`.
+    wrong: all mistakes of the leader, the most confident first.
+    images: PNG images of the first of these mistakes.
   """
 
   about: str
@@ -71,7 +72,7 @@ class Closer:
     return classes.by_class(self.matrix)
 
   def tables(self) -> list[Table]:
-    """Classes, confusions, and agreement where there are several peers."""
+    """Tables of classes, confusions and, of several peers, agreement."""
     found = self.by_class
     columns = (found.accuracy, found.precision, found.recall)
     made = [
@@ -148,17 +149,17 @@ def of(
   about: str,
   image_names: Sequence[str],
 ) -> Closer:
-  """Puts together what was seen of a run.
+  """Makes a closer look from the results of an evaluation.
 
   Args:
-    seen: with choices.
-    names: of the classes.
+    seen: results of an evaluation with `per_class`, so with choices.
+    names: names of the classes.
     leader: index of the peer that is deployed.
-    about: what was looked at, for people.
+    about: the run and split, for titles.
     image_names: file of each example by its place; empty if unknown.
   """
   choices = seen.choices
-  assert choices is not None, "looked at with per_class"
+  assert choices is not None, "needs an evaluation with per_class"
   label = np.asarray(choices.label)
   first, sure = np.asarray(choices.first), np.asarray(choices.confidence)
   right = first == label
@@ -166,7 +167,7 @@ def of(
   shown = {"leader": leader}
   if len(peers) > 1 and "ensemble" in seen.names:
     shown["ensemble"] = seen.names.index("ensemble")
-  # In the order of `seen.mistakes`.
+  # The mistakes with images come first, so that they fit `images`.
   rows = [row for row, _ in seen.mistakes]
   others = np.flatnonzero(~right[leader])
   others = others[np.argsort(-sure[leader][others], kind="stable")]
@@ -199,11 +200,11 @@ def write(found: Closer, folder: Path) -> list[Path]:
   """Writes confusion.csv, classes.csv, wrong.csv and per_class.json.
 
   Args:
-    found: what to write.
-    folder: made if it is not there.
+    found: the closer look to write.
+    folder: folder to write to; it is made if it does not exist.
 
   Returns:
-    The files.
+    The files written.
   """
   files.make_folder(folder)
   by_class, names = found.by_class, found.names
@@ -245,7 +246,7 @@ def write(found: Closer, folder: Path) -> list[Path]:
 
 
 def read(folder: Path) -> Closer | None:
-  """Reads what `write` wrote; None if it has not been there."""
+  """Reads the files of `write`; None if there are none in the folder."""
   path = folder / _FILE
   if not path.exists():
     return None
@@ -266,7 +267,11 @@ def read(folder: Path) -> Closer | None:
 
 
 def thumbnail(image: np.ndarray) -> bytes:
-  """A small PNG; what is smaller still is enlarged by whole pixels."""
+  """A small PNG of an image; tiny images are enlarged by a whole factor.
+
+  Args:
+    image: uint8 [H, W, 1] or [H, W, 3].
+  """
   picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
   width, height = picture.size
   factor = _SIDE // max(width, height)

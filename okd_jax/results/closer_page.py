@@ -1,4 +1,4 @@
-"""What a closer look has found, as a part of a page."""
+"""A closer look at a run as a part of an HTML page."""
 
 import base64
 import html
@@ -9,16 +9,16 @@ from okd_jax.results import closer as closer_lib, closer_plots, formats, page
 from okd_jax.results.closer import Closer
 from okd_jax.storage.paths import Path
 
-# Longer tables are shown when they are asked for.
+# Tables with more rows are folded.
 _LONG = 40
 
 
 def parts(workdir: Path, prefix: str) -> list[str]:
-  """HTML about every split that `eval --per-class` has looked at.
+  """HTML about every split that `eval --per-class` has evaluated.
 
   Args:
-    workdir: of a run.
-    prefix: that no other call has for this page.
+    workdir: work directory of a run.
+    prefix: prefix of identifiers, which no other call uses on this page.
   """
   made = []
   for folder in sorted((workdir / "per_class").glob("*")):
@@ -42,7 +42,7 @@ def _of_split(found: Closer, prefix: str) -> list[str]:
 
 
 def _mistakes(found: Closer) -> str:
-  """The images that the leader gets wrong, the surest first."""
+  """The images that the leader gets wrong, the most confident first."""
   total = int(found.matrix.sum())
   title = (
     f"Images that the leader gets wrong, {found.about}: {len(found.wrong)} of "

@@ -11,7 +11,7 @@ from okd_jax.results import canvas
 from okd_jax.results.closer import Closer
 from okd_jax.storage.paths import Path
 
-# More classes than that have no room for their names or numbers.
+# The greatest numbers of classes that leave room for names, and for numbers.
 _NAMED, _NUMBERED = 40, 20
 
 
@@ -19,12 +19,12 @@ def plot(found: Closer, to: Path) -> list[Path]:
   """Draws a closer look.
 
   Args:
-    found: what to draw.
+    found: the closer look.
     to: folder for the pictures.
 
   Returns:
-    The files written, a PNG and an SVG of each of `confusion`, `reliability`
-    and, of several peers, `agreement`.
+    The files written: `confusion`, `reliability` and, of several peers,
+    `agreement`, each as PNG and SVG.
   """
   with mpl.rc_context(canvas.STYLE):
     figures = {
@@ -102,7 +102,7 @@ def _matrix(
   texts: np.ndarray | None,
   label: str,
 ) -> None:
-  """A square of shares in %, with numbers where there is room."""
+  """Draws a matrix of percentages, with `texts` in its cells if given."""
   image = panel.imshow(shares, cmap="cividis", vmin=0, vmax=100)
   figure.colorbar(image, ax=panel, label=label, shrink=0.8)
   panel.grid(visible=False)

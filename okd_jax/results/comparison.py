@@ -1,10 +1,10 @@
-"""The tables of a comparison, beside published figures."""
+"""The tables of a comparison, with published figures beside ours."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import json
 from typing import Any
 
-from okd_jax.results import differences, formats as tables, rows as results
+from okd_jax.results import differences, formats, rows as results
 from okd_jax.results.formats import Table
 from okd_jax.results.grid import BASELINE
 from okd_jax.results.rows import Row, times, WHO
@@ -18,30 +18,30 @@ def read(workdir: Path) -> list[Table]:
 
 
 def write(workdir: Path) -> None:
-  """Writes table.md, table.csv and table.tex."""
+  """Writes table.md, table.csv and table.tex into the folder."""
   rows, known = results.read(workdir), published(workdir)
   made = make_tables(rows, known)
   for name, text in (
-    ("table.md", tables.markdown(made)),
-    ("table.tex", tables.latex(made)),
-    ("table.csv", tables.as_csv(_flat(rows, known))),
+    ("table.md", formats.markdown(made)),
+    ("table.tex", formats.latex(made)),
+    ("table.csv", formats.as_csv(_flat(rows, known))),
   ):
     files.write(workdir / name, text)
 
 
 def published(workdir: Path) -> dict[str, Any]:
-  """Figures from papers: see configs/published.json."""
+  """The figures from papers that a comparison shows beside its own."""
   return parse_published(files.content(workdir / results.PUBLISHED))
 
 
 def parse_published(content: bytes) -> dict[str, Any]:
-  """Reads figures from papers.
+  """Parses figures from papers.
 
   Args:
-    content: of a file like configs/published.json.
+    content: content of a file like configs/published.json.
 
   Raises:
-    ValueError: if a figure lacks what tables need of it.
+    ValueError: if it is not JSON or lacks something that tables need.
   """
   known = json.loads(content)
   if not isinstance(known, dict) or not {"sources", "figures"} <= set(known):
@@ -55,11 +55,11 @@ def parse_published(content: bytes) -> dict[str, Any]:
 
 
 def make_tables(rows: Sequence[Row], known: Mapping[str, Any]) -> list[Table]:
-  """Tables for each network: last epoch, how sure it is, best, published.
+  """Makes the tables of each network: last epoch, differences, best, published.
 
   Args:
-    rows: of the comparison.
-    known: published figures.
+    rows: rows of the comparison.
+    known: published figures, as from `published`.
   """
   made = []
   for net in dict.fromkeys(row.net for row in rows):
@@ -77,7 +77,7 @@ def make_tables(rows: Sequence[Row], known: Mapping[str, Any]) -> list[Table]:
 
 
 def _all(values: Iterable[Any]) -> str:
-  """What rows have, where a grid may give them several values."""
+  """The different values of rows, of which a grid may have several."""
   return " and ".join(map(str, dict.fromkeys(values)))
 
 
@@ -98,11 +98,11 @@ def _last(title: str, rows: Sequence[Row]) -> Table:
   notes = [
     f"{measure.heading} on test data{measure.unit}, mean ± sample "
     "standard deviation over seeds. "
-    "Mean of peers and ensemble (mean of logits) leave out the leader of "
-    "okddip and ffsd and the teacher of ctkd, are of the averaged peers for "
-    "pcl, and of unequal networks for oem and switokd; group prediction: "
+    "Mean of peers and ensemble (mean of logits) do not include the leader of "
+    "okddip and ffsd and the teacher of ctkd; for pcl they are of the averaged "
+    "peers, and for oem and switokd of different networks. Group prediction: "
     "the gated ensemble of one, the fused classifier of ffl and ffsd, PCL-E. "
-    "Time to train on an image, relative to one network alone and to as many "
+    "Time: to train on one image, relative to a single network and to P "
     "independent networks."
   ]
   for row in rows:
@@ -111,7 +111,7 @@ def _last(title: str, rows: Sequence[Row]) -> Table:
 
 
 def _validation(title: str, rows: Sequence[Row]) -> list[Table]:
-  """The table by which to choose, where there are validation data."""
+  """The table for choosing hyperparameters; none without validation data."""
   lines = [
     [row.name, *(_text(row.headlines.get((w, "validation"))) for w in WHO)]
     for row in rows
@@ -123,7 +123,7 @@ def _validation(title: str, rows: Sequence[Row]) -> list[Table]:
 
 
 def _sure(title: str, rows: Sequence[Row]) -> list[Table]:
-  """How sure the differences of the last epoch are; of two seeds or more."""
+  """Differences at the last epoch with intervals; none of a single seed."""
   lines = []
   for row in rows:
     alone = results.counterpart(row, rows, BASELINE)
@@ -142,13 +142,13 @@ def _sure(title: str, rows: Sequence[Row]) -> list[Table]:
   if all(cell == "-" for line in lines for cell in line[1:]):
     return []
   notes = [
-    "Mean difference, seed by seed, and half of its 95 % interval by Student's "
-    "t. In brackets, where the interval contains 0: how many seeds it would "
-    "take until it does not, if mean and deviation stay the same. One interval "
-    "in twenty misses the true difference by chance. Peers alike: whether a "
-    "peer's place in the group decides about its figure, among peers that are "
-    "otherwise made alike (analysis of variance, seeds as blocks); a small p "
-    "says that it does."
+    "Mean of the differences seed by seed, ± half the width of its 95 % "
+    "interval by Student's t. If the interval contains 0, the number in "
+    "brackets is the number of seeds at which it would no longer do so, with "
+    "the same mean and deviation. One interval in twenty misses the true "
+    "difference by chance. Peers alike: whether the figures of peers that "
+    "differ only in weights and index depend on the index (analysis of "
+    "variance, seeds as blocks); a small p says that they do."
   ]
   columns = [
     "method",
@@ -170,9 +170,10 @@ def _difference(row: Row, who: str, other: Row | None, others: str) -> str:
   found = differences.paired(ours, theirs)
   if found is None:
     return "-"
+  most = differences.MOST_SEEDS
   if found.needed is None:
     return str(found)
-  return f"{found} ({'>1000' if found.needed > 1000 else found.needed})"
+  return f"{found} ({f'>{most}' if found.needed > most else found.needed})"
 
 
 def _best(title: str, rows: Sequence[Row]) -> Table:
@@ -181,8 +182,8 @@ def _best(title: str, rows: Sequence[Row]) -> Table:
     for row in rows
   ]
   notes = [
-    "Each figure at the epoch at which it is best, on validation data if there "
-    "are any and otherwise on the test data themselves, which flatters it."
+    "Each figure at the epoch at which it is best: on validation data if there "
+    "are any, otherwise on the test data themselves, which is too optimistic."
   ]
   return Table(f"{title}: best epoch", ["method", *WHO.values()], lines, notes)
 
@@ -219,11 +220,14 @@ def _beside(title: str, rows: Sequence[Row], known: Mapping[str, Any]) -> Table:
 
 
 def matching(row: Row, known: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """Published figures of a row; their group counts where it is known.
+  """Published figures that belong to a row.
+
+  Data, network and method must be the same, and of the group (its kind, number
+  of peers and networks) what the published figure states.
 
   Args:
-    row: of the comparison.
-    known: published figures.
+    row: row of the comparison.
+    known: published figures, as from `published`.
   """
   return [
     figure
@@ -246,7 +250,7 @@ def _group(row: Row) -> str:
 
 
 def _flat(rows: Sequence[Row], known: Mapping[str, Any]) -> Table:
-  """Everything in one table of plain numbers, one line a row."""
+  """All figures in one table of plain numbers, with one line for each row."""
   columns = ["net", "data", "method", "kind", "num_peers", "epochs", "seeds"]
   keys = [(who, when) for who in WHO for when in ("last", "best")]
   for who, when in keys:
@@ -289,8 +293,7 @@ def _headline(figure: Mapping[str, Any], row: Row) -> float:
 
 
 def _spread(figure: Mapping[str, Any], row: Row) -> str:
-  std = figure["std"] if "std" in figure else None
-  return str(results.Spread(_headline(figure, row), std))
+  return str(results.Spread(_headline(figure, row), figure.get("std")))
 
 
 def _text(value: Any, form: str = "{}") -> str:

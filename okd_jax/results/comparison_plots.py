@@ -17,13 +17,13 @@ def plot(workdir: Path, to: Path | None = None) -> list[Path]:
   """Draws a comparison, finished or not.
 
   Args:
-    workdir: of the comparison.
+    workdir: work directory of the comparison.
     to: folder for the pictures; `plots` in the work directory by default.
 
   Returns:
-    The files written, a PNG and an SVG of each of, for every network: the
-    headlines of the task (`accuracy_<network>`), and how far the peers are
-    apart in the course of training (`diversity_<network>`).
+    The files written, for every network and each as PNG and SVG: the headline
+    figure of the task under its name (`accuracy_<network>` in classification),
+    and the diversity of the peers during training (`diversity_<network>`).
   """
   rows = results.read(workdir)
   figures = {}
@@ -31,7 +31,7 @@ def plot(workdir: Path, to: Path | None = None) -> list[Path]:
     for net in dict.fromkeys(row.net for row in rows):
       of_net = [row for row in rows if row.net == net and row.finished]
       name = net.replace("/", "_")
-      if any(row.headlines for row in of_net):  # none without test data
+      if any(row.headlines for row in of_net):  # empty without test data
         figures[f"{of_net[0].measure.name}_{name}"] = _headlines(of_net)
       if any(row.diversity for row in of_net):
         figures[f"diversity_{name}"] = _diversity(of_net)
@@ -59,7 +59,7 @@ def _headlines(rows: Sequence[Row]) -> Figure:
         color=canvas.COLORS[i],
         error_kw={"capsize": 2.5, "elinewidth": 1.0},
       )
-    # Some rows have fewer bars, so no bar of a row carries the label.
+    # Any row may lack this bar, so an empty bar carries the label.
     panel.barh(
       [np.nan], [np.nan], color=canvas.COLORS[i], label=results.WHO[who]
     )
@@ -85,7 +85,7 @@ def _diversity(rows: Sequence[Row]) -> Figure:
   several = [row for row in rows if row.diversity]
   for i, row in enumerate(several):
     epochs = row.diversity[0][0]
-    # Runs that were evaluated at other epochs have no common mean.
+    # Runs that were evaluated at other epochs are left out of the mean.
     alike = [v for e, v in row.diversity if np.array_equal(e, epochs)]
     panel.plot(
       epochs,
@@ -98,7 +98,7 @@ def _diversity(rows: Sequence[Row]) -> Figure:
     )
   panel.set_ylim(bottom=0)
   panel.set_xlabel("epoch")
-  panel.set_ylabel("mean distance between two peers")
+  panel.set_ylabel(canvas.DISTANCE)
   panel.set_title(_title(several))
   figure.legend(loc="outside right center")
   return figure

@@ -1,4 +1,4 @@
-"""How a run went: the curves of its records, of one seed or several."""
+"""The course of a run: curves from its records, of one seed or several."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -22,17 +22,19 @@ TEACHER = "frozen teacher"
 
 @dataclasses.dataclass(frozen=True)
 class Course:
-  """What the runs of one recipe have recorded.
+  """The records of the runs of one recipe, as curves.
 
   Attributes:
-    workdir: of the run, or of the runs of several seeds.
-    runs: work directories of the seeds, by seed; of a single run by None.
-    config: of the first one.
-    info: the data set.
-    trained: curves of what training batches gave, by name.
-    evaluated: curves of the evaluations.
-    gaps: how far what teaches the leader is ahead of it in the headline, the
-      ensemble, the method's group predictions and a frozen teacher.
+    workdir: folder of the run, or of the runs of several seeds.
+    runs: work directories of the runs, by seed; that of a single run under
+      None.
+    config: configuration of the first run.
+    info: facts about the data set.
+    trained: curves measured on training batches, by name in the records.
+    evaluated: curves of the figures of the evaluations.
+    gaps: curves of the lead over the leader in the headline figure, of the
+      ensemble, the method's group predictions and a frozen teacher; above 0
+      where they are better.
   """
 
   workdir: Path
@@ -45,12 +47,12 @@ class Course:
 
   @property
   def task(self) -> type[Task]:
-    """What it was trained for."""
+    """The task of the runs."""
     return tasks.load(self.info.task)
 
   @property
   def headline(self) -> Measure:
-    """The figure by which it is compared."""
+    """The headline figure of the task."""
     return self.task.headline(self.info)
 
   @property
@@ -61,13 +63,13 @@ class Course:
 
   @property
   def group(self) -> str:
-    """The networks for people: "4 replicas of resnet32"."""
+    """A description of the group, for example "4 replicas of resnet32"."""
     peers = self.config.peers
     return sizes.networks(peers.num_peers, peers.kind, peers.net)
 
   @property
   def title(self) -> str:
-    """What it was, for people."""
+    """A title for pictures: method, group, data and number of seeds."""
     text = f"{self.config.method.name}, {self.group} on {self.info.name}"
     if len(self.runs) > 1:
       text += f": mean and deviation over {len(self.runs)} seeds"
@@ -75,10 +77,12 @@ class Course:
 
 
 def read(workdir: Path) -> Course:
-  """Reads the records of a run, finished or not, as far as all seeds have come.
+  """Reads the records of a run, finished or not.
+
+  Of several seeds, it reads the steps that all of them have recorded.
 
   Args:
-    workdir: of the run, or of the runs of several seeds.
+    workdir: folder of the run, or of the runs of several seeds.
 
   Raises:
     ConfigError: if there is no run.
@@ -98,7 +102,7 @@ def read(workdir: Path) -> Course:
 
 
 def _gaps(workdir: Path, evaluations: curves.Records) -> curves.Records:
-  """How far teachers are ahead of the leader, at every evaluation."""
+  """The lead of group predictions and a teacher at every evaluation."""
   config, info, _ = run_lib.about(workdir)
   measure = tasks.load(info.task).headline(info)
   frozen = _teacher(config)
@@ -129,7 +133,7 @@ def _gaps(workdir: Path, evaluations: curves.Records) -> curves.Records:
 
 
 def _teacher(config: RunConfig) -> Mapping[Figure, float]:
-  """The last figures of the frozen teacher, if it is a run that is there."""
+  """The last figures of the frozen teacher; empty if it has no records."""
   if not config.teacher:
     return {}
   found = records.read_evaluations(paths_lib.anywhere(config.teacher))
@@ -137,7 +141,7 @@ def _teacher(config: RunConfig) -> Mapping[Figure, float]:
 
 
 def _trained(workdir: Path) -> curves.Records:
-  """What a run has recorded of training."""
+  """The records of training of a run, by step."""
   found: list[tuple[int, dict[str, Any]]] = [
     (record.pop("step"), record)
     for record in records.read_metrics(workdir)

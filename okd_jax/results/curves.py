@@ -1,4 +1,4 @@
-"""Curves of records: of one run, or the mean and deviation over several."""
+"""Curves from records of one run, or mean and deviation over several runs."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -6,18 +6,19 @@ from typing import Any
 
 import numpy as np
 
-# What a run has recorded: steps, and the values that were measured there.
+# The records of a run: steps, and the values that were measured there by key.
 Records = Sequence[tuple[int, Mapping[Any, float]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-  """What was measured in the course of training.
+  """A value during training, at n points.
 
   Attributes:
-    epochs: where.
-    values: what, or its mean over runs.
-    deviation: the sample standard deviation over runs; None of one run.
+    epochs: where it was measured, in epochs, float [n].
+    values: the values, or their means over runs, float [n].
+    deviation: sample standard deviation over runs, float [n]; None for a single
+      run.
   """
 
   epochs: np.ndarray
@@ -25,7 +26,7 @@ class Curve:
   deviation: np.ndarray | None = None
 
   def scaled(self, factor: float) -> "Curve":
-    """The curve in another unit."""
+    """The curve in another unit: values and deviation times a factor."""
     deviation = self.deviation
     return Curve(
       self.epochs,
@@ -35,11 +36,11 @@ class Curve:
 
 
 def of_runs(runs: Sequence[Records], epochs_a_step: float) -> dict[Any, Curve]:
-  """The curve of every key, over the steps that all runs have recorded.
+  """The curve of every key, over the steps at which all runs have recorded it.
 
   Args:
-    runs: their records.
-    epochs_a_step: to count in epochs.
+    runs: records of one run or more.
+    epochs_a_step: length of a step in epochs.
   """
   by_step = [dict(records) for records in runs]
   keys = dict.fromkeys(key for _, values in runs[0] for key in values)

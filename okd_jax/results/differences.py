@@ -1,4 +1,4 @@
-"""How sure a difference between the rows of a comparison is."""
+"""Statistics of the differences between rows of a comparison."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -11,21 +11,21 @@ from scipy import stats
 from okd_jax.runs.spread import deviation
 
 CONFIDENCE = 0.95
-# More runs than anybody makes for one row.
-_MOST = 1000
+# The greatest number of seeds that is searched for; more than anybody trains.
+MOST_SEEDS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """Between two rows, over the seeds that both have.
+  """The difference between two rows, over the seeds that both have.
 
   Attributes:
-    mean: of the differences.
-    margin: half the width of the interval in which the true mean lies, by
-      Student's t at `CONFIDENCE`.
-    needed: where the interval holds 0, the least number of seeds whose interval
-      would not, were mean and deviation to stay as they are; None if it does
-      not hold 0, and infinity beyond 1000 seeds.
+    mean: mean of the differences.
+    margin: half the width of the confidence interval of the mean, by Student's
+      t at the level `CONFIDENCE`.
+    needed: if the interval contains 0, the smallest number of seeds whose
+      interval would not, with the same mean and deviation; infinity above
+      `MOST_SEEDS`. None if the interval does not contain 0.
   """
 
   mean: float
@@ -33,18 +33,18 @@ class Difference:
   needed: float | None
 
   def __str__(self) -> str:
-    # Without the sign of a negative zero.
+    # Adding 0.0 removes the sign of a negative zero.
     return f"{round(self.mean, 2) + 0.0:+.2f} ± {self.margin:.2f}"
 
 
 @dataclasses.dataclass(frozen=True)
 class PeerEffect:
-  """Whether the index of a peer decides about its figure.
+  """A test whether the figure of a peer depends on its index.
 
   Attributes:
-    means: of every peer, over seeds.
-    f: of an analysis of variance in which every seed is a block.
-    p: how likely so large an f is among peers that are alike.
+    means: mean over seeds of every peer's figure.
+    f: F statistic of an analysis of variance in which every seed is a block.
+    p: probability of such an F or a greater one if the index has no effect.
   """
 
   means: Sequence[float]
@@ -63,32 +63,34 @@ def paired(
 
   Args:
     ours: figures by seed.
-    theirs: likewise; what only one of both has is left out.
+    theirs: figures by seed, to be subtracted. Seeds that only one of both has
+      are left out.
 
   Returns:
-    Ours minus theirs, nan with a figure that is; None with less than two seeds
-    in common.
+    The difference, nan if a figure is nan; None if there are fewer than two
+    seeds in common.
   """
   shared = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
   if len(shared) < 2:
     return None
   mean, std = statistics.fmean(shared), deviation(shared)
   margin = _margin(std, len(shared))
-  if not abs(mean) <= margin:  # so that nan needs no number of seeds
+  if not abs(mean) <= margin:  # not `>`, which would be false for nan
     return Difference(mean, margin, None)
-  enough = (n for n in range(2, _MOST + 1) if abs(mean) > _margin(std, n))
+  numbers = range(2, MOST_SEEDS + 1)
+  enough = (n for n in numbers if abs(mean) > _margin(std, n))
   return Difference(mean, margin, next(enough, math.inf))
 
 
 def peer_effect(figures: Sequence[Sequence[float]]) -> PeerEffect | None:
-  """Tests whether peers that should be alike are.
+  """Tests whether the figures of equal peers depend on their index.
 
   Args:
-    figures: of every seed, and in it of every peer, [N, P].
+    figures: for every seed, the figures of its peers, [N, P].
 
   Returns:
-    None with less than two seeds or peers, where nothing varies, and with a
-    figure that is not finite.
+    The result; None if there are fewer than two seeds or peers, if nothing
+    varies but the index and the seed, or if a figure is not finite.
   """
   values = np.asarray(figures, float)
   if values.ndim != 2 or min(values.shape) < 2 or not np.isfinite(values).all():

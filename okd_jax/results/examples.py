@@ -1,4 +1,4 @@
-"""What a run's leader makes of a few examples, as pictures."""
+"""Pictures of the leader's predictions for a few examples."""
 
 import dataclasses
 import io
@@ -17,10 +17,11 @@ from okd_jax.training import step as steps
 
 
 def draw(workdir: Path, to: Path | None = None) -> list[Path]:
-  """Draws the first examples of the validation split, or of the test split.
+  """Draws the first examples of the validation or, without it, test split.
 
   Args:
-    workdir: of a run; of the runs of several seeds the first is taken.
+    workdir: folder of a run, or of the runs of several seeds, of which the
+      first is taken.
     to: folder for the pictures; `plots` in the work directory by default.
 
   Returns:
@@ -29,7 +30,7 @@ def draw(workdir: Path, to: Path | None = None) -> list[Path]:
   Raises:
     CheckpointError: if the run has no verified checkpoint yet.
     ConfigError: if there is no run.
-    DataError: if its data are not there, or are others.
+    DataError: if its data are missing or have changed.
   """
   first = next(iter(workdir_lib.runs(workdir).values()))
   config, info, _ = run_lib.about(first)

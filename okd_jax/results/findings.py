@@ -1,4 +1,4 @@
-"""What one run of a comparison found."""
+"""The figures of one run of a comparison."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -27,14 +27,15 @@ Evaluations = Sequence[tuple[int, Mapping[Figure, float]]]
 def headlines(
   evaluations: Evaluations, measure: Measure
 ) -> dict[tuple[str, str], float]:
-  """Values of one run for people; none without test data.
+  """The headline figures of one run, as they are shown (fractions in percent).
 
   Args:
-    evaluations: of the run.
-    measure: of the values.
+    evaluations: evaluations of the run.
+    measure: the headline figure.
 
   Returns:
-    Values by who and when, see `okd_jax.results.rows.Row.runs`.
+    Values by who and when, see `okd_jax.results.rows.Row.runs`; none without
+    test data.
   """
   last = evaluations[-1][1]
   on_test = [f for f in last if (f.split, f.measure) == ("test", measure.name)]
@@ -59,7 +60,7 @@ def headlines(
     if held in last:
       result[who, "validation"] = measure.scaled(last[held])
     judge = held if held in last else figure
-    # The later one of equals.
+    # Of several equally good evaluations the last one.
     place = max(
       (measure.merit(figures[judge]), i)
       for i, (_, figures) in enumerate(evaluations)
@@ -75,22 +76,22 @@ def alike(
   method: Method,
   measure: Measure,
 ) -> list[float]:
-  """Test figures of the peers that differ in weights and place alone.
+  """Test figures of the peers that differ only in weights and index.
 
   Args:
     last: figures of the last evaluation.
-    config: of the run.
-    method: of the run.
-    measure: of the figures.
+    config: configuration of the run.
+    method: method of the run.
+    measure: the headline figure.
 
   Returns:
-    Values for people, in the order of the peers; none where they are of
-    several networks.
+    Values as they are shown, in the order of the peers; none if the peers are
+    different networks.
   """
   if "," in config.peers.net:
     return []
   num_peers = config.peers.num_peers
-  # A leader at the end learns otherwise than those before it.
+  # A last peer that is the leader has other loss terms than the rest.
   last_leads = method.leader < 0
   equal = [
     i
@@ -104,11 +105,11 @@ def alike(
 def diversity(
   evaluations: Evaluations, epochs_a_step: float
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The epochs of the evaluations and the diversity at each.
+  """The epochs of the evaluations, and the diversity of the peers at each.
 
   Args:
-    evaluations: of the run.
-    epochs_a_step: to count in epochs.
+    evaluations: evaluations of the run, with test data.
+    epochs_a_step: length of a step in epochs.
   """
   figure = Figure("test", GROUP, False, DIVERSITY)
   points = [(step, figures[figure]) for step, figures in evaluations]

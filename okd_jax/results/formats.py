@@ -1,4 +1,4 @@
-"""Tables as Markdown, LaTeX, CSV and HTML."""
+"""Writes tables as Markdown, LaTeX, CSV and HTML."""
 
 from collections.abc import Sequence
 import csv
@@ -19,19 +19,19 @@ _LATEX = {
   "^": r"\textasciicircum{}",
   "±": r"$\pm$",
 }
-# Cells of more characters than that may take several lines.
+# Longer cells, in characters, may be broken into several lines.
 _LONG = 24
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Cells of text.
+  """A table of text.
 
   Attributes:
-    title: stands above.
-    columns: their headings.
-    rows: cells, one a column.
-    notes: stand below.
+    title: title above the table.
+    columns: headings of the columns.
+    rows: rows of cells, with one cell for each column.
+    notes: paragraphs below the table.
   """
 
   title: str
@@ -41,7 +41,7 @@ class Table:
 
 
 def markdown(tables: Sequence[Table]) -> str:
-  """Tables in the dialect of GitHub."""
+  """Tables in GitHub's dialect of Markdown."""
 
   def line(cells):
     escaped = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
@@ -56,7 +56,7 @@ def markdown(tables: Sequence[Table]) -> str:
 
 
 def latex(tables: Sequence[Table]) -> str:
-  """Table environments that need no package."""
+  """LaTeX table environments that need no package."""
   blocks = []
   for table in tables:
     lines = [" & ".join(map(_latex, row)) + r" \\" for row in table.rows]
@@ -81,7 +81,7 @@ def latex(tables: Sequence[Table]) -> str:
 
 
 def as_csv(table: Table) -> str:
-  """The cells of a table alone."""
+  """The headings and cells of a table, without title and notes."""
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
   writer.writerow(table.columns)
@@ -90,7 +90,10 @@ def as_csv(table: Table) -> str:
 
 
 def as_html(table: Table) -> str:
-  """A figure with a caption; the first column heads the rows."""
+  """An HTML figure with title, table and notes.
+
+  The cells of the first column are headings of the rows.
+  """
 
   def element(tag, cell):
     look = ' class="text"' if len(cell) > _LONG else ""

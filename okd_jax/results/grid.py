@@ -1,4 +1,4 @@
-"""The cells of a comparison: every method, network and seed, one recipe."""
+"""The cells of a comparison: one run for each method, network and seed."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
@@ -14,10 +14,10 @@ from okd_jax.settings import config as config_lib, freeze, ranges
 from okd_jax.settings.schema import Comparison, RunConfig
 from okd_jax.storage.paths import Path
 
-# Rows besides the methods: one network alone, and what teaches others.
+# Rows besides the methods: a single network, and the teacher of other runs.
 BASELINE = "baseline"
 KD_TEACHER = "kd_teacher"
-# Keys that a comparison sets, and what to change instead.
+# Keys that a comparison sets in every run, and what to change instead.
 _SET = {
   "seed": "--config.seeds",
   "num_seeds": "--config.seeds",
@@ -27,7 +27,7 @@ _SET = {
   "teacher": "--config.teacher_net",
   "teacher_net": "--config.teacher_net",
 }
-# Is 1 where a network is alone.
+# The number of peers; always 1 in rows of a single network.
 _NUM_PEERS = "peers.num_peers"
 
 
@@ -36,12 +36,12 @@ class Cell:
   """One run of a comparison.
 
   Attributes:
-    net: name of the network that the row stands under.
-    method: that is trained, `BASELINE` or `KD_TEACHER`.
-    values: of the keys in `Comparison.grid` that concern it.
-    seed: of the run.
-    workdir: of the run.
-    config: of the run.
+    net: name of the network under which its row stands in tables.
+    method: name of the method, or `BASELINE` or `KD_TEACHER`.
+    values: its values of those keys in `Comparison.grid` that apply to it.
+    seed: seed of the run.
+    workdir: work directory of the run.
+    config: configuration of the run.
   """
 
   net: str
@@ -53,29 +53,29 @@ class Cell:
 
   @property
   def row(self) -> str:
-    """The name of its row: "okddip,method.temperature=3.0"."""
+    """Name of its row, for example "okddip,method.temperature=3.0"."""
     return _row(self.method, self.values)
 
   @property
   def name(self) -> str:
-    """For people: "resnet32/okddip/seed0"."""
+    """Name of the cell, for example "resnet32/okddip/seed0"."""
     return "/".join(self.workdir.parts[-3:])
 
   @property
   def teacher(self) -> str:
-    """The name of the cell that trains its teacher; empty without one."""
+    """Name of the cell that trains its teacher; empty without a teacher."""
     return "/".join(self.config.teacher.split("/")[-3:])
 
 
 def cells(config: Comparison, workdir: Path) -> list[Cell]:
   """Lists the cells in the order in which they run.
 
-  Seeds of a row follow each other, so that its step is compiled once; teachers
-  come before their students.
+  The seeds of a row are consecutive, so that its training step is compiled
+  once. Teachers come before their students.
 
   Args:
-    config: of the comparison, see `okd_jax.settings.schema.Comparison`.
-    workdir: of the comparison.
+    config: configuration of the comparison.
+    workdir: work directory of the comparison.
   """
   return [
     _cell(config, workdir, net, method, values, seed)
@@ -87,7 +87,7 @@ def cells(config: Comparison, workdir: Path) -> list[Cell]:
 
 
 def rows(config: Comparison) -> Iterator[str]:
-  """What is trained on every network: the baseline, the methods as listed."""
+  """Yields the baseline and the methods; teachers come before students."""
   yield BASELINE
   taught = [m for m in config.methods if methods.make(m).needs.teacher]
   for method in config.methods:
@@ -97,15 +97,15 @@ def rows(config: Comparison) -> Iterator[str]:
 
 
 def only(cells: Sequence[Cell], pattern: str) -> list[Cell]:
-  """Those cells that a pattern names, and the teachers that they need.
+  """Selects the cells that match a pattern, and the teachers that they need.
 
   Args:
-    cells: of a comparison.
-    pattern: NETWORK/METHOD/SEED with the wildcards of a shell, where * stands
-      for any text, slashes included.
+    cells: cells of a comparison.
+    pattern: NETWORK/METHOD/SEED with the wildcards of a shell; * stands for any
+      text, including slashes.
 
   Raises:
-    ConfigError: if it names none, with what there is to name.
+    ConfigError: if no cell matches.
   """
   chosen = [
     cell
@@ -128,21 +128,22 @@ def only(cells: Sequence[Cell], pattern: str) -> list[Cell]:
 
 
 def check(config: Comparison, grid: list[Cell]) -> None:
-  """Refuses a comparison that cannot be run, before any cell is.
+  """Checks the configuration of all cells before the first one runs.
 
   Raises:
-    ConfigError: naming the value, what was expected, and the remedy.
+    ConfigError: if a value is not allowed, or if the folder of a cell holds a
+      run of another configuration.
   """
   if config.base.num_seeds != 1:
     raise ConfigError(
-      f"config.base.num_seeds={config.base.num_seeds} must be 1: a comparison "
-      "lists its seeds in config.seeds; change that."
+      f"config.base.num_seeds={config.base.num_seeds} must be 1, as the seeds "
+      "of a comparison are in config.seeds; change that instead."
     )
   for key in ("methods", "nets", "seeds"):
     values = getattr(config, key)
     if not values or len(set(values)) < len(values):
       raise ConfigError(
-        f"config.{key}={values} must name at least one, and none twice."
+        f"config.{key}={values} must have at least one entry, and none twice."
       )
   for name in config.kinds:
     methods.load(name)
@@ -152,7 +153,7 @@ def check(config: Comparison, grid: list[Cell]) -> None:
   for cell in grid:
     checked = cell.config
     if checked.teacher:
-      # The teacher is not there yet; any folder stands for it.
+      # The teacher is not trained yet; any folder may stand for it here.
       checked = dataclasses.replace(checked, teacher=".")
     config_lib.check(checked)
   for cell in grid:
@@ -160,9 +161,9 @@ def check(config: Comparison, grid: list[Cell]) -> None:
 
 
 def _require_same_run(cell: Cell) -> None:
-  """Refuses a cell in whose folder there is another run.
+  """Raises ConfigError if the folder of a cell holds another run.
 
-  It would fail when its turn comes, and the tables would have lost its row.
+  Otherwise the cell would fail only later, and tables would miss it.
   """
   try:
     workdir_lib.require_same_run(cell.config, cell.workdir)
@@ -171,13 +172,13 @@ def _require_same_run(cell: Cell) -> None:
 
 
 def refuse_set(keys: Iterable[str]) -> None:
-  """Refuses settings of all runs that a comparison sets in each itself.
+  """Refuses changes of the base recipe that a comparison would overwrite.
 
   Args:
-    keys: what a command line changes of the base.
+    keys: keys of `config.base` that a command line changes.
 
   Raises:
-    ConfigError: naming the first of them, and what to change instead.
+    ConfigError: if a comparison sets one of the keys in every run itself.
   """
   for key in keys:
     if key in _SET:
@@ -192,7 +193,7 @@ def _alone(method: str) -> bool:
 
 
 def _concerned(method: str, key: str) -> bool:
-  """Whether a key of the grid makes rows of a method."""
+  """Whether a key of the grid applies to the rows of a method."""
   section, _, option = key.partition(".")
   if section == "method":
     return not _alone(method) and option in methods.options(method)
@@ -200,11 +201,11 @@ def _concerned(method: str, key: str) -> bool:
 
 
 def _choices(config: Comparison, method: str) -> Iterator[dict[str, Any]]:
-  """All values of the grid that concern a method, one of each key."""
+  """Yields the combinations of those values of the grid that apply."""
   grid = config.grid or {}
   keys = [key for key in grid if _concerned(method, key)]
   for chosen in itertools.product(*(grid[key] for key in keys)):
-    # A file of JSON has lists for tuples.
+    # Tuples become lists in JSON.
     yield {
       key: tuple(value) if isinstance(value, list) else value
       for key, value in zip(keys, chosen, strict=True)
@@ -212,7 +213,7 @@ def _choices(config: Comparison, method: str) -> Iterator[dict[str, Any]]:
 
 
 def _row(method: str, values: Mapping[str, Any]) -> str:
-  # It is the name of a folder, too.
+  # Quoted, as it is also the name of a folder.
   shown = (f",{k}={quote(str(v), safe=' ()')}" for k, v in values.items())
   return method + "".join(shown)
 
@@ -239,8 +240,8 @@ def _cell(
   method = freeze.method_section(name, **{**own, **chosen})
   if not alone and name not in config.kinds:
     raise ConfigError(
-      f"config.kinds has no entry for '{name}'; methods with one: "
-      f"{', '.join(config.kinds)}."
+      f"config.kinds has no entry for the method '{name}'; add one, or choose "
+      f"from {', '.join(config.kinds)}."
     )
   changes: dict[str, Any] = {
     "seed": seed,
@@ -262,32 +263,32 @@ def _cell(
   if taken := sorted(others.keys() & changes.keys()):
     raise ConfigError(
       f"--grid.{taken[0]}: a comparison sets config.{taken[0]} for '{row}' "
-      "itself; leave one of them out."
+      "itself; leave out the key or the method."
     )
   made = freeze.replace(config.base, changes | others)
   return Cell(net, row, values, seed, place(row, values), made)
 
 
 def _options(config: Comparison, name: str) -> Mapping[str, Any]:
-  """The hyperparameters of a method that are not its defaults."""
+  """The hyperparameters that `config.options` sets for a method."""
   options = (config.options or {}).get(name, {})
   if not isinstance(options, Mapping):
     raise ConfigError(
-      f"config.options.{name}={options!r} must be a section; change its keys."
+      f"config.options.{name}={options!r} must be a section; set keys in it."
     )
   return options
 
 
 def ranged(config: Comparison, texts: Mapping[str, str]) -> Comparison:
-  """A comparison with what a command line says of --grid.KEY.
+  """A comparison with the grid of a command line, given by --grid.KEY.
 
   Args:
-    config: without a grid.
-    texts: the values of every key, as they were written.
+    config: comparison without a grid.
+    texts: for every key, the text of its values.
 
   Raises:
-    ConfigError: for an unknown key, one that no method has or that a comparison
-      sets itself, and for no values.
+    ConfigError: if a key is unknown, belongs to no method, or is set by the
+      comparison itself, or if its values cannot be read.
   """
   grid = {}
   for key, text in texts.items():

@@ -1,4 +1,4 @@
-"""The frame of an HTML page that loads nothing, and pictures in it."""
+"""The frame of a self-contained HTML page, and pictures in it."""
 
 from collections.abc import Sequence
 import html
@@ -41,7 +41,7 @@ svg { display: block; width: 100%; height: auto; min-width: 30rem;
   background: var(--stripe); image-rendering: pixelated; }
 pre { overflow-x: auto; font-size: 0.8125rem; }
 """
-# What pictures share with the page, which may be dark.
+# Colours of pictures that follow the page, which may be dark.
 _COLORS = {
   "#000000": "currentColor",
   "#ffffff": "var(--page)",
@@ -53,8 +53,8 @@ def page(title: str, sections: Sequence[str]) -> str:
   """A whole page.
 
   Args:
-    title: of the page.
-    sections: HTML.
+    title: title of the page.
+    sections: HTML of its sections.
   """
   return (
     "<!DOCTYPE html>\n"
@@ -70,13 +70,13 @@ def page(title: str, sections: Sequence[str]) -> str:
 def section(
   title: str, about: str, parts: Sequence[str], details: Sequence[str] = ()
 ) -> str:
-  """A part of a page.
+  """A section of a page.
 
   Args:
-    title: of the section.
-    about: a sentence on what it is.
-    parts: HTML.
-    details: HTML that stands last.
+    title: title of the section.
+    about: a sentence that describes it.
+    parts: HTML of its parts.
+    details: HTML of the parts at its end.
   """
   return "\n".join(
     (
@@ -91,22 +91,22 @@ def section(
 
 
 def folded(title: str, text: str) -> str:
-  """Text that is shown when it is asked for."""
+  """Text that is hidden until the reader opens it."""
   return folded_html(title, f"<pre>{html.escape(text)}</pre>")
 
 
 def folded_html(title: str, content: str) -> str:
-  """The same of HTML."""
+  """HTML that is hidden until the reader opens it."""
   summary = f"<summary>{html.escape(title)}</summary>"
   return f"<details>{summary}{content}</details>"
 
 
 def pictures(files: Sequence[Path], prefix: str) -> str:
-  """Those of the files that are SVG, side by side where there is room.
+  """The SVG files among these pictures, side by side if there is room.
 
   Args:
-    files: of pictures.
-    prefix: that no other call has for this page.
+    files: files of pictures.
+    prefix: prefix of identifiers, which no other call uses on this page.
   """
   drawn = []
   for path in files:
@@ -119,11 +119,12 @@ def pictures(files: Sequence[Path], prefix: str) -> str:
 
 
 def _inline(svg: str, name: str) -> str:
-  """An SVG file as a part of a page with several of them.
+  """An SVG file as a part of a page that has several of them.
 
   Args:
-    svg: as Matplotlib writes it.
-    name: of the picture, for those who cannot see it; unique on the page.
+    svg: content of a file that Matplotlib has written.
+    name: prefix, "-" and name of the picture; unique on the page. Screen
+      readers read the part after the first "-".
   """
   svg = svg[svg.index("<svg") :]
   svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""Which pictures there are of work directories."""
+"""Draws all pictures of work directories."""
 
 from collections.abc import Sequence
 
@@ -16,16 +16,16 @@ def draw(workdirs: Sequence[Path], to: Path | None = None) -> list[Path]:
   """Draws runs and comparisons, finished or not.
 
   Args:
-    workdirs: of runs, of several seeds of a run, and of comparisons. Several
-      are drawn into the same pictures.
-    to: folder for the pictures; by default `plots` in the work directory, and
+    workdirs: folders of runs, of several seeds of a run, or of comparisons.
+      Several are drawn into the same pictures.
+    to: folder for the pictures; by default `plots` in the work directory, or
       `plots/together` in the first of several.
 
   Returns:
     The files written.
 
   Raises:
-    ConfigError: if there is no run.
+    ConfigError: if a folder holds neither a run nor a comparison.
   """
   first, *others = workdirs
   if others:

@@ -21,27 +21,32 @@ from okd_jax.tasks.figure import (
 )
 from okd_jax.tasks.measure import Measure
 
-# Of a training record, what is neither a loss term nor a figure of the task.
+# Entries of a training record that are neither loss terms nor task figures.
 _NO_TERMS = ("loss", "learning_rate", "rampup", "gradient_norm")
 
 
 def plot(workdir: Path, to: Path | None = None) -> list[Path]:
   """Draws the curves of a run, finished or not.
 
-  Of several seeds the curves are means, with bands of the sample standard
-  deviation, as far as all seeds have come.
+  For several seeds, curves are means with bands of the sample standard
+  deviation, over the steps that all seeds have reached.
 
   Args:
-    workdir: of the run, or of the runs of several seeds.
+    workdir: folder of the run, or of the runs of several seeds.
     to: folder for the pictures; `plots` in the work directory by default.
 
   Returns:
-    The files written, a PNG and an SVG of each of: the loss terms (`loss`);
-    the task's headline of leader, peers and group predictions, beside that of
-    training batches (`accuracy`); `learning_rate`; how far several peers are
-    apart (`diversity`); how far what teaches the leader is ahead of it (`gap`);
-    and every summary of the method by name, such as
-    `attention`.
+    The files written, each as PNG and SVG:
+
+    * `loss`: the loss terms;
+    * the headline figure of the task, under its name (`accuracy` in
+      classification): of leader, peers and group predictions, and that of
+      training batches;
+    * `learning_rate`, if it is recorded;
+    * `diversity`: the diversity of several peers;
+    * `gap`: the lead of ensemble, group predictions and teacher over the
+      leader;
+    * each summary of the method by its name, for example `attention`.
 
   Raises:
     ConfigError: if there is no run.
@@ -79,7 +84,7 @@ def _loss(curves: Mapping[str, Curve], in_step: Measure, title: str) -> Figure:
     }
     every = max(1, len(curves[name].epochs) // 10)
     canvas.draw(panel, curves[name], **look, markevery=every, label=name)
-  # Terms differ by orders of magnitude.
+  # Logarithmic, as terms differ by orders of magnitude.
   canvas.log_scale(panel)
   canvas.legend(figure, panel)
   return figure
@@ -94,17 +99,15 @@ def _learning_rate(curves: Mapping[str, Curve], title: str) -> Figure:
 
 def _headlines(course: Course) -> Figure:
   headline = course.headline
-  # What the task compares with does not change; tables have it.
+  # References of the task are constant; they are in tables only.
   curves = {
     f: curve.scaled(headline.scaled(1.0))
     for f, curve in course.evaluated.items()
     if f.measure == headline.name and not is_reference(f.who)
   }
   splits = list(dict.fromkeys(f.split for f in curves)) or ["test"]
-  unit = " (%)" if headline.fraction else ""
-  figure, panels = canvas.panels(
-    course.title, len(splits), f"{headline.words}{unit}"
-  )
+  label = canvas.label_of(headline)
+  figure, panels = canvas.panels(course.title, len(splits), label)
   for split, panel in zip(splits, panels, strict=True):
     panel.set_title(split)
     shown = {f: curve for f, curve in curves.items() if f.split == split}
@@ -131,9 +134,10 @@ def _headlines(course: Course) -> Figure:
 def _draw_everybody(
   curves: Mapping[Measured, Curve], leader: int, panel: Axes
 ) -> None:
-  """Leader, group predictions and peers, of one split."""
+  """Draws leader, group predictions and peers for one split."""
   peers = [f for f in curves if peer_index(f.who) is not None]
-  # Of one network what repeats the leader is left out.
+  # Of a single network, the curves include the peer only if its average is the
+  # leader; otherwise both would be equal.
   averaged = any(f.averaged for f in peers) or len(peers) == 1
   deployed = f"peer {leader}, averaged" if averaged else f"peer {leader}"
   for figure, curve in curves.items():
@@ -159,7 +163,7 @@ def _draw_everybody(
     )
   for figure, curve in curves.items():
     peer = peer_index(figure.who)
-    # The leader is drawn already, unless it is an average.
+    # The leader is drawn already. But its average differs from the peer.
     if peer is None or figure.averaged or (peer == leader and not averaged):
       continue
     canvas.draw(panel, curve, **canvas.line_look(peer), label=f"peer {peer}")
@@ -168,8 +172,8 @@ def _draw_everybody(
 def _gaps(course: Course) -> Figure:
   headline = course.headline
   splits = list(dict.fromkeys(figure.split for figure in course.gaps))
-  words = f"teacher minus leader{canvas.points(headline)}"
-  figure, panels = canvas.panels(course.title, len(splits), words)
+  label = canvas.label_of_gap(headline)
+  figure, panels = canvas.panels(course.title, len(splits), label)
   for split, panel in zip(splits, panels, strict=True):
     panel.set_title(split)
     panel.axhline(0, color=canvas.BLACK, linewidth=0.8)
@@ -187,7 +191,7 @@ def _gaps(course: Course) -> Figure:
 
 
 def _diversity(curves: Mapping[Measured, Curve], title: str) -> Figure:
-  figure, (panel,) = canvas.panels(title, 1, "mean distance between two peers")
+  figure, (panel,) = canvas.panels(title, 1, canvas.DISTANCE)
   shown = [f for f in curves if f.measure == DIVERSITY]
   for i, measured in enumerate(shown):
     averaged = ", averaged" if measured.averaged else ""
@@ -205,13 +209,13 @@ def _diversity(curves: Mapping[Measured, Curve], title: str) -> Figure:
 
 
 def _summaries(curves: Mapping[str, Curve]) -> list[str]:
-  """The method's summaries, which have an index an element."""
+  """Names of the method's summaries: records with an index per element."""
   elements = map(parse_element, curves)
   return list(dict.fromkeys(name for name, index in elements if index))
 
 
 def _summary(curves: Mapping[str, Curve], name: str, title: str) -> Figure:
-  """One panel for each first index of a matrix; one for a vector."""
+  """Draws a summary: one panel for a vector, one for each row of a matrix."""
   panels: dict[tuple[int, ...], dict[int, Curve]] = {}
   for path, curve in curves.items():
     summary, index = parse_element(path)
@@ -224,7 +228,7 @@ def _summary(curves: Mapping[str, Curve], name: str, title: str) -> Figure:
     if of:
       panel.set_title(f"{name} of peer {', '.join(map(str, of))}")
     for last, curve in lines.items():
-      # Weights add up to one, so lines often lie on each other.
+      # Styles differ, as lines of weights with sum one often coincide.
       look = canvas.line_look(last) | {
         "linestyle": canvas.STYLES[last % len(canvas.STYLES)]
       }

@@ -1,4 +1,4 @@
-"""One HTML page about runs and comparisons; it loads nothing."""
+"""A self-contained HTML page about runs and comparisons."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -11,7 +11,7 @@ from okd_jax.results import (
   closer_page,
   comparison as result_tables,
   course as course_lib,
-  formats as tables,
+  formats,
   page,
   pictures,
   rows as results,
@@ -36,11 +36,11 @@ def write(workdirs: Sequence[Path], to: Path) -> None:
   """Writes the page.
 
   Args:
-    workdirs: of runs or comparisons, finished or not.
-    to: the file.
+    workdirs: folders of runs or comparisons, finished or not.
+    to: file to write.
 
   Raises:
-    ConfigError: if a folder is neither.
+    ConfigError: if a folder holds neither a run nor a comparison.
   """
   sections = [_together(workdirs)] if len(workdirs) > 1 else []
   for number, workdir in enumerate(workdirs):
@@ -54,35 +54,30 @@ def _together(workdirs: Sequence[Path]) -> str:
   shown = together.entries(workdirs)
   if len(shown) < 2:
     return ""
-  with tempfile.TemporaryDirectory() as folder:
-    drawn = pictures.draw(workdirs, pathlib.Path(folder))
-    inline = page.pictures(drawn, "together")
-  made = map(tables.as_html, together.tables(shown))
+  made = map(formats.as_html, together.tables(shown))
   labels = "; ".join(f"{e.label}: {e.course.workdir}" for e in shown)
-  return page.section("Side by side", labels, [*made, inline])
+  drawn = _pictures(workdirs, "together")
+  return page.section("Side by side", labels, [*made, drawn])
 
 
 def _comparison(workdir: Path, prefix: str) -> str:
   rows = results.read(workdir)
-  with tempfile.TemporaryDirectory() as folder:
-    inline = page.pictures(
-      pictures.draw([workdir], pathlib.Path(folder)), prefix
-    )
   done = sum(row.finished for row in rows)
   about = f"A comparison: {done} of {sum(r.planned for r in rows)} runs done."
   config = json.loads(files.text(workdir / results.CONFIG))
-  made = map(tables.as_html, result_tables.read(workdir))
+  made = map(formats.as_html, result_tables.read(workdir))
+  drawn = _pictures([workdir], prefix)
   return page.section(
-    str(workdir), about, [*made, inline], [_configuration(config)]
+    str(workdir), about, [*made, drawn], [_configuration(config)]
   )
 
 
 def run_section(workdir: Path, prefix: str) -> str:
-  """The part of the page about a run, or the runs of several seeds.
+  """The section of the page about a run, or the runs of several seeds.
 
   Args:
-    workdir: of the run or runs.
-    prefix: that no other section has for this page.
+    workdir: folder of the run or runs.
+    prefix: prefix of identifiers, which no other section uses on this page.
   """
   runs = workdir_lib.runs(workdir)
   course = course_lib.read(workdir)
@@ -90,24 +85,28 @@ def run_section(workdir: Path, prefix: str) -> str:
   seeds = f"seed {config.seed}"
   if len(runs) > 1:
     seeds = f"seeds {', '.join(map(str, runs))}"
-  with tempfile.TemporaryDirectory() as folder:
-    inline = page.pictures(
-      pictures.draw([workdir], pathlib.Path(folder)), prefix
-    )
   about = (
     f"{config.method.name}, {course.group} on {course.info.name}, {seeds}, "
     f"{config.epochs + config.extra_epochs} epochs."
   )
   if not all(outcome.finished(run_lib.about(p)[0], p) for p in paths):
     about += " Not finished."
-  made = map(tables.as_html, _evaluation(paths))
+  made = map(formats.as_html, _evaluation(paths))
+  drawn = _pictures([workdir], prefix)
   looked = [
     part
     for i, path in enumerate(paths)
     for part in closer_page.parts(path, f"{prefix}_{i}")
   ]
   settings = _configuration(freeze.as_dict(config))
-  return page.section(str(workdir), about, [*made, inline, *looked], [settings])
+  return page.section(str(workdir), about, [*made, drawn, *looked], [settings])
+
+
+def _pictures(workdirs: Sequence[Path], prefix: str) -> str:
+  """Draws work directories and returns their pictures as HTML."""
+  with tempfile.TemporaryDirectory() as folder:
+    drawn = pictures.draw(workdirs, pathlib.Path(folder))
+    return page.pictures(drawn, prefix)
 
 
 def _configuration(config: object) -> str:
@@ -115,7 +114,7 @@ def _configuration(config: object) -> str:
 
 
 def _evaluation(runs: Sequence[Path]) -> list[Table]:
-  """The figures of the last evaluation that all have, of every split."""
+  """A table of the last evaluation that all runs have, of every split."""
   by_step = [dict(records.read_evaluations(path)) for path in runs]
   shared = set(by_step[0]).intersection(*by_step)
   if not shared:

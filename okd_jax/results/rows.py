@@ -1,4 +1,4 @@
-"""What the runs of a comparison found, over seeds."""
+"""The rows of a comparison: figures of its runs over seeds."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -24,7 +24,7 @@ CONFIG = "comparison.json"
 PUBLISHED = "published.json"
 ERROR = "error.txt"
 
-# Who stands in the tables: keys of `Row.headlines`, and headings.
+# Columns of the tables: keys of `Row.headlines`, and headings.
 WHO = {
   "deployed": "deployed network",
   "peers_mean": "mean of peers",
@@ -35,7 +35,7 @@ WHO = {
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-  """Mean and, of two or more values, sample standard deviation."""
+  """Mean and, for two or more values, sample standard deviation."""
 
   mean: float
   std: float | None
@@ -50,29 +50,30 @@ class Row:
   """One method on one network.
 
   Attributes:
-    net: name of the network.
-    name: what stands in tables: the method, and the values that it has.
-    method: a method, `baseline` or `kd_teacher`.
-    values: of the keys that the comparison varies.
+    net: name of the network under which the row stands.
+    name: name in tables: the method, and its values of the grid.
+    method: name of a method, or `BASELINE` or `KD_TEACHER`.
+    values: its values of the keys in the comparison's grid.
     data: name of the data set.
-    kind: replicas or branches.
-    num_peers: P.
-    nets: the networks that it trains, as `config.peers.net` names them.
-    epochs: of each run, those that were added included.
+    kind: kind of the group, as in `config.peers.kind`.
+    num_peers: number P of peers.
+    nets: networks that it trains, as in `config.peers.net`.
+    epochs: length of each run in epochs, including added ones.
     finished: number of finished runs.
     planned: number of runs.
-    measure: the headline of the task.
-    runs: its values for people in finished runs, by seed; then by a key of
-      `WHO` and "last", "best" or "validation": on test data at the last epoch,
-      or at the best one of this very figure, on validation data if there are
-      any and on test data otherwise; or on validation data at the last epoch.
-    alike: of finished runs, by seed, the values at the last epoch of the peers
-      that differ in nothing but their first weights and their place.
-    seconds: of training an image, averaged over runs; None if not measured.
-    diversity: for each finished run its epochs and the values at them.
-    failures: why runs failed, by the names of their cells.
-    compared: the key of `WHO` that stands beside published figures.
-    compared_as: what that figure is.
+    measure: headline figure of the task.
+    runs: headline figures of the finished runs as they are shown, by seed; then
+      by a key of `WHO` and one of "last": on test data at the last epoch;
+      "best": on test data at the epoch at which this figure is best on
+      validation data, or without these on test data; "validation": on
+      validation data at the last epoch.
+    alike: for finished runs by seed, the figures at the last epoch of those
+      peers that differ only in weights and index.
+    seconds: mean time to train on one image, in seconds; None if not measured.
+    diversity: for finished runs with test data, epochs and diversity at each.
+    failures: reasons of failures, by the name of the cell.
+    compared: key of `WHO` whose figure stands beside published ones.
+    compared_as: what that figure is called.
   """
 
   net: str
@@ -97,12 +98,12 @@ class Row:
 
   @property
   def headlines(self) -> dict[tuple[str, str], Spread]:
-    """The values of `runs`, over runs."""
+    """Mean and deviation over runs of the values in `runs`."""
     keys = dict.fromkeys(key for run in self.runs.values() for key in run)
     return {key: spread(list(self.by_seed(*key).values())) for key in keys}
 
   def by_seed(self, who: str, when: str) -> dict[int, float]:
-    """One of the values of every run that has it."""
+    """One of the values in `runs` by seed, of the runs that have it."""
     return {
       seed: run[who, when]
       for seed, run in self.runs.items()
@@ -111,18 +112,18 @@ class Row:
 
 
 def exists(workdir: Path) -> bool:
-  """Whether a folder is that of a comparison."""
+  """Whether a folder is the work directory of a comparison."""
   with bucket.reached(workdir):
     return (workdir / CONFIG).exists()
 
 
 def reason(error: str) -> str:
-  """The message in a file of a failure, before where it came from."""
+  """The message of a failure, without the trace that follows in its file."""
   return error.partition("\n\n")[0]
 
 
 def failure(cell: Cell) -> str:
-  """What was written when a cell failed; empty if it has not."""
+  """The content of the file about a cell's failure; empty without a failure."""
   try:
     return files.text(cell.workdir / ERROR)
   except (FileNotFoundError, NotADirectoryError):
@@ -130,7 +131,7 @@ def failure(cell: Cell) -> str:
 
 
 def finished(cell: Cell) -> dict[str, Any] | None:
-  """The summary of a cell that is complete; None if there is none.
+  """The summary of a finished cell; None if it is not finished.
 
   Raises:
     ConfigError: if its folder holds a run of another configuration.
@@ -139,15 +140,15 @@ def finished(cell: Cell) -> dict[str, Any] | None:
 
 
 def is_finished(cell: Cell) -> bool:
-  """Whether a cell is complete, as this comparison has it."""
+  """Whether a cell is finished with this comparison's configuration."""
   try:
     return finished(cell) is not None
   except ConfigError:
-    return False  # whoever tries to train it says so
+    return False  # the worker that tries to train it reports the error
 
 
 def begun(workdir: Path) -> list[Path]:
-  """Of a comparison the rows that have a run: the folders of their seeds."""
+  """Folders of those rows of a comparison of which a run has begun."""
   paths = [
     cell.workdir.parent
     for cell in _cells(workdir)
@@ -157,7 +158,7 @@ def begun(workdir: Path) -> list[Path]:
 
 
 def read(workdir: Path) -> list[Row]:
-  """Reads what there is of a comparison, finished or not."""
+  """Reads the rows of a comparison, finished or not."""
   cells: dict[tuple[str, str], list[Cell]] = {}
   for cell in _cells(workdir):
     cells.setdefault((cell.net, cell.row), []).append(cell)
@@ -165,23 +166,26 @@ def read(workdir: Path) -> list[Row]:
 
 
 def counterpart(row: Row, rows: Sequence[Row], method: str) -> Row | None:
-  """The row of a method with those of a row's values that concern it.
+  """The row of another method with the same values, as far as they apply to it.
 
   Args:
-    row: of interest.
-    rows: of the same network.
-    method: of the row to find.
+    row: row whose counterpart is wanted.
+    rows: rows of the same network.
+    method: method of the row to find.
   """
   alike = (r for r in rows if r.values.items() <= row.values.items())
   return next((r for r in alike if r.method == method), None)
 
 
 def times(row: Row, rows: Sequence[Row]) -> tuple[float | None, float | None]:
-  """Seconds an image relative to one network and to P independent ones.
+  """Training time relative to one network, and to P independent networks.
 
   Args:
-    row: of interest.
-    rows: of the same network.
+    row: row of interest.
+    rows: rows of the same network.
+
+  Returns:
+    The two ratios; None without such a row or without measured times.
   """
 
   def relative_to(other: Row | None) -> float | None:
@@ -190,10 +194,8 @@ def times(row: Row, rows: Sequence[Row]) -> tuple[float | None, float | None]:
     return row.seconds / other.seconds
 
   several = counterpart(row, rows, "independent")
-  if several and (several.kind, several.num_peers) != (
-    "replicas",
-    row.num_peers,
-  ):
+  same_size = "replicas", row.num_peers
+  if several and (several.kind, several.num_peers) != same_size:
     several = None
   return relative_to(counterpart(row, rows, BASELINE)), relative_to(several)
 
@@ -264,7 +266,7 @@ def _row(cells: Sequence[Cell]) -> Row:
 
 
 def _outcome(cell: Cell) -> tuple[dict[str, Any] | None, str]:
-  """The summary of a finished cell, and why it has failed if it has."""
+  """The summary of a finished cell, and the reason if it has failed."""
   if why := failure(cell):
     return None, reason(why)
   try:
@@ -274,7 +276,7 @@ def _outcome(cell: Cell) -> tuple[dict[str, Any] | None, str]:
 
 
 def _measure(cells: Sequence[Cell], method: Method) -> Measure:
-  """The headline of the data; of the method's task where none has begun."""
+  """The headline figure for the data; before a run, that of the task."""
   for cell in cells:
     if (cell.workdir / "data.json").exists():
       info = run_lib.about(cell.workdir)[1]
@@ -283,7 +285,7 @@ def _measure(cells: Sequence[Cell], method: Method) -> Measure:
 
 
 def _compared(row: str, method: Method) -> tuple[str, str]:
-  """Whose figure stands beside published ones, and what it is called."""
+  """The figure to compare with published ones: its key, and its name."""
   if row == BASELINE:
     return "deployed", "the network"
   if row == KD_TEACHER or method.compared != "deployed":
@@ -293,6 +295,6 @@ def _compared(row: str, method: Method) -> tuple[str, str]:
 
 
 def spread(values: Sequence[float]) -> Spread:
-  """Mean and sample standard deviation (n - 1) of one value or more."""
+  """Mean and sample standard deviation (n - 1) of one or more values."""
   several = len(values) > 1
   return Spread(statistics.mean(values), deviation(values) if several else None)

@@ -1,7 +1,7 @@
-"""Which cells of a comparison a worker takes, beside others on the same ones.
+"""Decides which cell of a comparison a worker trains next.
 
-Nothing is arranged between workers: each takes what it can lock, and what the
-others have done it finds in the folders.
+Workers do not communicate. Each takes a cell whose folder it can lock, and sees
+in the folders which cells the others have finished.
 """
 
 import collections
@@ -30,27 +30,30 @@ from okd_jax.storage.paths import Path
 
 _log = logging.getLogger(__name__)
 
-# Between two looks at cells that others have: at first, and at most.
+# Pause between two checks of cells that others train: the first, the longest.
 _PAUSE_SECONDS = 0.5, 10.0
-# A lease that stays as it is for so long is tried; taking it waits, too.
+# A lock in a bucket that has not changed for this long may be abandoned, and a
+# worker tries to take it over, which takes time.
 _SILENT_SECONDS = 60.0
 
 
 class Share:
-  """What is left of a comparison, as one worker sees it.
+  """The cells of a comparison that are left, as one worker sees them.
 
   Attributes:
-    failed: why cells have failed since the worker began, by their names.
-    still_ours: of the lock on the cell that was taken last.
+    failed: by name of the cell, the reason of its failure; failures from before
+      the worker started are included only if it skips them.
+    still_ours: function that raises RunLockError if the lock on the last taken
+      cell is lost.
   """
 
   def __init__(self, cells: Sequence[Cell], *, skip_failed: bool = False):
-    """Looks for failures.
+    """Reads which cells have failed before.
 
     Args:
-      cells: teachers before their students.
-      skip_failed: leave cells alone that failed before; otherwise they are
-        tried again, once.
+      cells: cells of the comparison, with teachers before their students.
+      skip_failed: whether to skip cells that have failed before; otherwise each
+        is tried once more.
     """
     self.failed: dict[str, str] = {}
     self.still_ours: Callable[[], None] | None = None
@@ -67,15 +70,15 @@ class Share:
     """Waits for a cell that can be trained, and locks it.
 
     Args:
-      held: gets the lock.
-      stopping: ends the wait.
+      held: stack of contexts, to which the lock is added.
+      stopping: whether to stop waiting; polled.
 
     Returns:
-      Its name; empty if no cell is left, or the wait was ended.
+      The name of the cell; empty if no cell is left, or waiting was stopped.
 
     Raises:
       UnreachableError: if a bucket cannot be reached.
-      RunLockError: if a cell's folder cannot be locked by anybody.
+      RunLockError: if a cell's folder cannot be locked at all.
     """
     pause, longest = _PAUSE_SECONDS
     told = False
@@ -96,7 +99,7 @@ class Share:
     return ""
 
   def fail(self, cell: Cell, error: Exception) -> None:
-    """Writes down why a cell has failed."""
+    """Records the failure of a cell, also in its folder."""
     why = f"{type(error).__name__}: {error}"
     self._left.pop(cell.name, None)
     self.failed[cell.name] = why
@@ -111,11 +114,15 @@ class Share:
     files.write(cell.workdir / rows.ERROR, text)
 
   def give_back(self, cell: Cell) -> None:
-    """Says that another run has taken a cell over."""
+    """Returns a cell to those that are left: another run has taken it over."""
     self._left[cell.name] = cell
 
   def _in_order(self) -> list[Cell]:
-    """Cells of its own row first, whose step is compiled; then one of each."""
+    """The cells that are left, in the order in which to try them.
+
+    First come those of the row of the last cell, whose step is compiled
+    already; then the first cell of each row, the second of each, and so on.
+    """
     places, seen = {}, collections.Counter[object]()
     for name, cell in self._left.items():
       row = cell.workdir.parent
@@ -124,7 +131,7 @@ class Share:
     return sorted(self._left.values(), key=lambda cell: places[cell.name])
 
   def _try(self, cell: Cell, held: contextlib.ExitStack) -> bool:
-    """Whether the cell is ours now; forgets it if nothing is left to do."""
+    """Tries to take a cell; forgets it if there is nothing left to do."""
     if cell.teacher in self._left or not self._looks_free(cell):
       return False
     try:
@@ -135,7 +142,7 @@ class Share:
     except InUseError:
       return False
     except (UnreachableError, RunLockError):
-      # Says nothing about the cell, and could not be written down in it.
+      # Not a failure of the cell, and it could not be written to its folder.
       raise
     except Exception as error:
       self.fail(cell, error)
@@ -149,11 +156,13 @@ class Share:
     """Whether the cell is finished or has failed elsewhere.
 
     Raises:
-      ConfigError: if it cannot be trained.
+      ConfigError: if its teacher has failed, or its folder holds another run.
     """
     if cell.teacher in self.failed:
-      # What the teacher left behind may look like a run.
-      raise ConfigError(f"its teacher, {cell.teacher}, failed.")
+      # Checked here, as the remains of the teacher may look like a run.
+      raise ConfigError(
+        f"its teacher, {cell.teacher}, failed; train that first."
+      )
     if rows.finished(cell) is not None:
       print(f"{cell.name} is finished.", flush=True)
       with bucket.reached(cell.workdir):
@@ -166,7 +175,7 @@ class Share:
     return True
 
   def _looks_free(self, cell: Cell) -> bool:
-    """Whether it is worth while to try the lock, which may take a minute."""
+    """Whether to try the lock, which may take a minute in a bucket."""
     mark, now = workdir_lib.mark(cell.workdir), time.monotonic()
     if mark is None:
       return True

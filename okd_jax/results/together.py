@@ -1,4 +1,4 @@
-"""Runs beside each other: which there are, and one table."""
+"""Runs side by side: the list of runs, and their table."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -17,16 +17,14 @@ from okd_jax.tasks.figure import (
 )
 from okd_jax.tasks.measure import Measure
 
-_HEADS = ("deployed network", "mean of peers", "ensemble", "group prediction")
-
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """Runs that share a line, which differ in their seeds alone.
+  """Runs that differ only in their seeds, and so share a line.
 
   Attributes:
-    label: tells it from the others.
-    course: how they went.
+    label: name of the line, different for each entry.
+    course: their records.
   """
 
   label: str
@@ -34,17 +32,17 @@ class Entry:
 
   @property
   def split(self) -> str:
-    """What it is judged on; empty if it was not evaluated."""
+    """Split for its figures: test, else validation; empty without both."""
     there = {figure.split for figure in self.course.evaluated}
     return next((s for s in ("test", "validation") if s in there), "")
 
 
 def entries(workdirs: Sequence[Path]) -> list[Entry]:
-  """What there is to be shown side by side.
+  """Reads the entries to show side by side.
 
   Args:
-    workdirs: of runs, of several seeds of a run, and of comparisons, of which
-      every row that has begun is one entry.
+    workdirs: folders of runs, of several seeds of a run, and of comparisons.
+      Every row of a comparison that has begun is one entry.
 
   Raises:
     ConfigError: if a folder is none of these.
@@ -64,7 +62,7 @@ def entries(workdirs: Sequence[Path]) -> list[Entry]:
 
 
 def tables(shown: Sequence[Entry]) -> list[Table]:
-  """The last figures of all entries, a table for each headline."""
+  """Tables of the last figures, one for each headline figure."""
   measures = dict.fromkeys(entry.course.headline for entry in shown)
   return [
     _table([e for e in shown if e.course.headline == measure], measure)
@@ -73,7 +71,7 @@ def tables(shown: Sequence[Entry]) -> list[Table]:
 
 
 def _labels(found: Sequence[tuple[str, Course]]) -> list[str]:
-  """The shortest names that differ: method, network and folder as needed."""
+  """Different names: the method, and network and folder where needed."""
   texts = [name for name, _ in found]
   for more in (
     lambda course: course.group,
@@ -108,17 +106,17 @@ def _table(shown: Sequence[Entry], measure: Measure) -> Table:
       ]
     )
   notes = [
-    f"{measure.heading}{measure.unit} on test data, or on "
-    "validation data where there are none, at the last evaluation, mean ± "
-    "sample standard deviation over seeds; that of training batches is of the "
-    "last record."
+    f"{measure.heading}{measure.unit} at the last evaluation on test data, or "
+    "on validation data if there are no test data: mean ± sample standard "
+    "deviation over seeds. The last column is of the last record of training."
   ]
-  heads = ["run", "networks and data", "epochs", "seeds", *_HEADS]
+  heads = ["run", "networks and data", "epochs", "seeds"]
+  heads += results.WHO.values()
   return Table("Side by side", [*heads, "training batches"], rows, notes)
 
 
 def _figures(entry: Entry, measure: Measure) -> list[Figure | None]:
-  """Those under `_HEADS`, of averages where these are deployed."""
+  """The figures of the columns `WHO`, of averaged peers if these exist."""
   there = [
     f
     for f in entry.course.evaluated
@@ -140,7 +138,7 @@ def _figures(entry: Entry, measure: Measure) -> list[Figure | None]:
 
 
 def _last(curve: Curve | None, measure: Measure) -> str:
-  """The last value of a curve, in the unit of people."""
+  """The last value of a curve as it is shown."""
   if curve is None:
     return "-"
   shown = curve.scaled(measure.scaled(1.0))

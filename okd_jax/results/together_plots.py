@@ -1,4 +1,4 @@
-"""Runs beside each other: one picture of each kind."""
+"""Runs side by side: pictures in which each has a line."""
 
 from collections.abc import Mapping, Sequence
 
@@ -29,14 +29,14 @@ def plot(shown: Sequence[Entry], to: Path) -> list[Path]:
   Lines are means over seeds, with bands of the sample standard deviation.
 
   Args:
-    shown: what to draw.
+    shown: entries to draw.
     to: folder for the pictures.
 
   Returns:
-    The files written, a PNG and an SVG of each of: the task's headline of the
-    leaders, beside that of training batches (`accuracy`); `loss`;
-    `learning_rate`; how far several peers are apart (`diversity`); and how far
-    a teacher or the ensemble is ahead of the leader (`gap`).
+    The files written, each as PNG and SVG: the headline figure of the leaders
+    and of training batches, under its name (`accuracy` in classification);
+    `loss`; `learning_rate`; `diversity`, that of several peers; and `gap`, the
+    lead of a teacher or else of the ensemble over the leader.
   """
   with mpl.rc_context(canvas.STYLE):
     figures = {
@@ -56,20 +56,18 @@ def plot(shown: Sequence[Entry], to: Path) -> list[Path]:
       for i, e in enumerate(shown)
     }
     if any(distances.values()):
-      words = "mean distance between two peers"
-      figures["diversity"] = _one(shown, distances, words)
+      figures["diversity"] = _one(shown, distances, canvas.DISTANCE)
       figures["diversity"].axes[0].set_ylim(bottom=0)
     gaps = {i: _gap(e) for i, e in enumerate(shown)}
     if any(gaps.values()):
-      unit = canvas.points(shown[0].course.headline)
-      words = f"teacher minus leader{unit}"
-      figures["gap"] = _one(shown, gaps, words)
+      label = canvas.label_of_gap(shown[0].course.headline)
+      figures["gap"] = _one(shown, gaps, label)
       figures["gap"].axes[0].axhline(0, color=canvas.BLACK, linewidth=0.8)
     return canvas.save(figures, to)
 
 
 def _gap(entry: Entry) -> Curve | None:
-  """That of its frozen teacher, or else of its ensemble."""
+  """The lead of the frozen teacher or, without one, of the ensemble."""
   of_split = {
     f.who: c for f, c in entry.course.gaps.items() if f.split == entry.split
   }
@@ -87,8 +85,7 @@ def _headlines(shown: Mapping[int, Entry], measure: Measure) -> Figure:
   ] or ["test"]
   in_steps = {e.course.task.in_step(e.course.info) for e in entries}
   alike = in_steps == {measure}
-  unit = " (%)" if measure.fraction else ""
-  label = f"{measure.words}{unit}"
+  label = canvas.label_of(measure)
   figure, panels = canvas.panels("", 1 + len(splits), label, alike=alike)
   drawn: list[Curve] = []
   for split, panel in zip(splits, panels, strict=False):
@@ -119,7 +116,7 @@ def _headlines(shown: Mapping[int, Entry], measure: Measure) -> Figure:
 def _one(
   shown: Sequence[Entry], curves: Mapping[int, Curve | None], words: str
 ) -> Figure:
-  """One panel with a line for every entry that has one."""
+  """A figure of one panel, with a line for every entry that has a curve."""
   figure, (panel,) = canvas.panels("", 1, words)
   _lines(panel, dict(enumerate(shown)), curves)
   canvas.legend(figure, panel)
@@ -132,7 +129,7 @@ def _lines(
   curves: Mapping[int, Curve | None],
   factor: float = 1.0,
 ) -> list[Curve]:
-  """Draws one line an entry, of which each looks the same everywhere."""
+  """Draws a line for each entry, with the same look in all pictures."""
   drawn = []
   for i, curve in curves.items():
     if curve is None:

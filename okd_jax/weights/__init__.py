@@ -1,1 +1,1 @@
-"""Trained weights, in and out."""
+"""Trained weights: reading, writing, and prediction with them."""

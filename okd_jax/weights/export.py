@@ -1,4 +1,4 @@
-"""Takes a network, or the whole group, out of a run."""
+"""Exports the leader, a peer or a group prediction of a run."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -21,21 +21,21 @@ from okd_jax.storage import files, strict_json
 from okd_jax.storage.paths import Path
 from okd_jax.tasks import figure as figure_lib
 from okd_jax.training import state as state_lib, step as steps
-from okd_jax.weights import exported as leader_lib
+from okd_jax.weights import exported
 
 FORMATS = ("stablehlo", "savedmodel")
 PLATFORMS = ("cpu", "cuda", "tpu")
 
-# Float images [B, H, W, c] in [0, 1] to logits [B, C].
+# From variables and float images [B, H, W, c] in [0, 1] to logits [B, *out].
 ApplyFn = Callable[[Variables, Array], Array]
 
 
 def export(
   run: Run, to: Path, what: str = "leader", form: str = "stablehlo"
 ) -> None:
-  """Writes a folder with weights, program and card; replaces an older one.
+  """Writes a folder with weights, program and card; replaces an older export.
 
-  In a run of several processes, all of them must call this; the first writes.
+  If there are several processes, all must call it, and process 0 writes.
 
   Args:
     run: a run, as from `okd_jax.runs.run.run`.
@@ -44,50 +44,51 @@ def export(
       "ensemble", the mean of the members' logits; or a group prediction of the
       method. Names are those of an evaluation, so "ema/..." means averaged
       variables.
-    form: format of the program: "stablehlo", see `okd_jax.weights.exported`, or
-      "savedmodel" for TensorFlow.
+    form: format of the program, one of `FORMATS`: "stablehlo", see
+      `okd_jax.weights.exported`, or "savedmodel" for TensorFlow.
 
   Raises:
-    ConfigError: if there is no prediction of that name, `to` holds something
-      else, or a network needs a fixed batch size.
+    ConfigError: if there is no prediction of that name; if `to` holds something
+      else; if a network needs a fixed batch size; or, for "savedmodel", if
+      TensorFlow is missing or too old.
   """
   is_empty = to.is_dir() and not any(to.iterdir())
-  if to.exists() and not is_empty and not (to / leader_lib.CARD).exists():
+  if to.exists() and not is_empty and not (to / exported.CARD).exists():
     raise ConfigError(
-      f"{to} must be an empty folder or an exported network, which is "
-      "replaced, and holds something else; choose another folder."
+      f"{to} must be empty or hold an exported network, which is then "
+      "replaced; it holds something else. Choose another folder."
     )
   apply, variables = function(run, what)
-  weights = mesh.to_host(leader_lib.flatten(variables))
+  weights = mesh.to_host(exported.flatten(variables))
   if jax.process_index() != 0:
     return
   shape = run.info.image_shape
   with (
-    files.replacing(to, leader_lib.CARD) as written,
+    files.replacing(to, exported.CARD) as written,
     _any_batch_size(),
   ):
-    (written / leader_lib.WEIGHTS).write_bytes(safetensors.numpy.save(weights))
+    (written / exported.WEIGHTS).write_bytes(safetensors.numpy.save(weights))
     if form == "savedmodel":
       _saved_model().write(
         _of_weights(apply), weights, shape, written, PLATFORMS
       )
     else:
       program = _program(_of_weights(apply), weights, shape)
-      (written / leader_lib.PROGRAM).write_bytes(program)
+      (written / exported.PROGRAM).write_bytes(program)
     sums = {
-      name: leader_lib.digest((written / name).read_bytes())
+      name: exported.digest((written / name).read_bytes())
       for name in files.names_below(written)
     }
     card = describe(run, what) | {"format": form, "files": sums}
     text = strict_json.text(card) + "\n"
-    (written / leader_lib.CARD).write_text(text)
+    (written / exported.CARD).write_text(text)
 
 
 def describe(run: Run, what: str = "leader") -> dict[str, Any]:
-  """What a user of a prediction must know, as JSON values.
+  """The card of a prediction: what its users must know, as JSON values.
 
-  It includes the headline figure of each split, from the evaluation at the same
-  step; empty if there was no such evaluation.
+  It includes the headline figure of each split from the evaluation at the step
+  of the run's state; there are none without such an evaluation.
   """
   config, info = run.config, run.info
   headline = run.setup.task.headline(info).name
@@ -102,7 +103,7 @@ def describe(run: Run, what: str = "leader") -> dict[str, Any]:
   peer = _peer(run, what)
   return {
     "what": what,
-    # One name for all peers, or one per peer.
+    # The configuration names one network for all peers, or one for each.
     "network": config.peers.net if peer is None else nets[peer % len(nets)],
     "data": config.data.name,
     "task": info.task,
@@ -132,9 +133,10 @@ def function(run: Run, what: str = "leader") -> tuple[ApplyFn, Variables]:
     what: which prediction, as for `export`.
 
   Returns:
-    `apply(variables, images)`, see `okd_jax.weights.exported.load_leader`, and
-    the variables: those of one network; for an ensemble those of its members by
-    name; for another group prediction those of "peers" and "method".
+    A function `apply(variables, images)` that maps float images [B, H, W, c] in
+    [0, 1] to logits [B, *out], and its variables: of one network its own; of an
+    ensemble those of its members, by name; of another group prediction those of
+    "peers" and "method".
 
   Raises:
     ConfigError: if there is no prediction of that name.
@@ -169,7 +171,7 @@ def function(run: Run, what: str = "leader") -> tuple[ApplyFn, Variables]:
     if run.state.average is not None:
       there += [figure_lib.prediction(who, True) for who in live]
     raise ConfigError(
-      f"--what={what} is not a prediction of this run; there are "
+      f"--what={what} is not a prediction of this run; choose one of "
       f"{', '.join(there)}."
     )
   return lambda v, images: _of_group(run)(v, images)[name], variables
@@ -177,18 +179,18 @@ def function(run: Run, what: str = "leader") -> tuple[ApplyFn, Variables]:
 
 def _saved_model() -> Any:
   try:
-    # Needs TensorFlow, which nothing else here does.
+    # Only this format needs TensorFlow.
     from okd_jax.weights import saved_model
   except ModuleNotFoundError as error:
     raise ConfigError(
-      f"--format=savedmodel: {error}; pip install tensorflow-cpu adds what is "
-      "missing."
+      f"--format=savedmodel needs TensorFlow ({error}); install it with pip "
+      "install tensorflow-cpu."
     ) from error
   return saved_model
 
 
 def _part(run: Run, what: str) -> tuple[Any, Any, str]:
-  """Parameters, memory, and the name without the prefix of averages."""
+  """Parameters, memory, and the prediction's name without "ema/"."""
   if what == figure_lib.LEADER:
     return *run.deployed, figure_lib.peer(run.leader)
   averaged, who = figure_lib.parse_prediction(what)
@@ -211,14 +213,14 @@ def _of_peer(run: Run, peers: Variables, peer: int):
   net, variables = run.setup.peers.extract(peers, peer)
 
   def apply(variables, images):
-    result = net.apply(variables, _normalize(run, images), train=False)
-    return as_outputs(result).logits
+    images = run.setup.task.normalize_floats(images)
+    return as_outputs(net.apply(variables, images, train=False)).logits
 
   return apply, variables
 
 
 def _of_group(run: Run) -> Callable[[Variables, Array], dict[str, Array]]:
-  # Methods may name what they remember of examples, but do not read it; so the
+  # A method's memory of training examples is not read in evaluation, so the
   # exported program has zeros in its place.
   kept = run.state.memory["method"]
   forgotten = {
@@ -229,7 +231,8 @@ def _of_group(run: Run) -> Callable[[Variables, Array], dict[str, Array]]:
 
   def apply(variables, images):
     batch = run.setup.task.blank(images.shape[0])
-    batch = dataclasses.replace(batch, image=_normalize(run, images))
+    images = run.setup.task.normalize_floats(images)
+    batch = dataclasses.replace(batch, image=images)
     parts = {part: dict(tree) for part, tree in variables.items()}
     params = {part: tree.pop("params", {}) for part, tree in parts.items()}
     parts["method"] |= jax.tree.map(
@@ -242,12 +245,8 @@ def _of_group(run: Run) -> Callable[[Variables, Array], dict[str, Array]]:
   return apply
 
 
-def _normalize(run: Run, images: Array) -> Array:
-  return run.setup.task.normalize_floats(images)
-
-
 def _of_weights(apply: ApplyFn) -> Callable[[dict[str, Any], Array], Array]:
-  return lambda weights, images: apply(leader_lib.unflatten(weights), images)
+  return lambda weights, images: apply(exported.unflatten(weights), images)
 
 
 def _program(fn, weights, image_shape) -> bytes:
@@ -257,8 +256,8 @@ def _program(fn, weights, image_shape) -> bytes:
     for name, value in weights.items()
   }
   images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
-  exported = jax_export.export(jax.jit(fn), platforms=PLATFORMS)(shapes, images)
-  return bytes(exported.serialize())
+  program = jax_export.export(jax.jit(fn), platforms=PLATFORMS)(shapes, images)
+  return bytes(program.serialize())
 
 
 @contextlib.contextmanager
@@ -271,7 +270,7 @@ def _any_batch_size() -> Iterator[None]:
     if not (isinstance(error, unknown) or "_DimExpr" in str(error)):
       raise
     raise ConfigError(
-      f"the network is no program for any batch size ({error}); let it take "
-      "the size of the batch from images.shape[0], not len(images), and depend "
-      "on it for shapes alone."
+      f"the network cannot be exported for every batch size ({error}); take "
+      "the size of the batch from images.shape[0], not len(images), and use it "
+      "only for shapes."
     ) from error

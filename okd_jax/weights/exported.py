@@ -1,8 +1,8 @@
 """Loads an exported network; needs only JAX, safetensors and flatbuffers.
 
 The folder holds `weights.safetensors`, `model.stablehlo` (a program of
-`jax.export` for CPU, CUDA and TPU and any batch size) and `card.json`. Without
-this module, a network is loaded and called by
+`jax.export` for CPU, CUDA and TPU and for any batch size) and `card.json`. This
+code loads and calls a network without this module:
 
     weights = safetensors.numpy.load_file("leader/weights.safetensors")
     content = pathlib.Path("leader/model.stablehlo").read_bytes()
@@ -43,12 +43,14 @@ def load_leader(
   Returns:
     A function `apply(variables, images)` and its variables, nested dicts of
     NumPy arrays. Images are float32 [B, H, W, c] in [0, 1], of the card's
-    `image_shape`, for any B; the result is the logits, float32 [B, C]. The
-    function includes the normalisation of the images; it may be used in
-    `jax.jit` and `jax.vmap`, but it cannot be differentiated.
+    `image_shape`, for any B. The result is the logits, float32 [B, C], or for
+    keypoints the heat maps [B, h, w, J]. The function includes the
+    normalisation of the images. It may be used inside `jax.jit`, but it can be
+    neither differentiated nor mapped by `jax.vmap`.
 
   Raises:
-    LeaderError: if a file is missing or is not the one that was exported.
+    LeaderError: if a file is missing or is not the one that was exported, or if
+      the network was exported in another format.
   """
   folder = paths.anywhere(path)
   card = read_card(folder)
@@ -71,9 +73,11 @@ def load_leader(
 def read_card(folder: Path) -> dict[str, Any]:
   """Reads the card of an exported network, which describes it.
 
+  Returns:
+    The card; `card[name]` raises LeaderError if it has no such entry.
+
   Raises:
-    LeaderError: if there is no card, or a damaged one; also when `card[name]`
-      is used for an entry that is missing.
+    LeaderError: if there is no card or it is damaged.
   """
   try:
     card = _Card(json.loads(files.text(folder / CARD)))
@@ -99,7 +103,7 @@ class _Card(dict[str, Any]):
 
 
 def read_weights(folder: Path, card: dict[str, Any]) -> dict[str, Any]:
-  """The weights by path, such as `params/stem/kernel`, as NumPy arrays.
+  """The weights as NumPy arrays by path, for example `params/stem/kernel`.
 
   Raises:
     LeaderError: if the file is not the one that was exported.
@@ -108,15 +112,15 @@ def read_weights(folder: Path, card: dict[str, Any]) -> dict[str, Any]:
 
 
 def digest(content: bytes) -> str:
-  """The SHA-256 of a file's content, as the card holds it."""
+  """The SHA-256 of a file's content, in the form that the card has."""
   return hashlib.sha256(content).hexdigest()
 
 
 def flatten(variables: Variables, prefix: str = "") -> dict[str, Any]:
-  """Nested variables by path, with names joined by slashes.
+  """Nested variables by path: the names, joined by slashes.
 
-  A slash or tilde in a name, as in spectral normalisation, becomes "~1" or
-  "~0", as in JSON pointers.
+  A slash or tilde in a name becomes "~1" or "~0", as in JSON pointers; spectral
+  normalisation has such names.
   """
   flat: dict[str, Any] = {}
   for name, value in variables.items():
@@ -129,7 +133,7 @@ def flatten(variables: Variables, prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(weights: dict[str, Any]) -> Variables:
-  """The inverse of `flatten`; empty collections are not kept."""
+  """The inverse of `flatten`, except that empty collections are lost."""
   nested: Variables = {}
   for path, value in weights.items():
     *names, last = (
@@ -152,7 +156,7 @@ def _checked(folder: Path, name: str, sums: dict[str, str]) -> bytes:
     ) from error
   if digest(content) != sums.get(name):
     raise LeaderError(
-      f"{folder / name} does not match the SHA-256 in {CARD}: it is damaged, "
-      "or of another export. Export the run again."
+      f"{folder / name} does not match the SHA-256 in {CARD}: it is damaged "
+      "or belongs to another export. Export the run again."
     )
   return content

@@ -19,21 +19,22 @@ from okd_jax.training.setup import Setup
 from okd_jax.training.state import Average, TrainState
 from okd_jax.weights import exported, torch, torch_archive, torch_layers
 
-# Weights of one network by path.
+# Weights of one network by path, as from `exported.flatten`.
 Weights = dict[str, Any]
 
 
 def check(config: RunConfig, workdir: Path) -> None:
-  """Refuses a run whose trained weights are not there, before it begins.
+  """Checks, before a run starts, that its trained weights exist.
 
   Args:
-    config: of the run.
-    workdir: of the run; one that has begun needs those weights no more.
+    config: configuration of the run.
+    workdir: work directory of the run. If the run has started already, the
+      weights are no longer needed and nothing is checked.
 
   Raises:
-    ConfigError: if `config.init_from` names neither a run, nor a leader, nor a
-      file.
-    LeaderError: if it names a damaged leader.
+    ConfigError: if `config.init_from` is neither a run, nor an exported leader,
+      nor a file.
+    LeaderError: if it is an exported leader whose card is damaged.
   """
   if not config.init_from or run_lib.saved_config(workdir) is not None:
     return
@@ -56,27 +57,31 @@ def fill(
 ) -> TrainState:
   """Puts trained weights and statistics into the peers of a new state.
 
-  From a work directory every peer continues as the peer of the same number
-  (as its average if the run kept one). From an exported leader or a file of
-  PyTorch every peer starts from the same weights, but only the leader keeps
-  its classifier: the others' stay as drawn, since equal peers that see equal
-  batches would remain equal for good. The method's own variables and the
-  optimiser start anew.
+  From a work directory, each peer takes the weights of the peer of the same
+  index (averaged ones if that run kept averages). From an exported network or a
+  file of PyTorch, all peers take the same weights, but only the leader takes
+  the classifier. The others keep their random classifiers, because equal peers
+  that see equal batches would stay equal for ever. The method's own variables
+  and the optimiser start from scratch.
 
   Args:
-    setup: of the new run.
-    state: as from `okd_jax.training.state.init`.
-    path: a work directory, an exported leader, or a state dict.
-    head: whether classifiers are taken over. Otherwise all stay as drawn, and
-      the classes there may be others, or of another number.
+    setup: setup of the new run.
+    state: its state, as from `okd_jax.training.state.init`.
+    path: a work directory, an exported network, or a file with a state dict.
+    head: whether to take classifiers over. If not, all peers keep their random
+      classifiers, and the trained network may have other classes or another
+      number of them.
 
   Returns:
     The state, on the same devices.
 
   Raises:
-    ConfigError: naming the first array that does not fit.
-    DataError: if the classes there are others, and classifiers are taken over.
-    WeightsError: if a file does not hold a network of that kind.
+    ConfigError: if an array does not fit, or the group has another number of
+      peers than that of the run at `path`.
+    DataError: if classifiers are taken over and the classes differ.
+    LeaderError: if the exported network is damaged.
+    CheckpointError: if the run at `path` has no verified checkpoint.
+    WeightsError: if the file does not hold the weights of such a network.
   """
   drawn = state_lib.variables(state.params, state.memory, "peers")
   if path.is_file():
@@ -117,9 +122,9 @@ def _from_run(
   count, theirs_count = setup.peers.num_peers, run.setup.peers.num_peers
   if count != theirs_count:
     raise ConfigError(
-      f"config.init_from='{path}' has {theirs_count} peers, and this run "
-      f"{count}; name its leader, {path / 'leader'}, to start every peer from "
-      "one network."
+      f"config.init_from='{path}' has {theirs_count} peers, and this run has "
+      f"{count}; to start all peers from one network, export the leader of "
+      f"that run and name its folder, for example {path / 'leader'}."
     )
 
   def network(peer: int) -> Weights:
@@ -165,14 +170,17 @@ def _from_file(
 
 
 def _of_classes(net: nn.Module, count: int) -> nn.Module:
-  """The same network with another number of classes."""
+  """The same network with `count` classes."""
   if getattr(net, "num_classes", count) == count:
     return net
   return net.clone(num_classes=count)
 
 
 def _leader_alone(setup: Setup, head: bool) -> Callable[[int], bool]:
-  """Which peers keep the classifier that all networks have alike."""
+  """A function that tells whether a peer takes the classifier over.
+
+  Only the leader does, as all peers get weights of the same network.
+  """
   leader = range(setup.peers.num_peers)[setup.method.leader]
   return lambda peer: head and peer == leader
 
@@ -184,21 +192,21 @@ def _insert(
   network: Callable[[int], Weights],
   keeps_head: Callable[[int], bool],
 ) -> Variables:
-  """Puts networks into the peers one by one.
+  """Puts trained weights into the peers one by one.
 
   Args:
-    setup: of the new run.
-    drawn: variables of the group.
-    path: where the networks are from.
-    network: the weights for a peer.
-    keeps_head: whether a peer takes the classifier over; it stays as drawn
-      otherwise.
+    setup: setup of the new run.
+    drawn: random variables of the group.
+    path: origin of the weights, for messages.
+    network: function from the index of a peer to its weights.
+    keeps_head: function that tells whether a peer takes the trained classifier
+      over; otherwise it keeps its random one.
   """
   peers = setup.peers
-  # A copy on the host: what has a peer axis may be spread over processes.
+  # A copy on the host, as arrays with a peer axis may be split over processes.
   filled = mesh_lib.to_host(drawn)
-  # What peers share is that of the last one to be put in: the leader, if any
-  # keeps its classifier.
+  # Shared variables are those of the last peer. So the leader is last if it
+  # takes the classifier over.
   for peer in sorted(range(peers.num_peers), key=keeps_head):
     weights = network(peer)
     net, variables = peers.extract(filled, peer)
@@ -214,12 +222,12 @@ def _insert(
 
 
 def _classifier(setup: Setup, net: nn.Module, own: Weights) -> set[str]:
-  """The arrays of a network whose shapes follow from the number of classes."""
+  """Names of the arrays whose shapes depend on the number of classes."""
   count = getattr(net, "num_classes", None)
   if count is not None:
     other = exported.flatten(_shapes(setup, _of_classes(net, count + 1)))
     return {name for name in own if _shape(own, name) != _shape(other, name)}
-  # A network that does not say: linear layers with one output a class.
+  # A network without this field: the linear layers with C outputs.
   layers = {
     name.removesuffix("kernel")
     for name, value in own.items()
@@ -259,8 +267,8 @@ def _shape(arrays: Weights, name: str) -> tuple[int, ...] | None:
 def _require_same(path: Path, name: str, ours: Any, theirs: Any) -> None:
   if ours != theirs:
     raise ConfigError(
-      f"config.init_from='{path}': '{name}' is of shape {theirs or 'absent'} "
-      f"there, and {ours or 'absent'} in this run; name a run or a leader of "
-      "the same network and, for a run, group. With "
+      f"config.init_from='{path}': the shape of '{name}' is "
+      f"{theirs or 'absent'} there and {ours or 'absent'} in this run; name a "
+      "leader of the same network or a run of the same group. With "
       "config.init_from_head=false the number of classes may differ."
     )

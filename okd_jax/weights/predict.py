@@ -15,7 +15,7 @@ from okd_jax.errors import DataError
 from okd_jax.runs import run as run_lib
 from okd_jax.storage.paths import Path
 from okd_jax.tasks.asking import Asking, Question
-from okd_jax.weights import export, exported as leader_lib
+from okd_jax.weights import export, exported
 
 _BATCH_SIZE = 64
 
@@ -25,8 +25,10 @@ class Network:
   """A network that predicts.
 
   Attributes:
-    asking: how its task prepares images and reads logits.
-    apply: function from views [N, H, W, c] to logits [N, *out].
+    asking: prepares images for the network and reads its logits, as its task
+      defines it.
+    apply: function from views, float32 [N, H, W, c] in [0, 1], to logits
+      [N, *out].
   """
 
   asking: Asking
@@ -41,28 +43,30 @@ def predict(
 ) -> list[dict[str, Any]]:
   """Predicts for images with a network.
 
-  An image of any size and mode is converted to the channels that the network
-  was trained on. For classification it is resized to the network's input; if
-  the network was trained on crops of random size, the centre is taken. For
-  keypoints a crop is made around each box, or of the whole image.
+  Images may have any size and mode; they are converted to the channels of the
+  training images. For classification, an image is resized to the network's
+  input; if the network was trained on crops of random size, its centre is
+  taken. For keypoints, a crop is made around each box or, without boxes, of the
+  whole image.
 
   Args:
     target: a work directory or an exported network.
     paths: image files, and folders that are searched for image files.
-    top: how many guesses to give for each image.
-    boxes: for keypoints, a file of COCO annotations or detections that says
-      where the figures are.
+    top: for classification, how many classes to give for each image.
+    boxes: for keypoints, a file of COCO annotations or detections with boxes
+      around the people or objects.
 
   Returns:
-    For each image its `image` (the path) and `predictions`: for classification
-    those of `okd_jax.tasks.class_answers`, for keypoints those of
-    `okd_jax.tasks.keypoint_answers`. For a file that cannot be used, `image`
-    and `error`, the reason.
+    For each image a dict with `image`, its path, and `predictions`: see
+    `okd_jax.tasks.class_answers` for classification and
+    `okd_jax.tasks.keypoint_answers` for keypoints. For a file that cannot be
+    used, a dict with `image` and `error`, the reason.
 
   Raises:
-    ConfigError: if `target` is no run, or its task does not use boxes.
+    ConfigError: if `target` is no run, or if its task does not use boxes.
+    CheckpointError: if the run has no verified checkpoint.
     LeaderError: if `target` is a damaged export.
-    DataError: naming a path without an image, or what is wrong with the boxes.
+    DataError: if a path holds no image, or if the boxes are wrong.
   """
   (results,) = ask([open_network(target, top, boxes)], find(paths))
   return results
@@ -72,12 +76,12 @@ def open_network(
   target: Path, top: int = 5, boxes: Path | None = None
 ) -> Network:
   """Opens a network; arguments and errors as for `predict`."""
-  if (target / leader_lib.CARD).exists():
-    # Cards of earlier releases name no task, and say nothing of EXIF.
-    card = leader_lib.read_card(target)
+  if (target / exported.CARD).exists():
+    # Cards of earlier releases have no entries for task and EXIF.
+    card = exported.read_card(target)
     card.setdefault("task", "classification")
     card.setdefault("exif", False)
-    apply, variables = leader_lib.load_leader(target)
+    apply, variables = exported.load_leader(target)
   else:
     run = run_lib.run(target)
     card = export.describe(run)
@@ -96,13 +100,13 @@ def ask(
   """Predicts for image files with several networks; reads each file once.
 
   Args:
-    networks: networks of runs that differ only by their seed.
+    networks: networks that prepare images alike: of runs that differ only in
+      their seed.
     files: the image files.
-    progress: called with the number of images that were processed since the
-      last call.
+    progress: called with the number of images processed since the last call.
 
   Returns:
-    For each network what `predict` returns.
+    For each network, the results as from `predict`.
   """
   results: list[list[dict[str, Any]]] = [[] for _ in networks]
   asking = networks[0].asking
@@ -128,10 +132,10 @@ def ask(
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
-  """The given files; a folder is replaced by all image files below it.
+  """Returns the given files, with all image files below a folder in its place.
 
   Raises:
-    DataError: if nothing is found at a path.
+    DataError: if a path does not exist, or a folder holds no image.
   """
   files: list[Path] = []
   for path in paths:
@@ -140,8 +144,8 @@ def find(paths: Iterable[Path]) -> list[Path]:
       if not below:
         foreign = len(left_out[walk.FOREIGN])
         raise DataError(
-          f"{path} holds no image, and {foreign} other files; give a folder "
-          "that does."
+          f"{path} holds no image, but {foreign} other files; give a folder "
+          "with images."
         )
       files += below
     elif path.is_file():
@@ -168,7 +172,7 @@ def _answers(network: Network, questions: Sequence[Question]) -> Iterator[Any]:
 
 
 def _logits(network: Network, views: np.ndarray) -> np.ndarray:
-  # A program is compiled for every size, so there are few.
+  # Padded to a power of two, as a program is compiled for every size.
   size = 1 << (len(views) - 1).bit_length()
   missing = np.zeros((size - len(views), *views.shape[1:]), views.dtype)
   filled = np.concatenate([views, missing])

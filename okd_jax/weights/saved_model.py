@@ -19,15 +19,15 @@ def write(
   folder: Path,
   platforms: Sequence[str],
 ) -> None:
-  """Saves a function with one signature, images to logits, for any batch size.
+  """Writes a SavedModel with one signature: images to logits, any batch size.
 
   Args:
-    fn: traceable by JAX; maps weights and float32 images [B, H, W, c] to
-      logits [B, C].
+    fn: function of weights and float32 images [B, H, W, c] that JAX can trace;
+      returns logits [B, *out].
     weights: arrays by name.
     image_shape: (H, W, c).
-    folder: to write to.
-    platforms: as for `jax.export`.
+    folder: folder to write to.
+    platforms: platforms of the program, as for `jax.export`.
 
   Raises:
     ConfigError: if TensorFlow is too old to read what JAX writes.
@@ -57,7 +57,7 @@ def write(
 
 
 def _try(folder: Path, images: np.ndarray) -> None:
-  """Saving succeeds even where TensorFlow cannot run the program."""
+  """Runs the saved program once: saving succeeds even if it cannot run."""
   signatures = tf.saved_model.load(str(folder)).signatures
   try:
     signatures["serving_default"](images=tf.constant(images))

@@ -1,4 +1,4 @@
-"""The frozen teacher of a run: from an earlier run, or from PyTorch."""
+"""The frozen teacher of a run, from an earlier run or a file of PyTorch."""
 
 import dataclasses
 import logging
@@ -30,22 +30,23 @@ def load(
 ) -> tuple[groups.Group | None, Variables | None]:
   """Loads the teacher that a configuration names.
 
-  From a work directory it is the network that the run would deploy. If that
-  has learned the same classes in another order, its logits are reordered.
+  If `config.teacher` is a work directory, the teacher is the network that this
+  run deploys. If it has learned the same classes in another order, its logits
+  are reordered.
 
   Args:
-    config: of the student's run.
-    info: of the student's data.
-    on: devices. The teacher has no peers to spread, so each of them takes an
-      equal part of the batch.
+    config: configuration of the run to be taught.
+    info: facts about the data of that run.
+    on: mesh of that run. The teacher is not split over peers, so each device
+      takes an equal part of the batch.
 
   Returns:
-    A group of one network and its variables on the devices, or None twice if
+    A group of one network, and its variables on the devices. Both are None if
     no teacher is named.
 
   Raises:
     ConfigError: if the teacher cannot be read or does not fit the data.
-    DataError: if it knows other classes.
+    DataError: if the teacher has learned other classes.
     CheckpointError: if its run has no verified checkpoint.
   """
   if not config.teacher:
@@ -53,13 +54,12 @@ def load(
   devices = mesh_lib.without_peer_axis(on)
   if config.batch_size % devices.size:
     raise ConfigError(
-      f"config.batch_size={config.batch_size} must be a multiple of the "
-      f"{devices.size} devices, which share the teacher's work; change it."
+      f"config.batch_size={config.batch_size} must be a multiple of "
+      f"{devices.size}, the number of devices among which the teacher's batch "
+      "is divided; change it."
     )
-  path, info = (
-    paths.anywhere(config.teacher),
-    build.with_normalization(config, info),
-  )
+  path = paths.anywhere(config.teacher)
+  info = build.with_normalization(config, info)
   read = _from_run if path.is_dir() else _from_state_dict
   net, variables = read(path, config, info)
   if config_lib.make_method(config).needs.raw_maps and isinstance(net, Network):
@@ -91,8 +91,8 @@ def _from_run(path: Path, config: RunConfig, info: DataInfo) -> Any:
       "Name a teacher of the same classes."
     )
   _log.warning(
-    "The classes of config.teacher='%s' are in another order than here; its "
-    "logits are put into ours by the names of the classes.",
+    "The classes of config.teacher='%s' are in another order than here; the "
+    "teacher's logits are reordered by the names of the classes.",
     path,
   )
   order = tuple(map(theirs.class_names.index, info.class_names))
@@ -106,7 +106,7 @@ class Reordered(nn.Module):
 
   Attributes:
     net: the network.
-    order: for each class the place that it has in the network's logits.
+    order: for each class, its index in the network's logits.
   """
 
   net: nn.Module

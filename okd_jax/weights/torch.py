@@ -1,10 +1,10 @@
-"""PyTorch state dicts to our variables and back, by layer order and shape.
+"""Converts PyTorch state dicts to our variables and back.
 
-A state dict names its layers as its author pleased, so names are not compared:
-the first convolution is matched with the first convolution, and so on for
-linear and batch-norm layers. Our networks name their submodules in the order in
-which they run; modules that name them otherwise need the same order within
-each kind of layer.
+Layer names in a state dict are arbitrary, so layers are matched by order and
+shape: the first convolution with the first convolution, and so on for linear
+and batch-norm layers. The names of submodules in our networks sort in the order
+in which they run. In other networks, the names must sort such that each kind of
+layer has the same order as in the state dict.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,12 +27,17 @@ def load_torch(
 ) -> Variables:
   """Fills a network's variables from a PyTorch state dict.
 
-  Layers are matched kind by kind in the order of the state dict. A state dict
-  in alphabetical order (as from a .safetensors file, which keeps no other) is
-  put into the natural order of its names first: "stem" first, then by number,
-  then names without a number. Where layers of equal shape are declared in
-  another order than their names count, as a `downsample` before `bn2`, that
-  order counts which is more like ours, and a warning says so.
+  Layers of each kind are matched in the order of the state dict. If that is
+  alphabetical (a .safetensors file keeps no other order), the layers are sorted
+  naturally by name first: "stem", then names with a number by number, then
+  names without one, then "head" and "classifier". Some networks of timm are
+  sorted in the order in which their layers run.
+
+  Names may sort in another order than the state dict has, for example if a
+  `downsample` is declared before `bn2`. If the shapes fit in the order of the
+  names too, the order whose names are more similar to ours is taken, and the
+  order of the state dict if both are equally similar. A warning is logged
+  unless the order of the state dict fits and is the more similar one.
 
   Args:
     variables: collections of one network, without a peer axis: arrays or
@@ -45,7 +50,7 @@ def load_torch(
 
   Raises:
     WeightsError: at the first layer that does not fit, with both names and
-      shapes, or whose values are no fractions, as quantised ones, or not
+      shapes, or whose values are not floats (as after quantisation) or not
       finite.
   """
   leaves = traverse_util.flatten_dict(variables)
@@ -66,9 +71,9 @@ def to_torch(
 
   Args:
     variables: collections of one network, without a peer axis.
-    like: a state dict of the PyTorch network that is to load the result: gives
-      names and their order, and the entries that we do not have
-      (`num_batches_tracked`). None gives our own names with dots.
+    like: a state dict of the PyTorch network that will load the result. It
+      gives the names, their order, and entries that our networks do not have
+      (`num_batches_tracked`). With None, names are ours, joined by dots.
 
   Returns:
     NumPy arrays in PyTorch's layout.
@@ -97,27 +102,27 @@ def check_logits(
   logits: Any,
   tolerance: float = 1e-3,
 ) -> None:
-  """Compares loaded weights with what the network said in PyTorch.
+  """Compares the logits of a network with loaded weights with PyTorch's.
 
-  Some mistakes have no other sign: layers that are declared in another order
-  than they run, or another rule for padding.
+  This finds mistakes that nothing else reveals: layers that are declared in
+  another order than they run, or another rule for padding.
 
   Args:
-    net: of this package, or any linen module.
-    variables: as from `load_torch`.
-    images: [B, H, W, c], as the network in PyTorch has seen them.
-    logits: [B, C], what it said in evaluation.
-    tolerance: allowed difference, relative to the largest logit.
+    net: a network of this package, or any linen module.
+    variables: its variables, as from `load_torch`.
+    images: float [B, H, W, c], the images that the PyTorch network was given.
+    logits: its logits in evaluation mode, float [B, C].
+    tolerance: allowed difference, relative to the largest absolute logit.
 
   Raises:
-    WeightsError: if the logits differ.
+    WeightsError: if the logits differ in shape, or by more than the tolerance.
   """
   found = as_outputs(net.apply(variables, jnp.asarray(images), train=False))
   wanted = np.asarray(logits)
   if found.logits.shape != wanted.shape:
     raise WeightsError(
-      f"the logits have shape {found.logits.shape}, and those of PyTorch "
-      f"{wanted.shape}; give them for the same images."
+      f"the logits have shape {found.logits.shape}, and those of PyTorch have "
+      f"{wanted.shape}; give logits for the same images."
     )
   worst = float(np.abs(np.asarray(found.logits) - wanted).max())
   scale = float(np.abs(wanted).max())
@@ -130,7 +135,10 @@ def check_logits(
 
 
 def _match(leaves, state_dict) -> Iterator[tuple[tuple[str, ...], str]]:
-  """Yields paths of our leaves with names in the state dict, shapes checked."""
+  """Yields the path of each of our leaves and its name in the state dict.
+
+  Shapes are checked.
+  """
   our_layers = layers_lib.ours(leaves)
   theirs = layers_lib.in_order(
     our_layers, layers_lib.theirs(state_dict), leaves, state_dict

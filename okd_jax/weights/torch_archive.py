@@ -1,4 +1,4 @@
-"""Tensors from PyTorch's files, without running code from them."""
+"""Reads tensors from files of PyTorch without running code from them."""
 
 import collections
 import io
@@ -16,7 +16,7 @@ from okd_jax.errors import WeightsError
 from okd_jax.storage import files, paths
 from okd_jax.storage.paths import Path
 
-# Where people keep the state dict in a larger file, most likely first.
+# Common keys of the state dict in a checkpoint, most likely first.
 _PLACES = (
   "state_dict",
   "model_state_dict",
@@ -33,11 +33,11 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
   """Reads a state dict from a file without running code from it.
 
   Args:
-    path: a file of safetensors, or one of any name as `torch.save` writes it
-      since PyTorch 1.6. In a checkpoint the state dict may lie under
+    path: a .safetensors file, or a file of any name that `torch.save` has
+      written since PyTorch 1.6. In a checkpoint, the state dict may be under
       "state_dict", "model_state_dict", "model", "net", "network", "module",
-      "student" or "ema", also one in another; the first of these counts.
-      Whatever lies beside it is skipped.
+      "student" or "ema", also nested; of several, the first in this list is
+      taken. Everything else in the file is skipped.
 
   Returns:
     NumPy arrays by name, in the order of the file.
@@ -74,8 +74,8 @@ def _state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _descend(loaded: Any) -> Any:
-  """The state dict in a checkpoint, or what there is instead."""
-  # Not for ever: a file may say that a dict lies in itself.
+  """The state dict in a checkpoint, or the object found in its place."""
+  # A bounded loop, as a file may hold a dict that contains itself.
   for _ in _PLACES:
     if not isinstance(loaded, dict):
       break
@@ -87,7 +87,7 @@ def _descend(loaded: Any) -> Any:
 
 
 def _kind(value: Any) -> str:
-  """What a thing is, with an article."""
+  """The name of a value's type, with an article."""
   kind = type(value)
   if isinstance(value, Skipped):
     return f"a {kind.__module__}.{kind.__name__}"
@@ -95,14 +95,14 @@ def _kind(value: Any) -> str:
 
 
 def read(path: pathlib.Path) -> Any:
-  """Reads what `torch.save` wrote since PyTorch 1.6.
+  """Reads a file that `torch.save` has written since PyTorch 1.6.
 
   Args:
     path: a file of any name.
 
   Returns:
-    The saved containers with NumPy arrays in place of tensors, and `Skipped`
-    in the place of whatever else is not plain Python.
+    The saved containers, with NumPy arrays in place of tensors, and `Skipped`
+    in place of objects of other classes.
 
   Raises:
     WeightsError: if the file is of another format or damaged.
@@ -124,18 +124,24 @@ def read(path: pathlib.Path) -> Any:
 def _read_archive(path, archive) -> Any:
   pickles = [n for n in archive.namelist() if n.endswith("/data.pkl")]
   if len(pickles) != 1:
-    raise WeightsError(f"{path} is a zip archive, but not one of torch.save.")
+    raise WeightsError(
+      f"{path} is a zip archive, but torch.save has not written it; give a "
+      "file of torch.save or .safetensors."
+    )
   root = pickles[0].removesuffix("data.pkl")
   order = f"{root}byteorder"
   if order in archive.namelist() and archive.read(order) != b"little":
-    raise WeightsError(f"{path} is big-endian; save it on a common machine.")
+    raise WeightsError(
+      f"{path} is big-endian, which is not supported; save it on a "
+      "little-endian machine."
+    )
   return _Unpickler(archive, root).load()
 
 
 class Skipped:
-  """Stands for an object of a class that is not looked up, let alone run.
+  """Stands for an object whose class is not imported and never run.
 
-  Whatever a file says to do with such an object is forgotten.
+  All operations of the file on such an object are ignored.
   """
 
   def __new__(cls, *args: Any, **kwargs: Any) -> "Skipped":
@@ -156,11 +162,11 @@ class Skipped:
     return self
 
   def append(self, value: Any) -> None:
-    """Forgets an entry of a list."""
+    """Ignores an entry of a list."""
     del value
 
   def add(self, value: Any) -> None:
-    """Forgets an entry of a set."""
+    """Ignores an entry of a set."""
     del value
 
 
@@ -177,7 +183,7 @@ class _Unpickler(pickle.Unpickler):
       return _ALLOWED[module, name]
     if module == "torch" and name in _STORAGES:
       return np.dtype(_STORAGES[name])
-    # A class, since some objects are made by their class.
+    # A class and not an instance, since pickles call classes to make objects.
     return type(name, (Skipped,), {"__module__": module})
 
   def persistent_load(self, pid: Any) -> Any:
@@ -193,7 +199,7 @@ class _Unpickler(pickle.Unpickler):
 def _rebuild_tensor(storage, offset, size, stride, *_):
   if not isinstance(storage, np.ndarray):
     return storage
-  # The file states the strides: outside the storage is other memory.
+  # The file gives offset and strides, which must not lead to other memory.
   last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
   if min((offset, *size, *stride)) < 0 or (
     math.prod(size) and last >= storage.size
@@ -216,7 +222,7 @@ _DAMAGE = (
   EOFError,
   LookupError,
   OSError,
-  RuntimeError,  # of what zip files may be and these are not, as encrypted
+  RuntimeError,  # from zipfile, for example if the archive is encrypted
   TypeError,
   ValueError,
   OverflowError,

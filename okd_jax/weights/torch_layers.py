@@ -1,4 +1,4 @@
-"""Layers by name, kind and order: ours, and those of a PyTorch state dict."""
+"""Lists the layers of our variables and of PyTorch state dicts in order."""
 
 import logging
 import re
@@ -10,7 +10,7 @@ from okd_jax.errors import WeightsError
 from okd_jax.weights import torch_names
 
 _KINDS = {4: "conv", 2: "linear", 1: "batch norm"}  # by rank of the weight
-# What belongs to no layer, as positions, a class token or a gain do.
+# An array outside layers: position embeddings, a class token or a gain.
 _PARAMETER = "parameter"
 _KERNEL = {"weight": ("params", "kernel"), "bias": ("params", "bias")}
 # Collection and name of our leaf for each entry of a PyTorch layer.
@@ -30,17 +30,18 @@ _log = logging.getLogger(__name__)
 
 
 def forward_order(name: str) -> tuple:
-  """Sort key of a layer's name, with "/" or "." between its parts.
+  """Sort key of a layer's name, whose parts are separated by "/" or ".".
 
-  Per part: "stem" first; then by the first number in it, then naturally; then
-  parts without a number; then "head" and "classifier".
+  The parts sort as follows: first "stem..."; then parts with a number, by their
+  first number and then naturally; then parts without a number; last "head..."
+  and "classifier...".
   """
   return tuple(_part_order(part) for part in re.split(r"[/.]", name))
 
 
 def _part_order(part):
   numbers = [int(number) for number in re.findall(r"\d+", part)]
-  # Text and numbers alternate, so keys compare like with like.
+  # Text and numbers alternate, so that text is only compared with text.
   natural = [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", part)]
   if part.startswith("stem"):
     return 0, 0, natural
@@ -52,24 +53,32 @@ def _part_order(part):
 
 
 class Layer(NamedTuple):
+  """A layer of a network, or a single parameter outside layers."""
+
   kind: str
   name: str
-  # PyTorch's entry -> path of our leaf, or its full name in the state dict. The
-  # entry of a parameter is the empty string.
+  # By PyTorch's name of the entry, such as "weight": the path of our leaf, or
+  # the full name in the state dict. For a parameter, the entry is "".
   entries: dict[str, Any]
+  # Sort key of the name.
   order: tuple
 
   @property
   def what(self) -> str:
+    """What it is, for messages: "linear layer" or "parameter"."""
     return self.kind if self.kind == _PARAMETER else f"{self.kind} layer"
 
   def name_in_torch(self, entry: str) -> str:
-    """For one of ours, what a state dict calls the entry."""
+    """Name of an entry of our layer in a state dict."""
     return ".".join(filter(None, (self.name.replace("/", "."), entry)))
 
 
 def ours(leaves) -> list[Layer]:
-  """Our layers in forward order."""
+  """Our layers, in the order of their names.
+
+  Raises:
+    WeightsError: if a layer is of another kind, or has a peer axis.
+  """
   found = []
   for collection, *path, last in leaves:
     if collection == "params" and last not in ("kernel", "scale", "bias"):
@@ -84,7 +93,8 @@ def ours(leaves) -> list[Layer]:
     if kind is None or (kind == "batch norm") != (last == "scale"):
       raise WeightsError(
         f"'{name}/{last}' has {rank} axes, so it is no convolution, linear or "
-        f"batch-norm layer of one network; take one peer out of a group first."
+        f"batch-norm layer of one network; if it is of a group, extract one "
+        f"peer first."
       )
     entries = {
       entry: (group, *path, leaf)
@@ -96,9 +106,13 @@ def ours(leaves) -> list[Layer]:
 
 
 def theirs(state_dict) -> list[Layer]:
-  """Layers of a state dict, in its order unless that is alphabetical.
+  """Layers of a state dict, in its order, or sorted if that is alphabetical.
 
-  Those of timm's networks are in the order in which they run.
+  The layers of some timm networks are always sorted, in the order in which they
+  run; see `okd_jax.weights.torch_names`.
+
+  Raises:
+    WeightsError: if a layer is of another kind.
   """
   names = [n for n in state_dict if not n.endswith("num_batches_tracked")]
   entries: dict[str, dict[str, str]] = {}
@@ -115,7 +129,7 @@ def theirs(state_dict) -> list[Layer]:
 
 
 def _of_prefix(prefix, entries, rename, state_dict) -> list[Layer]:
-  """The layer of that name, or its parameters that belong to none."""
+  """The layer of that name, or the parameters there that form no layer."""
   order = forward_order(rename(prefix))
   weight = entries.get("weight")
   if weight is None and not entries.keys() <= _LEAVES["batch norm"].keys():
@@ -128,13 +142,13 @@ def _of_prefix(prefix, entries, rename, state_dict) -> list[Layer]:
     shapes = {n: np.shape(state_dict[n]) for n in entries.values()}
     raise WeightsError(
       f"layer '{prefix}' of the state dict is no convolution, linear or "
-      f"batch-norm layer: {shapes}."
+      f"batch-norm layer, and no other kind is supported: {shapes}."
     )
   return [Layer(kind, prefix, entries, order)]
 
 
 def num_classes(state_dict) -> int:
-  """Outputs of the last linear layer of a state dict.
+  """Number of outputs of the last linear layer of a state dict.
 
   Raises:
     WeightsError: if there is none.
@@ -148,7 +162,16 @@ def num_classes(state_dict) -> int:
 def in_order(
   ours: list[Layer], declared: list[Layer], leaves: Any, state_dict: Any
 ) -> list[Layer]:
-  """Their layers as they run, as far as names and shapes tell."""
+  """The layers of a state dict in the order that fits ours best.
+
+  See `okd_jax.weights.torch.load_torch`.
+
+  Args:
+    ours: layers of our network.
+    declared: layers of the state dict, in its order.
+    leaves: our variables by path.
+    state_dict: the state dict.
+  """
   by_name = sorted(declared, key=lambda layer: layer.order)
   pairs, named = _pairs(ours, declared), _pairs(ours, by_name)
   moved = [
@@ -167,15 +190,15 @@ def in_order(
     taken = "as their names count"
   _log.warning(
     "Layers of the PyTorch weights are declared in another order than their "
-    "names count: '%s' stands where '%s' would. They are taken %s; "
-    "okd_jax.weights.torch.check_logits compares the network with PyTorch's.",
+    "names count: '%s' stands where '%s' would. They are taken %s; to make "
+    "sure, compare logits with okd_jax.weights.torch.check_logits.",
     *(*moved[0], taken),
   )
   return declared if taken == "as declared" else by_name
 
 
 def _pairs(ours: list[Layer], theirs: list[Layer]) -> list[tuple[Layer, Layer]]:
-  """Our layers with theirs, kind by kind, as far as there are any."""
+  """Pairs our layers with theirs, for each kind in order."""
   found = []
   for kind in (*_KINDS.values(), _PARAMETER):
     of_kind = (
@@ -199,28 +222,30 @@ def _fit(pairs: list[tuple[Layer, Layer]], leaves, state_dict) -> bool:
 
 
 def _alike(pair: tuple[Layer, Layer]) -> int:
-  """How much the last parts of two names have in common."""
+  """Similarity of the last parts of two names: 0, 1 or 2."""
   ours, theirs = (re.split(r"[/._]", layer.name)[-1] for layer in pair)
   numbers = [re.findall(r"\d+", name) for name in (ours, theirs)]
   return (ours == theirs) + (bool(numbers[0]) and numbers[0] == numbers[1])
 
 
 def to_theirs(leaf, value):
+  """Array of one of our leaves in PyTorch's layout."""
   value = np.asarray(value)
   if leaf[-1] == "kernel":
     theirs = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-    # safetensors writes the buffer as it lies, whatever the strides.
+    # safetensors writes the buffer in memory order and ignores the strides.
     return np.ascontiguousarray(theirs)
-  # A parameter with one vector a position.
+  # A parameter with one vector for each position, such as embeddings.
   return value.reshape(1, -1, value.shape[-1]) if value.ndim == 4 else value
 
 
 def shape_of(leaf, shape):
+  """Shape of one of our leaves in PyTorch's layout."""
   return to_theirs(leaf, np.broadcast_to(np.float32(0), shape)).shape
 
 
 def same_shape(ours: tuple[int, ...], theirs: tuple[int, ...]) -> bool:
-  """Whether shapes are equal but for axes of one at the end.
+  """Whether shapes are equal, except for axes of size 1 at the end.
 
   A gain for each channel is [C] in one project and [C, 1, 1] in another.
   """

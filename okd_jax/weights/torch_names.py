@@ -1,15 +1,15 @@
-"""Layers of timm's networks under names that sort as the layers run.
+"""Renames layers of timm's networks so that they sort in running order.
 
-A file of safetensors keeps its entries in alphabetical order, and timm calls
-some layers in another one than they run: `proj` runs after `qkv`, and a
-`downsample` before the `blocks` of its stage. The names of torchvision and
-those of timm's residual networks need no help.
+A .safetensors file keeps its entries in alphabetical order, and some names of
+timm do not sort in the order in which the layers run: `proj` runs after `qkv`,
+and `downsample` before the `blocks` of its stage. The names of torchvision and
+of timm's residual networks need no change.
 """
 
 from collections.abc import Callable, Container
 import re
 
-# For each kind of network: an entry that tells it, and what is replaced.
+# For each kind of network: an entry that identifies it, and the replacements.
 _LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
   # vit_*, deit_*
   "blocks.0.attn.qkv.weight": ((r"\.qkv$", ".layer0"), (r"\.proj$", ".layer1")),
@@ -28,13 +28,14 @@ _LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 def sortable(entries: Container[str]) -> Callable[[str], str] | None:
-  """How to rename the layers of a state dict so that they sort as they run.
+  """A function that renames layers so that they sort in running order.
 
   Args:
-    entries: names in the state dict.
+    entries: names of the entries of a state dict.
 
   Returns:
-    A function of a layer's name, or None if this is no such network.
+    A function from a layer's name to the new one, or None if this is no
+    network whose layers need it.
   """
   found = (rules for mark, rules in _LAYOUTS.items() if mark in entries)
   rules = next(found, None)

@@ -130,6 +130,7 @@ def test_the_page_says_which_networks_have_a_fraction():
     ("resnet20@0", "tail_width=0 must be"),
     ("resnet20@1/17", "tail_width=1/17.*16 channels"),
     ("resnet110@1/17", "16 channels"),
+    ("wrn20_8@1/65", "64 channels"),
     ("densenet40_12@1/13", "from 1/12 to 1"),
     ("vgg16@4/5", "'vgg16' has no option 'tail_width'"),
     ("resnet21@4/5", "'resnet21' is unknown.*did you mean"),

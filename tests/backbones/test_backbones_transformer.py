@@ -64,7 +64,7 @@ def test_small_images_have_small_patches(name):
   net = backbones.make(name, 10)
   shapes = shapes_of(net, (32, 32, 3))
   assert shapes["params"]["stem_places"].shape == (1, 8, 8, net.width)
-  with pytest.raises(ConfigError, match="no whole patches of 4"):
+  with pytest.raises(ConfigError, match="cut into patches of 4x4"):
     shapes_of(net, (30, 32, 3))
 
 

@@ -252,7 +252,7 @@ def test_only_an_export_is_replaced(run, tmp_path):
   export.export(run, tmp_path / "it", "peer_0")
   assert exported.read_card(tmp_path / "it")["what"] == "peer_0"
   assert [path.name for path in tmp_path.iterdir()] == ["it"]
-  with pytest.raises(ConfigError, match="must be an empty folder or an expor"):
+  with pytest.raises(ConfigError, match="must be empty or hold an exported"):
     export.export(run, tmp_path)
   (tmp_path / "empty").mkdir()
   export.export(run, tmp_path / "empty")

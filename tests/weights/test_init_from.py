@@ -192,7 +192,7 @@ def test_another_network_is_refused(trained, source):
 
 def test_a_group_of_another_size_names_the_leader(trained):
   fewer = setup_like(trained, OTHERS, num_peers=2)
-  with pytest.raises(ConfigError, match="has 3 peers, and this run 2.*leader"):
+  with pytest.raises(ConfigError, match="3 peers, and this run has 2.*leader"):
     filled(fewer, trained, head=False)
   filled(fewer, trained / "leader", head=False)
 

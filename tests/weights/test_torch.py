@@ -307,7 +307,7 @@ def test_a_group_of_peers_is_refused():
   stacked = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct((4, *leaf.shape), leaf.dtype), shapes
   )
-  with pytest.raises(WeightsError, match="take one peer out of a group"):
+  with pytest.raises(WeightsError, match="of a group, extract one peer first"):
     interop.load_torch(stacked, state)
 
 
@@ -582,7 +582,7 @@ def test_other_files_are_refused(save, tmp_path):
   plain = tmp_path / "plain.pt"
   with zipfile.ZipFile(plain, "w") as archive:
     archive.writestr("readme.txt", "nothing")
-  with pytest.raises(WeightsError, match="not one of torch.save"):
+  with pytest.raises(WeightsError, match="torch.save has not written it"):
     torch_archive.read_state_dict(plain)
   cut = save({"w": Tensor(np.zeros(4, np.float32))})
   data = bytearray(cut.read_bytes())
