@@ -22,7 +22,7 @@ def initialize() -> None:
   Does nothing for a run of one process. Of several the first one prints.
 
   Raises:
-    ConfigError: if the environment names a coordinator and not the rest.
+    ConfigError: if the environment describes the processes wrongly or in part.
   """
   found = _detected()
   if found is not None:
@@ -51,6 +51,9 @@ def detect(
   Returns:
     Its arguments, none where JAX detects everything (SLURM, Cloud TPU), or
     None for a run of one process.
+
+  Raises:
+    ConfigError: if the variables describe the processes wrongly or in part.
   """
   if _COORDINATOR in environ:
     given = {name: environ.get(name, "") for name in _OWN}
@@ -61,15 +64,35 @@ def detect(
         f"is set; set {' and '.join(_OWN)} in every process."
       )
     count, own = (int(given[name]) for name in _OWN)
+    if own >= count:
+      raise ConfigError(
+        f"{_OWN[1]}={own} must be below {_OWN[0]}={count}; give the processes "
+        f"the numbers 0 to {count - 1}."
+      )
+    address = environ[_COORDINATOR]
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+      raise ConfigError(
+        f"{_COORDINATOR}='{address}' must be HOST:PORT; name the machine of "
+        "process 0 and a port that is free there, such as 10.0.0.1:1234."
+      )
     return {
-      "coordinator_address": environ[_COORDINATOR],
+      "coordinator_address": address,
       "num_processes": count,
       "process_id": own,
     }
   # Set by srun, in every task of a step.
   if int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
     return {}
-  return {} if on_tpu else None
+  if on_tpu:
+    return {}
+  if alone := [name for name in _OWN if name in environ]:
+    raise ConfigError(
+      f"{alone[0]}='{environ[alone[0]]}' needs {_COORDINATOR}, without which "
+      "every process would be a run of its own; set it to HOST:PORT of process "
+      f"0, or unset {' and '.join(alone)}."
+    )
+  return None
 
 
 def _detected() -> dict[str, Any] | None:

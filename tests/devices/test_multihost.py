@@ -141,3 +141,30 @@ def test_incomplete_environments_are_refused(missing):
   del own[missing]
   with pytest.raises(ConfigError, match=f"{missing}='' must be"):
     distributed.detect(own, on_tpu=False)
+
+
+@pytest.mark.parametrize(
+  ("environ", "said"),
+  [
+    ({"JAX_PROCESS_ID": "2"}, "JAX_PROCESS_ID=2 must be below .*0 to 1"),
+    ({"JAX_COORDINATOR_ADDRESS": "10.0.0.1"}, "must be HOST:PORT"),
+    ({"JAX_COORDINATOR_ADDRESS": ":1234"}, "must be HOST:PORT"),
+    ({"JAX_COORDINATOR_ADDRESS": "host:port"}, "must be HOST:PORT"),
+  ],
+)
+def test_wrong_environments_are_refused(environ, said):
+  right = {
+    "JAX_COORDINATOR_ADDRESS": "[::1]:1234",
+    "JAX_NUM_PROCESSES": "2",
+    "JAX_PROCESS_ID": "1",
+  }
+  assert distributed.detect(right, on_tpu=False)
+  with pytest.raises(ConfigError, match=said):
+    distributed.detect(right | environ, on_tpu=False)
+
+
+def test_processes_without_a_coordinator_are_refused():
+  own = {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
+  with pytest.raises(ConfigError, match="needs JAX_COORDINATOR_ADDRESS"):
+    distributed.detect(own, on_tpu=False)
+  assert distributed.detect(own, on_tpu=True) == {}
