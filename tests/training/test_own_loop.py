@@ -1,5 +1,6 @@
 """The loops of the documentation's page run on the base install."""
 
+import functools
 import os
 from pathlib import Path
 import re
@@ -8,9 +9,14 @@ import sys
 
 import jax
 import numpy as np
+import optax
 import pytest
 
-from okd_jax import training
+from okd_jax import groups, methods, training
+from okd_jax.core import Batch
+from okd_jax.devices.mesh import make_mesh
+from okd_jax.errors import ConfigError
+from okd_jax.tasks import classification
 import toys
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +74,26 @@ def test_a_loop_of_the_page_trains(loop):
   assert done.returncode == 0, done.stderr
   (right,) = re.findall(r"right on (\d+)%", done.stdout)
   assert int(right) > 80, done.stdout
+
+
+def test_a_batch_without_the_views_of_a_method_is_refused():
+  setup = training.Setup(
+    peers=groups.replicas(toys.Quick(4), num_peers=2, mesh=make_mesh(1, 1)),
+    method=methods.make("pcl"),
+    task=classification.Task(num_classes=4, image_shape=(8, 8, 1)),
+    optimizer=optax.sgd(0.1),
+    batch_size=4,
+    train_size=8,
+  )
+  key = jax.random.key(0)
+  state = training.init(setup, key)
+  for shape in (4, 8, 8, 1), (3, 4, 8, 8, 1):
+    image = np.zeros(shape, np.float32)
+    batch = Batch(image, np.zeros(4, int), np.arange(4), np.ones(4, bool))
+    with pytest.raises(ConfigError, match="one view for each of 2 peers"):
+      jax.eval_shape(
+        functools.partial(training.train_step, setup), state, batch, key
+      )
 
 
 def test_figures_are_of_one_prediction_of_the_sums():
