@@ -102,7 +102,7 @@ def _submit(
   except ModuleNotFoundError as error:
     if error.name != "submitit":
       raise
-    common.leave(f"{error}; pip install 'okd_jax[slurm]' adds it.", 2)
+    common.leave(f"{error}; pip install submitit adds it.", 2)
   if not (args.workers or "").isdecimal() or not int(args.workers):
     raise ConfigError(
       f"--workers={args.workers} must be the number of tasks that run at once."

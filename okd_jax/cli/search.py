@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
   except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] != "optuna":
       raise
-    common.leave(f"{error}; pip install 'okd_jax[search]' adds it.", 2)
+    common.leave(f"{error}; pip install optuna adds it.", 2)
   rest, texts = ranges.take(args.settings, "search")
   config, workdir = common.read_recipe(["search", *rest], "search")
   looked = search.space(config, texts)
