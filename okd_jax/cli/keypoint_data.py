@@ -65,7 +65,7 @@ def run(
     _draw(config, show, _left_first(found))
     if not as_json:
       sides = (
-        "; left joints are green, right ones red" if found.info.pairs else ""
+        "; left joints are green, right ones purple" if found.info.pairs else ""
       )
       print(f"What a network sees is in {show}{sides}.")
 

@@ -22,7 +22,7 @@ class Look:
 FOUND = Look((86, 180, 233), (230, 159, 0), (213, 94, 0))
 TRUTH = Look(*((0, 158, 115),) * 3)
 # Of joints that are exchanged in the mirror.
-LEFT, RIGHT = (0, 158, 115), (213, 94, 0)
+LEFT, RIGHT = (0, 158, 115), (204, 121, 167)
 # Small crops are drawn at least so high.
 _HEIGHT, _HEIGHT_OF_SIDES = 192, 128
 
@@ -69,7 +69,7 @@ def add(
     bones: joints to be joined by a line.
     label: a text.
     look: the colours.
-    colours: other colours of visible joints.
+    colours: other colours of visible joints, which are then larger.
   """
   pen = ImageDraw.Draw(picture)
   # Of small pictures 2 pixels, and visible in large ones.
@@ -79,9 +79,13 @@ def add(
       pen.line((*points[a], *points[b]), fill=look.bone, width=thick)
   for joint, ((x, y), seen) in enumerate(zip(points, visible, strict=True)):
     if seen:
-      box = (x - thick, y - thick, x + thick, y + thick)
-      colour = colours.get(joint, look.joint)
-      pen.ellipse(box, fill=look.hidden if seen == 1 else colour)
+      size = thick + 1 if colours else thick
+      colour = look.hidden if seen == 1 else colours.get(joint, look.joint)
+      pen.ellipse(
+        (x - size, y - size, x + size, y + size),
+        fill=colour,
+        outline="black" if colours else None,
+      )
   if label and np.any(visible):
     x, y = points[visible > 0].min(axis=0)
     height = max(10, 6 * thick)
