@@ -1,37 +1,79 @@
 """Runs of several processes: who takes part, found out from the environment."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import importlib.util
 import os
 from pathlib import Path
 import sys
+import threading
 from typing import Any
 
 import jax
 
-from okd_jax.devices import alive
+from okd_jax.devices import alive, signals
 from okd_jax.errors import ConfigError
 
 _COORDINATOR = "JAX_COORDINATOR_ADDRESS"
 _OWN = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
+# Until a process that waits for the others says so, and until it gives up.
+_TELL_SECONDS, _GIVE_UP_SECONDS = 20.0, 300.0
+
 
 def initialize() -> None:
   """Connects the processes of a run, before the first device is touched.
 
-  Does nothing for a run of one process. Of several the first one prints.
+  Does nothing for a run of one process. Of several the first one prints. If
+  the others do not come, the program ends with exit code 75.
 
   Raises:
     ConfigError: if the environment describes the processes wrongly or in part.
   """
   found = _detected()
   if found is not None:
-    jax.distributed.initialize(
-      **found, heartbeat_timeout_seconds=alive.JAX_SECONDS
-    )
+    with _explained(found):
+      jax.distributed.initialize(
+        **found,
+        # JAX gives up by a stack trace of C++, so it should not be the first.
+        initialization_timeout=round(2 * _GIVE_UP_SECONDS) + 60,
+        heartbeat_timeout_seconds=alive.JAX_SECONDS,
+      )
     alive.start()
     if jax.process_index() != 0:
       sys.stdout = open(os.devnull, "w")
+
+
+@contextlib.contextmanager
+def _explained(found: Mapping[str, Any]) -> Iterator[None]:
+  """Says what a process waits for, and ends it if that does not come."""
+  connected = threading.Event()
+  who = "this process"
+  if _COORDINATOR in os.environ:
+    who = f"process {found['process_id']} of {found['num_processes']}"
+    who += f" at {found['coordinator_address']}"
+
+  def watch() -> None:
+    if connected.wait(_TELL_SECONDS):
+      return
+    print(
+      f"okd_jax: {who} waits for the other processes of the run; start each of "
+      f"them once, with the same settings. It gives up after "
+      f"{_GIVE_UP_SECONDS:g} s.",
+      file=sys.stderr,
+      flush=True,
+    )
+    if not connected.wait(_GIVE_UP_SECONDS - _TELL_SECONDS):
+      signals.exit_now(
+        f"okd_jax: {who} did not find the others within {_GIVE_UP_SECONDS:g} s."
+        " See whether all of them run and reach the address of process 0."
+      )
+
+  threading.Thread(target=watch, name="distributed", daemon=True).start()
+  try:
+    yield
+  finally:
+    connected.set()
 
 
 def expected() -> bool:

@@ -168,3 +168,30 @@ def test_processes_without_a_coordinator_are_refused():
   with pytest.raises(ConfigError, match="needs JAX_COORDINATOR_ADDRESS"):
     distributed.detect(own, on_tpu=False)
   assert distributed.detect(own, on_tpu=True) == {}
+
+
+@pytest.mark.parametrize("process", ["0", "1"])
+def test_a_process_without_the_others_says_so_and_ends(process):
+  program = (
+    "from okd_jax.devices import distributed as d\n"
+    "d._TELL_SECONDS, d._GIVE_UP_SECONDS = 0.5, 2.0\n"
+    "d.initialize()\n"
+  )
+  alone = subprocess.run(
+    [sys.executable, "-c", program],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120,
+    env=os.environ
+    | {
+      "JAX_COORDINATOR_ADDRESS": f"localhost:{ports.free()}",
+      "JAX_NUM_PROCESSES": "2",
+      "JAX_PROCESS_ID": process,
+    },
+  )
+  assert alone.returncode == 75, alone.stderr
+  waits, ended = alone.stderr.strip().splitlines()[-2:]
+  assert f"process {process} of 2 at localhost:" in waits
+  assert "waits for the other processes" in waits
+  assert "did not find the others within 2 s" in ended
