@@ -103,6 +103,18 @@ def test_new_methods_outside_pass_their_own_test_of_terms(tmp_path):
   assert "1 passed" in shell(command, ROOT)
 
 
+@pytest.mark.parametrize("to", ["../lab", "lab", "."])
+def test_the_recipe_names_itself_by_the_folder_that_was_given(
+  to, tmp_path, monkeypatch
+):
+  here = tmp_path / "here"
+  here.mkdir()
+  monkeypatch.chdir(here)
+  recipe = new_method.write("mine", Path(to))[1].read_text()
+  (path,) = re.findall(r"python main.py --config=(\S+)", recipe)
+  assert Path(path).resolve() == (here / to / "mine_digits.py").resolve()
+
+
 @pytest.mark.parametrize(
   "name", ["dml", "Mean", "a-b", "class", "1st", "", "jax"]
 )

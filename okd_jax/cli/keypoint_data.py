@@ -11,7 +11,7 @@ import numpy as np
 from okd_jax import data
 from okd_jax.cli import common
 from okd_jax.data.augmentation import Augment, PLAIN
-from okd_jax.data.keypoints import load, pictures
+from okd_jax.data.keypoints import description, load, pictures
 from okd_jax.data.keypoints.figures import Figure
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.runs import display
@@ -62,9 +62,12 @@ def run(
   else:
     _show(config.name, counts, found, used, flip=flip)
   if show:
-    _draw(config, show)
+    _draw(config, show, _left_first(found))
     if not as_json:
-      print(f"What a network sees is in {show}.")
+      sides = (
+        "; left joints are green, right ones purple" if found.info.pairs else ""
+      )
+      print(f"What a network sees is in {show}{sides}.")
 
 
 def _labelled(
@@ -93,7 +96,7 @@ def _show(
     (joint, *(part["joints"][joint] for part in counts.values()))
     for joint in found.names
   ]
-  display.table(f"{name}: how often", ["what", *counts], rows)
+  display.table(f"Counts of {name}", ["what", *counts], rows)
   pairs = [f"{found.names[a]} - {found.names[b]}" for a, b in found.info.pairs]
   division = ", ".join(
     f"{number or 'none'} for {split}" for split, number in used.items()
@@ -101,10 +104,18 @@ def _show(
   mirrored = ", ".join(pairs) or "without joints that change places"
   rows = [("figures", division), ("mirrored", mirrored if flip else "never")]
   rows += [("note", note) for note in found.notes]
-  display.table("What training takes it for", ["what", "value"], rows)
+  display.table("What training makes of it", ["what", "value"], rows)
 
 
-def _draw(config: data.Config, path: Path) -> None:
+def _left_first(found: Any) -> list[tuple[int, int]]:
+  """The pairs of joints, left and right where their names say it."""
+  known = description.mirrored(found.names)
+  return [(b, a) if (b, a) in known else (a, b) for a, b in found.info.pairs]
+
+
+def _draw(
+  config: data.Config, path: Path, pairs: Sequence[tuple[int, int]]
+) -> None:
   source = data.make(config, batch_size=1, eval_batch_size=1, seed=0)
   count = min(_SHOWN, source.train_size)
   source.batch_size = count
@@ -114,10 +125,11 @@ def _draw(config: data.Config, path: Path) -> None:
   levels = np.asarray(seen.image) * source.info.std + source.info.mean
   pixels = np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8)
   places = STRIDE * np.asarray(keypoint_maps.decode(seen.target["maps"])[0])
-  shown = 2 * (np.asarray(seen.target["weight"]) > 0)
+  labelled = np.asarray(seen.target["weight"])
+  bones = source.info.of_keypoints.bones
   drawn = [
-    keypoint_drawing.draw(*each, source.info.of_keypoints.bones)
-    for each in zip(pixels, places, shown, strict=True)
+    keypoint_drawing.with_sides(*each, bones, pairs)
+    for each in zip(pixels, places, labelled, strict=True)
   ]
   path.parent.mkdir(parents=True, exist_ok=True)
   keypoint_drawing.sheet(drawn).save(path)

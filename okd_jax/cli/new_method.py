@@ -241,11 +241,13 @@ def _outside(name: str, to: Path) -> dict[str, str]:
     'jax.config.update("jax_num_cpu_devices", 4)\n'
   )
   suite = " and by the conformance suite"
+  # As it was given, unless that might be too long for a line.
+  folder = (
+    f"{to.name}/" if to.is_absolute() else "" if to == Path() else f"{to}/"
+  )
   return {
     f"{name}.py": _fill(_METHOD, name),
-    f"{name}_digits.py": _recipe(
-      name, "digits", f"{name}:Method", f"{to.name}/"
-    ),
+    f"{name}_digits.py": _recipe(name, "digits", f"{name}:Method", folder),
     f"test_{name}.py": _fill(
       _TEST + _SUITE, name, module=name, imports=imports, and_suite=suite
     ),

@@ -68,10 +68,12 @@ def ffsd(
     fused_map: the fusion of the students' maps, float [B, H, W, D'].
     widened_map: the leader's deepest map, widened to the channels of the
       students' concatenated ones, float [B, H, W, D''].
-    shallow_maps: the other maps of every peer but the first.
-    guided_maps: maps of the same shapes, decoded from the guides.
-    decoded_maps: maps of the same shapes, decoded from the peers' own deepest
-      maps.
+    shallow_maps: for every peer but the first, a list of its other maps, one
+      for each stage, float [B, H, W, D].
+    guided_maps: the same lists of maps decoded from the guides, which may have
+      other numbers of channels.
+    decoded_maps: the same lists of maps decoded from the peers' own deepest
+      maps, of the same shapes as the shallow maps.
     temperature: positive scalar.
     kd_weight: scalar weight of all distillation between predictions.
     diversity_weight: scalar weight of the students' attention and of what they

@@ -51,6 +51,9 @@ def map_distance(maps: Array, target_maps: Array) -> Array:
   Returns:
     One value a map, [...], float32 or float64.
 
+  Raises:
+    AssertionError: if the shapes differ or a dtype is not floating.
+
   References:
     Li et al., `Distilling a Powerful Student Model via Online Knowledge
     Distillation <https://arxiv.org/abs/2103.14473>`_, 2022.
@@ -90,6 +93,9 @@ def diverse_attention(
     The mean squared distance of n(A(maps)) from t, [...], with A and n as in
     `attention_distance`, and the reference map changed towards that attention,
     :math:`F_{ref} + (t - \hat a) r / D`, [..., H, W, D] without gradient.
+
+  Raises:
+    AssertionError: if the shapes differ or a dtype is not floating.
 
   References:
     Li et al., `Distilling a Powerful Student Model via Online Knowledge

@@ -55,7 +55,8 @@ class Board:
       self._look()
     done = self._total - len(self.left) - len(self.failed)
     self._workers = list(workers)
-    running = [cell for _, cell, _ in workers if cell]
+    # A worker writes tables before it takes another cell.
+    running = [cell for _, cell, _ in workers if cell in self.left]
     line = (
       f"{done} of {self._total} cells done, {len(running)} running, "
       f"{len(self.failed)} failed{', stopping' if stopping else ''}"

@@ -51,9 +51,9 @@ def prepare(
     the pass.
 
   Raises:
-    ConfigError: if the batch cannot be divided, or the method needs a teacher,
-      labels or another kind of group and does not get them; also for known
-      labels that are unsuitable.
+    ConfigError: if the batch cannot be divided, or the method needs views, a
+      teacher, labels or another kind of group and does not get them; also for
+      known labels that are unsuitable.
   """
   devices = setup.mesh.shape[DATA]
   if len(batch.index) % (devices * setup.accumulate):
@@ -83,6 +83,7 @@ def prepare(
     state.step, method_key, train=True, train_labels=train_labels
   )
   batch = setup.augment(batch, augment_key)
+  _check_views(setup, batch)
 
   def passes(memory, part):
     key, batch = part
@@ -119,6 +120,16 @@ def _check_group(setup: Setup) -> None:
       f"the group has trunk_gradient='{peers.trunk_gradient}', and the method "
       f"needs '{needs.trunk_gradient}'; give method.needs.trunk_gradient to "
       "okd_jax.groups.branches."
+    )
+
+
+def _check_views(setup: Setup, batch: Batch) -> None:
+  shape = batch.image.shape
+  if setup.has_views and (len(shape) != 5 or shape[0] != setup.peers.num_peers):
+    raise ConfigError(
+      f"images of shape {shape} must be one view for each of "
+      f"{setup.peers.num_peers} peers, [P, B, H, W, c], as every peer sees its "
+      "own augmentation of the batch; stack the views."
     )
 
 

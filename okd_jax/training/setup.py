@@ -103,6 +103,11 @@ class Setup:
       raise ConfigError(
         f"ema_decay={self.ema_decay!r} must be at least 0 and below 1, or None."
       )
+    if not 0 <= self.rampup_epochs < math.inf:
+      raise ConfigError(
+        f"rampup_epochs={self.rampup_epochs!r} must be a finite number of at "
+        "least 0; 0 switches the ramp-up off."
+      )
     require_one_average(self.ema_decay, self.method)
 
   @property

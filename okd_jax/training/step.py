@@ -14,6 +14,7 @@ from okd_jax.core import Array, Batch, Context, MethodOutput, Variables
 from okd_jax.tasks import figure as figure_lib
 from okd_jax.training import (
   average as average_lib,
+  contract,
   parts,
   targets,
   turns as turns_lib,
@@ -193,6 +194,7 @@ def predict_normalized(
     batch,
     setup.context(jnp.zeros((), jnp.int32), key, train=False),
   )
+  result = contract.checked(setup.method, result, outputs.logits)
   members = jnp.array(setup.method.members(len(outputs.logits)))
   ensemble = setup.task.combine(outputs.logits[members])
   return outputs.logits, {"ensemble": ensemble, **result.predictions}
@@ -257,6 +259,7 @@ def _loss(
     ctx,
     mutable=list(memory["method"]),
   )
+  result = contract.checked(setup.method, result, outputs.logits)
   new_memory = {"peers": peers_memory, "method": dict(method_memory)}
   weights = setup.task.weights(inputs.batch)
   terms = {name: term * weights for name, term in result.terms.items()}

@@ -786,7 +786,7 @@ def test_the_command_counts_and_draws(tmp_path, capsys):
   assert train["figures"] == 5 and train["joints"]["nose"] == 5
   assert train["joints"]["left_eye"] == 0
   with Image.open(sheet) as drawn:
-    assert drawn.size == (8 * 32, 32)
+    assert drawn.size == (8 * 128, 128)
   (folder / "images" / "1.png").write_bytes(b"no picture")
   with pytest.raises(SystemExit) as left:
     __main__.main([*command, "--config.data.image_size=32"])

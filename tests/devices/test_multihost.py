@@ -141,3 +141,57 @@ def test_incomplete_environments_are_refused(missing):
   del own[missing]
   with pytest.raises(ConfigError, match=f"{missing}='' must be"):
     distributed.detect(own, on_tpu=False)
+
+
+@pytest.mark.parametrize(
+  ("environ", "said"),
+  [
+    ({"JAX_PROCESS_ID": "2"}, "JAX_PROCESS_ID=2 must be below .*0 to 1"),
+    ({"JAX_COORDINATOR_ADDRESS": "10.0.0.1"}, "must be HOST:PORT"),
+    ({"JAX_COORDINATOR_ADDRESS": ":1234"}, "must be HOST:PORT"),
+    ({"JAX_COORDINATOR_ADDRESS": "host:port"}, "must be HOST:PORT"),
+  ],
+)
+def test_wrong_environments_are_refused(environ, said):
+  right = {
+    "JAX_COORDINATOR_ADDRESS": "[::1]:1234",
+    "JAX_NUM_PROCESSES": "2",
+    "JAX_PROCESS_ID": "1",
+  }
+  assert distributed.detect(right, on_tpu=False)
+  with pytest.raises(ConfigError, match=said):
+    distributed.detect(right | environ, on_tpu=False)
+
+
+def test_processes_without_a_coordinator_are_refused():
+  own = {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
+  with pytest.raises(ConfigError, match="needs JAX_COORDINATOR_ADDRESS"):
+    distributed.detect(own, on_tpu=False)
+  assert distributed.detect(own, on_tpu=True) == {}
+
+
+@pytest.mark.parametrize("process", ["0", "1"])
+def test_a_process_without_the_others_says_so_and_ends(process):
+  program = (
+    "from okd_jax.devices import distributed as d\n"
+    "d._TELL_SECONDS, d._GIVE_UP_SECONDS = 0.5, 2.0\n"
+    "d.initialize()\n"
+  )
+  alone = subprocess.run(
+    [sys.executable, "-c", program],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120,
+    env=os.environ
+    | {
+      "JAX_COORDINATOR_ADDRESS": f"localhost:{ports.free()}",
+      "JAX_NUM_PROCESSES": "2",
+      "JAX_PROCESS_ID": process,
+    },
+  )
+  assert alone.returncode == 75, alone.stderr
+  waits, ended = alone.stderr.strip().splitlines()[-2:]
+  assert f"process {process} of 2 at localhost:" in waits
+  assert "waits for the other processes" in waits
+  assert "did not find the others within 2 s" in ended

@@ -389,7 +389,11 @@ def test_a_board_counts_what_lies_in_the_folders(listed, capsys):
   cells.pretend(listed[0].config, listed[0].workdir)
   board = Board(listed)
   with board.live():
-    running = [("GPU 0", listed[1].name, "epoch 1/3"), ("GPU 1", "", "")]
+    running = [
+      ("GPU 0", listed[1].name, "epoch 1/3"),
+      ("GPU 1", "", ""),
+      ("GPU 2", listed[0].name, "it is done and writes tables"),
+    ]
     board.show(running)
     board.show(running)
     for cell in listed[1:4]:

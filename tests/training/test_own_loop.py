@@ -1,16 +1,24 @@
 """The loops of the documentation's page run on the base install."""
 
+import functools
 import os
 from pathlib import Path
 import re
 import subprocess
 import sys
 
+from flax import serialization
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from okd_jax import training
+from okd_jax import core, groups, losses, methods, training
+from okd_jax.core import Batch
+from okd_jax.devices.mesh import make_mesh
+from okd_jax.errors import ConfigError
+from okd_jax.tasks import classification
 import toys
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +78,45 @@ def test_a_loop_of_the_page_trains(loop):
   assert int(right) > 80, done.stdout
 
 
+def test_a_batch_without_the_views_of_a_method_is_refused():
+  setup = training.Setup(
+    peers=groups.replicas(toys.Quick(4), num_peers=2, mesh=make_mesh(1, 1)),
+    method=methods.make("pcl"),
+    task=classification.Task(num_classes=4, image_shape=(8, 8, 1)),
+    optimizer=optax.sgd(0.1),
+    batch_size=4,
+    train_size=8,
+  )
+  key = jax.random.key(0)
+  state = training.init(setup, key)
+  for shape in (4, 8, 8, 1), (3, 4, 8, 8, 1):
+    image = np.zeros(shape, np.float32)
+    batch = Batch(image, np.zeros(4, int), np.arange(4), np.ones(4, bool))
+    with pytest.raises(ConfigError, match="one view for each of 2 peers"):
+      jax.eval_shape(
+        functools.partial(training.train_step, setup), state, batch, key
+      )
+
+
+def test_the_leader_and_the_state_are_kept_as_the_page_says():
+  setup = toys.recipe("okddip", num_peers=3, net=toys.Quick())
+  state = training.init(setup, jax.random.key(0))
+  (block,) = re.findall(
+    r"```\n(variables = .*?)```", PAGE.read_text(), re.DOTALL
+  )
+  images = setup.task.normalize(toys.batch(0)).image
+  space = {"setup": setup, "state": state, "images": images}
+  exec(block, space)
+  predicted, _ = training.predict(
+    setup, state.params, state.memory, toys.batch(0)
+  )
+  logits, _ = space["logits"]
+  np.testing.assert_allclose(logits, predicted[-1], rtol=1e-5)
+  blank = training.init(setup, jax.random.key(1))
+  kept = serialization.from_bytes(blank, serialization.to_bytes(state))
+  jax.tree.map(np.testing.assert_array_equal, kept, state)
+
+
 def test_figures_are_of_one_prediction_of_the_sums():
   setup = toys.recipe("dml", num_peers=2, net=toys.Quick())
   state = training.init(setup, jax.random.key(0))
@@ -94,3 +141,42 @@ def test_figures_are_of_one_prediction_of_the_sums():
     for said in (logits.mean(0), logits[-1])
   ]
   np.testing.assert_allclose(found, expected)
+
+
+class Wrong(core.Method):
+  """Returns what it is told, made from terms [P, B] and logits [P, B, C]."""
+
+  wrong: str = "nothing"
+
+  def __call__(self, outputs, batch, ctx):
+    logits = outputs.logits
+    terms = {"peer_ce": losses.cross_entropy(logits, batch.target)}
+    return {
+      "nothing": None,
+      "a dictionary": terms,
+      "means": core.MethodOutput({"peer_ce": jnp.mean(terms["peer_ce"])}),
+      "peers": core.MethodOutput({"peer_ce": jnp.mean(terms["peer_ce"], 1)}),
+      "prediction": core.MethodOutput(terms, {"mixture": logits}),
+    }[self.wrong]
+
+
+@pytest.mark.parametrize(
+  ("wrong", "said"),
+  [
+    ("nothing", "Wrong returned None; return okd_jax.core.MethodOutput"),
+    ("a dictionary", "Wrong returned {'peer_ce'.*; return okd_jax.core"),
+    ("means", r"term 'peer_ce' of .*Wrong has shape \(\), .* Do not take"),
+    ("peers", r"has shape \(3,\), and must have \(16,\) or \(3, 16\)"),
+    ("prediction", "prediction 'mixture' of .* one prediction for the group"),
+  ],
+)
+def test_a_method_that_returns_something_else_is_refused(wrong, said):
+  setup = toys.recipe(Wrong(wrong), num_peers=3, net=toys.Quick())
+  state = training.init(setup, jax.random.key(0))
+  with pytest.raises(ConfigError, match=said):
+    jax.eval_shape(
+      functools.partial(training.train_step, setup),
+      state,
+      toys.batch(0),
+      jax.random.key(0),
+    )

@@ -25,6 +25,8 @@ KEY = jax.random.key(0)
     ({"epochs": 1.5}, "epochs=1.5 must be a whole number above 0"),
     ({"epochs": 2**26}, "at most 2147483647 examples, as they are"),
     ({"accumulate": 0}, "accumulate=0 must be a whole number above 0"),
+    ({"rampup_epochs": -1}, "rampup_epochs=-1 must be a finite number"),
+    ({"rampup_epochs": float("nan")}, "rampup_epochs=nan must be"),
     ({"ema_decay": 2.0}, "ema_decay=2.0 must be at least 0 and below 1"),
     ({"method": dml.Method(temperature=-1.0)}, "dml.temperature=-1.0 must be"),
     ({"method": "pcl", "ema_decay": 0.9}, "'pcl' keeps averages of its own"),

@@ -117,15 +117,16 @@ def describe(
   if (rest := len(names) - len(by_joint)) > 0:
     some = "all" if not by_joint else f"{rest} of {len(names)}"
     notes.append(
-      f"OKS takes {SIGMA} for {some} joints: it is not that of COCO."
+      f"The sigma of {some} joints is {SIGMA}, so OKS and AP are not that of "
+      "COCO."
     )
   named = [ends for ends in _TORSO if set(ends) <= set(names)]
   ends = _torso_ends(path, said) if "torso" in said else (*named, ())[0]
   torso = tuple(map(joint, ends))
   if not torso:
     notes.append(
-      "There is no left_hip and right_shoulder, so PCK is in shares of the "
-      "longer side of a box."
+      "There is no left_hip and right_shoulder, so PCK is relative to the "
+      "longer side of the box."
     )
   return KeypointInfo(
     pairs=pairs,
