@@ -36,9 +36,8 @@ def explained() -> Iterator[None]:
     if (error.name or "").split(".")[0] not in _NEEDED:
       raise
     print(
-      f"okd_jax: {error}; the programs need it. pip install 'okd-jax[train]' "
-      "adds all that they need; in a clone it is pip install -r "
-      "requirements.txt.",
+      f"okd_jax: {error}; the programs need it. In a clone of the repository, "
+      "pip install -r requirements.txt adds all that they need.",
       file=sys.stderr,
       flush=True,
     )

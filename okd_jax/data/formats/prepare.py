@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 _PROBE_SECS = 2.0
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
-_INSTALL = "pip install 'okd-jax[tfds]'"
+_INSTALL = "pip install tensorflow-cpu tensorflow-datasets importlib_resources"
 
 
 def known_names() -> list[str]:
