@@ -462,6 +462,14 @@ def test_joints_may_have_numbers_as_names(tmp_path):
   assert str(known.bones) == "((0, 1),)"
 
 
+def test_a_fraction_of_no_picture_is_refused(tmp_path):
+  folder = annotated.write(tmp_path, annotated.content(2))
+  with pytest.raises(ConfigError, match="test_fraction=0.2 of 2 .* to 0.5 or"):
+    make(folder, test_fraction=0.2)
+  assert make(folder, test_fraction=0.5).info.num_test == 1
+  assert make(folder, test_fraction=0.0).info.num_test == 0
+
+
 def test_a_picture_must_be_left_to_train_on(tmp_path):
   folder = annotated.write(tmp_path, annotated.content(2))
   with pytest.raises(ConfigError, match=r"test_fraction=0\.9 leaves none of 2"):
