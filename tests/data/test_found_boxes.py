@@ -169,6 +169,7 @@ def test_categories_may_have_texts_as_ids(tmp_path):
     ([DETECTION, 5], "entry 1 of its boxes"),
     (annotations(image_id="y"), "entry 0 of its boxes"),
     ([{**DETECTION, "bbox": None}], "entry 0 of its boxes"),
+    (annotations(iscrowd="no"), "entry 0 of its boxes"),
   ],
 )
 def test_damaged_boxes_are_refused(tmp_path, content, message):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from okd_jax.data.keypoints import boxes
+from okd_jax.data.keypoints import boxes, entries
 from okd_jax.data.keypoints.info import PERSON
 from okd_jax.errors import DataError
 
@@ -120,16 +120,14 @@ def _named(path: pathlib.Path) -> Iterator[tuple[str, Found]]:
     return
   try:
     images = {image["id"]: image for image in content["images"]}
-    entries = content["annotations"]
+    annotations = content["annotations"]
     names = {key: image["file_name"] for key, image in images.items()}
   except (LookupError, TypeError) as error:
     raise DataError(
       f"{path} has neither images with 'id' and 'file_name', and annotations, "
       f"nor is it a list of detections ({error!r}); export it as COCO."
     ) from error
-  for i, entry in enumerate(entries):
-    if isinstance(entry, dict) and entry.get("iscrowd"):
-      continue
+  for i, entry in enumerate(annotations):
     figure = _found(path, i, entry, images)
     if figure.box[2:].any():
       yield _slashed(names[figure.image_id]), figure
@@ -184,8 +182,11 @@ def _box(entry: Any, *, optional: bool) -> np.ndarray:
 
   Args:
     entry: an annotation or a detection.
-    optional: whether to return an empty box if there are no such joints either.
+    optional: whether to return an empty box for a group, and if there are no
+      such joints either.
   """
+  if optional and entries.is_crowd(entry):
+    return np.zeros(4)
   given = entry.get("bbox")
   box = np.zeros(4) if given is None else np.array(given, float)
   if box.shape != (4,) or box[2:].any():
