@@ -201,6 +201,7 @@ def test_what_is_best_can_be_pasted_into_a_shell(
     (["--search.batch_size=0..10"], "config.batch_size=0 must be"),
     (["--search.batch_size=()"], "must be values in brackets"),
     (["--search.data.validation=0.1..0.2"], "all trials must have the same"),
+    (["--search.data.test_fraction=0.1..0.2"], "all trials must have the same"),
     (["--search.seed=(0,1)"], "all trials must have the same"),
     (["--search.batch_size={[1]:2}"], "must be values in brackets"),
   ],
@@ -214,10 +215,11 @@ def test_wrong_ranges_are_refused(flags, says):
   ("flag", "says"),
   [
     ("--config.data.validation=0", "--config.data.validation=0.1 holds out"),
-    ("--config.best_by=test/leader/accuracy", "would choose by test data"),
+    ("--config.best_by=test/leader/accuracy", "such as validation/leader/acc"),
+    ("--config.best_by=validation/leader/pckh", "is not measured on digits"),
   ],
 )
-def test_test_data_do_not_choose(flag, says, tmp_path, capsys):
+def test_only_a_figure_on_validation_data_chooses(flag, says, tmp_path, capsys):
   flags = ["search", *RECIPE, flag, f"--workdir={tmp_path}", *SEARCHED]
   with pytest.raises(SystemExit) as left:
     __main__.main(flags)
