@@ -11,10 +11,13 @@ import time
 import optuna
 import pytest
 
+from configs import independent_stickfolk
 from okd_jax import __main__, search, train
 from okd_jax.cli import common as cli
+from okd_jax.data.keypoints import stickfolk
 from okd_jax.errors import ConfigError, Interrupted, NotFiniteError
 from okd_jax.settings import ranges
+from okd_jax.settings.freeze import freeze
 
 JUDGE = "validation/leader/accuracy"
 RECIPE = (
@@ -226,6 +229,22 @@ def test_only_a_figure_on_validation_data_chooses(flag, says, tmp_path, capsys):
   assert left.value.code == ConfigError.exit_code
   assert says in capsys.readouterr().err
   assert not list(tmp_path.iterdir())
+
+
+def test_keypoints_are_judged_by_their_own_figure(tmp_path):
+  for seed, (split, count) in enumerate({"train": 10, "test": 4}.items()):
+    stickfolk.write(tmp_path, split, "easy", count, seed)
+  config = independent_stickfolk.get_config("smoke")
+  config.data.name = f"keypoints:{tmp_path}"
+  config.data.train_examples = 0
+  config.data.validation = 0.2
+  config.mesh.data, config.batch_size = 1, 4
+  judge = search._judge(freeze(config))
+  assert judge.name == "validation/leader/pckh"
+  assert judge.merit({judge.name: 0.5}) == judge.figure(0.5) == 0.5
+  config.best_by = "validation/leader/accuracy"
+  with pytest.raises(ConfigError, match="not measured .* such as .*/pckh"):
+    search._judge(freeze(config))
 
 
 def test_another_search_is_refused_in_its_folder(pretending, tmp_path):
