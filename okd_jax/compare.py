@@ -9,7 +9,12 @@ import jax
 from okd_jax import train
 from okd_jax.devices import signals
 from okd_jax.devices.processes import Meeting
-from okd_jax.errors import ConfigError, Interrupted, RunLockError
+from okd_jax.errors import (
+  ConfigError,
+  Interrupted,
+  RunLockError,
+  UnreachableError,
+)
 from okd_jax.results import comparison as result_tables, grid, rows as results
 from okd_jax.results.grid import Cell
 from okd_jax.results.share import Share
@@ -51,6 +56,7 @@ def compare(
   Raises:
     ConfigError: if the grid cannot be run.
     Interrupted: after a signal; the same command continues.
+    UnreachableError: if a bucket cannot be reached; the same command continues.
     Exception: the error of a cell that failed, or was lost to another run, in
       only some processes of a worker, which then cannot continue together.
   """
@@ -104,7 +110,8 @@ def _train(cell: Cell, share: Share, stop: signals.Stop) -> None:
     )
     if jax.process_index() == 0:
       (cell.workdir / results.ERROR).unlink(missing_ok=True)
-  except Interrupted:
+  except (Interrupted, UnreachableError):
+    # An outage says nothing about the cell, which stays to be trained.
     raise
   except Exception as error:
     if isinstance(error, RunLockError):

@@ -38,7 +38,7 @@ from okd_jax.tasks.task import Task
 _log = logging.getLogger(__name__)
 # Trials that differ in them cannot be compared.
 _COMMON = {"seed", "num_seeds", "best_by", "deploy"}
-_COMMON |= {"data.name", "data.validation"}
+_COMMON |= {"data.name", "data.validation", "data.test_fraction"}
 
 Space = dict[str, distributions.BaseDistribution]
 
@@ -159,12 +159,15 @@ def search(
 
 
 def _judge(config: RunConfig) -> Judge:
+  source = build.source(config, layout.mesh(config))
+  task = tasks.load(source.info.task)
+  headline = task.headline(source.info).name
+  leader = Figure("validation", LEADER, False, headline).name
   if config.best_by and parse(config.best_by).split != "validation":
     raise ConfigError(
       f"config.best_by='{config.best_by}' would choose by test data; name a "
-      "figure on validation data, such as validation/leader/accuracy."
+      f"figure on validation data, such as {leader}."
     )
-  source = build.source(config, layout.mesh(config))
   if not len(source.positions["validation"]):
     raise ConfigError(
       f"config.data.validation={config.data.validation:g}: "
@@ -172,10 +175,14 @@ def _judge(config: RunConfig) -> Judge:
       "must not choose; --config.data.validation=0.1 holds out a tenth of the "
       "training images."
     )
-  task = tasks.load(source.info.task)
-  headline = task.headline(source.info).name
-  leader = Figure("validation", LEADER, False, headline).name
-  return Judge(task, config.best_by or leader)
+  judge = Judge(task, config.best_by or leader)
+  measures = [measure.name for measure in task.measures]
+  if parse(judge.name).measure not in measures:
+    raise ConfigError(
+      f"config.best_by='{judge.name}' is not measured on {config.data.name}; "
+      f"name one of {', '.join(measures)}, such as {leader}."
+    )
+  return judge
 
 
 def _open(config: RunConfig, looked: Space, workdir: Path) -> optuna.Study:

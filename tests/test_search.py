@@ -11,10 +11,13 @@ import time
 import optuna
 import pytest
 
+from configs import independent_stickfolk
 from okd_jax import __main__, search, train
 from okd_jax.cli import common as cli
+from okd_jax.data.keypoints import stickfolk
 from okd_jax.errors import ConfigError, Interrupted, NotFiniteError
 from okd_jax.settings import ranges
+from okd_jax.settings.freeze import freeze
 
 JUDGE = "validation/leader/accuracy"
 RECIPE = (
@@ -201,6 +204,7 @@ def test_what_is_best_can_be_pasted_into_a_shell(
     (["--search.batch_size=0..10"], "config.batch_size=0 must be"),
     (["--search.batch_size=()"], "must be values in brackets"),
     (["--search.data.validation=0.1..0.2"], "all trials must have the same"),
+    (["--search.data.test_fraction=0.1..0.2"], "all trials must have the same"),
     (["--search.seed=(0,1)"], "all trials must have the same"),
     (["--search.batch_size={[1]:2}"], "must be values in brackets"),
   ],
@@ -214,16 +218,33 @@ def test_wrong_ranges_are_refused(flags, says):
   ("flag", "says"),
   [
     ("--config.data.validation=0", "--config.data.validation=0.1 holds out"),
-    ("--config.best_by=test/leader/accuracy", "would choose by test data"),
+    ("--config.best_by=test/leader/accuracy", "such as validation/leader/acc"),
+    ("--config.best_by=validation/leader/pckh", "is not measured on digits"),
   ],
 )
-def test_test_data_do_not_choose(flag, says, tmp_path, capsys):
+def test_only_a_figure_on_validation_data_chooses(flag, says, tmp_path, capsys):
   flags = ["search", *RECIPE, flag, f"--workdir={tmp_path}", *SEARCHED]
   with pytest.raises(SystemExit) as left:
     __main__.main(flags)
   assert left.value.code == ConfigError.exit_code
   assert says in capsys.readouterr().err
   assert not list(tmp_path.iterdir())
+
+
+def test_keypoints_are_judged_by_their_own_figure(tmp_path):
+  for seed, (split, count) in enumerate({"train": 10, "test": 4}.items()):
+    stickfolk.write(tmp_path, split, "easy", count, seed)
+  config = independent_stickfolk.get_config("smoke")
+  config.data.name = f"keypoints:{tmp_path}"
+  config.data.train_examples = 0
+  config.data.validation = 0.2
+  config.mesh.data, config.batch_size = 1, 4
+  judge = search._judge(freeze(config))
+  assert judge.name == "validation/leader/pckh"
+  assert judge.merit({judge.name: 0.5}) == judge.figure(0.5) == 0.5
+  config.best_by = "validation/leader/accuracy"
+  with pytest.raises(ConfigError, match="not measured .* such as .*/pckh"):
+    search._judge(freeze(config))
 
 
 def test_another_search_is_refused_in_its_folder(pretending, tmp_path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from okd_jax.errors import DataError
+from okd_jax.errors import ConfigError, DataError
 
 
 def check_every_class(
@@ -61,3 +61,18 @@ def check_split(
       "each, and one at least, were expected."
     )
   check_labels(where, labels, num_classes)
+
+
+def share(setting: str, fraction: float, count: int, what: str) -> int:
+  """How many of `count` things a fraction stands for.
+
+  Raises:
+    ConfigError: if a fraction above 0 stands for none.
+  """
+  number = round(fraction * count)
+  if fraction and not number:
+    raise ConfigError(
+      f"{setting}={fraction} of {count} {what} is none; set it to "
+      f"{1 / max(count, 1):.2g} or more, or to 0 to do without."
+    )
+  return number

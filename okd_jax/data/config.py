@@ -6,6 +6,7 @@ from typing import Any
 
 from okd_jax import rules
 from okd_jax.data.info import KNOWN
+from okd_jax.data.keypoints.info import KeypointInfo
 from okd_jax.errors import closest, ConfigError
 
 FOLDER = "folder:"
@@ -36,9 +37,9 @@ class Keypoints:
   """
 
   width: int = rules.between(0, 0, 2**31, added=True)
-  scale: float = rules.between(0.25, 0, 1, added=True)
-  rotation: float = rules.between(30.0, 0, 181, added=True)
-  sigma: float = rules.positive(2.0, added=True)
+  scale: float = rules.between(KeypointInfo.scale, 0, 1, added=True)
+  rotation: float = rules.between(KeypointInfo.rotation, 0, 181, added=True)
+  sigma: float = rules.positive(KeypointInfo.sigma, added=True)
   boxes: str = rules.text("", "a file, or empty", added=True)
 
 

@@ -1,5 +1,7 @@
 """Attention maps: which positions of a feature map matter."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -68,7 +70,7 @@ def map_distance(maps: Array, target_maps: Array) -> Array:
     target_maps=(target_maps, "* H W D"),
   )
   flat, target = (
-    x.reshape(*x.shape[:-3], -1)
+    x.reshape(*x.shape[:-3], math.prod(x.shape[-3:]))
     for x in (maps, jax.lax.stop_gradient(target_maps))
   )
   return jnp.mean(jnp.square(normalize(flat) - normalize(target)), axis=-1)
@@ -152,7 +154,8 @@ def spatial_attention(maps: Array) -> Array:
 
 def _attention(maps: Array) -> Array:
   """[..., H * W]: the mean over channels of squares."""
-  return jnp.mean(jnp.square(maps), axis=-1).reshape(*maps.shape[:-3], -1)
+  *leading, height, width, _ = maps.shape
+  return jnp.mean(jnp.square(maps), axis=-1).reshape(*leading, height * width)
 
 
 def normalize(x: Array) -> Array:

@@ -156,6 +156,8 @@ def mcl(
   own, cross = _similarities(embeddings, nce_temperature)
 
   def exchange(students, targets):
+    if not classes.size:  # rows of no columns have no softmax
+      return jnp.zeros(logits.shape[:2], logits.dtype)
     targets = jax.lax.stop_gradient(targets)
     return sum_over_others(kl(students, targets, temperature))
 

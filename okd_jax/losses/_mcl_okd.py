@@ -282,4 +282,5 @@ def _log_mean(positive: Array, negative: Array) -> Array:
     jax.nn.logsumexp(positive, axis=-1),
     jax.nn.logsumexp(negative, axis=(-2, -1)),
   )
-  return total - math.log(negative.shape[-2] * (negative.shape[-1] + 1))
+  num_examples, num_negatives = negative.shape[-2:]
+  return total - math.log(max(1, num_examples) * (num_negatives + 1))

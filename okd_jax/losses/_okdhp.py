@@ -189,4 +189,5 @@ def okdhp(
 def _pixels_last(maps: Array) -> Array:
   """[..., J, h * w]."""
   maps = jnp.moveaxis(maps, -1, -3)
-  return maps.reshape(*maps.shape[:-2], -1)
+  *leading, height, width = maps.shape
+  return maps.reshape(*leading, height * width)

@@ -19,7 +19,8 @@ from okd_jax.storage.paths import Path
 _log = logging.getLogger(__name__)
 
 _PROJECT = "okd_jax"
-_IDENTITY = "wandb_id.txt"
+# The tag by which a run is found again.
+_TAG = "okd_jax.id"
 
 
 @contextlib.contextmanager
@@ -57,7 +58,7 @@ class _Wandb:
     self._run = wandb.init(
       project=_PROJECT,
       name=workdir.name,
-      id=_identity(workdir),
+      id=_identity(workdir, "wandb"),
       resume="allow",
       # It writes files of its own, and cannot do so in a bucket.
       dir=str(workdir) if isinstance(workdir, pathlib.Path) else None,
@@ -78,8 +79,23 @@ class _Mlflow:
     mlflow: Any = importlib.import_module("mlflow")
     self._mlflow = mlflow
     mlflow.set_experiment(_PROJECT)
-    mlflow.start_run(run_name=workdir.name)
-    mlflow.log_params(freeze.flatten(config))
+    identity = _identity(workdir, "mlflow")
+    found = mlflow.search_runs(
+      experiment_names=[_PROJECT],
+      filter_string=f"tags.`{_TAG}` = '{identity}'",
+      max_results=1,
+      output_format="list",
+    )
+    settings = freeze.flatten(config)
+    if not found:
+      mlflow.start_run(run_name=workdir.name, tags={_TAG: identity})
+      mlflow.log_params(settings)
+      return
+    mlflow.start_run(run_id=found[0].info.run_id)
+    # Parameters of MLflow stay as they are; extra_epochs, say, may change.
+    said = found[0].data.params | found[0].data.tags
+    new = {k: v for k, v in settings.items() if said.get(k) != str(v)}
+    mlflow.set_tags(new)
 
   def log(self, step: int, metrics: dict[str, float]) -> None:
     self._mlflow.log_metrics(metrics, step=step)
@@ -88,9 +104,9 @@ class _Mlflow:
     self._mlflow.end_run()
 
 
-def _identity(workdir: Path) -> str:
+def _identity(workdir: Path, tracker: str) -> str:
   """An identity of the run in a folder, unique and the same when resumed."""
-  path = workdir / _IDENTITY
+  path = workdir / f"{tracker}_id.txt"
   try:
     return files.text(path).strip()
   except FileNotFoundError:

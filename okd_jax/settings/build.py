@@ -19,6 +19,10 @@ from okd_jax.tasks.task import Task
 from okd_jax.training import state as state_lib
 from okd_jax.training.setup import Setup, with_optim
 
+# Share of the full rate that epochs after the schedule need at least; one_cycle
+# ends with 4e-6 of it.
+_LEAST_RATE = 1e-5
+
 
 def source(config: RunConfig, on: Mesh | None = None) -> data.Source:
   """Opens the data set.
@@ -80,12 +84,13 @@ def setup(
   epochs = config.epochs + config.extra_epochs
   made = dataclasses.replace(made, epochs=epochs)
   if config.extra_epochs and made.learning_rate is not None:
-    last = made.learning_rate(jnp.asarray(made.total_steps - 1))
-    if not float(last) > 0:
+    last = float(made.learning_rate(jnp.asarray(made.total_steps - 1)))
+    if not last > _LEAST_RATE * config.optim.learning_rate:
       raise ConfigError(
-        f"config.extra_epochs={config.extra_epochs} must be 0: this schedule "
-        "ends with a rate of 0, and nothing would be learned. Start another "
-        "run from this one with config.init_from."
+        f"config.extra_epochs={config.extra_epochs} must be 0: the schedule "
+        f"{config.schedule.name} ends with a rate of {last:.1g}, and nothing "
+        "would be learned. Start another run from this one with "
+        "config.init_from."
       )
   return made
 

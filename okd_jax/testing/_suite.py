@@ -3,13 +3,14 @@
 from collections.abc import Callable
 
 from okd_jax import core
-from okd_jax.testing import _checks, _declared, _gradients, _training
+from okd_jax.testing import _checks, _declared, _draws, _gradients, _training
 
 CHECKS: tuple[Callable[[core.Method], None], ...] = (
   _declared.properties_make_sense,
   _checks.terms_are_named_and_shaped,
   _gradients.loss_is_finite,
   _checks.depends_on_arguments_alone,
+  _draws.random_numbers_change,
   _checks.soft_labels_are_taken,
   _gradients.targets_are_constant_unless_joint,
   _gradients.averages_and_teachers_are_constant,

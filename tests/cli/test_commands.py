@@ -413,11 +413,16 @@ def test_a_damaged_leader_ends_with_a_code(trained, tmp_path, capsys):
 
 
 @pytest.mark.checklist("I1")
-def test_trackers_that_fail_are_one_warning(trained, monkeypatch, caplog):
+def test_trackers_that_fail_are_one_warning(
+  trained, tmp_path, monkeypatch, caplog
+):
   told = []
+  workdir = tmp_path / "seed3"
+  workdir.mkdir()
   mlflow = types.SimpleNamespace(
     set_experiment=lambda name: None,
-    start_run=lambda run_name: told.append(run_name),
+    search_runs=lambda **asked: [],
+    start_run=lambda run_name, tags: told.append(run_name),
     log_params=lambda params: told.append(params["peers.num_peers"]),
     log_metrics=lambda metrics, step: told.append((step, metrics)),
     end_run=lambda: told.append("end"),
@@ -429,10 +434,10 @@ def test_trackers_that_fail_are_one_warning(trained, monkeypatch, caplog):
     run_lib.about(trained)[0], trackers=trackers_asked
   )
   with caplog.at_level(logging.WARNING):
-    with trackers.started(config, trained) as found:
+    with trackers.started(config, workdir) as found:
       for tracker in found:
         tracker.log(3, {"loss": 1.0})
-  assert told == [trained.name, 3, (3, {"loss": 1.0}), "end"]
+  assert told == ["seed3", 3, (3, {"loss": 1.0}), "end"]
   (record,) = caplog.records
   assert record.getMessage().startswith("wandb does not track this run")
 

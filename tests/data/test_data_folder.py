@@ -11,7 +11,7 @@ import pytest
 
 from okd_jax import data
 from okd_jax.data.formats import finder, folder
-from okd_jax.errors import DataError
+from okd_jax.errors import ConfigError, DataError
 
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
@@ -367,6 +367,15 @@ def test_two_folders_for_one_split_are_refused(tmp_path):
     write_classes(other / name, 2)
   with pytest.raises(DataError, match="no folder to train on"):
     finder.find(str(other))
+
+
+@pytest.mark.parametrize("source", ["memory", "stream"])
+def test_a_fraction_of_no_picture_is_refused(tmp_path, source):
+  write_classes(tmp_path, 2)
+  with pytest.raises(ConfigError, match="test_fraction=0.05 of 6 .* is none"):
+    make(tmp_path, source, test_fraction=0.05)
+  with pytest.raises(ConfigError, match="validation=0.1 of 5 .* is none"):
+    make(tmp_path, source, validation=0.1)
 
 
 @pytest.mark.parametrize("source", ["memory", "tfds", "stream"])

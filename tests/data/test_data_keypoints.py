@@ -11,7 +11,9 @@ from scipy import io
 from okd_jax import __main__, data
 from okd_jax.data.formats import tfds
 from okd_jax.data.keypoints import (
+  coco,
   description,
+  found,
   mpii,
   own,
   pictures,
@@ -313,6 +315,14 @@ NAN, CROWD = float("nan"), {"iscrowd": 1}
       "no labelled joint to learn in 1 .* 1 groups .iscrowd. are left out",
     ),
     (change((*FIRST, "area"), "large"), "annotation 1: a value"),
+    (
+      change((*FIRST, "iscrowd"), 2),
+      "annotation 1: .*iscrowd 2 must be 0 or 1",
+    ),
+    (change((*FIRST, "iscrowd"), "2"), "iscrowd '2' must be 0 or 1"),
+    (change((*FIRST, "iscrowd"), NAN), "iscrowd nan must be 0 or 1"),
+    (change((*FIRST, "iscrowd"), "no"), "annotation 1: a value"),
+    (change((*FIRST, "image_id"), "7"), "image_id '7' is of no image"),
     (change((*FIRST, "image_id"), [7]), r"image_id \[7\] is of no image"),
     (change(("images", 0, "id"), [7]), "entry of images without an 'id'"),
     (change(("images", 0, "id"), 7.0), r"whole number or a text: .* has 7\.0"),
@@ -330,6 +340,30 @@ def test_damaged_annotations_are_refused(tmp_path, damage, message):
   with pytest.raises(DataError, match=message) as error:
     make(folder)
   assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_numbers_may_be_texts(tmp_path, official):
+  said = annotated.content(2)
+  said["annotations"][0] |= {
+    "iscrowd": "0",
+    "area": "300",
+    "bbox": ["10", "5", "20", "20"],
+    "keypoints": ["20", "10", "2"] * 5,
+  }
+  said["annotations"][1] |= {"iscrowd": "1", "area": "0"}
+  path = annotated.write(tmp_path, said) / "annotations" / "all.json"
+  (figure,) = coco.read(path, None, ASPECT, official=official).figures
+  assert figure.area == 300
+  by_picture = found.ByPicture(path)
+  assert len(by_picture.of(tmp_path / "images" / "1.png")) == 1
+  with pytest.raises(DataError, match="has no box"):
+    by_picture.of(tmp_path / "images" / "2.png")
+  said["annotations"][1] |= {"iscrowd": "0"}
+  path.write_text(json.dumps(said))
+  read = coco.read(path, None, ASPECT, official=official)
+  # An area of 0 is one that is not known, and COCO leaves such figures out.
+  assert len(read.figures) == (1 if official else 2)
 
 
 def figures_of(folder):
@@ -460,6 +494,14 @@ def test_joints_may_have_numbers_as_names(tmp_path):
   assert known.pairs == ((3, 4),) and known.torso == (1, 2)
   assert known.sigmas[0] == 0.1
   assert str(known.bones) == "((0, 1),)"
+
+
+def test_a_fraction_of_no_picture_is_refused(tmp_path):
+  folder = annotated.write(tmp_path, annotated.content(2))
+  with pytest.raises(ConfigError, match="test_fraction=0.2 of 2 .* to 0.5 or"):
+    make(folder, test_fraction=0.2)
+  assert make(folder, test_fraction=0.5).info.num_test == 1
+  assert make(folder, test_fraction=0.0).info.num_test == 0
 
 
 def test_a_picture_must_be_left_to_train_on(tmp_path):

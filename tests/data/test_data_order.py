@@ -87,6 +87,19 @@ def test_divide_takes_validation_subset_and_held_out_apart():
   assert len(everything["train"]) == 900
 
 
+@pytest.mark.parametrize("groups", [None, np.arange(100) // 10])
+@pytest.mark.parametrize("name", ["validation", "held_out"])
+def test_divide_refuses_a_fraction_of_nothing(name, groups):
+  labels = np.arange(100) % 10
+  asked = {"validation": 0.0, "train_examples": 0, "held_out": 0.0}
+  count = 100 if groups is None else 10
+  with pytest.raises(ValueError, match=rf"{name}=0.004 of {count} .* is none"):
+    source.divide(labels, groups=groups, **(asked | {name: 0.004}))
+  least = {name: 1 / count}
+  assert len(source.divide(labels, groups=groups, **(asked | least))[name])
+  assert not len(source.divide(labels, groups=groups, **asked)[name])
+
+
 def test_divide_refuses_impossible_subsets():
   labels = np.arange(100) % 10
   for count in (5, 91):

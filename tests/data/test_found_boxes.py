@@ -114,6 +114,37 @@ def test_detections_are_found_by_number_or_name(tmp_path):
   assert [f.image_id for f in found.detections(path)] == [139, 7, 139]
 
 
+@pytest.mark.parametrize(
+  ("names", "file", "expected"),
+  [
+    # The folders of the file may count or be left out, so it may be either.
+    (["a.png", "x/a.png"], "x/a.png", None),
+    (["a.png", "x/a.png"], "y/a.png", 0),
+    (["x/a.png", "z/x/a.png"], "/z/x/a.png", None),
+    (["x/a.png", "y/a.png"], "a.png", None),
+    (["x/a.png", "y/a.png"], "y/a.png", 1),
+    (["x/a.png"], "moved/a.png", 0),
+    (["/a/a.png", "/a/x/a.png", "a.png"], "/a/x/a.png", 1),
+    (["/a/a.png", "/a/x/a.png", "a.png"], "/b/../a/a.png", 0),
+  ],
+)
+def test_a_picture_that_two_names_may_mean_is_refused(
+  tmp_path, names, file, expected
+):
+  content = [
+    DETECTION | {"image_id": 1000 + i, "file_name": name}
+    for i, name in enumerate(names)
+  ]
+  by_picture = found.ByPicture(written(tmp_path, content))
+  if expected is not None:
+    (box,) = by_picture.of(pathlib.Path(file))
+    assert box.image_id == 1000 + expected
+    return
+  listed = ", ".join(sorted(names))
+  with pytest.raises(DataError, match=rf"several pictures for .*\({listed}\)"):
+    by_picture.of(pathlib.Path(file))
+
+
 @pytest.mark.parametrize("name", ["0.png", "0000.png"])
 def test_the_picture_of_number_zero_is_found(tmp_path, name):
   path = written(tmp_path, [DETECTION | {"image_id": 0}])
@@ -138,6 +169,7 @@ def test_categories_may_have_texts_as_ids(tmp_path):
     ([DETECTION, 5], "entry 1 of its boxes"),
     (annotations(image_id="y"), "entry 0 of its boxes"),
     ([{**DETECTION, "bbox": None}], "entry 0 of its boxes"),
+    (annotations(iscrowd="no"), "entry 0 of its boxes"),
   ],
 )
 def test_damaged_boxes_are_refused(tmp_path, content, message):

@@ -105,9 +105,42 @@ def test_no_classes_positions_or_channels_are_refused(call, axis):
     call()
 
 
-def test_no_examples_have_no_losses():
-  none = losses.softened_kl(LOGITS[:, :0], LOGITS[:, :0], temperature=2.0)
-  assert none.shape == (P, 0)
+NONE, MAPS = LOGITS[:, :0], np.ones((P, 0, 2, 2, 3))
+EMBEDDINGS, NOBODY = FEATURES[:, :0], LABELS[:0]
+
+
+@pytest.mark.parametrize(
+  "call",
+  [
+    lambda: losses.softened_kl(NONE, NONE, temperature=2.0),
+    lambda: losses.dml(NONE, NOBODY),
+    lambda: losses.kdcl(NONE, losses.kdcl_linear_target(NONE, NOBODY), NOBODY),
+    lambda: losses.okddip(NONE, NONE[0], EMBEDDINGS, EMBEDDINGS, NOBODY),
+    lambda: losses.one(NONE, NONE[..., 0], NOBODY),
+    lambda: losses.pcl(NONE, NONE[0], NONE, NOBODY),
+    lambda: losses.ffl(NONE, NONE[0], NOBODY),
+    lambda: losses.mcl(NONE, EMBEDDINGS, NOBODY, logit_kd="all"),
+    lambda: losses.supervised_nce(np.ones((P, 0, 0)), NOBODY),
+    lambda: losses.mcl_okd(
+      NONE,
+      EMBEDDINGS,
+      EMBEDDINGS,
+      np.ones((P, 0, 5, 3)),
+      NOBODY,
+      num_examples=9,
+    ),
+    lambda: losses.heatmap_kl(MAPS[0], MAPS[0], MAPS[0, :, 0, 0]),
+    lambda: losses.heatmap_mse(MAPS[0], MAPS[0], MAPS[0, :, 0, 0]),
+    lambda: losses.map_distance(MAPS, MAPS),
+    lambda: losses.attention_distance(MAPS, MAPS),
+    lambda: losses.diverse_attention(MAPS, MAPS),
+    lambda: losses.peer_diversity(NONE),
+  ],
+)
+def test_no_examples_have_no_losses(call):
+  terms = jax.tree.leaves(call())
+  assert terms
+  assert all(0 in term.shape for term in terms)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.float8_e5m2])

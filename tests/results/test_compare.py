@@ -16,7 +16,12 @@ from cells import pretend, small
 from configs import compare_digits
 from okd_jax import __main__, backbones, compare, methods, train
 from okd_jax.cli import common as cli
-from okd_jax.errors import ConfigError, Interrupted, NotFiniteError
+from okd_jax.errors import (
+  ConfigError,
+  Interrupted,
+  NotFiniteError,
+  UnreachableError,
+)
 from okd_jax.results import (
   comparison as result_tables,
   comparison_plots as compare_plots,
@@ -316,6 +321,23 @@ def test_a_stopped_comparison_goes_on(tmp_path, pretending, when):
   assert not compare.compare(config, tmp_path)
   assert len(ran) == (4 if when == "within a run" else 3)
   assert "resnet8/okddip/seed1" in ran
+
+
+def test_an_outage_while_a_cell_is_trained_ends_the_worker(
+  tmp_path, pretending
+):
+  ran, events = pretending
+  config = small(methods=("independent", "okddip"))
+  error = UnreachableError("gs://a cannot be read")
+  events["resnet8/independent/seed0"] = raising(error)
+  with pytest.raises(UnreachableError):
+    compare.compare(config, tmp_path)
+  assert ran[-1] == "resnet8/independent/seed0"
+  assert not list(tmp_path.rglob(results.ERROR))
+  begun = len(ran)
+  events.clear()
+  assert not compare.compare(config, tmp_path, skip_failed=True)
+  assert ran[begun] == ran[begun - 1] and "resnet8/okddip/seed1" in ran
 
 
 @pytest.fixture

@@ -72,15 +72,32 @@ def test_epochs_that_change_no_schedule_may_be_added(tmp_path):
   assert_equal(state, train.train(tiny(**fixed), tmp_path / "b")[0])
 
 
-@pytest.mark.parametrize("final", [0.0, 0.5])
-def test_extra_epochs_at_a_rate_of_zero_are_refused(longer, final):
+@pytest.mark.parametrize(
+  "name, final, learns",
+  [
+    ("multistep", 0.0, True),
+    ("constant", 0.0, True),
+    ("cosine", 0.0, False),
+    ("cosine", 0.5, True),
+    ("linear", 0.0, False),
+    ("linear", 0.5, True),
+    ("linear", 1e-7, False),
+    ("one_cycle", 0.0, False),
+  ],
+)
+def test_extra_epochs_at_a_rate_near_zero_are_refused(
+  longer, name, final, learns
+):
   run = run_lib.run(longer[1])
-  falling = {"schedule.name": "linear", "schedule.final": final}
-  config = tiny(extra_epochs=1, **falling)
-  if not final:
-    with pytest.raises(ConfigError, match="extra_epochs=1 must be 0"):
+  config = tiny(
+    extra_epochs=1, **{"schedule.name": name, "schedule.final": final}
+  )
+  if not learns:
+    expected = f"extra_epochs=1 must be 0: the schedule {name}.*init_from"
+    with pytest.raises(ConfigError, match=expected):
       build.setup(config, run.info, 100, run.setup.mesh)
     return
   made = build.setup(config, run.info, 100, run.setup.mesh)
-  rates = made.learning_rate(np.arange(15))
-  np.testing.assert_allclose(rates[10:], final * config.optim.learning_rate)
+  rates = np.broadcast_to(made.learning_rate(np.arange(15)), 15)
+  share = final or {"multistep": config.optim.factor, "constant": 1}[name]
+  np.testing.assert_allclose(rates[10:], share * config.optim.learning_rate)

@@ -57,6 +57,36 @@ class Counting(Right):
     return self.calls[0] * super().loss(outputs, batch, ctx)
 
 
+class DrawsTheSame(Right):
+  where: str = "here"
+
+  def loss(self, outputs, batch, ctx):
+    key = jax.random.key(0)
+    draw = jax.random.normal
+    if self.where == "in a loop":
+      _, noise = jax.lax.scan(lambda c, _: (c, draw(key)), 0, length=2)
+      noise = noise[0]
+    elif self.where == "in a call":
+      noise = jax.jit(lambda x: x + draw(jax.random.PRNGKey(7)))(ctx.epoch)
+    else:
+      noise = draw(jax.random.split(key)[1])
+    return super().loss(outputs, batch, ctx) + noise
+
+
+class DrawsAnew(Right):
+  where: str = "ctx.key"
+
+  def loss(self, outputs, batch, ctx):
+    key = jax.random.fold_in(jax.random.key(0), ctx.step)
+    key = ctx.key if self.where == "ctx.key" else key
+
+    def draw(key, _):
+      return jax.random.split(key)[0], jax.random.normal(key)
+
+    noise = jax.lax.scan(draw, key, length=2)[1].sum()
+    return super().loss(outputs, batch, ctx) + noise
+
+
 class HardOnly(Right):
   def loss(self, outputs, batch, ctx):
     labels = batch.target
@@ -226,6 +256,10 @@ WRONG = [
   ("loss_is_finite", Unstable, "take jax.nn.log_softmax"),
   ("loss_is_finite", Coarse, "not finite .* in bfloat16"),
   ("depends_on_arguments_alone", Counting, "no state outside variables"),
+  *(
+    ("random_numbers_change", functools.partial(DrawsTheSame, where), "ctx.key")
+    for where in ("here", "in a loop", "in a call")
+  ),
   ("soft_labels_are_taken", HardOnly, "use okd_jax.losses"),
   ("soft_labels_are_taken", IntegersOnly, "Take also one-hot"),
   ("targets_are_constant_unless_joint", SecretlyJoint, "stop_gradient"),
@@ -255,6 +289,12 @@ def test_wrong_methods_are_told_what_to_do(name, method, message):
   check = {check.__name__: check for check in testing.CHECKS}[name]
   with pytest.raises(AssertionError, match=message):
     check(method())
+
+
+@pytest.mark.parametrize("where", ["ctx.key", "the step"])
+def test_random_numbers_may_follow_from_any_argument(where):
+  check = {c.__name__: c for c in testing.CHECKS}["random_numbers_change"]
+  check(DrawsAnew(where))
 
 
 def test_every_check_has_a_wrong_method():

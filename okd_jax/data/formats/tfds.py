@@ -12,7 +12,7 @@ import re
 
 import numpy as np
 
-from okd_jax.data import images as pictures, order
+from okd_jax.data import checks, images as pictures, order
 from okd_jax.data.formats import tfrecord as records
 from okd_jax.data.info import describe, HostData, Split
 from okd_jax.devices import host
@@ -227,8 +227,14 @@ def hold_out(split: Split, test_fraction: float) -> tuple[Split, Split]:
 def hold_out_rows(
   labels: np.ndarray, test_fraction: float
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The same for labels [N]: positions to train on and to test on."""
-  count = round(test_fraction * len(labels))
+  """The same for labels [N]: positions to train on and to test on.
+
+  Raises:
+    ConfigError: if a fraction above 0 leaves nothing to test on.
+  """
+  count = checks.share(
+    "config.data.test_fraction", test_fraction, len(labels), "pictures"
+  )
   test, train = order.stratified(labels, count, _TEST)
   return train, test
 

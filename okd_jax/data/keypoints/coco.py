@@ -122,7 +122,9 @@ class _Reader:
     for entry in annotations:
       image = entry.get("image_id")
       if not isinstance(image, int | str) or image not in images:
-        raise self._wrong(entry, f"image_id {image} is of no image in the file")
+        raise self._wrong(
+          entry, f"image_id {image!r} is of no image in the file"
+        )
       try:
         figure = self._figure(entry, images[image], numbers[image])
       except (TypeError, ValueError) as error:
@@ -133,7 +135,7 @@ class _Reader:
         yield figure
 
   def _figure(self, entry, image, number: int) -> Figure | None:
-    if entry.get("iscrowd"):
+    if entries.is_crowd(entry):
       self._counts["crowd"] += 1
       return None
     if (labelled := self._labelled(entry)) is None:
@@ -203,7 +205,8 @@ class _Reader:
     if box.shape != (4,) or not np.isfinite(box).all() or box[2:].min() < 0:
       raise self._wrong(entry, f"bbox {given} must be x, y, width, height")
     if self._official:
-      return boxes.clean_box(box, size) if entry.get("area") else None
+      known = entries.number(entry, "area")
+      return boxes.clean_box(box, size) if known else None
     # Tools write an empty box where nobody drew one.
     if not box[2:].any() and not (box := own)[2:].any():
       return None
@@ -216,10 +219,10 @@ class _Reader:
     return boxes.padded(box, self._padding)
 
   def _area(self, entry, box) -> float:
-    if given := entry.get("area"):
-      if not 0 < (area := float(given)) < np.inf:
+    if area := entries.number(entry, "area"):
+      if not 0 < area < np.inf:
         raise self._wrong(
-          entry, f"area {given} must be above 0, or 0 where it is not known"
+          entry, f"area {area:g} must be above 0, or 0 where it is not known"
         )
       return area
     self._counts["area"] += 1

@@ -43,7 +43,7 @@ def figures(
   for each in _people(path):
     if each.image_id not in images:
       raise DataError(
-        f"{path} has a box in image {each.image_id}, which is not in "
+        f"{path} has a box in image {each.image_id!r}, which is not in "
         f"{annotations}; use what was found in these pictures."
       )
     image = images[each.image_id]

@@ -48,6 +48,26 @@ def numbers(images: Mapping[Any, Any]) -> dict[Any, int]:
   }
 
 
+def number(entry: Mapping[str, Any], key: str) -> float:
+  """A number that may be written as a text; 0 where nothing is said.
+
+  Raises:
+    TypeError, ValueError: if it is something else.
+  """
+  return float(entry.get(key) or 0)
+
+
+def is_crowd(entry: Mapping[str, Any]) -> bool:
+  """Whether an annotation is of a group.
+
+  Raises:
+    TypeError, ValueError: if it says neither 0 nor 1.
+  """
+  if (said := number(entry, "iscrowd")) not in (0, 1):
+    raise ValueError(f"iscrowd {entry['iscrowd']!r} must be 0 or 1")
+  return bool(said)
+
+
 def require_categories(path: Path, content: Mapping[str, Any]) -> None:
   """Refuses annotations of a category that is not in the file.
 

@@ -7,12 +7,13 @@ output of detectors, a list of {"image_id", "category_id", "bbox", "score"}.
 from collections.abc import Iterator, Mapping
 import dataclasses
 import json
+import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from okd_jax.data.keypoints import boxes
+from okd_jax.data.keypoints import boxes, entries
 from okd_jax.data.keypoints.info import PERSON
 from okd_jax.errors import DataError
 
@@ -39,9 +40,10 @@ class Found:
 class ByPicture:
   """The boxes in each picture, by the name of its file.
 
-  Names with folders are compared by as many last parts as both have. Detections
-  without "file_name" belong to the picture whose name is the id of their image,
-  with or without leading zeros, as in COCO.
+  Names with folders are compared by as many last parts as both have; if no name
+  is the same in all of them, the folders do not count. Detections without
+  "file_name" belong to the picture whose name is the id of their image, with or
+  without leading zeros, as in COCO.
   """
 
   def __init__(self, path: pathlib.Path):
@@ -54,34 +56,42 @@ class ByPicture:
     self._by_name: dict[str, list[Found]] = {}
     for name, figure in _named(path):
       self._by_name.setdefault(name, []).append(figure)
+    # Names by what any picture of them must be called.
+    self._by_end: dict[str, list[str]] = {}
+    for name in self._by_name:
+      self._by_end.setdefault(_parts(name)[-1], []).append(name)
 
   def of(self, file: pathlib.Path) -> list[Found]:
     """The boxes in a picture.
 
     Raises:
-      DataError: if there are none.
+      DataError: if there are none, or if they may be those of several pictures.
     """
-    parts = file.absolute().parts
-    for start in range(len(parts)):
-      if found := self._by_name.get("/".join(parts[start:])):
-        return found
-    by_end = [
-      found
-      for name, found in self._by_name.items()
-      if pathlib.PurePosixPath(name).name == file.name
+    parts = pathlib.Path(os.path.abspath(file)).parts
+    stems = {file.stem, file.stem.lstrip("0") or "0"}
+    numbers = [stem for stem in stems if stem in self._by_name]
+    names = self._by_end.get(file.name, [])
+    whole = [name for name in names if _parts(name) == parts]
+    alike = [
+      name for name in names if _parts(name) == parts[-len(_parts(name)) :]
     ]
-    by_end += [
-      self._by_name[stem]
-      for stem in {file.stem, file.stem.lstrip("0") or "0"}
-      if stem in self._by_name
-    ]
-    if len(by_end) == 1:
-      return by_end[0]
-    raise DataError(
-      f"{self._path} has {'several pictures' if by_end else 'no box'} for "
-      f"{file}; a box of a picture with this name was expected. Correct its "
-      "'file_name', or leave the picture out."
+    found = set(whole or [*numbers, *(alike or names)])
+    if len(found) == 1:
+      return self._by_name[found.pop()]
+    problem = (
+      f"several pictures for {file} ({', '.join(sorted(found))})"
+      if found
+      else f"no box for {file}"
     )
+    raise DataError(
+      f"{self._path} has {problem}; boxes of one picture with this name were "
+      "expected. Correct its 'file_name', which may be a whole path, or leave "
+      "the picture out."
+    )
+
+
+def _parts(name: str) -> tuple[str, ...]:
+  return pathlib.PurePosixPath(name).parts or ("",)
 
 
 def detections(path: pathlib.Path) -> list[Found]:
@@ -110,16 +120,14 @@ def _named(path: pathlib.Path) -> Iterator[tuple[str, Found]]:
     return
   try:
     images = {image["id"]: image for image in content["images"]}
-    entries = content["annotations"]
+    annotations = content["annotations"]
     names = {key: image["file_name"] for key, image in images.items()}
   except (LookupError, TypeError) as error:
     raise DataError(
       f"{path} has neither images with 'id' and 'file_name', and annotations, "
       f"nor is it a list of detections ({error!r}); export it as COCO."
     ) from error
-  for i, entry in enumerate(entries):
-    if isinstance(entry, dict) and entry.get("iscrowd"):
-      continue
+  for i, entry in enumerate(annotations):
     figure = _found(path, i, entry, images)
     if figure.box[2:].any():
       yield _slashed(names[figure.image_id]), figure
@@ -174,8 +182,11 @@ def _box(entry: Any, *, optional: bool) -> np.ndarray:
 
   Args:
     entry: an annotation or a detection.
-    optional: whether to return an empty box if there are no such joints either.
+    optional: whether to return an empty box for a group, and if there are no
+      such joints either.
   """
+  if optional and entries.is_crowd(entry):
+    return np.zeros(4)
   given = entry.get("bbox")
   box = np.zeros(4) if given is None else np.array(given, float)
   if box.shape != (4,) or box[2:].any():

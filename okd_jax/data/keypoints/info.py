@@ -32,7 +32,8 @@ class KeypointInfo:
     category_id: category of figures in COCO's files.
     mean_pose: mean place (x, y) of every joint in the crop, in its pixels.
     margin: pixels around the crop, (x, y), that are kept for augmentation.
-    scale: see `okd_jax.data.config.Keypoints`, as for the next two.
+    scale: see `okd_jax.data.config.Keypoints`, as for the next two; it takes
+      its defaults from here.
     rotation: of the random angle.
     sigma: of the Gaussian around a joint.
   """

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from okd_jax import core
-from okd_jax.data import order
+from okd_jax.data import checks, order
 from okd_jax.data.info import DataInfo
 from okd_jax.errors import ConfigError, DataError
 
@@ -42,9 +42,14 @@ def divide(
 
   Returns:
     int32 positions, in rising order, of "validation", "held_out" and "train".
+
+  Raises:
+    ConfigError: if there are too few examples for what is asked.
   """
   num_classes = len(np.unique(labels))
-  chosen, rest = _take(labels, groups, validation, _VALIDATION)
+  chosen, rest = _take(
+    labels, groups, "config.data.validation", validation, _VALIDATION
+  )
   parts = {"validation": chosen}
   if train_examples:
     if not num_classes <= train_examples <= len(rest):
@@ -55,7 +60,7 @@ def divide(
       )
     rest = rest[order.stratified(labels[rest], train_examples, _SUBSET)[0]]
   of_rest = None if groups is None else groups[rest]
-  chosen, kept = _take(labels[rest], of_rest, held_out, _HELD_OUT)
+  chosen, kept = _take(labels[rest], of_rest, "held_out", held_out, _HELD_OUT)
   parts |= {"held_out": rest[chosen], "train": rest[kept]}
   if not len(parts["train"]):
     raise ConfigError(
@@ -66,14 +71,19 @@ def divide(
 
 
 def _take(
-  labels: np.ndarray, groups: np.ndarray | None, share: float, purpose: int
+  labels: np.ndarray,
+  groups: np.ndarray | None,
+  setting: str,
+  fraction: float,
+  purpose: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """A share of the examples and the rest, see `order.stratified`."""
+  """A fraction of the examples and the rest, see `order.stratified`."""
   if groups is None:
-    return order.stratified(labels, round(share * len(labels)), purpose)
+    count = checks.share(setting, fraction, len(labels), "training examples")
+    return order.stratified(labels, count, purpose)
   numbers, group = np.unique(groups, return_inverse=True)
-  alike = np.zeros(len(numbers), int)
-  chosen, _ = order.stratified(alike, round(share * len(numbers)), purpose)
+  count = checks.share(setting, fraction, len(numbers), "training pictures")
+  chosen, _ = order.stratified(np.zeros(len(numbers), int), count, purpose)
   taken = np.isin(group, chosen)
   return (
     np.flatnonzero(taken).astype(np.int32),
