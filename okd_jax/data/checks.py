@@ -71,8 +71,9 @@ def share(setting: str, fraction: float, count: int, what: str) -> int:
   """
   number = round(fraction * count)
   if fraction and not number:
+    remedy = f"set it to {1 / count:.2g} or more" if count > 1 else "add some"
     raise ConfigError(
-      f"{setting}={fraction} of {count} {what} is none; set it to "
-      f"{1 / max(count, 1):.2g} or more, or to 0 to do without."
+      f"{setting}={fraction} of {count} {what} is none; {remedy}, or set it to "
+      "0 to do without."
     )
   return number

@@ -144,7 +144,7 @@ def test_images_need_not_be_square():
     ({"width": 18}, IMAGE, "width=18 must be a multiple of 4"),
     ({}, (40, 32, 3), r"\(40, 32\) cannot be halved 4 times.*multiples of 16"),
     ({"split": 3}, IMAGE, "split=3.*use 0 to 2"),
-    ({"split": 2, "part": "tail"}, IMAGE, "no stack of 2.*use 0 to 1"),
+    ({"split": 2, "part": "tail"}, IMAGE, "none of 2 stacks.*use 0 to 1"),
   ],
 )
 def test_wrong_input_is_refused(options, image, message):

@@ -220,7 +220,7 @@ def test_description_overrides(tmp_path):
   assert known.pairs == () and made.info.flip
   assert known.sigmas == (0.1, *[description.SIGMA] * 4)
   assert known.bones == ((0, 3),) and known.torso == (3, 4)
-  assert any("0.05 for 4 of 5 joints" in note for note in made.notes)
+  assert any("of 4 of 5 joints is 0.05" in note for note in made.notes)
 
 
 def test_the_file_that_is_named_is_trained_on(tmp_path):
@@ -765,9 +765,14 @@ def test_the_command_counts_a_split_without_pictures(tmp_path, capsys):
   for annotation in said["annotations"]:
     annotation["image_id"] = said["images"][0]["id"]
   folder = annotated.write(tmp_path, said)
-  __main__.main(["data", f"keypoints:{folder}"])
+  command = ["data", f"keypoints:{folder}"]
+  with pytest.raises(SystemExit):
+    __main__.main(command)
+  assert "0.2 of 1 pictures is none; add some" in capsys.readouterr().err
+  command.append("--config.data.test_fraction=0")
+  __main__.main(command)
   assert "nose" in capsys.readouterr().out
-  __main__.main(["data", f"keypoints:{folder}", "--json"])
+  __main__.main([*command, "--json"])
   splits = json.loads(capsys.readouterr().out)["splits"]
   assert {split["figures"] for split in splits.values()} == {0, 6}
   assert {split["joints"]["nose"] for split in splits.values()} == {0, 6}

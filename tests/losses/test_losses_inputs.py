@@ -106,27 +106,29 @@ def test_no_classes_positions_or_channels_are_refused(call, axis):
 
 
 NONE, MAPS = LOGITS[:, :0], np.ones((P, 0, 2, 2, 3))
-EMBEDDINGS, NOBODY = FEATURES[:, :0], LABELS[:0]
+EMBEDDINGS, NO_LABELS = FEATURES[:, :0], LABELS[:0]
 
 
 @pytest.mark.parametrize(
   "call",
   [
     lambda: losses.softened_kl(NONE, NONE, temperature=2.0),
-    lambda: losses.dml(NONE, NOBODY),
-    lambda: losses.kdcl(NONE, losses.kdcl_linear_target(NONE, NOBODY), NOBODY),
-    lambda: losses.okddip(NONE, NONE[0], EMBEDDINGS, EMBEDDINGS, NOBODY),
-    lambda: losses.one(NONE, NONE[..., 0], NOBODY),
-    lambda: losses.pcl(NONE, NONE[0], NONE, NOBODY),
-    lambda: losses.ffl(NONE, NONE[0], NOBODY),
-    lambda: losses.mcl(NONE, EMBEDDINGS, NOBODY, logit_kd="all"),
-    lambda: losses.supervised_nce(np.ones((P, 0, 0)), NOBODY),
+    lambda: losses.dml(NONE, NO_LABELS),
+    lambda: losses.kdcl(
+      NONE, losses.kdcl_linear_target(NONE, NO_LABELS), NO_LABELS
+    ),
+    lambda: losses.okddip(NONE, NONE[0], EMBEDDINGS, EMBEDDINGS, NO_LABELS),
+    lambda: losses.one(NONE, NONE[..., 0], NO_LABELS),
+    lambda: losses.pcl(NONE, NONE[0], NONE, NO_LABELS),
+    lambda: losses.ffl(NONE, NONE[0], NO_LABELS),
+    lambda: losses.mcl(NONE, EMBEDDINGS, NO_LABELS, logit_kd="all"),
+    lambda: losses.supervised_nce(np.ones((P, 0, 0)), NO_LABELS),
     lambda: losses.mcl_okd(
       NONE,
       EMBEDDINGS,
       EMBEDDINGS,
       np.ones((P, 0, 5, 3)),
-      NOBODY,
+      NO_LABELS,
       num_examples=9,
     ),
     lambda: losses.heatmap_kl(MAPS[0], MAPS[0], MAPS[0, :, 0, 0]),

@@ -82,7 +82,7 @@ def test_other_data_are_refused(trained):
   with pytest.raises(ConfigError, match="with mean="):
     teacher.load(config, INFO, mesh)
   config = configured(trained, batch_size=22)
-  with pytest.raises(ConfigError, match="multiple of the 4 devices"):
+  with pytest.raises(ConfigError, match="multiple of 4, the number of devices"):
     teacher.load(config, INFO, mesh_lib.make_mesh(2, 2))
 
 

@@ -77,7 +77,8 @@ def found():
   )
   names = ("peer_0", "peer_1", "ensemble")
   seen = Seen([], names, choices, [(int(place), image) for place in surest])
-  return closer.of(seen, NAMES, 1, "step 3, test")
+  files = [f"a&b/{place}.png" for place in range(1200)]
+  return closer.of(seen, NAMES, 1, "step 3, test", files)
 
 
 def test_files_hold_what_was_found(found, tmp_path):
@@ -98,6 +99,7 @@ def test_files_hold_what_was_found(found, tmp_path):
     place = int(line["index"]) - 1000
     assert line["class"] == NAMES[LABEL[place]]
     assert line["taken_for"] == NAMES[SAID[place]]
+    assert line["file"] == f"a&b/{line['index']}.png"
   (last,) = [
     line
     for line in csv.DictReader(lines_of("classes.csv"))
@@ -111,7 +113,12 @@ def test_files_hold_what_was_found(found, tmp_path):
 
 def test_names_of_files_that_are_no_text_are_shown(found, tmp_path):
   names = [*found.names[:-1], "caf\udce9"]
-  odd = dataclasses.replace(found, names=names)
+  wrong = [each._replace(file="caf\udce9.png") for each in found.wrong]
+  odd = dataclasses.replace(found, names=names, wrong=wrong)
+  folder = tmp_path / "per_class" / "test"
+  closer.write(odd, folder)
+  assert closer.read(folder).wrong == wrong
+  assert "caf\\udce9.png" in (folder / "wrong.csv").read_text()
   closer.write(odd, tmp_path)
   assert closer.read(tmp_path).names == names
   assert "caf\\udce9" in (tmp_path / "classes.csv").read_text()
@@ -126,6 +133,7 @@ def test_a_page_shows_mistakes_and_pictures(found, tmp_path):
   assert text.count("<svg") == 3 and text.count("<img") == 2
   assert f"{np.sum(LABEL != SAID)} of 200" in text
   assert "d&lt;g" in text and "d<g" not in text
+  assert "a&amp;b/" in text and "a&b/" not in text
   assert closer_page.parts(tmp_path / "per_class", "s0") == []
 
 
