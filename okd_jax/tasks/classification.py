@@ -68,7 +68,8 @@ class Task(task.Task):
       several classes has the mean of their weights by its probabilities.
 
   Raises:
-    ConfigError: if there are weights, but not one per class.
+    ConfigError: if there are weights, but not one per class, or an augmentation
+      without `info`.
   """
 
   name: ClassVar[str] = "classification"
@@ -100,6 +101,12 @@ class Task(task.Task):
       raise ConfigError(
         f"config.class_weights has {len(self.class_weights)} numbers, and the "
         f"data have {self.num_classes} classes; give one for each, or none."
+      )
+    if self.info is None and self.augmentation != PLAIN:
+      raise ConfigError(
+        f"augmentation={self.augmentation} needs facts about the data, such as "
+        "whether pictures may be mirrored; give `info`, or augment the batches "
+        "yourself."
       )
 
   @classmethod

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from okd_jax import core, tasks
+from okd_jax.data.augmentation import PLAIN
 from okd_jax.errors import ConfigError
 from okd_jax.tasks import classification
 from okd_jax.tasks.asking import Question
@@ -140,6 +141,12 @@ def test_weights_have_to_be_one_a_class():
   # Labels beyond the last one would take that of the last, without a word.
   with pytest.raises(ConfigError, match="has 2 numbers, and the data have 5"):
     classification.Task(5, (4, 4, 1), class_weights=(1.0, 2.0))
+
+
+def test_an_augmentation_without_facts_about_the_data_is_refused():
+  how = dataclasses.replace(PLAIN, mixup=0.2)
+  with pytest.raises(ConfigError, match="mixup=0.2.*give `info`, or augment"):
+    dataclasses.replace(TASK, augmentation=how)
 
 
 def test_answers_name_the_most_probable_classes():
