@@ -95,7 +95,7 @@ def train(
     runner = Runner(setup, source, state, key, frozen, unrecorded=unrecorded)
     due = Due(setup, config)
     first, total = step, setup.total_steps
-    best = Best(config, setup.task, records.until(workdir, step))
+    best = Best(config, setup.task, records.until(workdir, step), step)
     with recording(config, setup, workdir, step, best) as recorder:
       while step < total and not best.exhausted:
         compiling = stop.busy("compiling") if step == first else None

@@ -1,6 +1,6 @@
 """The best step of a run, and whether to continue training."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import math
 from typing import Any
 
@@ -73,14 +73,22 @@ class Best:
   """
 
   def __init__(
-    self, config: RunConfig, task: Task, records: Iterable[Mapping[str, Any]]
+    self,
+    config: RunConfig,
+    task: Task,
+    records: Sequence[Mapping[str, Any]],
+    step: int | None = None,
   ):
     """Continues from the records of a run.
+
+    A run that was interrupted before it ended, and now has less patience, goes
+    on to its next evaluation: only there is everything recorded and saved.
 
     Args:
       config: configuration of the run.
       task: task of the run.
       records: records of the run so far.
+      step: the step after which training goes on, if it does.
     """
     self._config, self._task = config, task
     self._most: tuple[float, int] | None = None
@@ -89,6 +97,9 @@ class Best:
     for record in records:
       if record["kind"] == "eval":
         self.evaluated(record)
+    last = {r["kind"] for r in records if r["step"] == step}
+    if step is not None and self.exhausted and last != {"train", "eval"}:
+      self._since = config.patience - 1
 
   def evaluated(self, record: Mapping[str, Any]) -> None:
     """Takes the figures of an evaluation by name, and its "step"."""
