@@ -176,8 +176,23 @@ def _open(
   )
   build.check_networks(setup)
   build.check_optimizer(config, setup)
+  _require_epochs_of(config, setup, workdir, steps)
   _require_same_rates(config, setup, source, workdir, steps)
   return source, autotune.choose_mapping(setup), frozen
+
+
+def _require_epochs_of(
+  config: RunConfig, setup: Setup, workdir: Path, steps: Sequence[int]
+) -> None:
+  """Refuses fewer epochs than a run has begun, which would be misreported."""
+  begun = setup.clock.epoch(max(steps, default=0) - 1) + 1
+  if begun > setup.epochs:
+    raise ConfigError(
+      f"config.epochs={config.epochs} and config.extra_epochs="
+      f"{config.extra_epochs} are fewer than the {begun} epochs that {workdir} "
+      f"has begun; set config.extra_epochs to {begun - config.epochs} or more, "
+      "or choose another --workdir."
+    )
 
 
 def _require_same_rates(
