@@ -81,6 +81,8 @@ def test_what_decides_may_be_named_and_low_may_be_good():
   del record[LEADER]
   assert best_lib.judge(config(), TASK, record) == "test/leader/accuracy"
   assert best_lib.judge(config(), TASK, {}) is None
+  with pytest.raises(ConfigError, match="patience=2 must be 0: without"):
+    best_lib.judge(config(patience=2), TASK, {})
   with pytest.raises(ConfigError, match="is not measured; .* WHO of leader"):
     best_lib.judge(made, TASK, record)
 
