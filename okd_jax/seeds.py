@@ -9,8 +9,13 @@ import jax
 
 from okd_jax import train as train_lib
 from okd_jax.devices import signals
-from okd_jax.errors import Interrupted, NotFiniteError
-from okd_jax.runs import outcome, spread, workdir as workdir_lib
+from okd_jax.errors import ConfigError, Interrupted, NotFiniteError
+from okd_jax.runs import (
+  outcome,
+  run as run_lib,
+  spread,
+  workdir as workdir_lib,
+)
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage.paths import Path
@@ -39,10 +44,13 @@ def train(
 
   Raises:
     NotFiniteError: if a seed diverged; raised after the others are trained.
+    ConfigError: if `workdir` holds a run of one seed and there are to be
+      several, or the other way round.
     Exception: any other error of `okd_jax.train.train`.
   """
   began = time.monotonic() if began is None else began
   config_lib.check(config)
+  _require_own_folder(config, workdir)
   if config.num_seeds == 1:
     return [train_lib.train(config, workdir, began)[1]]
   runs = {
@@ -79,6 +87,22 @@ def train(
     spread.write(workdir, results)
     train_lib.draw(workdir)
   return results
+
+
+def _require_own_folder(config: RunConfig, workdir: Path) -> None:
+  """Refuses one run beside those of several seeds: commands would see one."""
+  found = workdir_lib.runs(workdir)
+  if config.num_seeds == 1 and None not in found:
+    names = ", ".join(path.name for path in found.values())
+    raise ConfigError(
+      f"config.num_seeds=1: {workdir} holds runs of several seeds ({names}); "
+      "choose another --workdir, or set config.num_seeds as before."
+    )
+  if config.num_seeds > 1 and None in found and run_lib.exists(workdir):
+    raise ConfigError(
+      f"config.num_seeds={config.num_seeds}: {workdir} holds a run of one "
+      "seed; choose another --workdir for several."
+    )
 
 
 def _of_seed(config: RunConfig, seed: int) -> RunConfig:

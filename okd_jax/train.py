@@ -86,7 +86,7 @@ def train(
     with stop.busy("initialising"):
       state, step, unrecorded = _new_or_saved(config, setup, checkpoints)
     evaluator = Evaluator(setup, source, stop.progress)
-    if config.best_by:
+    if config.best_by or config.patience:
       judge(config, setup.task, evaluator.names(state))
     # Not before: a run that cannot start must not bind the work directory.
     run_lib.remember(config, setup, source, workdir)
@@ -95,7 +95,7 @@ def train(
     runner = Runner(setup, source, state, key, frozen, unrecorded=unrecorded)
     due = Due(setup, config)
     first, total = step, setup.total_steps
-    best = Best(config, setup.task, records.until(workdir, step))
+    best = Best(config, setup.task, records.until(workdir, step), step)
     with recording(config, setup, workdir, step, best) as recorder:
       while step < total and not best.exhausted:
         compiling = stop.busy("compiling") if step == first else None
@@ -176,8 +176,23 @@ def _open(
   )
   build.check_networks(setup)
   build.check_optimizer(config, setup)
+  _require_epochs_of(config, setup, workdir, steps)
   _require_same_rates(config, setup, source, workdir, steps)
   return source, autotune.choose_mapping(setup), frozen
+
+
+def _require_epochs_of(
+  config: RunConfig, setup: Setup, workdir: Path, steps: Sequence[int]
+) -> None:
+  """Refuses fewer epochs than a run has begun, which would be misreported."""
+  begun = setup.clock.epoch(max(steps, default=0) - 1) + 1
+  if begun > setup.epochs:
+    raise ConfigError(
+      f"config.epochs={config.epochs} and config.extra_epochs="
+      f"{config.extra_epochs} are fewer than the {begun} epochs that {workdir} "
+      f"has begun; set config.extra_epochs to {begun - config.epochs} or more, "
+      "or choose another --workdir."
+    )
 
 
 def _require_same_rates(

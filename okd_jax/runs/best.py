@@ -1,6 +1,6 @@
 """The best step of a run, and whether to continue training."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import math
 from typing import Any
 
@@ -23,7 +23,8 @@ def judge(config: RunConfig, task: Task, names: Iterable[str]) -> str | None:
     there are any and on test data otherwise; None without either.
 
   Raises:
-    ConfigError: if the figure that is named is not measured.
+    ConfigError: if the figure that is named is not measured, or if patience
+      is set and there is nothing to judge by.
   """
   names = list(names)
   if config.best_by:
@@ -38,6 +39,12 @@ def judge(config: RunConfig, task: Task, names: Iterable[str]) -> str | None:
     name = Figure(split, LEADER, False, task.headline(task.info).name).name
     if name in names:
       return name
+  if config.patience:
+    raise ConfigError(
+      f"config.patience={config.patience} must be 0: without validation or "
+      "test data no evaluation can be judged; leave it out, or hold data out "
+      "with config.data.validation."
+    )
   return None
 
 
@@ -73,14 +80,22 @@ class Best:
   """
 
   def __init__(
-    self, config: RunConfig, task: Task, records: Iterable[Mapping[str, Any]]
+    self,
+    config: RunConfig,
+    task: Task,
+    records: Sequence[Mapping[str, Any]],
+    step: int | None = None,
   ):
     """Continues from the records of a run.
+
+    A run that was interrupted before it ended, and now has less patience, goes
+    on to its next evaluation: only there is everything recorded and saved.
 
     Args:
       config: configuration of the run.
       task: task of the run.
       records: records of the run so far.
+      step: the step after which training goes on, if it does.
     """
     self._config, self._task = config, task
     self._most: tuple[float, int] | None = None
@@ -89,6 +104,9 @@ class Best:
     for record in records:
       if record["kind"] == "eval":
         self.evaluated(record)
+    last = {r["kind"] for r in records if r["step"] == step}
+    if step is not None and self.exhausted and last != {"train", "eval"}:
+      self._since = config.patience - 1
 
   def evaluated(self, record: Mapping[str, Any]) -> None:
     """Takes the figures of an evaluation by name, and its "step"."""

@@ -8,6 +8,7 @@ from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import files, strict_json
 from okd_jax.storage.paths import Path
+from okd_jax.training.clock import Clock
 
 # Of a summary: whether what follows training was done, too. Summaries of
 # earlier releases do not say so.
@@ -46,5 +47,17 @@ def finished(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
   now = (config.epochs, config.extra_epochs)
   if (saved.get("epochs"), saved.get("extra_epochs", 0)) != now:
     return None
+  if saved.get("patience", 0) != config.patience and _ended_early(
+    workdir, result
+  ):
+    return None
   # A run that got more epochs and was interrupted in them has its old summary.
   return result if result.get("epochs") == sum(now) else None
+
+
+def _ended_early(workdir: Path, result: dict[str, Any]) -> bool:
+  """Whether a run ended before its last epoch, for lack of patience."""
+  config, _, train_size = run_lib.about(workdir)
+  epochs = config.epochs + config.extra_epochs
+  total = Clock(config.batch_size, train_size, epochs).total_steps
+  return "last" in result and result["last"]["step"] < total

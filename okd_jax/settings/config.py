@@ -13,7 +13,11 @@ from okd_jax.settings.freeze import flatten, replace
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import bucket, paths
 from okd_jax.tasks import figure
-from okd_jax.training.setup import require_one_average, require_task
+from okd_jax.training.setup import (
+  require_one_average,
+  require_one_mixture,
+  require_task,
+)
 
 # Settings of earlier releases that are gone.
 _REMOVED = ("seeds_mapping",)
@@ -36,14 +40,7 @@ def check(config: RunConfig) -> None:
     )
   rules.check(config)
   data.check(config.data)
-  per_class = config.data.per_class
-  if per_class and config.batch_size // per_class % config.accumulate:
-    raise ConfigError(
-      f"config.accumulate={config.accumulate} must divide the "
-      f"{config.batch_size // per_class} draws of config.data.per_class="
-      f"{per_class} images in a batch, so that they stay together; change one "
-      "of them."
-    )
+  _check_draws(config)
   _check_nets(config)
   method = make_method(config)
   require_task(config.data.task, method)
@@ -69,6 +66,25 @@ def check(config: RunConfig) -> None:
   _check_best_by(config.best_by)
   _check_teacher(config, method.needs.teacher)
   _check_idle(config)
+  require_one_mixture(config.augment.mix_per_peer, method)
+
+
+def _check_draws(config: RunConfig) -> None:
+  per_class = config.data.per_class
+  if not per_class:
+    return
+  draws, rest = divmod(config.batch_size, per_class)
+  if rest:
+    raise ConfigError(
+      f"config.batch_size={config.batch_size} must be a multiple of "
+      f"config.data.per_class={per_class}; change one of them."
+    )
+  if draws % config.accumulate:
+    raise ConfigError(
+      f"config.accumulate={config.accumulate} must divide the {draws} draws of "
+      f"config.data.per_class={per_class} images in a batch, so that they stay "
+      "together; change one of them."
+    )
 
 
 def _check_idle(config: RunConfig) -> None:

@@ -89,12 +89,7 @@ class Setup:
     check_hyperparameters(self.method)
     self._check_numbers()
     require_task(self.task.name, self.method)
-    if self.task.per_peer and not self.method.alone:
-      raise ConfigError(
-        "config.augment.mix_per_peer=True: this method compares what peers or "
-        "teachers say of one picture, so all must see the same mixture; set it "
-        "to False."
-      )
+    require_one_mixture(self.task.per_peer, self.method)
 
   def _check_numbers(self) -> None:
     _ = self.clock  # which refuses three of them
@@ -204,6 +199,16 @@ def require_one_average(ema_decay: float | None, method: Method) -> None:
     raise ConfigError(
       f"config.ema_decay={ema_decay}: method '{_name(method)}' keeps averages "
       f"of its own, with a decay of {own}; leave it out."
+    )
+
+
+def require_one_mixture(per_peer: bool, method: Method) -> None:
+  """Raises ConfigError if compared peers would see different mixtures."""
+  if per_peer and not method.alone:
+    raise ConfigError(
+      "config.augment.mix_per_peer=True: this method compares what peers or "
+      "teachers say of one picture, so all must see the same mixture; set it "
+      "to False."
     )
 
 

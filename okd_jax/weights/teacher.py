@@ -52,11 +52,12 @@ def load(
   if not config.teacher:
     return None, None
   devices = mesh_lib.without_peer_axis(on)
-  if config.batch_size % devices.size:
+  if config.batch_size % (devices.size * config.accumulate):
     raise ConfigError(
       f"config.batch_size={config.batch_size} must be a multiple of "
-      f"{devices.size}, the number of devices among which the teacher's batch "
-      "is divided; change it."
+      f"{devices.size * config.accumulate}: the teacher takes it in "
+      f"config.accumulate={config.accumulate} part(s), and each is divided "
+      f"among {devices.size} device(s); change one of them."
     )
   path = paths.anywhere(config.teacher)
   info = build.with_normalization(config, info)

@@ -81,9 +81,10 @@ def test_other_data_are_refused(trained):
   config = configured(trained, image_mean=(0.5,))
   with pytest.raises(ConfigError, match="with mean="):
     teacher.load(config, INFO, mesh)
-  config = configured(trained, batch_size=22)
-  with pytest.raises(ConfigError, match="multiple of 4, the number of devices"):
-    teacher.load(config, INFO, mesh_lib.make_mesh(2, 2))
+  for batch_size, parts in ((22, 1), (24, 4)):
+    config = configured(trained, batch_size=batch_size, accumulate=parts)
+    with pytest.raises(ConfigError, match=f"{parts} part.* 4 device"):
+      teacher.load(config, INFO, mesh_lib.make_mesh(2, 2))
 
 
 @pytest.mark.checklist("G2")

@@ -1,14 +1,22 @@
 """The best step: which it is, that it is kept and deployed, and stopping."""
 
+import dataclasses
 import json
 
+import jobs
 import numpy as np
 import pytest
 
 from configs import okddip_digits
 from okd_jax import train
-from okd_jax.errors import ConfigError
-from okd_jax.runs import best as best_lib, records, run as run_lib, summary
+from okd_jax.errors import ConfigError, Interrupted
+from okd_jax.runs import (
+  best as best_lib,
+  outcome,
+  records,
+  run as run_lib,
+  summary,
+)
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.freeze import freeze
 from okd_jax.storage.checkpoint import Checkpoints
@@ -73,6 +81,8 @@ def test_what_decides_may_be_named_and_low_may_be_good():
   del record[LEADER]
   assert best_lib.judge(config(), TASK, record) == "test/leader/accuracy"
   assert best_lib.judge(config(), TASK, {}) is None
+  with pytest.raises(ConfigError, match="patience=2 must be 0: without"):
+    best_lib.judge(config(patience=2), TASK, {})
   with pytest.raises(ConfigError, match="is not measured; .* WHO of leader"):
     best_lib.judge(made, TASK, record)
 
@@ -143,10 +153,27 @@ def test_the_best_step_is_kept_deployed_and_told(tmp_path, rising, capsys):
   said = " ".join(capsys.readouterr().out.split())
   assert "Resuming" not in said
   assert "ended after step 25 of 30: 3 evaluations in a row without" in said
+  # With more patience it is not finished, also for several seeds.
+  assert outcome.finished(made, tmp_path) is not None
+  patient = dataclasses.replace(made, patience=4)
+  assert outcome.finished(patient, tmp_path) is None
   summary.show_results(made, [result])
   said = " ".join(capsys.readouterr().out.split())
   assert "on test and validation" in said and "validation: leader" in said
   assert f"the best {LEADER}. The test data had no part" in said
+
+
+def test_with_less_patience_a_run_goes_on_to_its_next_evaluation(
+  tmp_path, rising
+):
+  with jobs.StopAt(17) as stop, pytest.raises(Interrupted):
+    train.train(config(log_steps=50), tmp_path, stop=stop)
+  state, result = train.train(config(log_steps=50, patience=1), tmp_path)
+  steps = [result[key]["step"] for key in ("last", "terms")]
+  assert [int(state.step), *steps] == [20, 20, 20]
+  # It has ended, and stays so.
+  again, _ = train.train(config(log_steps=50, patience=1), tmp_path)
+  assert int(again.step) == 20
 
 
 @pytest.mark.long

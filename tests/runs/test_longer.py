@@ -63,6 +63,12 @@ def test_another_number_of_epochs_is_refused_with_the_remedy(longer):
     train.train(tiny(epochs=4, rampup_epochs=2), longer[1])
 
 
+def test_fewer_epochs_than_a_run_has_begun_are_refused(longer):
+  expected = "config.extra_epochs=0 are fewer than the 3 .*extra_epochs to 1 or"
+  with pytest.raises(ConfigError, match=expected):
+    train.train(tiny(), longer[1])
+
+
 @pytest.mark.long
 def test_epochs_that_change_no_schedule_may_be_added(tmp_path):
   fixed = {"optim.drops": (), "rampup_epochs": 1}

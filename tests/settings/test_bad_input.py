@@ -531,6 +531,20 @@ def test_what_would_change_nothing_is_refused(flag, words):
     config_lib.check(config)
 
 
+@pytest.mark.checklist("G1")
+@pytest.mark.parametrize(
+  ("flags", "words"),
+  [
+    (["augment.mixup=1", "augment.mix_per_peer=True"], "see the same mixture"),
+    (["data.per_class=3"], "must be a multiple of config.data.per_class=3"),
+  ],
+)
+def test_what_needs_no_data_is_refused_before_any_cell_runs(flags, words):
+  config = read(recipe_of("dml"), *(f"--config.{flag}" for flag in flags))
+  with pytest.raises(ConfigError, match=words):
+    config_lib.check(config)
+
+
 @settings(max_examples=150, deadline=None)
 @given(key=st.sampled_from(sorted(KEYS)) | TEXT, value=TEXT)
 def test_fuzzed_flags_are_read_or_refused(key, value):

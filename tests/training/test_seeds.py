@@ -86,6 +86,22 @@ def test_finished_seeds_are_left_alone_and_more_are_added(
   assert asked == [(5, "seed5")]
 
 
+@pytest.mark.parametrize(
+  ("there", "number", "says"),
+  [
+    ("", 2, "num_seeds=2: .* holds a run of one seed; choose another"),
+    ("seed3", 1, "num_seeds=1: .* runs of several seeds .seed3.; choose"),
+  ],
+)
+def test_one_run_and_several_seeds_do_not_share_a_folder(
+  tmp_path, there, number, says
+):
+  (tmp_path / there).mkdir(exist_ok=True)
+  (tmp_path / there / "config.json").write_text("{}")
+  with pytest.raises(ConfigError, match=says):
+    seeds.train(configured(num_seeds=number), tmp_path)
+
+
 def test_seeds_beyond_the_largest_are_refused_before_the_first(tmp_path):
   with pytest.raises(ConfigError, match="config.seed=2147483648 must be"):
     seeds.train(configured(seed=2**31 - 1), tmp_path)
