@@ -44,7 +44,8 @@ class Context:
     rampup: float32 scalar in [0, 1], weight of ramped distillation terms.
     key: random key, already folded with the step.
     num_examples: N, the number of training examples, rounded up so that it can
-      be divided among devices. `Batch.index` lies in [0, N) in training.
+      be divided among most numbers of devices. `Batch.index` lies in [0, N) in
+      training.
     train: whether this is a training step.
     train_labels: int32 [N], the labels of all training examples by their
       index, -1 where no example is trained on; None in evaluation and for

@@ -100,9 +100,10 @@ class Needs:
     kind: the only kind of group that is possible, "replicas" or "branches";
       None allows both.
     per_example: collections of the method whose arrays have a leading axis of
-      `Context.num_examples`. They are split over the devices of the batch, are
-      indexed by `Batch.index`, are in checkpoints but not in averages, and must
-      not be read in evaluation, where the indices are those of another split.
+      `Context.num_examples`. They are split over the devices of the batch,
+      where their number divides that axis. They are indexed by `Batch.index`,
+      are in checkpoints but not in averages, and must not be read in
+      evaluation, where the indices are those of another split.
     train_labels: the labels of all training examples, on every device.
     raw_maps: the last map as the last stage returns it, before normalisation.
   """

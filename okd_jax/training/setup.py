@@ -19,7 +19,6 @@ from okd_jax.core import (
   Method,
   Outputs,
 )
-from okd_jax.devices.mesh import DATA
 from okd_jax.errors import ConfigError
 from okd_jax.groups import Group, once
 from okd_jax.tasks.task import Task
@@ -27,8 +26,8 @@ from okd_jax.training import optim, schedule as schedule_lib
 from okd_jax.training.clock import Clock, require_count
 from okd_jax.training.schedule import MULTISTEP, Schedule
 
-# Memory of examples has a multiple of this many rows, so that it has the same
-# shape on most meshes and divides among their devices.
+# Memory of examples has a multiple of this many rows: the same shape on every
+# mesh, and one that divides among the devices of most.
 _ROWS = 128
 
 
@@ -129,8 +128,7 @@ class Setup:
   @property
   def num_examples(self) -> int:
     """Rows of the memory of examples: `num_positions`, rounded up."""
-    rows = math.lcm(_ROWS, self.mesh.shape[DATA])
-    return -(-(self.num_positions or self.train_size) // rows) * rows
+    return -(-(self.num_positions or self.train_size) // _ROWS) * _ROWS
 
   @property
   def clock(self) -> Clock:

@@ -122,7 +122,7 @@ def specs(setup: Setup, params: Any, memory: Any) -> tuple[Any, Any]:
   """The partition specs of parameters and memory."""
   peers = setup.peers.specs(variables(params, memory, "peers"))
   method = {
-    name: jax.tree.map(lambda _, n=name: _spec(setup.method, n), tree)
+    name: jax.tree.map(lambda _, n=name: _spec(setup, n), tree)
     for name, tree in variables(params, memory, "method").items()
   }
   return _params_and_memory(peers, method)
@@ -208,9 +208,10 @@ def _forward(peers: Group) -> Any:
   )
 
 
-def _spec(method: Method, collection: str) -> P:
-  split = collection in method.needs.per_example
-  return P(mesh_lib.DATA) if split else P()
+def _spec(setup: Setup, collection: str) -> P:
+  per_example = collection in setup.method.needs.per_example
+  divides = setup.num_examples % setup.mesh.shape[mesh_lib.DATA] == 0
+  return P(mesh_lib.DATA) if per_example and divides else P()
 
 
 def without_per_example(method: Method, memory: Any) -> Any:
