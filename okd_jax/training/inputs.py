@@ -144,5 +144,12 @@ def _taught(
       "init draws them or as they were trained, as `teacher` to the step."
     )
   first_view = images[0] if images.ndim == 5 else images
+  devices = setup.teacher.mesh.shape[DATA]
+  if len(first_view) % devices:
+    raise ConfigError(
+      f"{len(first_view)} examples, a batch in accumulate={setup.accumulate} "
+      f"part(s), must be a multiple of {devices}, the number of devices that "
+      "the teacher's mesh divides them among."
+    )
   outputs, _ = setup.teacher.apply(teacher, first_view, key, train=False)
   return jax.lax.stop_gradient(outputs)

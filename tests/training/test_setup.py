@@ -97,6 +97,19 @@ def test_what_a_step_cannot_do_without_is_named(method, changes, says):
     )
 
 
+def test_parts_that_the_teachers_devices_cannot_share_are_refused():
+  peers = toys.recipe("kd", peer=2).peers
+  wide = groups.replicas(toys.Quick(5), 1, make_mesh(2))
+  setup = toys.recipe("kd", peers=peers, teacher=wide, accumulate=16)
+  state = state_lib.abstract(setup, KEY)
+  teacher = wide.init(KEY, setup.example_images())
+  with pytest.raises(ConfigError, match="1 examples.*16 part.* multiple of 2"):
+    jax.eval_shape(
+      lambda *given: training.train_step(setup, *given),
+      *(state, toys.batch(0), KEY, teacher),
+    )
+
+
 @pytest.mark.parametrize(
   ("method", "make", "says"),
   [
