@@ -110,8 +110,9 @@ def _batch_statistics(x, about, axis_name):
   """Mean and biased variance of the batch of all devices."""
   x = at_least_float32(x)
   mean = jnp.mean(x, _axes(x))
+  on_cpu = _variance_in_two if axis_name is None else _variance_in_one_pass
   var = lax.platform_dependent(
-    *(x, mean, about), cpu=_variance_in_one_pass, default=_variance_about
+    *(x, mean, about), cpu=on_cpu, default=_variance_about
   )
   if axis_name is not None:
     mean, var = _over_devices(mean, var, about, axis_name)
@@ -133,12 +134,21 @@ def _variance_about(x, mean, about):
   return jnp.maximum(square - jnp.square(mean - about), 0)
 
 
+def _variance_in_two(x, mean, about):
+  del about
+  return _variance(x, mean)
+
+
 def _variance_in_one_pass(x, mean, about):
   """The variance: mean of squares minus squared mean, where that is safe.
 
   It is faster, as XLA on CPU would write the differences from the mean to
   memory before it sums their squares. But where the mean is far from zero, the
   subtraction would leave only noise.
+
+  Only for the examples of one device: if XLA divides the sum among devices, one
+  branch has a message between them. On CPU such messages meet those of other
+  operations, and programs hang, crash or compute with wrong sums.
   """
   square = jnp.mean(jnp.square(x), _axes(x))
   var = square - jnp.square(mean)

@@ -38,6 +38,9 @@ def convolve_together(
   def plain(x, kernel):
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
+  # Otherwise gradients would be summed over devices inside the choice of a
+  # platform, which XLA does not order among its other messages.
+  x, kernel = vary(x, over=kernel), vary(kernel, over=x)
   if kernel.ndim != 4:
     return plain(x, kernel)
   return convolution(plain, sparse(options))(x, kernel)
