@@ -427,8 +427,9 @@ def test_one_file_is_not_taken_for_two_pictures(tmp_path):
   with pytest.raises(DataError, match="'a/1.png' and 'b/1.png' are both found"):
     figures_of(folder)
   for inside in ("a", "b"):
-    (folder / "images" / inside).mkdir()
-    shutil.copy(folder / "images" / "2.png", folder / "images" / inside / "1.png")
+    kept = folder / "images" / inside
+    kept.mkdir()
+    shutil.copy(folder / "images" / "2.png", kept / "1.png")
   _, figures = figures_of(folder)
   assert len({figure.picture for figure in figures}) == 3
 
