@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 
 from flax import linen as nn
@@ -15,8 +16,9 @@ from safetensors import numpy as safetensors
 import torch_files
 
 from configs import okddip_digits
-from okd_jax import train
+from okd_jax import tasks, train
 from okd_jax.backbones import hourglass
+from okd_jax.data.keypoints.info import KeypointInfo
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import ConfigError, DataError, OkdError, WeightsError
 from okd_jax.runs import run as run_lib
@@ -24,6 +26,7 @@ from okd_jax.settings import build
 from okd_jax.settings.freeze import freeze, method_section, replace
 from okd_jax.training import state as state_lib
 from okd_jax.weights import exported, init_from, teacher, torch as interop
+import toys
 
 # Classes of another run.
 OTHERS = ("cat", "dog", "owl")
@@ -231,6 +234,20 @@ def test_a_run_is_tuned_to_ones_own_classes(trained, tmp_path):
     config, {"init_from": str(tmp_path / "a"), "init_from_head": False}
   )
   assert int(train.train(tuned, tmp_path / "b")[0].step) == 3
+
+
+@pytest.mark.parametrize("task", ["classification", "keypoints"])
+def test_an_exported_leader_of_another_order_is_refused(task, monkeypatch):
+  info = dataclasses.replace(
+    toys.INFO, task=task, keypoints=KeypointInfo((), (), ())
+  )
+  turned = dataclasses.replace(info, class_names=info.class_names[::-1])
+  kind = tasks.load(task)
+  setup = toys.recipe("independent", task=kind.of(info))
+  monkeypatch.setattr(exported, "read_card", lambda path: kind.card(turned))
+  monkeypatch.setattr(exported, "read_weights", lambda path, card: {})
+  with pytest.raises(DataError, match="in another order: class 0 was 'e'"):
+    init_from._from_leader(setup, {}, pathlib.Path("leader"), head=True)
 
 
 # A teacher whose classes are in another order.
