@@ -16,7 +16,7 @@ from safetensors import numpy as safetensors
 import torch_files
 
 from configs import okddip_digits
-from okd_jax import tasks, train
+from okd_jax import backbones, tasks, train
 from okd_jax.backbones import hourglass
 from okd_jax.data.keypoints.info import KeypointInfo
 from okd_jax.devices.mesh import make_mesh
@@ -286,6 +286,20 @@ def test_a_teacher_is_reordered_by_the_names_of_classes(
   np.testing.assert_array_equal(outputs.logits[..., order], plain.logits)
   np.testing.assert_array_equal(outputs.features, plain.features)
   assert "in another order than here" in caplog.text
+
+
+def test_a_reordered_teacher_shows_the_maps_that_a_student_shows():
+  images = jnp.ones((2, 16, 16, 3))
+  net = backbones.make("wrn16_1", 3)
+  variables = net.init(jax.random.key(0), images, train=False)
+  expected = net.clone(raw_maps=True).apply(variables, images, train=False)
+  reordered = teacher._with_raw_maps(teacher.Reordered(net, (2, 0, 1)))
+  inside = {name: {"net": tree} for name, tree in variables.items()}
+  outputs = reordered.apply(inside, images, train=False)
+  np.testing.assert_array_equal(outputs.maps[-1], expected.maps[-1])
+  np.testing.assert_array_equal(
+    outputs.logits, expected.logits[..., jnp.array([2, 0, 1])]
+  )
 
 
 @pytest.mark.long
