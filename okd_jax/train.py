@@ -168,6 +168,7 @@ def _open(
   steps = workdir_lib.checkpoints(config, workdir).steps()
   if steps:  # without one it begins anew, and may do so with other data
     run_lib.require_same_data(workdir, source)
+    run_lib.require_same_order(workdir, source)
   teacher_group, frozen = teacher.load(here, source.info, mesh)
   if run_lib.exists(workdir):
     same_teacher.require(here, workdir, frozen)

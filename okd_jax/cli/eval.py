@@ -146,6 +146,8 @@ def _evaluate(workdir: Path, args: argparse.Namespace) -> _Evaluated:
     config = freeze.replace(config, {"data.dir": os.fspath(args.data)})
   source = build.source(config, mesh)
   run_lib.require_same_data(workdir, source)
+  if args.split != "test":
+    run_lib.require_same_order(workdir, source)
   closely = Closely(opened.setup, per_class=args.per_class)
   asked = args.per_class or args.all_peers
   count = len(source.positions[args.split])

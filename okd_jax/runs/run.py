@@ -24,6 +24,8 @@ from okd_jax.training.state import TrainState, variables
 
 _CONFIG = "config.json"
 _DATA = "data.json"
+# In it, `Source.labels_sum`; absent in runs of earlier releases.
+_LABELS = "labels_sum"
 # Shapes of the teacher's outputs; absent without a teacher, and in runs of
 # earlier releases.
 _TEACHER = "teacher.json"
@@ -84,7 +86,8 @@ def remember(
     workdir: work directory of the run.
   """
   if jax.process_index() == 0:
-    about = {"train_size": source.train_size} | dataclasses.asdict(source.info)
+    about = {"train_size": source.train_size, _LABELS: source.labels_sum}
+    about |= dataclasses.asdict(source.info)
     contents = {_CONFIG: freeze.as_dict(config), _DATA: about}
     if (outputs := targets.teacher_example(setup)) is not None:
       contents[_TEACHER] = targets.to_json(outputs)
@@ -101,6 +104,17 @@ def require_same_data(workdir: Path, source: Source) -> None:
   """
   if (workdir / _DATA).exists():
     same_data.require(workdir, about(workdir)[1], source)
+
+
+def require_same_order(workdir: Path, source: Source) -> None:
+  """Refuses training data in another order than those of a run in a folder.
+
+  Raises:
+    DataError: if they are.
+  """
+  if (workdir / _DATA).exists():
+    known = _object(workdir / _DATA).get(_LABELS)
+    same_data.require_order(workdir, known, source)
 
 
 def exists(workdir: Path) -> bool:
@@ -191,6 +205,7 @@ def about(workdir: Path) -> tuple[RunConfig, DataInfo, int]:
     data = _object(workdir / _DATA)
     config = freeze.freeze(config_lib.of_today(saved))
     train_size = data.pop("train_size")
+    data.pop(_LABELS, None)
     return config, DataInfo.of_json(data), train_size
   except OSError as error:
     seeds = sorted(

@@ -63,6 +63,27 @@ def require(workdir: Path, trained: DataInfo, source: Source) -> None:
     raise DataError(f"{where}: it had {then}, and has {now}. {_REMEDY}")
 
 
+def require_order(
+  workdir: Path, labels_sum: int | None, source: Source
+) -> None:
+  """Refuses training examples in another order than those of a run.
+
+  Args:
+    workdir: work directory of the run.
+    labels_sum: `Source.labels_sum` when the run began; None if it is not known.
+    source: the data as they are now.
+
+  Raises:
+    DataError: if they have another order.
+  """
+  if labels_sum not in (None, source.labels_sum):
+    raise DataError(
+      f"the data are not those that {workdir} began with ({source.info.name}): "
+      "the training examples are in another order, as they are in a copy of "
+      f"TensorFlow Datasets and in the publisher's files. {_REMEDY}"
+    )
+
+
 def classes(trained: Sequence[str], now: Sequence[str]) -> str:
   """How the classes of two data sets differ; "" if they do not."""
   if tuple(trained) == tuple(now):

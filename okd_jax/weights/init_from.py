@@ -138,7 +138,7 @@ def _from_leader(
 ) -> Variables:
   card = exported.read_card(path)
   weights = exported.read_weights(path, card)
-  classes = card.get("classes", ())
+  classes = card.get(setup.task.classes_are, ())
   if head:
     _require_same_classes(setup, path, classes)
   return _insert(

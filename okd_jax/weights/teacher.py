@@ -63,8 +63,8 @@ def load(
   info = build.with_normalization(config, info)
   read = _from_run if path.is_dir() else _from_state_dict
   net, variables = read(path, config, info)
-  if config_lib.make_method(config).needs.raw_maps and isinstance(net, Network):
-    net = net.clone(raw_maps=True)
+  if config_lib.make_method(config).needs.raw_maps:
+    net = _with_raw_maps(net)
   group = groups.replicas(net, 1, devices, config.peers.mapping)
   stacked = jax.tree.map(lambda leaf: leaf[None], mesh_lib.to_host(variables))
   where = mesh_lib.shardings(devices, group.specs(stacked))
@@ -119,6 +119,13 @@ class Reordered(nn.Module):
     outputs = groups.as_outputs(self.net(images, train=train))
     logits = outputs.logits[..., jnp.asarray(self.order)]
     return dataclasses.replace(outputs, logits=logits)
+
+
+def _with_raw_maps(net: nn.Module) -> nn.Module:
+  """The network, with the last map as its last stage returns it."""
+  if isinstance(net, Reordered):
+    return net.clone(net=_with_raw_maps(net.net))
+  return net.clone(raw_maps=True) if isinstance(net, Network) else net
 
 
 def _from_state_dict(path: Path, config: RunConfig, info: DataInfo) -> Any:

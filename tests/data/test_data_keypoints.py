@@ -1,6 +1,7 @@
 """Data of keypoints: COCO JSON of one's own, MPII, COCO, drawn figures."""
 
 import json
+import shutil
 
 import annotated
 import numpy as np
@@ -407,6 +408,30 @@ def test_images_of_one_file_are_one_picture(tmp_path):
     {f.picture for f in found.splits[split]} for split in ("train", "test")
   )
   assert train and test and not train & test
+
+
+def test_hidden_files_are_no_annotations(tmp_path):
+  folder = annotated.write(tmp_path, annotated.content(2))
+  (folder / "annotations" / "._all.json").write_bytes(b"of a Mac")
+  assert len(figures_of(folder)[1]) == 2
+
+
+def test_one_file_is_not_taken_for_two_pictures(tmp_path):
+  """Two folders had a picture of this name, and neither was kept."""
+  said = annotated.content(3)
+  for image, name in zip(said["images"], ("a/1.png", "b/1.png"), strict=False):
+    image["file_name"] = name
+  folder = annotated.write(tmp_path, annotated.content(3))
+  file = folder / "annotations" / "all.json"
+  file.write_text(json.dumps(said))
+  with pytest.raises(DataError, match="'a/1.png' and 'b/1.png' are both found"):
+    figures_of(folder)
+  for inside in ("a", "b"):
+    kept = folder / "images" / inside
+    kept.mkdir()
+    shutil.copy(folder / "images" / "2.png", kept / "1.png")
+  _, figures = figures_of(folder)
+  assert len({figure.picture for figure in figures}) == 3
 
 
 def test_pictures_in_two_splits_and_heads_of_a_few_are_said(tmp_path):

@@ -1,5 +1,6 @@
 """A trained thing meets the data that it was trained on, or refuses."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,6 +12,8 @@ import pytest
 from configs import okddip_digits
 from okd_jax import __main__, train
 from okd_jax.cli import common
+from okd_jax.data.formats import publisher
+from okd_jax.data.info import Split
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import ConfigError, DataError
 from okd_jax.runs import run as run_lib, same_data
@@ -132,6 +135,27 @@ def test_other_data_compare_their_numbers(tmp_path):
   (workdir / "data.json").write_text(json.dumps(about))
   with pytest.raises(DataError, match="had 1438 for train, 360 for test, and"):
     run_lib.require_same_data(workdir, build.source(config))
+
+
+def test_another_order_of_examples_is_refused(tmp_path, monkeypatch):
+  """As if a copy had been prepared where the publisher's files were read."""
+  config = freeze(okddip_digits.get_config("smoke"))
+  workdir = begin(config, tmp_path / "run")
+  (workdir / "checkpoints").mkdir()
+  (workdir / "checkpoints" / "1.manifest.json").touch()
+  train._open(config, workdir, config.teacher)
+  found = publisher.digits()
+  turned = Split(found.train.images[::-1], found.train.labels[::-1])
+  other = dataclasses.replace(found, train=turned)
+  monkeypatch.setattr(publisher, "digits", lambda: other)
+  # The test examples are the same.
+  run_lib.require_same_data(workdir, build.source(config))
+  with pytest.raises(DataError, match="training examples are in another order"):
+    train._open(config, workdir, config.teacher)
+  about = json.loads((workdir / "data.json").read_text())
+  del about["labels_sum"]  # as in runs of earlier releases
+  (workdir / "data.json").write_text(json.dumps(about))
+  train._open(config, workdir, config.teacher)
 
 
 def test_runs_of_earlier_releases_have_no_list(root, run):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 
 from flax import linen as nn
@@ -15,8 +16,9 @@ from safetensors import numpy as safetensors
 import torch_files
 
 from configs import okddip_digits
-from okd_jax import train
+from okd_jax import backbones, tasks, train
 from okd_jax.backbones import hourglass
+from okd_jax.data.keypoints.info import KeypointInfo
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import ConfigError, DataError, OkdError, WeightsError
 from okd_jax.runs import run as run_lib
@@ -24,6 +26,7 @@ from okd_jax.settings import build
 from okd_jax.settings.freeze import freeze, method_section, replace
 from okd_jax.training import state as state_lib
 from okd_jax.weights import exported, init_from, teacher, torch as interop
+import toys
 
 # Classes of another run.
 OTHERS = ("cat", "dog", "owl")
@@ -233,6 +236,20 @@ def test_a_run_is_tuned_to_ones_own_classes(trained, tmp_path):
   assert int(train.train(tuned, tmp_path / "b")[0].step) == 3
 
 
+@pytest.mark.parametrize("task", ["classification", "keypoints"])
+def test_an_exported_leader_of_another_order_is_refused(task, monkeypatch):
+  info = dataclasses.replace(
+    toys.INFO, task=task, keypoints=KeypointInfo((), (), ())
+  )
+  turned = dataclasses.replace(info, class_names=info.class_names[::-1])
+  kind = tasks.load(task)
+  setup = toys.recipe("independent", task=kind.of(info))
+  monkeypatch.setattr(exported, "read_card", lambda path: kind.card(turned))
+  monkeypatch.setattr(exported, "read_weights", lambda path, card: {})
+  with pytest.raises(DataError, match="in another order: class 0 was 'e'"):
+    init_from._from_leader(setup, {}, pathlib.Path("leader"), head=True)
+
+
 # A teacher whose classes are in another order.
 
 
@@ -269,6 +286,20 @@ def test_a_teacher_is_reordered_by_the_names_of_classes(
   np.testing.assert_array_equal(outputs.logits[..., order], plain.logits)
   np.testing.assert_array_equal(outputs.features, plain.features)
   assert "in another order than here" in caplog.text
+
+
+def test_a_reordered_teacher_shows_the_maps_that_a_student_shows():
+  images = jnp.ones((2, 16, 16, 3))
+  net = backbones.make("wrn16_1", 3)
+  variables = net.init(jax.random.key(0), images, train=False)
+  expected = net.clone(raw_maps=True).apply(variables, images, train=False)
+  reordered = teacher._with_raw_maps(teacher.Reordered(net, (2, 0, 1)))
+  inside = {name: {"net": tree} for name, tree in variables.items()}
+  outputs = reordered.apply(inside, images, train=False)
+  np.testing.assert_array_equal(outputs.maps[-1], expected.maps[-1])
+  np.testing.assert_array_equal(
+    outputs.logits, expected.logits[..., jnp.array([2, 0, 1])]
+  )
 
 
 @pytest.mark.long

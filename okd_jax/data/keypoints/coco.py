@@ -113,6 +113,7 @@ class _Reader:
     self._aspect, self._official = aspect, official
     self._padding, self._look = padding, look or files.Look()
     self._places: dict[int, Path] = {}
+    self._names_of: dict[Path, str] = {}
     self._counts = collections.Counter[str]()
 
   def figures(
@@ -263,13 +264,23 @@ class _Reader:
     )
     for tried in (name, pathlib.PurePosixPath(name).name):
       for folder in folders:
-        if tried and self._look.has(folder / tried):
-          return folder / tried
+        if tried and self._look.has(place := folder / tried):
+          self._require_one_name(place, name)
+          return place
     raise DataError(
       f"{self._path}: the picture '{name}' of image {image['id']} is in none "
       f"of {', '.join(map(str, folders))}; put it there, or name the folder by "
       "'images' in keypoints.yaml."
     )
+
+  def _require_one_name(self, place: Path, name: str) -> None:
+    """Refuses two pictures of one file, whose folders were not kept."""
+    if (other := self._names_of.setdefault(place, name)) != name:
+      raise DataError(
+        f"{self._path}: the pictures '{other}' and '{name}' are both found as "
+        f"{place}; put them into the folders of these names, or write one name "
+        "if they are one picture."
+      )
 
   def _wrong(self, entry, problem: str) -> DataError:
     return DataError(

@@ -16,7 +16,7 @@ import zlib
 
 import numpy as np
 
-from okd_jax.data.formats import finder, fingerprint, tfds as prepared
+from okd_jax.data.formats import finder, fingerprint, tfds as prepared, walk
 from okd_jax.data.keypoints import coco, description
 from okd_jax.data.keypoints.figures import Figure
 from okd_jax.data.keypoints.info import KeypointInfo
@@ -196,7 +196,7 @@ def _files(
     place / name
     for place in (folder, folder / "annotations")
     for name in look.names(place)
-    if name.endswith(".json")
+    if name.endswith(".json") and not walk.is_hidden(name)
   )
   if len(found) == 1:
     return {"train": found[0]}

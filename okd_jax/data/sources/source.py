@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NotRequired, TypedDict, Unpack
+import zlib
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -163,6 +164,11 @@ class Source(abc.ABC):
   def train_size(self) -> int:
     """The number of examples trained on."""
     return len(self.positions["train"])
+
+  @property
+  def labels_sum(self) -> int:
+    """CRC-32 of the publisher's training labels, which tells their order."""
+    return zlib.crc32(np.ascontiguousarray(self._labels, "<i4"))
 
   def names_in(self, split: str) -> Sequence[str]:
     """Names of the files of a split by `Batch.index`, see `image_names`."""
