@@ -199,6 +199,7 @@ def trains_and_goes_on(config, workdir):
     "mesh.data": 1,
     "epochs": 1,
     "rampup_epochs": 1,
+    "schedule.final": 0.1,  # or nothing would be learned after it
   }
   config = freeze.replace(config, changes)
   assert int(train.train(config, workdir)[0].step) == 2
@@ -210,7 +211,9 @@ def trains_and_goes_on(config, workdir):
 
 
 def teach(config, taught):
-  if config.method.name == "kd":
+  if config.method.name == "ctkd":  # its maps must have the expert's sizes
+    config = freeze.replace(config, {"peers.net": "toys:Toy"})
+  if config.method.name in ("kd", "ctkd"):
     return dataclasses.replace(config, teacher=str(taught), teacher_net="")
   return config
 
