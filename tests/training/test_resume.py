@@ -211,6 +211,8 @@ def trains_and_goes_on(config, workdir):
 
 
 def teach(config, taught):
+  if config.method.name == "mcl_okd":  # of few images
+    config = freeze.replace(config, {"method.num_negatives": 8})
   if config.method.name == "ctkd":  # its maps must have the expert's sizes
     config = freeze.replace(config, {"peers.net": "toys:Toy"})
   if config.method.name in ("kd", "ctkd"):
