@@ -7,6 +7,7 @@ from typing import Any
 from jax.sharding import Mesh
 import numpy as np
 
+from okd_jax.data import order
 from okd_jax.data.config import check, Config, FOLDER
 from okd_jax.data.sources.source import Batching, divide, Source
 from okd_jax.errors import ConfigError
@@ -55,11 +56,8 @@ def make(
       f"seed={seed} must not be negative and held_out={held_out} must lie in "
       "[0, 1); change them."
     )
-  if config.per_class and batch_size % config.per_class:
-    raise ConfigError(
-      f"config.batch_size={batch_size} must be a multiple of "
-      f"config.data.per_class={config.per_class}; change one of them."
-    )
+  if config.per_class:
+    order.num_draws(batch_size, config.per_class)
   data = _load(config)
   info = dataclasses.replace(
     data.info,

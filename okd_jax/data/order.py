@@ -11,6 +11,8 @@ import functools
 
 import numpy as np
 
+from okd_jax.errors import ConfigError
+
 # Keys of the balanced batches, apart from those of the epochs.
 _BALANCED = 1 << 62
 
@@ -58,6 +60,21 @@ def indices(
   return np.concatenate(parts)
 
 
+def num_draws(batch_size: int, per_class: int) -> int:
+  """Returns the number of draws in a class-balanced batch.
+
+  Raises:
+    ConfigError: if a batch does not hold whole draws.
+  """
+  draws, rest = divmod(batch_size, per_class)
+  if rest:
+    raise ConfigError(
+      f"config.batch_size={batch_size} must be a multiple of "
+      f"config.data.per_class={per_class}; change one of them."
+    )
+  return draws
+
+
 def balanced(
   seed: int,
   step: int,
@@ -85,9 +102,9 @@ def balanced(
   """
   key = np.asarray((seed, _BALANCED + step), np.uint64)
   raw = np.random.Philox(key=key).random_raw
-  num_draws = batch_size // per_class
-  chosen = np.argsort(raw(len(members)), kind="stable")[:num_draws]
-  rounds = -(-num_draws // len(chosen))
+  count = num_draws(batch_size, per_class)
+  chosen = np.argsort(raw(len(members)), kind="stable")[:count]
+  rounds = -(-count // len(chosen))
   ends = np.cumsum([len(members[c]) for c in chosen])
   draws = np.split(raw(int(ends[-1])), ends[:-1])
   taken = [
@@ -95,7 +112,7 @@ def balanced(
     for c, own in zip(chosen, draws, strict=True)
   ]
   in_rounds = np.stack(taken).reshape(len(chosen), rounds, per_class)
-  by_draw = in_rounds.swapaxes(0, 1).reshape(-1, per_class)[:num_draws]
+  by_draw = in_rounds.swapaxes(0, 1).reshape(-1, per_class)[:count]
   return by_draw.T.reshape(-1)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from okd_jax import backbones, data, methods, rules
 from okd_jax.core import Method
+from okd_jax.data import order
 from okd_jax.errors import ConfigError
 from okd_jax.settings.freeze import flatten, replace
 from okd_jax.settings.schema import RunConfig
@@ -73,12 +74,7 @@ def _check_draws(config: RunConfig) -> None:
   per_class = config.data.per_class
   if not per_class:
     return
-  draws, rest = divmod(config.batch_size, per_class)
-  if rest:
-    raise ConfigError(
-      f"config.batch_size={config.batch_size} must be a multiple of "
-      f"config.data.per_class={per_class}; change one of them."
-    )
+  draws = order.num_draws(config.batch_size, per_class)
   if draws % config.accumulate:
     raise ConfigError(
       f"config.accumulate={config.accumulate} must divide the {draws} draws of "
