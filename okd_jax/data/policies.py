@@ -79,17 +79,31 @@ def trivial_augment(image: Array, key: Array) -> Array:
     2021.
   """
   level_key, key = jax.random.split(key)
-  part = jax.random.randint(level_key, (), 0, LEVELS) / (LEVELS - 1)
-  strengths = {
+  level = jax.random.randint(level_key, (), 0, LEVELS)
+  return _random_change(image, key, wide_strengths(level))
+
+
+def wide_strengths(level: Array | int) -> dict[str, Array | float]:
+  """Returns the strengths of TrivialAugment's wide space.
+
+  Those that are compared with levels of pixels or cut to whole pixels are
+  exact: a threshold that is a little above 0 would leave black pixels as they
+  are, which a threshold of 0 turns white.
+
+  Args:
+    level: from 0 to 30.
+  """
+  most = LEVELS - 1
+  part = level / most
+  return {
     "shear": 0.99 * part,
-    "translate_x": 32 * part,
-    "translate_y": 32 * part,
+    "translate_x": 32 * level // most,
+    "translate_y": 32 * level // most,
     "rotate": 135 * part,
     "blend": 0.99 * part,
     "bits": 8 - jnp.round(6 * part).astype(jnp.int32),
-    "threshold": 255 * (1 - part),
+    "threshold": 255 / most * (most - level),
   }
-  return _random_change(image, key, strengths)
 
 
 def jitter(image: Array, key: Array, amounts: Sequence[float]) -> Array:

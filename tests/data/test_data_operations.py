@@ -184,6 +184,16 @@ def test_policies_draw_every_change_and_keep_uint8():
   assert len(np.unique(np.asarray(two), axis=0)) > 40
 
 
+def test_strengths_that_meet_whole_levels_are_exact():
+  # In one compiled layout the highest threshold was 1e-5, and black stayed so.
+  levels = jnp.arange(policies.LEVELS)
+  found = jax.jit(policies.wide_strengths)(levels)
+  np.testing.assert_array_equal(found["threshold"], np.arange(30, -1, -1) * 8.5)
+  cut = np.arange(31) * 32 // 30
+  np.testing.assert_array_equal(found["translate_x"], cut)
+  np.testing.assert_array_equal(found["translate_y"], cut)
+
+
 def test_jitter_stays_in_its_range():
   flat = np.full((4, 4, 3), (50, 100, 150), np.uint8)
   jitter = jax.jit(
