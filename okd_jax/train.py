@@ -86,7 +86,7 @@ def train(
     with stop.busy("initialising"):
       state, step, unrecorded = _new_or_saved(config, setup, checkpoints)
     evaluator = Evaluator(setup, source, stop.progress)
-    if config.best_by or config.patience:
+    if config.best_by or config.patience or config.deploy == "best":
       judge(config, setup.task, evaluator.names(state))
     # Not before: a run that cannot start must not bind the work directory.
     run_lib.remember(config, setup, source, workdir)

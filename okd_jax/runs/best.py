@@ -23,8 +23,8 @@ def judge(config: RunConfig, task: Task, names: Iterable[str]) -> str | None:
     there are any and on test data otherwise; None without either.
 
   Raises:
-    ConfigError: if the figure that is named is not measured, or if patience
-      is set and there is nothing to judge by.
+    ConfigError: if the figure that is named is not measured, or if there is
+      nothing to judge by and patience or the best step was asked for.
   """
   names = list(names)
   if config.best_by:
@@ -39,12 +39,16 @@ def judge(config: RunConfig, task: Task, names: Iterable[str]) -> str | None:
     name = Figure(split, LEADER, False, task.headline(task.info).name).name
     if name in names:
       return name
-  if config.patience:
-    raise ConfigError(
-      f"config.patience={config.patience} must be 0: without validation or "
-      "test data no evaluation can be judged; leave it out, or hold data out "
-      "with config.data.validation."
-    )
+  for key, value, idle in (
+    ("patience", config.patience, 0),
+    ("deploy", config.deploy, "last"),
+  ):
+    if value != idle:
+      raise ConfigError(
+        f"config.{key}={value!r} must be {idle!r}: without validation or test "
+        "data no evaluation can be judged; leave it out, or hold data out with "
+        "config.data.validation."
+      )
   return None
 
 

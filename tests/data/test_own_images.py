@@ -1,6 +1,7 @@
 """A user's own folder of images: checked, trained on, evaluated, classified."""
 
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -208,6 +209,11 @@ def test_a_run_without_test_data(
   with pytest.raises(SystemExit) as left:
     command("eval", workdir)
   assert left.value.code == DataError.exit_code
+  if not validation:
+    best = dataclasses.replace(config, deploy="best")
+    with pytest.raises(ConfigError, match="deploy='best' must be 'last'"):
+      train.train(best, tmp_path / "best")
+    assert not run_lib.exists(tmp_path / "best")
   report.write([workdir], tmp_path / "page.html")
 
 

@@ -83,6 +83,8 @@ def test_what_decides_may_be_named_and_low_may_be_good():
   assert best_lib.judge(config(), TASK, {}) is None
   with pytest.raises(ConfigError, match="patience=2 must be 0: without"):
     best_lib.judge(config(patience=2), TASK, {})
+  with pytest.raises(ConfigError, match="deploy='best' must be 'last': with"):
+    best_lib.judge(config(deploy="best"), TASK, {})
   with pytest.raises(ConfigError, match="is not measured; .* WHO of leader"):
     best_lib.judge(made, TASK, record)
 
