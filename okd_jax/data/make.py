@@ -108,6 +108,15 @@ def division(
     held_out=held_out,
     groups=None if groups is None else groups[:train],
   )
+  labels, left = data.train.labels, data.train.labels[positions["train"]]
+  if len(lost := np.setdiff1d(labels, left)):
+    names = ", ".join(data.info.class_names[c] for c in lost[:10])
+    raise ConfigError(
+      f"config.data.validation={config.validation}, config.data.train_examples="
+      f"{config.train_examples} and held_out={held_out} leave no training "
+      f"example of {len(lost)} class(es): {names}; hold out less, use more "
+      "examples, or add some to these classes."
+    )
   if num_validation:
     positions["validation"] = np.arange(train, num_train, dtype=np.int32)
   positions["test"] = np.arange(data.info.num_test, dtype=np.int32)

@@ -25,8 +25,11 @@ def warp(image: Array, matrix: Array) -> Array:
   height, width, _ = image.shape
   y, x = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
   centres = jnp.stack([x + 0.5, y + 0.5, jnp.ones_like(x, float)])
-  found = jnp.floor(jnp.einsum("ij,jhw->ihw", matrix, centres))
-  column, row = found.astype(jnp.int32)
+  # Accelerators would round the places to 8 bits by default.
+  places = jnp.einsum(
+    "ij,jhw->ihw", matrix, centres, precision=jax.lax.Precision.HIGHEST
+  )
+  column, row = jnp.floor(places).astype(jnp.int32)
   inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
   index = jnp.where(inside, row * width + column, 0)
   pixels = jnp.asarray(image).reshape(height * width, -1)[index]
@@ -37,7 +40,7 @@ def grey(image: Array) -> Array:
   """The brightness of every pixel, uint8 [H, W, 1]."""
   if image.shape[-1] != 3:
     return image[..., :1]
-  weighted = image.astype(jnp.int32) @ jnp.array(_GREY)
+  weighted = jnp.sum(image.astype(jnp.int32) * jnp.array(_GREY), -1)
   return ((weighted + 2**15) >> 16).astype(jnp.uint8)[..., None]
 
 

@@ -172,7 +172,7 @@ class Task(task.Task):
     table = jnp.asarray(self.class_weights, jnp.float32)
     if jnp.issubdtype(batch.target.dtype, jnp.integer):
       return table[batch.target]
-    mean = batch.target @ table
+    mean = jnp.matmul(batch.target, table, precision=jax.lax.Precision.HIGHEST)
     if self.smoothing:
       # An example counts as its own class does, however its label is smoothed.
       mean -= self.smoothing * jnp.mean(table)

@@ -194,6 +194,20 @@ def test_strengths_that_meet_whole_levels_are_exact():
   np.testing.assert_array_equal(found["translate_y"], cut)
 
 
+def test_no_place_and_no_level_is_rounded_on_accelerators():
+  picture = jax.ShapeDtypeStruct(PICTURES["colours"].shape, np.uint8)
+
+  def both(image, key):
+    image = policies.rand_augment(image, key, count=2, level=9)
+    image = policies.trivial_augment(image, key)
+    return policies.jitter(image, key, (0.4, 0.4, 0.4, 0.1))
+
+  program = jax.jit(both).lower(picture, jax.random.key(0)).as_text()
+  products = [line for line in program.splitlines() if "dot_general" in line]
+  assert products
+  assert all("[HIGHEST, HIGHEST]" in line for line in products)
+
+
 def test_jitter_stays_in_its_range():
   flat = np.full((4, 4, 3), (50, 100, 150), np.uint8)
   jitter = jax.jit(

@@ -143,6 +143,19 @@ def test_weights_have_to_be_one_a_class():
     classification.Task(5, (4, 4, 1), class_weights=(1.0, 2.0))
 
 
+def test_weights_of_soft_targets_are_not_rounded_on_accelerators():
+  task = classification.Task(3, (2, 2, 1), class_weights=(1.0, 2.0, 4.0))
+  batch = batch_of([0, 1], [True, True])
+  soft = jnp.array([[0.5, 0.5, 0.0], [0.0, 0.25, 0.75]])
+  weights = jax.jit(
+    lambda target: task.weights(dataclasses.replace(batch, target=target))
+  )
+  np.testing.assert_allclose(weights(soft), [1.5, 3.5], rtol=1e-6)
+  program = weights.lower(soft).as_text()
+  (product,) = [row for row in program.splitlines() if "dot_general" in row]
+  assert "[HIGHEST, HIGHEST]" in product
+
+
 def test_an_augmentation_without_facts_about_the_data_is_refused():
   how = dataclasses.replace(PLAIN, mixup=0.2)
   with pytest.raises(ConfigError, match="mixup=0.2.*give `info`, or augment"):

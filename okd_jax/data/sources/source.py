@@ -52,6 +52,7 @@ def divide(
     labels, groups, "config.data.validation", validation, _VALIDATION
   )
   parts = {"validation": chosen}
+  _require_some(rest, validation, held_out)
   if train_examples:
     if not num_classes <= train_examples <= len(rest):
       raise ConfigError(
@@ -63,12 +64,16 @@ def divide(
   of_rest = None if groups is None else groups[rest]
   chosen, kept = _take(labels[rest], of_rest, "held_out", held_out, _HELD_OUT)
   parts |= {"held_out": rest[chosen], "train": rest[kept]}
-  if not len(parts["train"]):
+  _require_some(parts["train"], validation, held_out)
+  return parts
+
+
+def _require_some(left: np.ndarray, validation: float, held_out: float) -> None:
+  if not len(left):
     raise ConfigError(
       f"config.data.validation={validation} and held_out={held_out} leave no "
       "training example; lower them."
     )
-  return parts
 
 
 def _take(
