@@ -176,7 +176,7 @@ def _judge(config: RunConfig) -> Judge:
       "training images."
     )
   judge = Judge(task, config.best_by or leader)
-  measures = [measure.name for measure in task.measures]
+  measures = [measure.name for measure in task.measures_of(source.info)]
   if parse(judge.name).measure not in measures:
     raise ConfigError(
       f"config.best_by='{judge.name}' is not measured on {config.data.name}; "

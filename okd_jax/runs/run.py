@@ -222,6 +222,6 @@ def about(workdir: Path) -> tuple[RunConfig, DataInfo, int]:
     raise
   except (LookupError, TypeError, ValueError) as error:
     raise ConfigError(
-      f"{workdir} has a damaged {_CONFIG} or {_DATA} ({error!r}); run the "
-      "training command again to write them anew."
+      f"{workdir} has a damaged {_CONFIG} or {_DATA} ({error!r}); remove "
+      "the damaged one and run the training command again, which writes it."
     ) from error

@@ -151,6 +151,11 @@ def _check_teacher(config: RunConfig, needed: bool) -> None:
       f"config.teacher={config.teacher!r} is a file, so config.teacher_net='' "
       "must be the network that it belongs to, a name of okd_jax.backbones."
     )
+  if config.teacher_net and not is_file:
+    raise ConfigError(
+      f"config.teacher_net='{config.teacher_net}' must be empty: "
+      f"config.teacher={config.teacher!r} is a folder, which knows its network."
+    )
 
 
 def make_method(config: RunConfig) -> Method:
@@ -201,13 +206,20 @@ def as_begun(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
 
   Runs of earlier releases did not turn pictures as their EXIF data say. A
   teacher is identified by its weights (`okd_jax.runs.same_teacher`), so the run
-  keeps the path that it had.
+  keeps the path that it had. An equal number keeps its type: 4 and 4.0 have
+  different hashes.
 
   Args:
     config: configuration of the command.
     saved: configuration of the run, as read from its config.json.
   """
-  kept = {"data.exif": of_today(saved)["data"]["exif"]}
+  ours, theirs = flatten(config), flatten(of_today(saved))
+  kept = {
+    path: theirs[path]
+    for path in ours.keys() & theirs.keys()
+    if ours[path] == theirs[path] and repr(ours[path]) != repr(theirs[path])
+  }
+  kept["data.exif"] = theirs["data.exif"]
   if config.teacher and saved.get("teacher"):
     kept["teacher"] = saved["teacher"]
   return replace(config, kept)

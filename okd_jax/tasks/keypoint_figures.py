@@ -33,6 +33,19 @@ def headline(info: DataInfo | None) -> Measure:
   return _OF_OKS["AP"] if info.of_keypoints.official_sigmas else PCK
 
 
+def of(info: DataInfo | None) -> tuple[Measure, ...]:
+  """Those that are measured: of heads, of MPII's joints and of OKS, if known."""
+  if info is None:
+    return MEASURES
+  known = info.of_keypoints
+  lacking: list[Measure] = [] if known.sigmas else [*_OF_OKS.values()]
+  if not known.head_boxes:
+    lacking += [PCKH, _STRICT]
+  if not (known.head_boxes and known.mpii):
+    lacking += _GROUPS
+  return tuple(measure for measure in MEASURES if measure not in lacking)
+
+
 def measured(
   rows: Mapping[str, np.ndarray], known: KeypointInfo
 ) -> dict[str, float]:

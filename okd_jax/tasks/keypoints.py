@@ -63,6 +63,10 @@ class Task(task.Task):
     return keypoint_figures.headline(info)
 
   @classmethod
+  def measures_of(cls, info=None):
+    return keypoint_figures.of(info)
+
+  @classmethod
   def of(cls, info, *, pad_mode="constant", image_dtype=jnp.float32):
     del pad_mode
     return cls(info, image_dtype)

@@ -52,6 +52,12 @@ class Task(abc.ABC):
     return cls.measures[0]
 
   @classmethod
+  def measures_of(cls, info: DataInfo | None = None) -> tuple[Measure, ...]:
+    """Those of its figures that a data set has."""
+    del info
+    return cls.measures
+
+  @classmethod
   def in_step(cls, info: DataInfo | None = None) -> Measure:
     """The figure of training batches."""
     return cls.step_measure or cls.headline(info)

@@ -1,9 +1,11 @@
 """Chooses the faster form of a group's program by a short measurement."""
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 from pathlib import Path
 import statistics
 import time
@@ -20,6 +22,7 @@ from okd_jax.storage import files
 from okd_jax.training.setup import Setup
 
 CACHE = Path.home() / ".cache" / "okd_jax" / "mappings"
+_log = logging.getLogger(__name__)
 _CANDIDATES = ("unroll", "vmap")
 _WARM_UP, _ROUNDS = 2, 7
 
@@ -96,11 +99,14 @@ def _kept(setup: Setup, group: Group, cache: Path) -> dict[str, float]:
   )
   name = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
   kept = cache / f"{name}.json"
-  if kept.exists():
+  with contextlib.suppress(OSError, ValueError):  # none, or a damaged one
     return json.loads(kept.read_text())
   seconds = measure(alone, jax.device_put(images, device))
-  cache.mkdir(parents=True, exist_ok=True)
-  files.write(kept, json.dumps(seconds))
+  try:
+    cache.mkdir(parents=True, exist_ok=True)
+    files.write(kept, json.dumps(seconds))
+  except OSError as error:
+    _log.warning("The times of both mappings were not kept: %s", error)
   return seconds
 
 

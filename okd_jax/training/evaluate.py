@@ -85,8 +85,9 @@ class Evaluator:
       setup.task.blank(setup.mesh.shape[mesh_lib.DATA]),
     )
     each = [*map(figure_lib.peer, range(len(logits))), *predictions]
-    headline = setup.task.headline(setup.task.info).name
-    measures = [measure.name for measure in setup.task.measures]
+    task = setup.task
+    headline = task.headline(task.info).name
+    measures = [measure.name for measure in task.measures_of(task.info)]
     found = [(figure_lib.LEADER, False, name) for name in measures]
     for averaged in (False, True) if state.average else (False,):
       found += [(who, averaged, name) for who in each for name in measures]

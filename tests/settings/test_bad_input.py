@@ -297,6 +297,7 @@ def test_a_recipe_is_needed():
     (["--config.teacher=README.md"], "README.md"),
     (["--config.teacher=configs"], "configs"),
     (["--config.teacher={file}"], "config.teacher_net=''"),
+    (["--config.teacher=configs", "--config.teacher_net=x"], "must be empty"),
     (["--config.teacher={file}", "--config.teacher_net=resnet9"], "resnet9"),
     (["--config.teacher={file}", "--config.teacher_net=resnet8"], "t.pth"),
   ],

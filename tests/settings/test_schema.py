@@ -204,6 +204,16 @@ def test_recipes_keep_their_hash(recipe):
   assert config_lib.digest(freeze(config)) == digest_then(config)
 
 
+def test_an_equal_number_of_another_type_is_the_same_run():
+  begun = freeze(okddip_digits.get_config())
+  begun = replace(begun, {"optim.drops": (0.5, 1), "method.temperature": 3})
+  asked = replace(begun, {"optim.drops": (0.5, 1.0), "method.temperature": 3.0})
+  saved = json.loads(json.dumps(as_dict(begun)))
+  config_lib.require_resumable(asked, saved)
+  kept = config_lib.as_begun(asked, saved)
+  assert config_lib.digest(kept) == config_lib.digest(begun)
+
+
 def test_a_setting_added_later_changes_no_hash():
   @dataclasses.dataclass(frozen=True)
   class Later(RunConfig):

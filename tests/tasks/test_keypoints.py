@@ -176,6 +176,10 @@ def test_exact_targets_are_found_and_the_mean_pose_is_not():
   assert exact["pck"] == 1 and mean["pck"] < 0.9
   assert exact["ap"] > 0.9 > mean["ap"]
   assert exact["pckh"] > mean["pckh"]
+  for changes in ({}, {"head_boxes": False}, {"sigmas": ()}):
+    other = task(keypoints=dataclasses.replace(KNOWN, **changes))
+    named = [measure.name for measure in other.measures_of(other.info)]
+    assert sorted(other.figures(sums["exact_targets"])) == sorted(named)
   by_peer = made.measure(jnp.stack([known["exact_targets"]] * 2), given)
   assert by_peer.axis == 1 and by_peer.values["truth"].shape == (2, 8, J, 2)
 
@@ -219,6 +223,10 @@ def test_the_headline_follows_the_data():
     info = dataclasses.replace(INFO, keypoints=known)
     assert load.headline(info).name == name
   assert load.in_step(INFO).name == "map_accuracy"
+  of_mpii = dataclasses.replace(KNOWN, mpii=True)
+  info = dataclasses.replace(INFO, keypoints=of_mpii)
+  more = {*load.measures_of(info)} - {*load.measures_of(INFO)}
+  assert {measure.name for measure in more} >= {"pckh_head", "pckh_ankle"}
 
 
 def test_accuracy_of_maps_in_a_step():

@@ -67,6 +67,23 @@ def test_the_faster_form_is_chosen_and_kept(
   assert json.loads(kept.read_text())[faster] == 1.0
 
 
+def test_a_cache_that_cannot_be_used_stops_no_run(
+  recipe, monkeypatch, tmp_path, caplog
+):
+  times = {"unroll": 2.0, "vmap": 1.0}
+  monkeypatch.setattr(autotune, "measure", lambda *_: times)
+  on_accelerator(recipe, monkeypatch)
+  autotune.choose_mapping(recipe, tmp_path / "there")
+  (kept,) = (tmp_path / "there").iterdir()
+  kept.write_text("")
+  chosen = autotune.choose_mapping(recipe, kept.parent)
+  assert chosen.peers.mapping == "vmap"
+  assert json.loads(kept.read_text()) == times
+  # A folder that cannot be made.
+  chosen = autotune.choose_mapping(recipe, kept / "cache")
+  assert chosen.peers.mapping == "vmap" and "were not kept" in caplog.text
+
+
 def test_another_batch_is_measured_again(recipe, monkeypatch, tmp_path):
   monkeypatch.setattr(
     autotune, "measure", lambda *_: {"unroll": 1.0, "vmap": 2.0}
