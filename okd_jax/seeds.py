@@ -64,6 +64,7 @@ def train(
     for path, of_seed in runs.items()
     if outcome.finished(of_seed, path) is None
   ]
+  done = [path for path in runs if path not in left]
   diverged: list[NotFiniteError] = []
   # Around everything: signals between two runs must not be lost.
   with signals.Stop() as stop:
@@ -74,7 +75,9 @@ def train(
         )
       print(f"\nSeed {runs[path].seed}, in {path}", flush=True)
       try:
-        train_lib.train(runs[path], path, began, stop)
+        like = done[0] if done else None
+        train_lib.train(runs[path], path, began, stop, like=like)
+        done.append(path)
         began = None  # later seeds count from their own beginning
       except NotFiniteError as error:
         _log.error("Seed %d diverged: %s", runs[path].seed, error)

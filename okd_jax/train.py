@@ -47,6 +47,7 @@ def train(
   stop: signals.Stop | None = None,
   watch: Callable[[Mapping[str, Any]], None] | None = None,
   still_ours: Callable[[], None] | None = None,
+  like: Path | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
   """Trains a group, or continues where an earlier call stopped.
 
@@ -62,6 +63,8 @@ def train(
       the run.
     still_ours: function of the lock on the work directory, if that is already
       held.
+    like: work directory of a run that must have had the same data and teacher,
+      such as that of another seed.
 
   Returns:
     The final state and the summary.
@@ -75,7 +78,7 @@ def train(
   """
   began = time.monotonic() if began is None else began
   asked, config = config, workdir_lib.as_begun(config, workdir)
-  source, setup, frozen = _open(config, workdir, asked.teacher)
+  source, setup, frozen = _open(config, workdir, asked.teacher, like)
   with contextlib.ExitStack() as stack:
     lock = workdir_lib.lock(workdir)
     still_ours = still_ours or stack.enter_context(lock)
@@ -142,7 +145,7 @@ def train(
 
 
 def _open(
-  config: RunConfig, workdir: Path, teacher_at: str
+  config: RunConfig, workdir: Path, teacher_at: str, like: Path | None
 ) -> tuple[Source, Setup, Variables | None]:
   """Checks the configuration and opens what it names.
 
@@ -150,6 +153,7 @@ def _open(
     config: configuration of the run.
     workdir: work directory of the run.
     teacher_at: where the teacher is now.
+    like: as for `train`.
 
   Returns:
     The data, what stays fixed, and the variables of the frozen teacher.
@@ -166,12 +170,15 @@ def _open(
   mesh = layout.mesh(config)
   source = build.source(config, mesh)
   steps = workdir_lib.checkpoints(config, workdir).steps()
-  if steps:  # without one it begins anew, and may do so with other data
-    run_lib.require_same_data(workdir, source)
-    run_lib.require_same_order(workdir, source)
+  others = [] if like is None else [like]
+  # Without a step it begins anew, and may do so with other data.
+  for begun in [workdir, *others] if steps else others:
+    run_lib.require_same_data(begun, source)
+    run_lib.require_same_order(begun, source)
   teacher_group, frozen = teacher.load(here, source.info, mesh)
-  if run_lib.exists(workdir):
-    same_teacher.require(here, workdir, frozen)
+  for begun in [workdir, *others]:
+    if run_lib.exists(begun):
+      same_teacher.require(here, begun, frozen)
   setup = build.setup(
     config, source.info, source.train_size, mesh, teacher_group
   )

@@ -34,7 +34,7 @@ def headline(info: DataInfo | None) -> Measure:
 
 
 def of(info: DataInfo | None) -> tuple[Measure, ...]:
-  """Those that are measured: of heads, of MPII's joints and of OKS, if known."""
+  """Those that are measured: of heads, MPII's joints and OKS only if known."""
   if info is None:
     return MEASURES
   known = info.of_keypoints

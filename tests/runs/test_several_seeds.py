@@ -9,6 +9,7 @@ import shutil
 import statistics
 from unittest import mock
 
+import folder_recipe
 import numpy as np
 from PIL import Image
 import pytest
@@ -20,7 +21,7 @@ from okd_jax.data import picture
 from okd_jax.errors import ConfigError, DataError, UnreachableError
 from okd_jax.results import curves, report
 from okd_jax.runs import records, run as run_lib, workdir as workdir_lib
-from okd_jax.settings.freeze import freeze, replace
+from okd_jax.settings.freeze import freeze, method_section, replace
 from okd_jax.weights import exported
 
 SEEDS = (3, 4)
@@ -310,3 +311,42 @@ def test_a_damaged_seed_is_named(folder, tmp_path):
   config = replace(config, {"num_seeds": len(SEEDS)})
   with pytest.raises(ConfigError, match="seed4/config.json is damaged"):
     seeds.train(config, workdir)
+
+
+def test_another_seed_needs_the_data_of_the_others(tmp_path):
+  rng = np.random.default_rng(0)
+
+  def add(number):
+    for name in ("cat", "dog"):
+      path = tmp_path / "pictures" / name / f"{number}.png"
+      path.parent.mkdir(parents=True, exist_ok=True)
+      pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+      Image.fromarray(pixels).save(path)
+
+  for number in range(6):
+    add(number)
+  asked = folder_recipe.configured(tmp_path / "pictures", num_seeds=2)
+  workdir = tmp_path / "run"
+  seeds.train(asked, workdir)
+  add(6)
+  more = dataclasses.replace(asked, num_seeds=3)
+  with pytest.raises(DataError, match="seed0 began with"):
+    seeds.train(more, workdir)
+  assert not run_lib.exists(workdir / "seed2")
+
+
+def test_another_seed_needs_the_teacher_of_the_others(folder, tmp_path):
+  asked = replace(
+    run_lib.about(folder / "seed3")[0],
+    {
+      "method": method_section("kd"),
+      "epochs": 1,
+      "num_seeds": 2,
+      "teacher": str(folder / "seed3"),
+    },
+  )
+  seeds.train(asked, tmp_path)
+  other = {"num_seeds": 3, "teacher": str(folder / "seed4")}
+  with pytest.raises(ConfigError, match="config.teacher=.*has other weights"):
+    seeds.train(replace(asked, other), tmp_path)
+  assert not run_lib.exists(tmp_path / "seed5")
