@@ -39,6 +39,7 @@ _log = logging.getLogger(__name__)
 # Trials that differ in them cannot be compared.
 _COMMON = {"seed", "num_seeds", "best_by", "deploy"}
 _COMMON |= {"data.name", "data.validation", "data.test_fraction"}
+_LENGTH = ("epochs", "extra_epochs", "eval_epochs", "patience")
 
 Space = dict[str, distributions.BaseDistribution]
 
@@ -196,14 +197,21 @@ def _open(config: RunConfig, looked: Space, workdir: Path) -> optuna.Study:
     pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
   )
   about = {
-    "config": config_lib.digest(config),
-    "searched": json.dumps({k: repr(v) for k, v in sorted(looked.items())}),
+    "config": ("recipe", config_lib.digest(config)),
+    "searched": (
+      "space",
+      json.dumps({k: repr(v) for k, v in sorted(looked.items())}),
+    ),
+    # A run may be resumed with others, but such trials do not compare.
+    "length": (
+      "length",
+      json.dumps({name: getattr(config, name) for name in _LENGTH}),
+    ),
   }
-  for name, value in about.items():
+  for name, (what, value) in about.items():
     if study.user_attrs.setdefault(name, value) != value:
       raise ConfigError(
-        f"{workdir} holds a search of another "
-        f"{'recipe' if name == 'config' else 'space'}; choose another "
+        f"{workdir} holds a search of another {what}; choose another "
         "--workdir, or take the changes back."
       )
     study.set_user_attr(name, value)

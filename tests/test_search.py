@@ -1,5 +1,6 @@
 """A study by Optuna: its choices, what it goes on with, prunes and refuses."""
 
+import dataclasses
 import os
 import re
 import shlex
@@ -252,6 +253,9 @@ def test_another_search_is_refused_in_its_folder(pretending, tmp_path):
   search.search(config, looked, 1, tmp_path)
   with pytest.raises(ConfigError, match="a search of another space"):
     search.search(*read(SEARCHED[0]), 1, tmp_path)
+  longer = dataclasses.replace(config, extra_epochs=1)
+  with pytest.raises(ConfigError, match="a search of another length"):
+    search.search(longer, looked, 2, tmp_path)
 
 
 @pytest.mark.long
