@@ -7,6 +7,9 @@ import jax.numpy as jnp
 from okd_jax.core import Array, Method, MethodOutput
 from okd_jax.errors import ConfigError
 
+# What a record holds beside the terms.
+_TAKEN = ("step", "kind", "loss", "learning_rate", "rampup", "gradient_norm")
+
 
 def checked(method: Method, result: Any, logits: Array) -> MethodOutput:
   """Returns what a method returned.
@@ -17,8 +20,9 @@ def checked(method: Method, result: Any, logits: Array) -> MethodOutput:
     logits: logits of the peers, [P, B, *out].
 
   Raises:
-    ConfigError: if it is no `MethodOutput`, or terms or predictions do not have
-      the shapes that it describes.
+    ConfigError: if it is no `MethodOutput`, a term has a name that records
+      cannot have, or terms or predictions do not have the shapes that it
+      describes.
   """
   who = f"{type(method).__module__}:{type(method).__qualname__}"
   if not isinstance(result, MethodOutput):
@@ -28,6 +32,12 @@ def checked(method: Method, result: Any, logits: Array) -> MethodOutput:
     )
   num_peers, num_examples = logits.shape[:2]
   for name, term in result.terms.items():
+    if name in _TAKEN or "/" in name:
+      raise ConfigError(
+        f"the term '{name}' of {who} must have another name: records have "
+        f"{', '.join(_TAKEN)} of their own, and '/' stands before the index of "
+        "an element."
+      )
     shape = jnp.shape(term)
     if (
       shape[-1:] != (num_examples,)

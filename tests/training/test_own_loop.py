@@ -157,6 +157,8 @@ class Wrong(core.Method):
       "means": core.MethodOutput({"peer_ce": jnp.mean(terms["peer_ce"])}),
       "peers": core.MethodOutput({"peer_ce": jnp.mean(terms["peer_ce"], 1)}),
       "prediction": core.MethodOutput(terms, {"mixture": logits}),
+      "total": core.MethodOutput({"loss": terms["peer_ce"]}),
+      "slash": core.MethodOutput({"peer/ce": terms["peer_ce"]}),
     }[self.wrong]
 
 
@@ -168,6 +170,8 @@ class Wrong(core.Method):
     ("means", r"term 'peer_ce' of .*Wrong has shape \(\), .* Do not take"),
     ("peers", r"has shape \(3,\), and must have \(16,\) or \(3, 16\)"),
     ("prediction", "prediction 'mixture' of .* one prediction for the group"),
+    ("total", "term 'loss' of .*Wrong must have another name"),
+    ("slash", "term 'peer/ce' of .*Wrong must have another name"),
   ],
 )
 def test_a_method_that_returns_something_else_is_refused(wrong, said):
