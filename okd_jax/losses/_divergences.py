@@ -185,7 +185,10 @@ def kl(
   """`softened_kl` of inputs that are already checked."""
   log_probs = softened_log_softmax(student_logits, temperature)
   target_log_probs = softened_log_softmax(teacher_logits, temperature)
-  same = jnp.all(student_logits == teacher_logits, axis=-1)
+  # Rows of -inf alone are equal and have no divergence.
+  same = jnp.all(
+    (student_logits == teacher_logits) & ~jnp.isnan(log_probs), axis=-1
+  )
   value = _zero_where(same, divergence(target_log_probs, log_probs))
   if eps:
     value += _constant_in_target(target_log_probs, log_probs, eps)

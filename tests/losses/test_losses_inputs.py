@@ -279,6 +279,14 @@ def test_other_peers_keep_what_is_not_finite():
   np.testing.assert_array_equal(others, [-np.inf, -np.inf, np.nan, -np.inf])
 
 
+@pytest.mark.parametrize("eps", [0.0, 1e-7])
+@pytest.mark.parametrize("all_of", [-np.inf, np.inf])
+def test_a_row_without_any_class_is_no_number(all_of, eps):
+  rows = np.array([[all_of] * 3, [0.0, 1.0, -np.inf]], np.float32)
+  found = losses.softened_kl(rows, rows, temperature=2.0, eps=eps)
+  assert np.isnan(found[0]) and abs(found[1]) < 1e-5
+
+
 def test_a_class_that_the_student_alone_masks_is_infinitely_wrong():
   student = LOGITS.copy()
   student[..., -1] = -np.inf
