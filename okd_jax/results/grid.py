@@ -1,6 +1,6 @@
 """The cells of a comparison: one run for each method, network and seed."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import fnmatch
 import itertools
@@ -10,23 +10,13 @@ from urllib.parse import quote
 from okd_jax import methods, rules
 from okd_jax.errors import ConfigError
 from okd_jax.runs import workdir as workdir_lib
-from okd_jax.settings import config as config_lib, freeze, ranges
+from okd_jax.settings import config as config_lib, freeze
 from okd_jax.settings.schema import Comparison, RunConfig
 from okd_jax.storage.paths import Path
 
 # Rows besides the methods: a single network, and the teacher of other runs.
 BASELINE = "baseline"
 KD_TEACHER = "kd_teacher"
-# Keys that a comparison sets in every run, and what to change instead.
-_SET = {
-  "seed": "--config.seeds",
-  "num_seeds": "--config.seeds",
-  "peers.net": "--config.nets",
-  "peers.kind": "--config.kinds.METHOD",
-  "method.name": "--config.methods",
-  "teacher": "--config.teacher_net",
-  "teacher_net": "--config.teacher_net",
-}
 # The number of peers; always 1 in rows of a single network.
 _NUM_PEERS = "peers.num_peers"
 
@@ -42,6 +32,7 @@ class Cell:
     seed: seed of the run.
     workdir: work directory of the run.
     config: configuration of the run.
+    teacher: name of the cell that trains its teacher; empty without a teacher.
   """
 
   net: str
@@ -50,6 +41,7 @@ class Cell:
   seed: int
   workdir: Path
   config: RunConfig
+  teacher: str
 
   @property
   def row(self) -> str:
@@ -59,12 +51,7 @@ class Cell:
   @property
   def name(self) -> str:
     """Name of the cell, for example "resnet32/okddip/seed0"."""
-    return "/".join(self.workdir.parts[-3:])
-
-  @property
-  def teacher(self) -> str:
-    """Name of the cell that trains its teacher; empty without a teacher."""
-    return "/".join(self.config.teacher.split("/")[-3:])
+    return _name(self.net, self.row, self.seed)
 
 
 def cells(config: Comparison, workdir: Path) -> list[Cell]:
@@ -111,12 +98,15 @@ def only(cells: Sequence[Cell], pattern: str) -> list[Cell]:
     cell
     for cell in cells
     if fnmatch.fnmatchcase(cell.name, pattern)
-    or fnmatch.fnmatchcase(f"{cell.net}/{cell.method}/seed{cell.seed}", pattern)
+    or fnmatch.fnmatchcase(_name(cell.net, cell.method, cell.seed), pattern)
   ]
   if not chosen:
     nets, rows, seeds = (
       ", ".join(dict.fromkeys(names))
-      for names in zip(*(cell.name.split("/") for cell in cells), strict=True)
+      for names in zip(
+        *((cell.net, cell.row, f"seed{cell.seed}") for cell in cells),
+        strict=True,
+      )
     )
     raise ConfigError(
       f"--only={pattern} names none of the {len(cells)} cells; it must be "
@@ -171,23 +161,6 @@ def _require_same_run(cell: Cell) -> None:
     raise ConfigError(f"{cell.name}: {error}") from error
 
 
-def refuse_set(keys: Iterable[str]) -> None:
-  """Refuses changes of the base recipe that a comparison would overwrite.
-
-  Args:
-    keys: keys of `config.base` that a command line changes.
-
-  Raises:
-    ConfigError: if a comparison sets one of the keys in every run itself.
-  """
-  for key in keys:
-    if key in _SET:
-      raise ConfigError(
-        f"--config.base.{key}: a comparison sets it in every run itself, so "
-        f"this would change nothing; change {_SET[key]} instead."
-      )
-
-
 def _alone(method: str) -> bool:
   return method in (BASELINE, KD_TEACHER)
 
@@ -218,6 +191,11 @@ def _row(method: str, values: Mapping[str, Any]) -> str:
   return method + "".join(shown)
 
 
+def _name(net: str, row: str, seed: int) -> str:
+  """Name of a cell and of its folder; that of a network may hold slashes."""
+  return f"{net}/{row}/seed{seed}"
+
+
 def _cell(
   config: Comparison,
   workdir: Path,
@@ -226,9 +204,6 @@ def _cell(
   values: dict[str, Any],
   seed: int,
 ) -> Cell:
-  def place(row, values):
-    return workdir / net / _row(row, values) / f"seed{seed}"
-
   alone = _alone(row)
   name = "independent" if alone else row
   own = {} if alone else _options(config, name)
@@ -256,9 +231,11 @@ def _cell(
     changes |= compared
   if alone or "," in changes["peers.net"]:
     changes["mesh.peer"] = min(config.base.mesh.peer, 1)
+  teacher = ""
   if row != KD_TEACHER and methods.make(name).needs.teacher:
     shared = {k: v for k, v in values.items() if _concerned(KD_TEACHER, k)}
-    changes["teacher"] = str(place(KD_TEACHER, shared))
+    teacher = _name(net, _row(KD_TEACHER, shared), seed)
+    changes["teacher"] = str(workdir / teacher)
   others = {k: v for k, v in values.items() if not k.startswith("method.")}
   if taken := sorted(others.keys() & changes.keys()):
     raise ConfigError(
@@ -266,7 +243,8 @@ def _cell(
       "itself; leave out the key or the method."
     )
   made = freeze.replace(config.base, changes | others)
-  return Cell(net, row, values, seed, place(row, values), made)
+  where = workdir / _name(net, _row(row, values), seed)
+  return Cell(net, row, values, seed, where, made, teacher)
 
 
 def _options(config: Comparison, name: str) -> Mapping[str, Any]:
@@ -277,24 +255,3 @@ def _options(config: Comparison, name: str) -> Mapping[str, Any]:
       f"config.options.{name}={options!r} must be a section; set keys in it."
     )
   return options
-
-
-def ranged(config: Comparison, texts: Mapping[str, str]) -> Comparison:
-  """A comparison with the grid of a command line, given by --grid.KEY.
-
-  Args:
-    config: comparison without a grid.
-    texts: for every key, the text of its values.
-
-  Raises:
-    ConfigError: if a key is unknown, belongs to no method, or is set by the
-      comparison itself, or if its values cannot be read.
-  """
-  grid = {}
-  for key, text in texts.items():
-    flag = f"--grid.{key}"
-    if key in _SET:
-      raise ConfigError(f"{flag}: change {_SET[key]} instead.")
-    default = ranges.default_of(flag, key, config.base, config.methods)
-    grid[key] = ranges.values(flag, text, default)
-  return dataclasses.replace(config, grid=grid or None)

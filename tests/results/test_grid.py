@@ -10,6 +10,7 @@ import pytest
 from okd_jax.cli import common as cli
 from okd_jax.errors import ConfigError
 from okd_jax.results import grid, rows as results
+from okd_jax.results.share import Share
 from okd_jax.settings import freeze
 
 RECIPE = "--config=configs/compare_digits.py:smoke"
@@ -116,3 +117,25 @@ def test_rows_are_timed_against_those_of_the_same_values():
 def test_wrong_grids_are_refused(flags, says):
   with pytest.raises(ConfigError, match=re.escape(says)):
     cells(*flags)
+
+
+def test_networks_with_a_slash_have_cells_of_their_own(tmp_path):
+  _, made = cells(
+    "--config.nets=('resnet8@4/5','resnet8@3/5')",
+    "--config.methods=('independent','kd')",
+    "--config.seeds=(0,)",
+    workdir=tmp_path,
+  )
+  rows = ("baseline", "independent", "kd_teacher", "kd")
+  nets = ("resnet8@4/5", "resnet8@3/5")
+  names = [f"{net}/{row}/seed0" for net in nets for row in rows]
+  assert [cell.name for cell in made] == names
+  assert [cell.workdir for cell in made] == [tmp_path / name for name in names]
+  for cell in made:
+    teacher = f"{cell.net}/kd_teacher/seed0" if cell.method == "kd" else ""
+    assert cell.teacher == teacher
+    assert cell.config.teacher == (teacher and str(tmp_path / teacher))
+  assert list(Share(made)._left) == names
+  assert [c.name for c in grid.only(made, "*@3/5/kd/*")] == names[-2:]
+  with pytest.raises(ConfigError, match="networks resnet8@4/5, resnet8@3/5;"):
+    grid.only(made, "resnet9/*")
