@@ -77,6 +77,12 @@ def test_methods_without_a_key_are_trained_once():
   ]
 
 
+def test_the_ramp_up_follows_the_epochs_of_a_grid():
+  _, made = cells("--grid.epochs=(10,300)", "--config.seeds=(0,)")
+  ramps = {cell.config.epochs: cell.config.rampup_epochs for cell in made}
+  assert ramps == {10: 3, 300: 80}
+
+
 def row(method, seconds, **values):
   """A row of a table of which only the time counts."""
   fields = dict.fromkeys(f.name for f in dataclasses.fields(results.Row))
