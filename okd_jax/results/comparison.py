@@ -78,9 +78,10 @@ def _last(title: str, rows: Sequence[Row]) -> Table:
   notes = [
     f"{measure.heading} on test data{measure.unit}, mean ± sample "
     "standard deviation over seeds. "
-    "Mean of peers and ensemble (mean of logits) do not include the leader of "
-    "okddip and ffsd and the teacher of ctkd; for pcl they are of the averaged "
-    "peers, and for oem and switokd of different networks. Group prediction: "
+    "Mean of peers and ensemble (mean of logits) are of two or more peers, "
+    "without the leader of okddip and ffsd and the teacher of ctkd; for pcl "
+    "they are of the averaged peers, and for oem and switokd of different "
+    "networks. Group prediction: "
     "the gated ensemble of one, the fused classifier of ffl and ffsd, PCL-E. "
     "Time: to train on one image, relative to a single network and to P "
     "independent networks."

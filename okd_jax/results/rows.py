@@ -187,6 +187,7 @@ def _row(cells: Sequence[Cell], measures: Mapping[str, Measure]) -> Row:
   config = cells[0].config
   method = config_lib.make_method(config)
   measure = measures[config.data.name]
+  num_members = len(method.members(config.peers.num_peers))
   compared, compared_as = _compared(cells[0].method, method)
   runs, alike = {}, {}
   speeds, diversity, failures = [], [], {}
@@ -201,11 +202,11 @@ def _row(cells: Sequence[Cell], measures: Mapping[str, Measure]) -> Row:
         continue
       if "images_per_second" in summary:
         speeds.append(1 / summary["images_per_second"])
-      runs[cell.seed] = findings.headlines(evaluations, measure)
+      runs[cell.seed] = findings.headlines(evaluations, measure, num_members)
       if equal := findings.alike(evaluations[-1][1], config, method, measure):
         alike[cell.seed] = equal
       tested = any(figure.split == "test" for figure in evaluations[-1][1])
-      if tested and config.peers.num_peers > 1:
+      if tested and num_members > 1:
         epochs_a_step = config.batch_size / run_lib.about(cell.workdir)[2]
         diversity.append(findings.diversity(evaluations, epochs_a_step))
   return Row(

@@ -365,10 +365,11 @@ def known(tmp_path):
   return tmp_path
 
 
-def headlines(records):
+def headlines(records, num_members=2):
   """Of one run, from lines of its metrics."""
   evaluations = [(record["step"], of_record(record)) for record in records]
-  return findings.headlines(evaluations, classification.Task.measures[0])
+  measure = classification.Task.measures[0]
+  return findings.headlines(evaluations, measure, num_members)
 
 
 def test_rows_hold_means_and_sample_deviations(known):
@@ -412,6 +413,25 @@ def test_averaged_peers_stand_for_the_group(names, expected):
   assert found["deployed", "last"] == 50.0
 
 
+def test_one_peer_beside_the_leader_or_teacher_has_no_ensemble(tmp_path):
+  config = small(methods=("ctkd", "independent", "okddip"))
+  compare._remember(config, tmp_path)
+  for cell in grid.cells(config, tmp_path):
+    pretend(cell.config, cell.workdir)
+  for row in results.read(tmp_path):
+    several = row.method == "independent"  # all of two, the others one
+    assert bool(row.diversity) == several
+    for who in ("peers_mean", "ensemble"):
+      assert ((who, "last") in row.headlines) == several
+  result_tables.write(tmp_path)
+  text = (tmp_path / "table.md").read_text()
+  line = "| ctkd | 2 branches (resnet8,resnet8) | 2 of 2 | 50.00 ± 0.00 | "
+  assert line + "- | - | " in text
+  alone = "+0.00 ± 0.00 (>1000)"
+  assert f"| ctkd | {alone} | {alone} | - | - | - |" in text
+  compare_plots.plot(tmp_path)
+
+
 def test_validation_data_choose_the_best_epoch():
   records = [
     {
@@ -422,7 +442,7 @@ def test_validation_data_choose_the_best_epoch():
     }
     for step, test, validation in ((1, 0.9, 0.5), (2, 0.7, 0.6), (3, 0.6, 0.6))
   ]
-  best = headlines(records)["deployed", "best"]
+  best = headlines(records, num_members=1)["deployed", "best"]
   assert best == pytest.approx(60)
 
 
