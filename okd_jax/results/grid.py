@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from okd_jax import methods, rules
+from okd_jax.core import Method
 from okd_jax.errors import ConfigError
 from okd_jax.runs import workdir as workdir_lib
 from okd_jax.settings import config as config_lib, freeze
@@ -76,7 +77,14 @@ def cells(config: Comparison, workdir: Path) -> list[Cell]:
 def rows(config: Comparison) -> Iterator[str]:
   """Yields the baseline and the methods; teachers come before students."""
   yield BASELINE
-  taught = [m for m in config.methods if methods.make(m).needs.teacher]
+  taught = [
+    method
+    for method in config.methods
+    if any(
+      _method(config, method, values)[1].needs.teacher
+      for values in _choices(config, method)
+    )
+  ]
   for method in config.methods:
     if method in taught[:1]:
       yield KD_TEACHER
@@ -138,8 +146,7 @@ def check(config: Comparison, grid: list[Cell]) -> None:
   for name in config.kinds:
     methods.load(name)
   for name in config.options or {}:
-    section = freeze.method_section(name, **_options(config, name))
-    rules.check(section, f"config.options.{name}")
+    _options(config, name)
   for cell in grid:
     checked = cell.config
     if checked.teacher:
@@ -205,34 +212,26 @@ def _cell(
   seed: int,
 ) -> Cell:
   alone = _alone(row)
-  name = "independent" if alone else row
-  own = {} if alone else _options(config, name)
-  chosen = {
-    key.partition(".")[2]: value
-    for key, value in values.items()
-    if key.startswith("method.")
-  }
-  method = freeze.method_section(name, **{**own, **chosen})
-  if not alone and name not in config.kinds:
+  section, method = _method(config, row, values)
+  if not alone and row not in config.kinds:
     raise ConfigError(
-      f"config.kinds has no entry for the method '{name}'; add one, or choose "
+      f"config.kinds has no entry for the method '{row}'; add one, or choose "
       f"from {', '.join(config.kinds)}."
     )
   changes: dict[str, Any] = {
     "seed": seed,
     "peers.net": config.teacher_net if row == KD_TEACHER else net,
-    "peers.kind": "replicas" if alone else config.kinds[name],
-    "method": method,
+    "peers.kind": "replicas" if alone else config.kinds[row],
+    "method": section,
   }
   if alone:
     changes["peers.num_peers"] = 1
   else:
-    compared = methods.make(name).settings_compared(net, config.teacher_net)
-    changes |= compared
+    changes |= method.settings_compared(net, config.teacher_net)
   if alone or "," in changes["peers.net"]:
     changes["mesh.peer"] = min(config.base.mesh.peer, 1)
   teacher = ""
-  if row != KD_TEACHER and methods.make(name).needs.teacher:
+  if method.needs.teacher:
     shared = {k: v for k, v in values.items() if _concerned(KD_TEACHER, k)}
     teacher = _name(net, _row(KD_TEACHER, shared), seed)
     changes["teacher"] = str(workdir / teacher)
@@ -247,6 +246,24 @@ def _cell(
   return Cell(net, row, values, seed, where, made, teacher)
 
 
+def _method(
+  config: Comparison, row: str, values: Mapping[str, Any]
+) -> tuple[Any, Method]:
+  """The section of a row's method, and the method with its hyperparameters."""
+  alone = _alone(row)
+  name = "independent" if alone else row
+  own = {} if alone else _options(config, name)
+  chosen = {
+    key.partition(".")[2]: value
+    for key, value in values.items()
+    if key.startswith("method.")
+  }
+  section = freeze.method_section(name, **{**own, **chosen})
+  rules.check(section, "config.method")
+  run = freeze.replace(config.base, {"method": section})
+  return section, config_lib.make_method(run)
+
+
 def _options(config: Comparison, name: str) -> Mapping[str, Any]:
   """The hyperparameters that `config.options` sets for a method."""
   options = (config.options or {}).get(name, {})
@@ -254,4 +271,6 @@ def _options(config: Comparison, name: str) -> Mapping[str, Any]:
     raise ConfigError(
       f"config.options.{name}={options!r} must be a section; set keys in it."
     )
+  section = freeze.method_section(name, **options)
+  rules.check(section, f"config.options.{name}")
   return options

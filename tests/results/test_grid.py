@@ -145,3 +145,27 @@ def test_networks_with_a_slash_have_cells_of_their_own(tmp_path):
   assert [c.name for c in grid.only(made, "*@3/5/kd/*")] == names[-2:]
   with pytest.raises(ConfigError, match="networks resnet8@4/5, resnet8@3/5;"):
     grid.only(made, "resnet9/*")
+
+
+def test_what_a_row_needs_follows_its_hyperparameters():
+  flags = ["--config.methods=('ctkd',)", "--config.seeds=(0,)"]
+  weight = "method.attention_weight"
+  _, made = cells(f"--grid.{weight}=(0.0,9.0)", *flags)
+  assert {cell.row: cell.teacher for cell in made} == {
+    "baseline": "",
+    "kd_teacher": "",
+    f"ctkd,{weight}=0.0": "",
+    f"ctkd,{weight}=9.0": "resnet8/kd_teacher/seed0",
+  }
+  # The options of a comparison count, too.
+  _, made = cells("--config.options.ctkd.attention_weight=0.0", *flags)
+  assert [cell.row for cell in made] == ["baseline", "ctkd"]
+  _, made = cells(
+    "--config.methods=('switokd',)",
+    "--grid.method.num_teachers=(1,2)",
+    "--config.teacher_net=resnet20",
+    "--config.seeds=(0,)",
+  )
+  peers = [cell.config.peers for cell in made if cell.method == "switokd"]
+  assert [each.num_peers for each in peers] == [2, 3]
+  assert peers[1].net == "resnet20,resnet20,resnet8"
