@@ -28,6 +28,7 @@ from okd_jax.results import (
   comparison as result_tables,
   comparison_plots as compare_plots,
   findings,
+  formats,
   grid,
   relative,
   rows as results,
@@ -517,6 +518,8 @@ def test_tables_say_what_stands_beside_what(known):
   latex = (known / "table.tex").read_text()
   assert r"94.50 $\pm$ 0.25 [1]; 93.00 [2] \\" in latex
   assert r"Paper\_B" in latex and "Paper_B" not in latex
+  odd = formats.latex([formats.Table("a|b", ["<c>"], [["(>1000)"]])])
+  assert "{a$|$b}" in odd and "$<$c$>$" in odd and "($>$1000)" in odd
   with (known / "table.csv").open() as file:
     lines = {line["method"]: line for line in csv.DictReader(file)}
   assert float(lines["dml"]["peers_mean_last_mean"]) == 92
