@@ -15,7 +15,12 @@ from okd_jax.errors import (
   RunLockError,
   UnreachableError,
 )
-from okd_jax.results import comparison as result_tables, grid, rows as results
+from okd_jax.results import (
+  comparison as result_tables,
+  grid,
+  published,
+  rows as results,
+)
 from okd_jax.results.grid import Cell
 from okd_jax.results.share import Share
 from okd_jax.runs import workdir as workdir_lib
@@ -125,8 +130,8 @@ def _train(cell: Cell, share: Share, stop: signals.Stop) -> None:
 
 def _remember(config: Comparison, workdir: Path) -> None:
   try:
-    published = paths.expand(config.published).read_bytes()
-    result_tables.parse_published(published)
+    content = paths.expand(config.published).read_bytes()
+    published.parse(content)
   except (OSError, ValueError) as error:
     raise ConfigError(
       f"config.published='{config.published}' must be a file like "
@@ -135,7 +140,7 @@ def _remember(config: Comparison, workdir: Path) -> None:
   text = json.dumps(freeze.as_dict(config), indent=2) + "\n"
   with workdir_lib.turn(workdir):
     files.write(workdir / results.CONFIG, text)
-    files.write(workdir / results.PUBLISHED, published)
+    files.write(workdir / results.PUBLISHED, content)
 
 
 def _tabulate(workdir: Path, draw: bool = False) -> None:

@@ -18,7 +18,7 @@ import jax
 from okd_jax.cli import places
 from okd_jax.devices import alive, distributed
 from okd_jax.errors import CheckpointError, ConfigError, Interrupted, OkdError
-from okd_jax.results import grid
+from okd_jax.results import grid_flags
 from okd_jax.runs import workdir as workdir_lib
 from okd_jax.settings import (
   config as config_lib,
@@ -193,8 +193,8 @@ def read_comparison(argv: Sequence[str]) -> tuple[Comparison, Path]:
   if "base" not in recipe:
     raise _of_another_command(named)
   found = filter(None, map(_OF_BASE.match, argv))
-  grid.refuse_set(match[1] for match in found)
-  config = grid.ranged(freeze.freeze_comparison(recipe), values)
+  grid_flags.refuse_set(match[1] for match in found)
+  config = grid_flags.ranged(freeze.freeze_comparison(recipe), values)
   return config, _workdir(workdir, config.base, named)
 
 

@@ -93,7 +93,7 @@ def test_terms_are_those_of_numpy():
     num_examples=4,
     train=True,
   )
-  method = $module.Method(temperature=2.0)
+  method = Method(temperature=2.0)
   terms = method.apply({}, outputs, batch, ctx).terms
 
   def log_softmax(x):
@@ -109,7 +109,7 @@ def test_terms_are_those_of_numpy():
 _SUITE = """
 
 def test_method_conforms():
-  testing.check_method($module.Method)
+  testing.check_method(Method)
 """
 
 _PAGE = """# $title
@@ -216,7 +216,8 @@ def write(name: str, to: Path | None = None) -> list[Path]:
 
 def _inside(name: str) -> dict[str, str]:
   """The texts of the files in the repository, by their paths."""
-  imports = f"from okd_jax import core\nfrom okd_jax.methods import {name}\n"
+  imports = "from okd_jax import core\n"
+  imports += f"from okd_jax.methods.{name} import Method\n"
   return {
     f"okd_jax/methods/{name}.py": _fill(_METHOD, name),
     **{
@@ -224,7 +225,7 @@ def _inside(name: str) -> dict[str, str]:
       for data in _DATA
     },
     f"tests/methods/test_{name}.py": _fill(
-      _TEST, name, module=name, imports=imports, and_suite=""
+      _TEST, name, imports=imports, and_suite=""
     ),
     f"docs/methods/{name}.md": _fill(_PAGE, name),
   }
@@ -233,7 +234,7 @@ def _inside(name: str) -> dict[str, str]:
 def _outside(name: str, to: Path) -> dict[str, str]:
   """The texts of the files in a user's own folder, by their names."""
   sorted_by_module = sorted(
-    [f"import {name}", "from okd_jax import core, testing"],
+    [f"from {name} import Method", "from okd_jax import core, testing"],
     key=lambda line: line.split()[1],
   )
   imports = "\n".join(sorted_by_module) + (
@@ -249,7 +250,7 @@ def _outside(name: str, to: Path) -> dict[str, str]:
     f"{name}.py": _fill(_METHOD, name),
     f"{name}_digits.py": _recipe(name, "digits", f"{name}:Method", folder),
     f"test_{name}.py": _fill(
-      _TEST + _SUITE, name, module=name, imports=imports, and_suite=suite
+      _TEST + _SUITE, name, imports=imports, and_suite=suite
     ),
   }
 

@@ -40,7 +40,8 @@ class Method(core.Method):
     return "student"
 
   def settings_compared(self, net, teacher_net):
-    return {"peers.net": f"{teacher_net},{net}", "peers.num_peers": 2}
+    nets = [teacher_net] * self.num_teachers + [net]
+    return {"peers.net": ",".join(nets), "peers.num_peers": len(nets)}
 
   @property
   def min_peers(self):

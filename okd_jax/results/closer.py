@@ -118,6 +118,7 @@ class Closer:
     found = self.by_class
     return {
       "about": self.about,
+      "names": list(self.names),
       "classes": {
         name: {
           "count": int(found.count[i]),
@@ -253,7 +254,8 @@ def read(folder: Path) -> Closer | None:
   saved = json.loads(files.text(path))
   return Closer(
     about=saved["about"],
-    names=list(saved["classes"]),
+    # Files of earlier releases have names only as keys.
+    names=saved.get("names", list(saved["classes"])),
     matrix=np.array(saved["confusion"]),
     reliability={
       who: Reliability(*(np.array(values, float) for values in each.values()))

@@ -1,25 +1,30 @@
 """The tables of a comparison, with published figures beside ours."""
 
 from collections.abc import Iterable, Mapping, Sequence
-import json
 from typing import Any
 
-from okd_jax.results import differences, formats, rows as results
+from okd_jax.results import (
+  differences,
+  formats,
+  published,
+  relative,
+  rows as results,
+)
 from okd_jax.results.formats import Table
 from okd_jax.results.grid import BASELINE
-from okd_jax.results.rows import Row, times, WHO
+from okd_jax.results.rows import Row, WHO
 from okd_jax.storage import files
 from okd_jax.storage.paths import Path
 
 
 def read(workdir: Path) -> list[Table]:
   """The tables of a comparison, finished or not."""
-  return make_tables(results.read(workdir), published(workdir))
+  return make_tables(results.read(workdir), published.read(workdir))
 
 
 def write(workdir: Path) -> None:
   """Writes table.md, table.csv and table.tex into the folder."""
-  rows, known = results.read(workdir), published(workdir)
+  rows, known = results.read(workdir), published.read(workdir)
   made = make_tables(rows, known)
   for name, text in (
     ("table.md", formats.markdown(made)),
@@ -29,37 +34,12 @@ def write(workdir: Path) -> None:
     files.write(workdir / name, text)
 
 
-def published(workdir: Path) -> dict[str, Any]:
-  """The figures from papers that a comparison shows beside its own."""
-  return parse_published(files.content(workdir / results.PUBLISHED))
-
-
-def parse_published(content: bytes) -> dict[str, Any]:
-  """Parses figures from papers.
-
-  Args:
-    content: content of a file like configs/published.json.
-
-  Raises:
-    ValueError: if it is not JSON or lacks something that tables need.
-  """
-  known = json.loads(content)
-  if not isinstance(known, dict) or not {"sources", "figures"} <= set(known):
-    raise ValueError("it has no 'sources' and 'figures'")
-  for figure in known["figures"]:
-    if missing := {"data", "net", "method", "source"} - set(figure):
-      raise ValueError(f"a figure has no '{min(missing)}': {figure}")
-    if figure["source"] not in known["sources"]:
-      raise ValueError(f"'sources' has no '{figure['source']}'")
-  return known
-
-
 def make_tables(rows: Sequence[Row], known: Mapping[str, Any]) -> list[Table]:
   """Makes the tables of each network: last epoch, differences, best, published.
 
   Args:
     rows: rows of the comparison.
-    known: published figures, as from `published`.
+    known: published figures, as from `published.read`.
   """
   made = []
   for net in dict.fromkeys(row.net for row in rows):
@@ -90,7 +70,7 @@ def _last(title: str, rows: Sequence[Row]) -> Table:
       _group(row),
       f"{row.finished} of {row.planned}",
       *(_text(row.headlines.get((who, "last"))) for who in WHO),
-      *(_text(ratio, "{:.2f}") for ratio in times(row, rows)),
+      *(_text(ratio, "{:.2f}") for ratio in relative.times(row, rows)),
     ]
     for row in rows
   ]
@@ -98,9 +78,10 @@ def _last(title: str, rows: Sequence[Row]) -> Table:
   notes = [
     f"{measure.heading} on test data{measure.unit}, mean ± sample "
     "standard deviation over seeds. "
-    "Mean of peers and ensemble (mean of logits) do not include the leader of "
-    "okddip and ffsd and the teacher of ctkd; for pcl they are of the averaged "
-    "peers, and for oem and switokd of different networks. Group prediction: "
+    "Mean of peers and ensemble (mean of logits) are of two or more peers, "
+    "without the leader of okddip and ffsd and the teacher of ctkd; for pcl "
+    "they are of the averaged peers, and for oem and switokd of different "
+    "networks. Group prediction: "
     "the gated ensemble of one, the fused classifier of ffl and ffsd, PCL-E. "
     "Time: to train on one image, relative to a single network and to P "
     "independent networks."
@@ -126,8 +107,8 @@ def _sure(title: str, rows: Sequence[Row]) -> list[Table]:
   """Differences at the last epoch with intervals; none of a single seed."""
   lines = []
   for row in rows:
-    alone = results.counterpart(row, rows, BASELINE)
-    several = results.counterpart(row, rows, "independent")
+    alone = relative.counterpart(row, rows, BASELINE)
+    several = relative.counterpart(row, rows, "independent")
     line = [row.name]
     for who, other, others in (
       ("deployed", alone, "deployed"),
@@ -193,7 +174,7 @@ def _beside(title: str, rows: Sequence[Row], known: Mapping[str, Any]) -> Table:
   lines = []
   for row in rows:
     texts = []
-    for figure in matching(row, known):
+    for figure in published.matching(row, known):
       source = known["sources"][figure["source"]]
       if "error" in figure:
         source += "; given as error"
@@ -219,29 +200,6 @@ def _beside(title: str, rows: Sequence[Row], known: Mapping[str, Any]) -> Table:
   )
 
 
-def matching(row: Row, known: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """Published figures that belong to a row.
-
-  Data, network and method must be the same, and of the group (its kind, number
-  of peers and networks) what the published figure states.
-
-  Args:
-    row: row of the comparison.
-    known: published figures, as from `published`.
-  """
-  return [
-    figure
-    for figure in known["figures"]
-    if (figure["data"], figure["net"], figure["method"])
-    == (row.data, row.net, row.name)
-    and all(
-      figure[fact] == getattr(row, fact)
-      for fact in ("kind", "num_peers", "nets")
-      if fact in figure
-    )
-  ]
-
-
 def _group(row: Row) -> str:
   if row.num_peers == 1:
     return "1"
@@ -265,12 +223,12 @@ def _flat(rows: Sequence[Row], known: Mapping[str, Any]) -> Table:
       found = row.headlines.get(key)
       line += [found.mean, found.std] if found else [None, None]
     line += [
-      *times(row, [r for r in rows if r.net == row.net]),
+      *relative.times(row, [r for r in rows if r.net == row.net]),
       row.compared_as,
     ]
-    figures = matching(row, known)
+    figures = published.matching(row, known)
     for values in (
-      [f"{_headline(figure, row):.2f}" for figure in figures],
+      [f"{published.headline(figure, row):.2f}" for figure in figures],
       [str(figure["std"]) if "std" in figure else "" for figure in figures],
       [known["sources"][figure["source"]] for figure in figures],
     ):
@@ -285,15 +243,8 @@ def _plain(value: Any) -> str:
   return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _headline(figure: Mapping[str, Any], row: Row) -> float:
-  if "error" in figure:
-    return 100 - figure["error"]
-  value: float = figure[row.measure.name]
-  return value
-
-
 def _spread(figure: Mapping[str, Any], row: Row) -> str:
-  return str(results.Spread(_headline(figure, row), figure.get("std")))
+  return str(results.Spread(published.headline(figure, row), figure.get("std")))
 
 
 def _text(value: Any, form: str = "{}") -> str:

@@ -25,13 +25,15 @@ Evaluations = Sequence[tuple[int, Mapping[Figure, float]]]
 
 
 def headlines(
-  evaluations: Evaluations, measure: Measure
+  evaluations: Evaluations, measure: Measure, num_members: int
 ) -> dict[tuple[str, str], float]:
   """The headline figures of one run, as they are shown (fractions in percent).
 
   Args:
     evaluations: evaluations of the run.
     measure: the headline figure.
+    num_members: number of peers of which the mean and the ensemble are; those
+      of a single one are left out, as they are this peer again.
 
   Returns:
     Values by who and when, see `okd_jax.results.rows.Row.runs`; none without
@@ -43,7 +45,7 @@ def headlines(
     return {}
   averaged = any(f.averaged and f.who == PEERS_MEAN for f in on_test)
   chosen = {"deployed": Figure("test", LEADER, False, measure.name)}
-  if any(f.who == peer(1) for f in on_test):
+  if num_members > 1:
     for who in (PEERS_MEAN, ENSEMBLE):
       chosen[who] = Figure("test", who, averaged, measure.name)
   for figure in on_test:

@@ -18,6 +18,10 @@ _LATEX = {
   "~": r"\textasciitilde{}",
   "^": r"\textasciicircum{}",
   "±": r"$\pm$",
+  # In the default font they are other characters.
+  "<": "$<$",
+  ">": "$>$",
+  "|": "$|$",
 }
 # Longer cells, in characters, may be broken into several lines.
 _LONG = 24

@@ -1,6 +1,6 @@
 """The cells of a comparison: one run for each method, network and seed."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import fnmatch
 import itertools
@@ -8,25 +8,16 @@ from typing import Any
 from urllib.parse import quote
 
 from okd_jax import methods, rules
+from okd_jax.core import Method
 from okd_jax.errors import ConfigError
 from okd_jax.runs import workdir as workdir_lib
-from okd_jax.settings import config as config_lib, freeze, ranges
+from okd_jax.settings import config as config_lib, freeze
 from okd_jax.settings.schema import Comparison, RunConfig
 from okd_jax.storage.paths import Path
 
 # Rows besides the methods: a single network, and the teacher of other runs.
 BASELINE = "baseline"
 KD_TEACHER = "kd_teacher"
-# Keys that a comparison sets in every run, and what to change instead.
-_SET = {
-  "seed": "--config.seeds",
-  "num_seeds": "--config.seeds",
-  "peers.net": "--config.nets",
-  "peers.kind": "--config.kinds.METHOD",
-  "method.name": "--config.methods",
-  "teacher": "--config.teacher_net",
-  "teacher_net": "--config.teacher_net",
-}
 # The number of peers; always 1 in rows of a single network.
 _NUM_PEERS = "peers.num_peers"
 
@@ -42,6 +33,7 @@ class Cell:
     seed: seed of the run.
     workdir: work directory of the run.
     config: configuration of the run.
+    teacher: name of the cell that trains its teacher; empty without a teacher.
   """
 
   net: str
@@ -50,6 +42,7 @@ class Cell:
   seed: int
   workdir: Path
   config: RunConfig
+  teacher: str
 
   @property
   def row(self) -> str:
@@ -59,12 +52,7 @@ class Cell:
   @property
   def name(self) -> str:
     """Name of the cell, for example "resnet32/okddip/seed0"."""
-    return "/".join(self.workdir.parts[-3:])
-
-  @property
-  def teacher(self) -> str:
-    """Name of the cell that trains its teacher; empty without a teacher."""
-    return "/".join(self.config.teacher.split("/")[-3:])
+    return _name(self.net, self.row, self.seed)
 
 
 def cells(config: Comparison, workdir: Path) -> list[Cell]:
@@ -89,7 +77,14 @@ def cells(config: Comparison, workdir: Path) -> list[Cell]:
 def rows(config: Comparison) -> Iterator[str]:
   """Yields the baseline and the methods; teachers come before students."""
   yield BASELINE
-  taught = [m for m in config.methods if methods.make(m).needs.teacher]
+  taught = [
+    method
+    for method in config.methods
+    if any(
+      _method(config, method, values)[1].needs.teacher
+      for values in _choices(config, method)
+    )
+  ]
   for method in config.methods:
     if method in taught[:1]:
       yield KD_TEACHER
@@ -111,12 +106,15 @@ def only(cells: Sequence[Cell], pattern: str) -> list[Cell]:
     cell
     for cell in cells
     if fnmatch.fnmatchcase(cell.name, pattern)
-    or fnmatch.fnmatchcase(f"{cell.net}/{cell.method}/seed{cell.seed}", pattern)
+    or fnmatch.fnmatchcase(_name(cell.net, cell.method, cell.seed), pattern)
   ]
   if not chosen:
     nets, rows, seeds = (
       ", ".join(dict.fromkeys(names))
-      for names in zip(*(cell.name.split("/") for cell in cells), strict=True)
+      for names in zip(
+        *((cell.net, cell.row, f"seed{cell.seed}") for cell in cells),
+        strict=True,
+      )
     )
     raise ConfigError(
       f"--only={pattern} names none of the {len(cells)} cells; it must be "
@@ -148,8 +146,7 @@ def check(config: Comparison, grid: list[Cell]) -> None:
   for name in config.kinds:
     methods.load(name)
   for name in config.options or {}:
-    section = freeze.method_section(name, **_options(config, name))
-    rules.check(section, f"config.options.{name}")
+    _options(config, name)
   for cell in grid:
     checked = cell.config
     if checked.teacher:
@@ -169,23 +166,6 @@ def _require_same_run(cell: Cell) -> None:
     workdir_lib.require_same_run(cell.config, cell.workdir)
   except ConfigError as error:
     raise ConfigError(f"{cell.name}: {error}") from error
-
-
-def refuse_set(keys: Iterable[str]) -> None:
-  """Refuses changes of the base recipe that a comparison would overwrite.
-
-  Args:
-    keys: keys of `config.base` that a command line changes.
-
-  Raises:
-    ConfigError: if a comparison sets one of the keys in every run itself.
-  """
-  for key in keys:
-    if key in _SET:
-      raise ConfigError(
-        f"--config.base.{key}: a comparison sets it in every run itself, so "
-        f"this would change nothing; change {_SET[key]} instead."
-      )
 
 
 def _alone(method: str) -> bool:
@@ -218,6 +198,11 @@ def _row(method: str, values: Mapping[str, Any]) -> str:
   return method + "".join(shown)
 
 
+def _name(net: str, row: str, seed: int) -> str:
+  """Name of a cell and of its folder; that of a network may hold slashes."""
+  return f"{net}/{row}/seed{seed}"
+
+
 def _cell(
   config: Comparison,
   workdir: Path,
@@ -226,9 +211,45 @@ def _cell(
   values: dict[str, Any],
   seed: int,
 ) -> Cell:
-  def place(row, values):
-    return workdir / net / _row(row, values) / f"seed{seed}"
+  alone = _alone(row)
+  section, method = _method(config, row, values)
+  if not alone and row not in config.kinds:
+    raise ConfigError(
+      f"config.kinds has no entry for the method '{row}'; add one, or choose "
+      f"from {', '.join(config.kinds)}."
+    )
+  changes: dict[str, Any] = {
+    "seed": seed,
+    "peers.net": config.teacher_net if row == KD_TEACHER else net,
+    "peers.kind": "replicas" if alone else config.kinds[row],
+    "method": section,
+  }
+  if alone:
+    changes["peers.num_peers"] = 1
+  else:
+    changes |= method.settings_compared(net, config.teacher_net)
+  if alone or "," in changes["peers.net"]:
+    changes["mesh.peer"] = min(config.base.mesh.peer, 1)
+  teacher = ""
+  if method.needs.teacher:
+    shared = {k: v for k, v in values.items() if _concerned(KD_TEACHER, k)}
+    teacher = _name(net, _row(KD_TEACHER, shared), seed)
+    changes["teacher"] = str(workdir / teacher)
+  others = {k: v for k, v in values.items() if not k.startswith("method.")}
+  if taken := sorted(others.keys() & changes.keys()):
+    raise ConfigError(
+      f"--grid.{taken[0]}: a comparison sets config.{taken[0]} for '{row}' "
+      "itself; leave out the key or the method."
+    )
+  made = freeze.replace(config.base, changes | others)
+  where = workdir / _name(net, _row(row, values), seed)
+  return Cell(net, row, values, seed, where, made, teacher)
 
+
+def _method(
+  config: Comparison, row: str, values: Mapping[str, Any]
+) -> tuple[Any, Method]:
+  """The section of a row's method, and the method with its hyperparameters."""
   alone = _alone(row)
   name = "independent" if alone else row
   own = {} if alone else _options(config, name)
@@ -237,36 +258,10 @@ def _cell(
     for key, value in values.items()
     if key.startswith("method.")
   }
-  method = freeze.method_section(name, **{**own, **chosen})
-  if not alone and name not in config.kinds:
-    raise ConfigError(
-      f"config.kinds has no entry for the method '{name}'; add one, or choose "
-      f"from {', '.join(config.kinds)}."
-    )
-  changes: dict[str, Any] = {
-    "seed": seed,
-    "peers.net": config.teacher_net if row == KD_TEACHER else net,
-    "peers.kind": "replicas" if alone else config.kinds[name],
-    "method": method,
-  }
-  if alone:
-    changes["peers.num_peers"] = 1
-  else:
-    compared = methods.make(name).settings_compared(net, config.teacher_net)
-    changes |= compared
-  if alone or "," in changes["peers.net"]:
-    changes["mesh.peer"] = min(config.base.mesh.peer, 1)
-  if row != KD_TEACHER and methods.make(name).needs.teacher:
-    shared = {k: v for k, v in values.items() if _concerned(KD_TEACHER, k)}
-    changes["teacher"] = str(place(KD_TEACHER, shared))
-  others = {k: v for k, v in values.items() if not k.startswith("method.")}
-  if taken := sorted(others.keys() & changes.keys()):
-    raise ConfigError(
-      f"--grid.{taken[0]}: a comparison sets config.{taken[0]} for '{row}' "
-      "itself; leave out the key or the method."
-    )
-  made = freeze.replace(config.base, changes | others)
-  return Cell(net, row, values, seed, place(row, values), made)
+  section = freeze.method_section(name, **{**own, **chosen})
+  rules.check(section, "config.method")
+  run = freeze.replace(config.base, {"method": section})
+  return section, config_lib.make_method(run)
 
 
 def _options(config: Comparison, name: str) -> Mapping[str, Any]:
@@ -276,25 +271,6 @@ def _options(config: Comparison, name: str) -> Mapping[str, Any]:
     raise ConfigError(
       f"config.options.{name}={options!r} must be a section; set keys in it."
     )
+  section = freeze.method_section(name, **options)
+  rules.check(section, f"config.options.{name}")
   return options
-
-
-def ranged(config: Comparison, texts: Mapping[str, str]) -> Comparison:
-  """A comparison with the grid of a command line, given by --grid.KEY.
-
-  Args:
-    config: comparison without a grid.
-    texts: for every key, the text of its values.
-
-  Raises:
-    ConfigError: if a key is unknown, belongs to no method, or is set by the
-      comparison itself, or if its values cannot be read.
-  """
-  grid = {}
-  for key, text in texts.items():
-    flag = f"--grid.{key}"
-    if key in _SET:
-      raise ConfigError(f"{flag}: change {_SET[key]} instead.")
-    default = ranges.default_of(flag, key, config.base, config.methods)
-    grid[key] = ranges.values(flag, text, default)
-  return dataclasses.replace(config, grid=grid or None)

@@ -162,42 +162,8 @@ def read(workdir: Path) -> list[Row]:
   cells: dict[tuple[str, str], list[Cell]] = {}
   for cell in _cells(workdir):
     cells.setdefault((cell.net, cell.row), []).append(cell)
-  return [_row(group) for group in cells.values()]
-
-
-def counterpart(row: Row, rows: Sequence[Row], method: str) -> Row | None:
-  """The row of another method with the same values, as far as they apply to it.
-
-  Args:
-    row: row whose counterpart is wanted.
-    rows: rows of the same network.
-    method: method of the row to find.
-  """
-  alike = (r for r in rows if r.values.items() <= row.values.items())
-  return next((r for r in alike if r.method == method), None)
-
-
-def times(row: Row, rows: Sequence[Row]) -> tuple[float | None, float | None]:
-  """Training time relative to one network, and to P independent networks.
-
-  Args:
-    row: row of interest.
-    rows: rows of the same network.
-
-  Returns:
-    The two ratios; None without such a row or without measured times.
-  """
-
-  def relative_to(other: Row | None) -> float | None:
-    if other is None or other.seconds is None or row.seconds is None:
-      return None
-    return row.seconds / other.seconds
-
-  several = counterpart(row, rows, "independent")
-  same_size = "replicas", row.num_peers
-  if several and (several.kind, several.num_peers) != same_size:
-    several = None
-  return relative_to(counterpart(row, rows, BASELINE)), relative_to(several)
+  measures = _measures([cell for group in cells.values() for cell in group])
+  return [_row(group, measures) for group in cells.values()]
 
 
 def _cells(workdir: Path) -> list[Cell]:
@@ -217,10 +183,11 @@ def _cells(workdir: Path) -> list[Cell]:
   return grid.cells(config, workdir)
 
 
-def _row(cells: Sequence[Cell]) -> Row:
+def _row(cells: Sequence[Cell], measures: Mapping[str, Measure]) -> Row:
   config = cells[0].config
   method = config_lib.make_method(config)
-  measure = _measure(cells, method)
+  measure = measures[config.data.name]
+  num_members = len(method.members(config.peers.num_peers))
   compared, compared_as = _compared(cells[0].method, method)
   runs, alike = {}, {}
   speeds, diversity, failures = [], [], {}
@@ -235,11 +202,11 @@ def _row(cells: Sequence[Cell]) -> Row:
         continue
       if "images_per_second" in summary:
         speeds.append(1 / summary["images_per_second"])
-      runs[cell.seed] = findings.headlines(evaluations, measure)
+      runs[cell.seed] = findings.headlines(evaluations, measure, num_members)
       if equal := findings.alike(evaluations[-1][1], config, method, measure):
         alike[cell.seed] = equal
       tested = any(figure.split == "test" for figure in evaluations[-1][1])
-      if tested and config.peers.num_peers > 1:
+      if tested and num_members > 1:
         epochs_a_step = config.batch_size / run_lib.about(cell.workdir)[2]
         diversity.append(findings.diversity(evaluations, epochs_a_step))
   return Row(
@@ -275,13 +242,19 @@ def _outcome(cell: Cell) -> tuple[dict[str, Any] | None, str]:
     return None, f"{type(other).__name__}: {other}"
 
 
-def _measure(cells: Sequence[Cell], method: Method) -> Measure:
-  """The headline figure for the data; before a run, that of the task."""
+def _measures(cells: Sequence[Cell]) -> dict[str, Measure]:
+  """The headline figure for each data set; before any run, that of the task."""
+  found: dict[str, Measure] = {}
   for cell in cells:
+    if cell.config.data.name in found:
+      continue
     if (cell.workdir / "data.json").exists():
       info = run_lib.about(cell.workdir)[1]
-      return tasks.load(info.task).headline(info)
-  return tasks.load(method.task).headline()
+      found[cell.config.data.name] = tasks.load(info.task).headline(info)
+  for cell in cells:
+    task = tasks.load(cell.config.data.task)
+    found.setdefault(cell.config.data.name, task.headline())
+  return found
 
 
 def _compared(row: str, method: Method) -> tuple[str, str]:

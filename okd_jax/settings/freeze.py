@@ -71,7 +71,11 @@ def method_section(name: str, **hyperparameters: Any) -> Any:
 
 
 def replace(config: Any, changes: Mapping[str, Any]) -> Any:
-  """A copy of a section with other values, named by paths such as peers.net."""
+  """A copy of a section with other values, named by paths such as peers.net.
+
+  A value that is as it follows from a changed one is changed with it, as on a
+  command line.
+  """
   values: dict[str, Any] = {}
   for path, value in changes.items():
     name, _, rest = path.partition(".")
@@ -80,6 +84,11 @@ def replace(config: Any, changes: Mapping[str, Any]) -> Any:
       values[name] = replace(section, {rest: value})
     else:
       values[name] = value
+  for field in dataclasses.fields(config):
+    now = _following(field, values)
+    before = _following(field, vars(config))
+    if now is not None and before == getattr(config, field.name):
+      values.setdefault(field.name, now)
   return dataclasses.replace(config, **values)
 
 
@@ -149,11 +158,16 @@ def _section(default: Any, given: Any, path: str) -> Any:
     else:
       values[key] = _value(value)
   for name, field in fields.items():
-    if name not in values and "follows" in field.metadata:
-      source, function = field.metadata["follows"]
-      if isinstance(number := values.get(source), int):
-        values[name] = function(number)
+    if (follows := _following(field, values)) is not None:
+      values.setdefault(name, follows)
   return dataclasses.replace(default, **values)
+
+
+def _following(field: dataclasses.Field[Any], values: Mapping[str, Any]) -> Any:
+  """What a field is by the one that it follows; None if it follows none."""
+  source, function = field.metadata.get("follows", ("", None))
+  number = values.get(source)
+  return function(number) if isinstance(number, int) else None
 
 
 def _method(given: Any, path: str) -> Any:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import json
 
 import matplotlib as mpl
 import numpy as np
@@ -109,6 +110,20 @@ def test_files_hold_what_was_found(found, tmp_path):
   again = closer.read(tmp_path)
   assert again.as_json() == found.as_json() and again.images == found.images
   assert Image.open(io.BytesIO(again.images[0])).size == (96, 96)
+
+
+def test_two_classes_may_have_one_name(found, tmp_path):
+  names = [found.names[0], *found.names[:-1]]
+  closer.write(dataclasses.replace(found, names=names), tmp_path)
+  again = closer.read(tmp_path)
+  assert again.names == names
+  assert len(again.tables()[0].rows) == len(names)
+  # As earlier releases wrote it.
+  closer.write(found, tmp_path)
+  saved = json.loads((tmp_path / "per_class.json").read_text())
+  del saved["names"]
+  (tmp_path / "per_class.json").write_text(json.dumps(saved))
+  assert closer.read(tmp_path).names == list(found.names)
 
 
 def test_names_of_files_that_are_no_text_are_shown(found, tmp_path):

@@ -16,6 +16,8 @@ from cells import pretend, small
 from configs import compare_digits
 from okd_jax import __main__, backbones, compare, methods, train
 from okd_jax.cli import common as cli
+from okd_jax.data.info import DataInfo
+from okd_jax.data.keypoints.info import KeypointInfo
 from okd_jax.errors import (
   ConfigError,
   Interrupted,
@@ -26,7 +28,9 @@ from okd_jax.results import (
   comparison as result_tables,
   comparison_plots as compare_plots,
   findings,
+  formats,
   grid,
+  relative,
   rows as results,
 )
 from okd_jax.settings import freeze
@@ -156,6 +160,14 @@ def test_every_comparison_passes_the_checks(name, tmp_path):
       '{"sources": {}, "figures": [{"data": "x", "net": "x", "method": "x", '
       '"source": "paper"}]}',
       "'sources' has no 'paper'",
+    ),
+    *(
+      (
+        '{"sources": {"a": "A"}, "figures": [{"data": "x", "net": "x", '
+        f'"method": "x", "source": "a", {value}}}]}}',
+        "a figure must have a number in percent under 'error' or the name",
+      )
+      for value in ('"top1": 70', '"accuracy": "70"')
     ),
   ],
 )
@@ -354,10 +366,11 @@ def known(tmp_path):
   return tmp_path
 
 
-def headlines(records):
+def headlines(records, num_members=2):
   """Of one run, from lines of its metrics."""
   evaluations = [(record["step"], of_record(record)) for record in records]
-  return findings.headlines(evaluations, classification.Task.measures[0])
+  measure = classification.Task.measures[0]
+  return findings.headlines(evaluations, measure, num_members)
 
 
 def test_rows_hold_means_and_sample_deviations(known):
@@ -368,9 +381,9 @@ def test_rows_hold_means_and_sample_deviations(known):
   assert dml.headlines["peers_mean", "last"].std == pytest.approx(8**0.5)
   assert str(dml.headlines["deployed", "best"]) == "93.00 ± 1.41"
   assert dml.compared_as == "mean of peers"
-  alone, several = result_tables.times(dml, list(rows.values()))
+  alone, several = relative.times(dml, list(rows.values()))
   assert (alone, several) == (pytest.approx(5), pytest.approx(2))
-  one_network = result_tables.times(rows["baseline"], list(rows.values()))
+  one_network = relative.times(rows["baseline"], list(rows.values()))
   assert one_network == (1.0, None)
   assert set(rows["baseline"].headlines) == {
     ("deployed", "last"),
@@ -401,6 +414,25 @@ def test_averaged_peers_stand_for_the_group(names, expected):
   assert found["deployed", "last"] == 50.0
 
 
+def test_one_peer_beside_the_leader_or_teacher_has_no_ensemble(tmp_path):
+  config = small(methods=("ctkd", "independent", "okddip"))
+  compare._remember(config, tmp_path)
+  for cell in grid.cells(config, tmp_path):
+    pretend(cell.config, cell.workdir)
+  for row in results.read(tmp_path):
+    several = row.method == "independent"  # all of two, the others one
+    assert bool(row.diversity) == several
+    for who in ("peers_mean", "ensemble"):
+      assert ((who, "last") in row.headlines) == several
+  result_tables.write(tmp_path)
+  text = (tmp_path / "table.md").read_text()
+  line = "| ctkd | 2 branches (resnet8,resnet8) | 2 of 2 | 50.00 ± 0.00 | "
+  assert line + "- | - | " in text
+  alone = "+0.00 ± 0.00 (>1000)"
+  assert f"| ctkd | {alone} | {alone} | - | - | - |" in text
+  compare_plots.plot(tmp_path)
+
+
 def test_validation_data_choose_the_best_epoch():
   records = [
     {
@@ -411,8 +443,57 @@ def test_validation_data_choose_the_best_epoch():
     }
     for step, test, validation in ((1, 0.9, 0.5), (2, 0.7, 0.6), (3, 0.6, 0.6))
   ]
-  best = headlines(records)["deployed", "best"]
+  best = headlines(records, num_members=1)["deployed", "best"]
   assert best == pytest.approx(60)
+
+
+def test_rows_that_have_not_begun_have_the_measure_of_their_data(tmp_path):
+  config = small(methods=("independent",), nets=("hourglass4",))
+  config = freeze.replace(config, {"base.data.name": "coco_keypoints"})
+  compare._remember(config, tmp_path)
+
+  def measures():
+    return {row.measure.name for row in results.read(tmp_path)}
+
+  assert measures() == {"pckh"}
+  # No figure that is published for this row is of that measure.
+  result_tables.write(tmp_path)
+  begun, *_ = grid.cells(config, tmp_path)
+  pretend(begun.config, begun.workdir)
+  (begun.workdir / "summary.json").unlink()
+  info = keypoint_info(head_boxes=False, official_sigmas=True)
+  about = dataclasses.asdict(info) | {"train_size": 8}
+  (begun.workdir / "data.json").write_text(json.dumps(about))
+  assert measures() == {"ap"}
+  result_tables.write(tmp_path)
+  assert "AP on test data in %" in (tmp_path / "table.md").read_text()
+
+
+def keypoint_info(**of_keypoints):
+  return DataInfo(
+    name="toy",
+    num_classes=1,
+    image_shape=(64, 48, 3),
+    mean=(0.5, 0.5, 0.5),
+    std=(0.25, 0.25, 0.25),
+    pad=0,
+    flip=True,
+    num_train=8,
+    num_test=8,
+    class_names=("nose",),
+    task="keypoints",
+    keypoints=KeypointInfo(
+      pairs=(),
+      bones=(),
+      sigmas=(0.1,),
+      mean_pose=((8.0, 8.0),),
+      margin=(1, 1),
+      scale=0.2,
+      rotation=30.0,
+      sigma=1.0,
+      **of_keypoints,
+    ),
+  )
 
 
 def test_tables_say_what_stands_beside_what(known):
@@ -437,6 +518,8 @@ def test_tables_say_what_stands_beside_what(known):
   latex = (known / "table.tex").read_text()
   assert r"94.50 $\pm$ 0.25 [1]; 93.00 [2] \\" in latex
   assert r"Paper\_B" in latex and "Paper_B" not in latex
+  odd = formats.latex([formats.Table("a|b", ["<c>"], [["(>1000)"]])])
+  assert "{a$|$b}" in odd and "$<$c$>$" in odd and "($>$1000)" in odd
   with (known / "table.csv").open() as file:
     lines = {line["method"]: line for line in csv.DictReader(file)}
   assert float(lines["dml"]["peers_mean_last_mean"]) == 92

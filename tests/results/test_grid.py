@@ -9,7 +9,8 @@ import pytest
 
 from okd_jax.cli import common as cli
 from okd_jax.errors import ConfigError
-from okd_jax.results import grid, rows as results
+from okd_jax.results import grid, relative, rows as results
+from okd_jax.results.share import Share
 from okd_jax.settings import freeze
 
 RECIPE = "--config=configs/compare_digits.py:smoke"
@@ -76,6 +77,12 @@ def test_methods_without_a_key_are_trained_once():
   ]
 
 
+def test_the_ramp_up_follows_the_epochs_of_a_grid():
+  _, made = cells("--grid.epochs=(10,300)", "--config.seeds=(0,)")
+  ramps = {cell.config.epochs: cell.config.rampup_epochs for cell in made}
+  assert ramps == {10: 3, 300: 80}
+
+
 def row(method, seconds, **values):
   """A row of a table of which only the time counts."""
   fields = dict.fromkeys(f.name for f in dataclasses.fields(results.Row))
@@ -91,7 +98,7 @@ def test_rows_are_timed_against_those_of_the_same_values():
     row("independent", 3.0, batch_size=10),
     row("independent", 4.0, batch_size=20),
   ]
-  assert results.times(of_interest, [*others, of_interest]) == (6.0, 3.0)
+  assert relative.times(of_interest, [*others, of_interest]) == (6.0, 3.0)
 
 
 @pytest.mark.parametrize(
@@ -116,3 +123,49 @@ def test_rows_are_timed_against_those_of_the_same_values():
 def test_wrong_grids_are_refused(flags, says):
   with pytest.raises(ConfigError, match=re.escape(says)):
     cells(*flags)
+
+
+def test_networks_with_a_slash_have_cells_of_their_own(tmp_path):
+  _, made = cells(
+    "--config.nets=('resnet8@4/5','resnet8@3/5')",
+    "--config.methods=('independent','kd')",
+    "--config.seeds=(0,)",
+    workdir=tmp_path,
+  )
+  rows = ("baseline", "independent", "kd_teacher", "kd")
+  nets = ("resnet8@4/5", "resnet8@3/5")
+  names = [f"{net}/{row}/seed0" for net in nets for row in rows]
+  assert [cell.name for cell in made] == names
+  assert [cell.workdir for cell in made] == [tmp_path / name for name in names]
+  for cell in made:
+    teacher = f"{cell.net}/kd_teacher/seed0" if cell.method == "kd" else ""
+    assert cell.teacher == teacher
+    assert cell.config.teacher == (teacher and str(tmp_path / teacher))
+  assert list(Share(made)._left) == names
+  assert [c.name for c in grid.only(made, "*@3/5/kd/*")] == names[-2:]
+  with pytest.raises(ConfigError, match="networks resnet8@4/5, resnet8@3/5;"):
+    grid.only(made, "resnet9/*")
+
+
+def test_what_a_row_needs_follows_its_hyperparameters():
+  flags = ["--config.methods=('ctkd',)", "--config.seeds=(0,)"]
+  weight = "method.attention_weight"
+  _, made = cells(f"--grid.{weight}=(0.0,9.0)", *flags)
+  assert {cell.row: cell.teacher for cell in made} == {
+    "baseline": "",
+    "kd_teacher": "",
+    f"ctkd,{weight}=0.0": "",
+    f"ctkd,{weight}=9.0": "resnet8/kd_teacher/seed0",
+  }
+  # The options of a comparison count, too.
+  _, made = cells("--config.options.ctkd.attention_weight=0.0", *flags)
+  assert [cell.row for cell in made] == ["baseline", "ctkd"]
+  _, made = cells(
+    "--config.methods=('switokd',)",
+    "--grid.method.num_teachers=(1,2)",
+    "--config.teacher_net=resnet20",
+    "--config.seeds=(0,)",
+  )
+  peers = [cell.config.peers for cell in made if cell.method == "switokd"]
+  assert [each.num_peers for each in peers] == [2, 3]
+  assert peers[1].net == "resnet20,resnet20,resnet8"

@@ -24,7 +24,7 @@ from okd_jax.errors import (
   RunLockError,
   UnreachableError,
 )
-from okd_jax.results import grid, rows
+from okd_jax.results import grid, grid_flags, rows
 from okd_jax.results.board import Board
 from okd_jax.results.share import Share
 from okd_jax.runs import workdir as workdir_lib
@@ -322,7 +322,7 @@ def test_a_pattern_restricts_a_worker(listed, pattern, names):
 
 def test_rows_of_a_grid_are_named_by_their_method(tmp_path):
   config = cells.small(methods=("independent", "dml"))
-  config = grid.ranged(config, {"optim.learning_rate": "(0.1,0.2)"})
+  config = grid_flags.ranged(config, {"optim.learning_rate": "(0.1,0.2)"})
   found = grid.only(grid.cells(config, tmp_path), "resnet8/dml/seed0")
   assert [cell.values["optim.learning_rate"] for cell in found] == [0.1, 0.2]
 

@@ -97,6 +97,17 @@ def test_a_recipe_without_changes_is_the_schema():
   assert freeze({"epochs": 30, "rampup_epochs": 2}).rampup_epochs == 2
 
 
+def test_what_follows_a_changed_value_is_changed_with_it():
+  assert replace(RunConfig(), {"epochs": 30}).rampup_epochs == 8
+  assert replace(RunConfig(), {"extra_epochs": 30}).rampup_epochs == 80
+  both = {"rampup_epochs": 2, "epochs": 30}
+  assert replace(RunConfig(), both).rampup_epochs == 2
+  own = replace(RunConfig(), {"rampup_epochs": 2})
+  assert replace(own, {"epochs": 30}).rampup_epochs == 2
+  of_all = replace(Comparison(), {"base.epochs": 30})
+  assert of_all.base.rampup_epochs == 8
+
+
 @pytest.mark.parametrize(
   ("changes", "says"),
   [

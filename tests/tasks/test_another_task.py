@@ -167,8 +167,8 @@ def test_it_is_trained_and_evaluated_by_its_own_figures():
   np.testing.assert_allclose(after[ensemble], middle.mean(), rtol=1e-5)
 
   # In a comparison the least distance is the best one.
-  headlines = findings.headlines([(0, before), (20, after)], Task.headline())
+  headlines = findings.headlines([(0, before), (20, after)], Task.headline(), 2)
   assert headlines["deployed", "best"] == after[leader]
-  turned = findings.headlines([(0, after), (20, before)], Task.headline())
+  turned = findings.headlines([(0, after), (20, before)], Task.headline(), 2)
   assert turned["deployed", "last"] == before[leader]
   assert turned["deployed", "best"] == after[leader]
