@@ -243,10 +243,15 @@ def _new_or_saved(
 ) -> tuple[TrainState, int, dict[str, Any]]:
   """The newest saved state, its step, and what was not yet recorded by then.
 
-  Without a saved one, a new state: random, or filled from an earlier run.
+  If nothing was saved, a new state: random, or filled from an earlier run.
+
+  Raises:
+    CheckpointError: if nothing that was saved can be used; to begin anew would
+      erase it.
   """
   key = random_keys(config.seed)[0]
-  if newest := checkpoints.latest_verified():
+  newest = checkpoints.latest_verified()
+  if newest is not None or signals.agree(bool(checkpoints.steps())):
     abstract = state_lib.abstract(setup, key)
     state, step, extra = checkpoints.restore(abstract, newest)
     # Absent in runs of earlier releases.

@@ -14,11 +14,11 @@ import pytest
 
 from configs import common, okddip_digits
 from okd_jax import train
-from okd_jax.errors import ConfigError, NotFiniteError
+from okd_jax.errors import CheckpointError, ConfigError, NotFiniteError
 from okd_jax.runs import records as records_lib
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.freeze import flatten, freeze
-from okd_jax.storage import arrays, checkpoint
+from okd_jax.storage import arrays, checkpoint, manifest
 from okd_jax.training import finite
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -160,6 +160,30 @@ def test_finished_run_says_so_and_changes_nothing(whole, capsys):
   assert again == summary
   assert (workdir / "metrics.jsonl").read_bytes() == before
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), expected)
+
+
+@pytest.mark.checklist("C2")
+@pytest.mark.parametrize("harm", ["damaged", "unreadable"])
+def test_a_run_without_a_usable_checkpoint_is_not_begun_anew(
+  whole, tmp_path, monkeypatch, harm
+):
+  workdir = shutil.copytree(whole[0], tmp_path / "run")
+  if harm == "damaged":
+    for path in (workdir / "checkpoints").glob("*.manifest.json"):
+      path.write_text("{}")
+  else:
+
+    def fail(path):
+      raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(manifest, "_fingerprint", fail)
+  before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+  expected = {"damaged": "13.manifest.json is dam", "unreadable": "Input/out"}
+  with pytest.raises(CheckpointError, match=f"{expected[harm]}.*Try again if"):
+    train.train(tiny(checkpoint_secs=1e-9), workdir)
+  monkeypatch.undo()
+  after = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+  assert after == before | {p: after[p] for p in workdir.glob("run.lock*")}
 
 
 @pytest.mark.checklist("G2")
