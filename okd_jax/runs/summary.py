@@ -136,6 +136,7 @@ def write(
     "data": config.data.name,
     "seed": config.seed,
     "epochs": config.epochs + config.extra_epochs,
+    "patience": config.patience,
     outcome.FINISHED: False,
     "config_hash": config_lib.digest(config),
     "best_by": judge,

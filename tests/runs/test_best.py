@@ -165,6 +165,19 @@ def test_the_best_step_is_kept_deployed_and_told(tmp_path, rising, capsys):
   assert f"the best {LEADER}. The test data had no part" in said
 
 
+def test_an_interrupted_run_that_got_patience_is_not_finished(tmp_path, rising):
+  few = config(patience=1)
+  _, result = train.train(few, tmp_path)
+  assert (result["last"]["step"], result["patience"]) == (15, 1)
+  patient = dataclasses.replace(few, patience=9)
+  with jobs.StopAt(2) as stop, pytest.raises(Interrupted):
+    train.train(patient, tmp_path, stop=stop)
+  assert outcome.finished(patient, tmp_path) is None
+  _, result = train.train(patient, tmp_path)
+  assert result["last"]["step"] == 30
+  assert outcome.finished(patient, tmp_path) == result
+
+
 def test_with_less_patience_a_run_goes_on_to_its_next_evaluation(
   tmp_path, rising
 ):
