@@ -1,5 +1,6 @@
 """Whole runs: from the command to the summary, resumed, refused."""
 
+import dataclasses
 import json
 from pathlib import Path
 import shutil
@@ -10,6 +11,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import common, okddip_digits
@@ -233,6 +235,21 @@ def test_not_finite_state_is_named(whole):
   leaf = state.memory["peers"]["batch_stats"]["stage1_norm"]
   leaf["var"] = leaf["var"].at[1, 0].set(jnp.inf)
   with pytest.raises(NotFiniteError, match=r"stage1_norm.*var.*index 1"):
+    finite.check_state(3, state)
+
+
+@pytest.mark.checklist("E1")
+def test_only_what_an_optimizer_keeps_for_a_parameter_must_be_finite(whole):
+  params = jax.tree.map(jnp.asarray, whole[1].params)
+  made = optax.chain(optax.adam(1.0), optax.contrib.reduce_on_plateau())
+  state = dataclasses.replace(
+    jax.tree.map(jnp.asarray, whole[1]), opt_state=made.init(params)
+  )
+  assert not np.isfinite(state.opt_state[1].best_value)
+  finite.check_state(3, state)
+  leaf = state.opt_state[0][0].mu["peers"]["stage1_norm"]
+  leaf["scale"] = leaf["scale"].at[1, 0].set(jnp.nan)
+  with pytest.raises(NotFiniteError, match=r"opt_state.*stage1_norm.*index 1"):
     finite.check_state(3, state)
 
 
