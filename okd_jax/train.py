@@ -1,6 +1,6 @@
 """The training loop: one function, read from top to bottom."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
 import logging
@@ -8,14 +8,13 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from okd_jax.core import Variables
 from okd_jax.data import Source
 from okd_jax.devices import signals
 from okd_jax.errors import ConfigError, Interrupted
 from okd_jax.runs import (
+  length,
   records,
   run as run_lib,
   same_teacher,
@@ -88,6 +87,7 @@ def train(
     summary.show_plan(config, setup, source)
     with stop.busy("initialising"):
       state, step, unrecorded = _new_or_saved(config, setup, checkpoints)
+    length.require_end_recorded(config, setup, workdir, step)
     evaluator = Evaluator(setup, source, stop.progress)
     if config.best_by or config.patience or config.deploy == "best":
       judge(config, setup.task, evaluator.names(state))
@@ -184,65 +184,9 @@ def _open(
   )
   build.check_networks(setup)
   build.check_optimizer(config, setup)
-  _require_epochs_of(config, setup, workdir, steps)
-  _require_same_rates(config, setup, source, workdir, steps)
+  length.require_begun(config, setup, workdir, steps)
+  length.require_same_rates(config, setup, source, workdir, steps)
   return source, autotune.choose_mapping(setup), frozen
-
-
-def _require_epochs_of(
-  config: RunConfig, setup: Setup, workdir: Path, steps: Sequence[int]
-) -> None:
-  """Refuses fewer epochs than a run has begun, which would be misreported."""
-  begun = setup.clock.epoch(max(steps, default=0) - 1) + 1
-  if begun > setup.epochs:
-    raise ConfigError(
-      f"config.epochs={config.epochs} and config.extra_epochs="
-      f"{config.extra_epochs} are fewer than the {begun} epochs that {workdir} "
-      f"has begun; set config.extra_epochs to {begun - config.epochs} or more, "
-      "or choose another --workdir."
-    )
-
-
-def _require_same_rates(
-  config: RunConfig,
-  setup: Setup,
-  source: Source,
-  workdir: Path,
-  steps: Sequence[int],
-) -> None:
-  """Refuses a new number of epochs that would have changed finished steps.
-
-  Otherwise the run is exactly one that began with that number.
-  """
-  saved = run_lib.saved_config(workdir)
-  if not saved or not steps:
-    return
-  epochs = saved.get("epochs")
-  if not isinstance(epochs, int) or epochs < 1:
-    raise ConfigError(
-      f"{workdir / 'config.json'} is damaged: it says epochs={epochs!r}; write "
-      "there what the run began with, or train into another --workdir."
-    )
-  if epochs == config.epochs:
-    return
-  before = dataclasses.replace(config, epochs=epochs, extra_epochs=0)
-  begun = build.setup(before, source.info, source.train_size, setup.mesh)
-  done = jnp.arange(max(steps))
-  rates = [
-    np.broadcast_to(made.learning_rate(done), done.shape)
-    for made in (begun, setup)
-    if made.learning_rate is not None
-  ]
-  differ = np.flatnonzero(rates[0] != rates[1])
-  if len(differ):
-    step = int(differ[0])
-    then, now = (float(rate[step]) for rate in rates)
-    raise ConfigError(
-      f"config.epochs={config.epochs} must be {saved['epochs']}, as when "
-      f"{workdir} began: otherwise the learning rate of step {step}, which is "
-      f"done, would be {now:g} and not {then:g}. To train it longer, set "
-      "config.extra_epochs."
-    )
 
 
 def _new_or_saved(
@@ -250,10 +194,15 @@ def _new_or_saved(
 ) -> tuple[TrainState, int, dict[str, Any]]:
   """The newest saved state, its step, and what was not yet recorded by then.
 
-  Without a saved one, a new state: random, or filled from an earlier run.
+  If nothing was saved, a new state: random, or filled from an earlier run.
+
+  Raises:
+    CheckpointError: if nothing that was saved can be used; to begin anew would
+      erase it.
   """
   key = random_keys(config.seed)[0]
-  if newest := checkpoints.latest_verified():
+  newest = checkpoints.latest_verified()
+  if newest is not None or signals.agree(bool(checkpoints.steps())):
     abstract = state_lib.abstract(setup, key)
     state, step, extra = checkpoints.restore(abstract, newest)
     # Absent in runs of earlier releases.

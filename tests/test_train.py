@@ -1,5 +1,6 @@
 """Whole runs: from the command to the summary, resumed, refused."""
 
+import dataclasses
 import json
 from pathlib import Path
 import shutil
@@ -10,15 +11,16 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import common, okddip_digits
 from okd_jax import train
-from okd_jax.errors import ConfigError, NotFiniteError
+from okd_jax.errors import CheckpointError, ConfigError, NotFiniteError
 from okd_jax.runs import records as records_lib
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.freeze import flatten, freeze
-from okd_jax.storage import arrays, checkpoint
+from okd_jax.storage import arrays, checkpoint, manifest
 from okd_jax.training import finite
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -162,6 +164,30 @@ def test_finished_run_says_so_and_changes_nothing(whole, capsys):
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), expected)
 
 
+@pytest.mark.checklist("C2")
+@pytest.mark.parametrize("harm", ["damaged", "unreadable"])
+def test_a_run_without_a_usable_checkpoint_is_not_begun_anew(
+  whole, tmp_path, monkeypatch, harm
+):
+  workdir = shutil.copytree(whole[0], tmp_path / "run")
+  if harm == "damaged":
+    for path in (workdir / "checkpoints").glob("*.manifest.json"):
+      path.write_text("{}")
+  else:
+
+    def fail(path):
+      raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(manifest, "_fingerprint", fail)
+  before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+  expected = {"damaged": "13.manifest.json is dam", "unreadable": "Input/out"}
+  with pytest.raises(CheckpointError, match=f"{expected[harm]}.*Try again if"):
+    train.train(tiny(checkpoint_secs=1e-9), workdir)
+  monkeypatch.undo()
+  after = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+  assert after == before | {p: after[p] for p in workdir.glob("run.lock*")}
+
+
 @pytest.mark.checklist("G2")
 def test_other_configuration_in_the_same_workdir_is_refused(whole):
   changed = tiny(**{"method.temperature": 4.0, "optim.momentum": 0.8})
@@ -209,6 +235,21 @@ def test_not_finite_state_is_named(whole):
   leaf = state.memory["peers"]["batch_stats"]["stage1_norm"]
   leaf["var"] = leaf["var"].at[1, 0].set(jnp.inf)
   with pytest.raises(NotFiniteError, match=r"stage1_norm.*var.*index 1"):
+    finite.check_state(3, state)
+
+
+@pytest.mark.checklist("E1")
+def test_only_what_an_optimizer_keeps_for_a_parameter_must_be_finite(whole):
+  params = jax.tree.map(jnp.asarray, whole[1].params)
+  made = optax.chain(optax.adam(1.0), optax.contrib.reduce_on_plateau())
+  state = dataclasses.replace(
+    jax.tree.map(jnp.asarray, whole[1]), opt_state=made.init(params)
+  )
+  assert not np.isfinite(state.opt_state[1].best_value)
+  finite.check_state(3, state)
+  leaf = state.opt_state[0][0].mu["peers"]["stage1_norm"]
+  leaf["scale"] = leaf["scale"].at[1, 0].set(jnp.nan)
+  with pytest.raises(NotFiniteError, match=r"opt_state.*stage1_norm.*index 1"):
     finite.check_state(3, state)
 
 

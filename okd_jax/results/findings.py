@@ -18,7 +18,7 @@ from okd_jax.tasks.figure import (
   peer_index,
   PEERS_MEAN,
 )
-from okd_jax.tasks.measure import Measure
+from okd_jax.tasks.measure import Measure, place_of_best
 
 # The steps and figures of a run's evaluations.
 Evaluations = Sequence[tuple[int, Mapping[Figure, float]]]
@@ -62,11 +62,7 @@ def headlines(
     if held in last:
       result[who, "validation"] = measure.scaled(last[held])
     judge = held if held in last else figure
-    # Of several equally good evaluations the last one.
-    place = max(
-      (measure.merit(figures[judge]), i)
-      for i, (_, figures) in enumerate(evaluations)
-    )[1]
+    place = place_of_best([measure.merit(f[judge]) for _, f in evaluations])
     result[who, "last"] = measure.scaled(last[figure])
     result[who, "best"] = measure.scaled(evaluations[place][1][figure])
   return result

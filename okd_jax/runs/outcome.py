@@ -47,9 +47,10 @@ def finished(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
   now = (config.epochs, config.extra_epochs)
   if (saved.get("epochs"), saved.get("extra_epochs", 0)) != now:
     return None
-  if saved.get("patience", 0) != config.patience and _ended_early(
-    workdir, result
-  ):
+  # That of the summary: a run that got more patience and was interrupted has
+  # the new one in its configuration. Earlier releases did not summarise it.
+  patience = result.get("patience", saved.get("patience", 0))
+  if patience != config.patience and _ended_early(workdir, result):
     return None
   # A run that got more epochs and was interrupted in them has its old summary.
   return result if result.get("epochs") == sum(now) else None

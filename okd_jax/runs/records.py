@@ -228,6 +228,8 @@ class _TensorBoard:
       self._local = tempfile.TemporaryDirectory(prefix="okd_jax_")
       folder = pathlib.Path(self._local.name)
       self._uploads = growing.Uploads(self._upload, every_secs=120.0)
+    if first_step is None and self._events.is_dir():
+      first_step = 0  # a run that broke off before its first checkpoint
     # Events from this step on, of the run that broke off, are hidden.
     self._writer = tensorboardX.SummaryWriter(
       str(folder), purge_step=first_step

@@ -30,7 +30,7 @@ from okd_jax.tasks.figure import (
   of_record as figures_of,
   parse,
 )
-from okd_jax.tasks.measure import Measure
+from okd_jax.tasks.measure import Measure, place_of_best
 from okd_jax.training.runner import Runner
 from okd_jax.training.setup import Setup
 
@@ -125,9 +125,8 @@ def write(
   judge = best_lib.judge(config, task, evaluations[-1])
   best = evaluations[-1]
   if judge is not None:
-    best = max(
-      evaluations, key=lambda r: (best_lib.merit(task, r, judge), r["step"])
-    )
+    merits = [best_lib.merit(task, r, judge) for r in evaluations]
+    best = evaluations[place_of_best(merits)]
   result = {
     "method": config.method.name,
     "net": config.peers.net,
@@ -136,6 +135,7 @@ def write(
     "data": config.data.name,
     "seed": config.seed,
     "epochs": config.epochs + config.extra_epochs,
+    "patience": config.patience,
     outcome.FINISHED: False,
     "config_hash": config_lib.digest(config),
     "best_by": judge,

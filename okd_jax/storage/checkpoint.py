@@ -181,7 +181,8 @@ class Checkpoints:
         another configuration; the first differing leaves are named.
     """
     if step is None and (step := self.latest_verified()) is None:
-      raise CheckpointError(self._steps.why_none_is_verified())
+      why = self._steps.why_none_is_verified
+      raise CheckpointError(Meeting().told(why))
     self._wait()
     wanted = packing.named(abstract_state)
     content = self._read_together(step, packing.describe(wanted))

@@ -54,18 +54,23 @@ class Uploads:
 
   def changed(self) -> None:
     """Says that there is something new."""
-    if time.monotonic() - self._started >= self._every_secs:
+    waits = self._running is not None and not self._running.done()
+    due = time.monotonic() - self._started >= self._every_secs
+    if due and not waits:
       self.now()
 
   def now(self) -> None:
-    """Begins to write, unless an earlier write still runs."""
+    """Begins to write what there is, after an earlier write that still runs."""
     if self._running is not None:
-      if not self._running.done():
-        return
-      if error := self._running.exception():
-        _log.warning("A bucket could not be written: %s; again later.", error)
+      self._running.cancel()  # one that has not begun would write the same
     self._started = time.monotonic()
-    self._running = self._worker.submit(self._write)
+    self._running = self._worker.submit(self._try)
+
+  def _try(self) -> None:
+    try:
+      self._write()
+    except Exception as error:  # of the client and what is below it
+      _log.warning("A bucket could not be written: %s; again later.", error)
 
   def finish(self) -> None:
     """Writes a last time, and waits for it.

@@ -36,6 +36,7 @@ class Steps:
   def __init__(self, directory: Path):
     self.directory = directory
     self._swept = False
+    self._unused: dict[int, ManifestError] = {}
 
   def prepare(self, size: int) -> None:
     """Makes the directory, and sweeps it the first time.
@@ -108,20 +109,27 @@ class Steps:
       try:
         self.verify(step)
       except ManifestError as error:
+        self._unused[step] = error
         _log.warning("Checkpoint of step %d is not used: %s", step, error)
       else:
         return step
     return None
 
   def why_none_is_verified(self) -> str:
-    """A message that no step can be used, and what to do."""
-    remedy = (
-      "Start anew in another workdir."
-      if self.with_manifest()
-      else "Nothing was saved there yet: wait for the first save of a run that "
-      "trains; one that was stopped before it begins again by its command."
+    """A message that `newest_verified` found no step, and what to do."""
+    start = f"{self.directory} holds no verified checkpoint"
+    saved = self.with_manifest()
+    if not saved:
+      return (
+        f"{start}. Nothing was saved there yet: wait for the first save of a "
+        "run that trains; one that was stopped before it begins again by its "
+        "command."
+      )
+    why = self._unused.get(saved[-1], "it was saved just now")
+    return (
+      f"{start}: {why}. Nothing was changed. Try again if its files could not "
+      "be read for a while; if they are damaged, start anew in another workdir."
     )
-    return f"{self.directory} holds no verified checkpoint. {remedy}"
 
   def best_verified(self) -> int | None:
     """The step with the highest score whose files all match."""

@@ -1,6 +1,8 @@
 """One figure of a task, and how people read it."""
 
+from collections.abc import Sequence
 import dataclasses
+import math
 from typing import Any
 
 
@@ -56,3 +58,14 @@ class Measure:
   def merit(self, value: float) -> float:
     """A number that is higher for a better value."""
     return value if self.higher_is_better else -value
+
+
+def place_of_best(merits: Sequence[float]) -> int:
+  """The index of the best evaluation, of equal ones the last.
+
+  Args:
+    merits: `Measure.merit` of every evaluation. One that is not finite is never
+      the best; if none is finite, the last evaluation counts as such.
+  """
+  finite = [(m, i) for i, m in enumerate(merits) if math.isfinite(m)]
+  return max(finite)[1] if finite else len(merits) - 1

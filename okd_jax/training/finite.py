@@ -1,6 +1,7 @@
 """Stops a run whose numbers are no longer finite."""
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 from okd_jax.devices import mesh
 from okd_jax.errors import NotFiniteError
 from okd_jax.tasks.figure import element
-from okd_jax.training.state import TrainState
+from okd_jax.training.state import like_params, TrainState
 
 
 def check_measures(step: int, measured: Mapping[str, Any]) -> dict[str, float]:
@@ -58,8 +59,13 @@ def check_measures(step: int, measured: Mapping[str, Any]) -> dict[str, float]:
 
 
 def check_state(step: int, state: TrainState) -> None:
-  """Raises NotFiniteError, naming the array, unless a state is all finite."""
-  finite = _all_finite(state)
+  """Raises NotFiniteError, naming the array, unless a state is all finite.
+
+  Of the optimiser's state only what it keeps for a parameter is looked at. The
+  rest may be infinite, such as the best loss before the first one is known.
+  """
+  kept = _of_parameters(state)
+  finite = _all_finite(dataclasses.replace(state, opt_state=kept))
   for path, leaf in jax.tree_util.tree_leaves_with_path(mesh.to_host(finite)):
     if not np.all(leaf):
       peers = np.flatnonzero(~np.atleast_1d(leaf))
@@ -68,6 +74,15 @@ def check_state(step: int, state: TrainState) -> None:
         f"its first axis) after step {step}, and is not saved. Lower "
         "config.optim.learning_rate; the last checkpoint stands."
       )
+
+
+def _of_parameters(state: TrainState) -> Any:
+  """The optimiser's state without the arrays that belong to no parameter."""
+  every = jax.tree.map(lambda _: True, state.params)
+  belongs = like_params(state.opt_state, state.params, every, otherwise=False)
+  return jax.tree.map(
+    lambda leaf, kept: leaf if kept else None, state.opt_state, belongs
+  )
 
 
 @jax.jit

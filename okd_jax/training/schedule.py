@@ -121,11 +121,11 @@ def _multistep(
   epochs = tuple(max(1, round(part * clock.epochs)) for part in drops)
 
   def rate(step: Array) -> Array:
-    # Whole epochs, so that a drop is never a rounding error early.
+    # Whole epochs, so that a drop is never a rounding error early. Extra
+    # epochs stay at the rate of the last one.
+    epoch = jnp.minimum(clock.epoch(step), clock.epochs - 1)
     return jnp.asarray(
-      schedules.multistep(
-        clock.epoch(step), base=base, drops=epochs, factor=factor
-      )
+      schedules.multistep(epoch, base=base, drops=epochs, factor=factor)
     )
 
   return rate

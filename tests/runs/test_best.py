@@ -10,6 +10,7 @@ import pytest
 from configs import okddip_digits
 from okd_jax import train
 from okd_jax.errors import ConfigError, Interrupted
+from okd_jax.results import findings
 from okd_jax.runs import (
   best as best_lib,
   outcome,
@@ -21,6 +22,7 @@ from okd_jax.settings import config as config_lib
 from okd_jax.settings.freeze import freeze
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.tasks import classification
+from okd_jax.tasks.figure import Figure, of_record, parse
 from okd_jax.training import evaluate
 import toys
 
@@ -117,7 +119,12 @@ def test_what_may_decide_is_what_is_measured(tmp_path, monkeypatch, decay):
 @pytest.fixture
 def rising(monkeypatch):
   """Evaluations whose best on validation data is the second of them."""
-  values = iter([0.2, 0.9, 0.3, 0.3, 0.3, 0.4])
+  follow(monkeypatch, [0.2, 0.9, 0.3, 0.3, 0.3, 0.4])
+
+
+def follow(monkeypatch, values):
+  """Gives the evaluations these figures on validation data, in turn."""
+  values = iter(values)
   measured = evaluate.Evaluator.figures
 
   def figures(self, state, *splits):
@@ -163,6 +170,39 @@ def test_the_best_step_is_kept_deployed_and_told(tmp_path, rising, capsys):
   said = " ".join(capsys.readouterr().out.split())
   assert "on test and validation" in said and "validation: leader" in said
   assert f"the best {LEADER}. The test data had no part" in said
+
+
+@pytest.mark.parametrize(
+  ("values", "best"),
+  [([np.nan, 0.9, 0.3, np.inf], 10), ([np.nan] * 4, 20)],
+)
+def test_what_is_not_finite_is_not_the_best(
+  tmp_path, monkeypatch, values, best
+):
+  follow(monkeypatch, values)
+  made = config(deploy="best", epochs=4)
+  _, result = train.train(made, tmp_path)
+  assert result["best"]["step"] == run_lib.run(tmp_path).step == best
+  found = [(r["step"], of_record(r)) for r in lines(values)]
+  for _, figures in found:
+    test = Figure("test", "leader", False, "accuracy")
+    figures[test] = figures[parse(LEADER)]
+  rows = findings.headlines(found, TASK.headline(toys.INFO))
+  expected = 100 * values[best // 5 - 1]
+  np.testing.assert_equal(rows["deployed", "best"], expected)
+
+
+def test_an_interrupted_run_that_got_patience_is_not_finished(tmp_path, rising):
+  few = config(patience=1)
+  _, result = train.train(few, tmp_path)
+  assert (result["last"]["step"], result["patience"]) == (15, 1)
+  patient = dataclasses.replace(few, patience=9)
+  with jobs.StopAt(2) as stop, pytest.raises(Interrupted):
+    train.train(patient, tmp_path, stop=stop)
+  assert outcome.finished(patient, tmp_path) is None
+  _, result = train.train(patient, tmp_path)
+  assert result["last"]["step"] == 30
+  assert outcome.finished(patient, tmp_path) == result
 
 
 def test_with_less_patience_a_run_goes_on_to_its_next_evaluation(

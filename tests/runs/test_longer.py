@@ -1,12 +1,15 @@
 """More epochs for a run that has begun, or is finished."""
 
+import shutil
+
 import jax
+import jobs
 import numpy as np
 import pytest
 
 from configs import common, okddip_digits
 from okd_jax import train
-from okd_jax.errors import ConfigError
+from okd_jax.errors import ConfigError, Interrupted
 from okd_jax.runs import records, run as run_lib
 from okd_jax.settings import build
 from okd_jax.settings.freeze import freeze
@@ -67,6 +70,30 @@ def test_fewer_epochs_than_a_run_has_begun_are_refused(longer):
   expected = "config.extra_epochs=0 are fewer than the 3 .*extra_epochs to 1 or"
   with pytest.raises(ConfigError, match=expected):
     train.train(tiny(), longer[1])
+
+
+@pytest.mark.parametrize("log_steps, eval_epochs", [(50, 1), (1, 3), (7, 3)])
+def test_an_end_that_was_not_recorded_as_one_is_refused(
+  tmp_path, log_steps, eval_epochs
+):
+  made = {"log_steps": log_steps, "eval_epochs": eval_epochs}
+  with jobs.StopAt(10) as stop, pytest.raises(Interrupted, match="step 10"):
+    train.train(tiny(extra_epochs=2, **made), tmp_path, stop=stop)
+  expected = "at step 10, .* has no evaluation or .*extra_epochs to 1 or more"
+  with pytest.raises(ConfigError, match=expected):
+    train.train(tiny(**made), tmp_path)
+  _, result = train.train(tiny(extra_epochs=1, **made), tmp_path)
+  assert result["last"]["step"] == result["terms"]["step"] == 15
+
+
+def test_a_finished_run_without_its_records_is_refused(longer, tmp_path):
+  workdir = shutil.copytree(longer[1], tmp_path / "run")
+  (workdir / "metrics.jsonl").write_text("")
+  with pytest.raises(ConfigError, match="at step 15, .*extra_epochs to 2 or"):
+    train.train(tiny(extra_epochs=1), workdir)
+  (workdir / "metrics.jsonl").unlink()
+  with pytest.raises(ConfigError, match="at step 15, .*extra_epochs to 2 or"):
+    train.train(tiny(extra_epochs=1), workdir)
 
 
 @pytest.mark.long

@@ -13,6 +13,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 from okd_jax.errors import CheckpointError
 from okd_jax.runs import display, records
@@ -124,14 +125,37 @@ def test_without_resume_the_record_begins_anew(tmp_path: Path):
   assert [record["step"] for record in records.read_metrics(tmp_path)] == [1]
 
 
-def test_tensorboard_events(tmp_path: Path):
-  run(tmp_path, range(1, 3))
-  (events,) = (tmp_path / "tensorboard").iterdir()
-  raw, names = events.read_bytes(), b""
+def events_of(workdir: Path) -> list[bytes]:
+  """The newest events, each as it is encoded."""
+  raw, found = max((workdir / "tensorboard").iterdir()).read_bytes(), []
   while raw:  # records of TFRecord: length, its checksum, data, its checksum
     (length,) = struct.unpack("<Q", raw[:8])
-    names += raw[12 : 12 + length]
+    found.append(raw[12 : 12 + length])
     raw = raw[16 + length :]
+  return found
+
+
+@pytest.mark.parametrize("resume_step, hidden_from", [(None, 0), (4, 5)])
+def test_tensorboard_hides_what_is_done_again(
+  tmp_path: Path, resume_step, hidden_from
+):
+  def hidden():
+    events = map(event_pb2.Event.FromString, events_of(tmp_path))
+    return [
+      e.step
+      for e in events
+      if e.session_log.status == event_pb2.SessionLog.START
+    ]
+
+  run(tmp_path, range(1, 8))
+  assert hidden() == []
+  run(tmp_path, range((resume_step or 0) + 1, 9), resume_step=resume_step)
+  assert hidden() == [hidden_from]
+
+
+def test_tensorboard_events(tmp_path: Path):
+  run(tmp_path, range(1, 3))
+  names = b"".join(events_of(tmp_path))
   assert names.count(b"loss") == 2
   assert names.count(b"test/leader/accuracy") == 1
 

@@ -426,6 +426,27 @@ def test_uploads_are_tried_again(caplog):
   assert "could not be written: nobody answers; again later" in caplog.text
 
 
+def test_what_is_there_at_a_checkpoint_is_written_though_a_write_runs():
+  begun, go_on = threading.Event(), threading.Event()
+  lines, written = ["train"], []
+
+  def write():
+    found = list(lines)
+    begun.set()
+    assert go_on.wait(60)
+    written.append(found)
+
+  uploads = growing.Uploads(write)
+  uploads.now()
+  assert begun.wait(60)
+  lines.append("eval")
+  uploads.now()
+  uploads.now()  # what waits is enough
+  go_on.set()
+  uploads.finish()  # writes once more
+  assert written == [["train"], *2 * [["train", "eval"]]]
+
+
 def test_a_last_upload_that_fails_is_an_error():
   def write():
     raise ConnectionError("nobody answers")

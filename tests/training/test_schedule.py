@@ -43,6 +43,16 @@ def test_multistep_begins_with_the_full_rate_however_short_the_run_is():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+  "epochs, drops, last", [(1, (0.5,), 0.5), (30, (0.5, 0.99), 0.05)]
+)
+def test_multistep_ends_with_the_rate_of_its_last_epoch(epochs, drops, last):
+  clock = Clock(batch_size=1, train_size=2, epochs=epochs)
+  rate = schedule_lib.make(Schedule(), clock, base=0.5, drops=drops)
+  steps = jnp.arange(2 * epochs - 1, 2 * epochs + 4)
+  np.testing.assert_allclose(rate(steps), np.full(5, last), rtol=1e-6)
+
+
 def test_multistep_drops_at_the_first_step_of_an_epoch_however_long():
   clock = Clock(batch_size=1, train_size=1_000_000, epochs=2000)
   rate = schedule_lib.make(Schedule(), clock, base=1.0, drops=(0.5,))
