@@ -87,7 +87,6 @@ def train(
     summary.show_plan(config, setup, source)
     with stop.busy("initialising"):
       state, step, unrecorded = _new_or_saved(config, setup, checkpoints)
-    length.require_end_recorded(config, setup, workdir, step)
     evaluator = Evaluator(setup, source, stop.progress)
     if config.best_by or config.patience or config.deploy == "best":
       judge(config, setup.task, evaluator.names(state))

@@ -18,34 +18,33 @@ from okd_jax.training.setup import Setup
 def require_begun(
   config: RunConfig, setup: Setup, workdir: Path, steps: Sequence[int]
 ) -> None:
-  """Refuses fewer epochs than a run has begun, which would be misreported."""
-  begun = setup.clock.epoch(max(steps, default=0) - 1) + 1
-  if begun > setup.epochs:
+  """Refuses a length that a run has passed: its summary would be wrong.
+
+  So it would be if the run was interrupted at this length while it had more
+  epochs, and did not record there what is recorded at an end.
+  """
+  newest = max(steps, default=0)
+  least = begun = setup.clock.epoch(newest - 1) + 1
+  why = f"are fewer than the {begun} epochs that {workdir} has begun"
+  if newest == setup.first_step(begun) and not _is_recorded(workdir, newest):
+    least += 1
+    if begun == setup.epochs:
+      why = (
+        f"end {workdir} at step {newest}, of which metrics.jsonl has no "
+        "evaluation or no training record"
+      )
+  if least > setup.epochs:
     raise ConfigError(
       f"config.epochs={config.epochs} and config.extra_epochs="
-      f"{config.extra_epochs} are fewer than the {begun} epochs that {workdir} "
-      f"has begun; set config.extra_epochs to {begun - config.epochs} or more, "
-      "or choose another --workdir."
+      f"{config.extra_epochs} {why}; set config.extra_epochs to "
+      f"{least - config.epochs} or more, or choose another --workdir."
     )
 
 
-def require_end_recorded(
-  config: RunConfig, setup: Setup, workdir: Path, step: int
-) -> None:
-  """Refuses a run at its end without the records that a summary is made of.
-
-  They lack if the run was interrupted there while it had more epochs.
-  """
-  if step != setup.total_steps:
-    return
-  at_end = [r for r in records.read_metrics(workdir) if r["step"] == step]
-  if {record["kind"] for record in at_end} != {"train", "eval"}:
-    raise ConfigError(
-      f"config.extra_epochs={config.extra_epochs} ends this run at step {step},"
-      f" and {workdir / 'metrics.jsonl'} has no evaluation or no training "
-      f"record of it; set config.extra_epochs to {config.extra_epochs + 1} or "
-      "more, which go on from there, or choose another --workdir."
-    )
+def _is_recorded(workdir: Path, step: int) -> bool:
+  """Whether there are both records of a step."""
+  found = [r for r in records.read_metrics(workdir) if r["step"] == step]
+  return {record["kind"] for record in found} == {"train", "eval"}
 
 
 def require_same_rates(

@@ -79,7 +79,7 @@ def test_an_end_that_was_not_recorded_as_one_is_refused(
   made = {"log_steps": log_steps, "eval_epochs": eval_epochs}
   with jobs.StopAt(10) as stop, pytest.raises(Interrupted, match="step 10"):
     train.train(tiny(extra_epochs=2, **made), tmp_path, stop=stop)
-  expected = "at step 10, .* has no evaluation or .*extra_epochs to 1 or more"
+  expected = "end .* at step 10, .* has no eval.*extra_epochs to 1 or more"
   with pytest.raises(ConfigError, match=expected):
     train.train(tiny(**made), tmp_path)
   _, result = train.train(tiny(extra_epochs=1, **made), tmp_path)
@@ -89,10 +89,17 @@ def test_an_end_that_was_not_recorded_as_one_is_refused(
 def test_a_finished_run_without_its_records_is_refused(longer, tmp_path):
   workdir = shutil.copytree(longer[1], tmp_path / "run")
   (workdir / "metrics.jsonl").write_text("")
-  with pytest.raises(ConfigError, match="at step 15, .*extra_epochs to 2 or"):
+  with pytest.raises(
+    ConfigError, match="end .* at step 15, .*extra_epochs to 2 or"
+  ):
     train.train(tiny(extra_epochs=1), workdir)
+  # What is said of fewer epochs can be followed.
+  with pytest.raises(ConfigError, match="fewer than the 3 .*extra_epochs to 2"):
+    train.train(tiny(), workdir)
   (workdir / "metrics.jsonl").unlink()
-  with pytest.raises(ConfigError, match="at step 15, .*extra_epochs to 2 or"):
+  with pytest.raises(
+    ConfigError, match="end .* at step 15, .*extra_epochs to 2 or"
+  ):
     train.train(tiny(extra_epochs=1), workdir)
 
 
