@@ -9,7 +9,7 @@ TensorFlow is imported when a function is called.
 import math
 from typing import Any
 
-from okd_jax.data import images
+from okd_jax.data import headers, images
 
 AREA = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
@@ -34,7 +34,7 @@ def prepare(encoded: bytes, *, exif: bool = True) -> bytes:
   Raises:
     images.Undecodable: if it has to be decoded here and cannot be.
   """
-  if images.is_plain(encoded, exif=exif):
+  if headers.is_plain(encoded, exif=exif):
     return encoded
   return images.as_png(images.decode(encoded, exif=exif))
 
