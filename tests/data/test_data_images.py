@@ -102,7 +102,7 @@ def test_predict_sees_the_same(root, resized_crop):
   card = {"image_shape": (SIDE, SIDE, 3), "resized_crop": resized_crop}
   card["exif"] = True
   for name, _, rgb in EVERY:
-    found = picture.resized(root / "test" / "all" / name, card) * 255
+    found = picture.resized(root / "test" / "all" / name, card)
     expected = center(rgb, SIDE) if resized_crop else resized(rgb, (SIDE, SIDE))
     assert off_by(found, expected) <= 1, name
 
