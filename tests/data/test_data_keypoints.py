@@ -872,6 +872,17 @@ def test_the_command_refuses_what_training_would(
   assert message in capsys.readouterr().err
 
 
+def test_the_command_refuses_too_many_figures(tmp_path, capsys, monkeypatch):
+  folder = annotated.write(tmp_path, annotated.content())
+  monkeypatch.setattr(tfds, "MAX_BYTES", 1000)
+  command = ["data", f"keypoints:{folder}"]
+  with pytest.raises(SystemExit) as left:
+    __main__.main(command)
+  assert left.value.code == 3
+  assert "config.data.source=stream" in capsys.readouterr().err
+  __main__.main([*command, "--config.data.source=stream"])
+
+
 @pytest.mark.long
 def test_the_command_counts_and_draws(tmp_path, capsys):
   folder = annotated.write(tmp_path / "set", annotated.content())
