@@ -160,6 +160,12 @@ def center_crop(encoded: Tensor, size: int) -> Tensor:
   height, width = tf.unstack(tf.shape(image)[:2])
   short = round(size * images.MARGIN)
   shorter = tf.minimum(height, width)
+  top, left = (
+    tf.maximum(0, side - images.LONGEST * shorter) // 2
+    for side in (height, width)
+  )
+  image = image[top : height - top, left : width - left]
+  height, width = height - 2 * top, width - 2 * left
   height, width = (short * side // shorter for side in (height, width))
   image = _resize(image, (height, width))
   # As Python's round does: to the even number.

@@ -30,6 +30,9 @@ from PIL import (
 
 # Shorter side of a test image to the side of the crop: 256 to 224.
 MARGIN = 256 / 224
+# Longer side to the shorter one. Only the middle of a longer picture is resized,
+# which has all of its centre, as the whole could take gigabytes.
+LONGEST = 8
 # Raises the number of pixels of the largest picture that is read.
 MOST_PIXELS = "OKD_JAX_MAX_PIXELS"
 
@@ -131,6 +134,8 @@ def center(
   """The same as `whole`, for the centre that `crops.center_crop` takes."""
   image = _rgb(encoded, exif).convert(mode)
   short, side = round(size[0] * MARGIN), min(image.size)
+  left, top = (max(0, length - LONGEST * side) // 2 for length in image.size)
+  image = image.crop((left, top, image.width - left, image.height - top))
   width, height = (short * length // side for length in image.size)
   image = image.resize((width, height), Image.Resampling.BILINEAR)
   left, top = round((width - size[1]) / 2), round((height - size[0]) / 2)
