@@ -30,8 +30,8 @@ from PIL import (
 
 # Shorter side of a test image to the side of the crop: 256 to 224.
 MARGIN = 256 / 224
-# Longer side to the shorter one. Only the middle of a longer picture is resized,
-# which has all of its centre, as the whole could take gigabytes.
+# Longer side to the shorter one. Of a longer picture the middle is resized,
+# which has all of its centre; the whole could take gigabytes.
 LONGEST = 8
 # Raises the number of pixels of the largest picture that is read.
 MOST_PIXELS = "OKD_JAX_MAX_PIXELS"

@@ -237,6 +237,18 @@ def test_the_file_that_is_named_is_trained_on(tmp_path):
     make(file.with_name("b.json"))
 
 
+def test_a_file_is_described_beside_its_folder(tmp_path):
+  folder = annotated.write(tmp_path, annotated.content(4), name="a.json")
+  file = folder / "annotations" / "a.json"
+  about = folder / description.FILE
+  about.write_text("flip_pairs: []\ntrain: annotations/a.json\n")
+  assert make(folder).info.of_keypoints.pairs == ()
+  assert make(file).info.of_keypoints == make(folder).info.of_keypoints
+  # What is beside the file comes first.
+  file.with_name(description.FILE).write_text("train: a.json\n")
+  assert make(file).info.of_keypoints.pairs == ((3, 4),)
+
+
 def test_a_path_that_is_not_there_is_refused(tmp_path):
   """Not read from the folder above it."""
   folder = annotated.write(tmp_path, annotated.content())
