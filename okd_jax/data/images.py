@@ -135,7 +135,8 @@ def center(
   image = _rgb(encoded, exif).convert(mode)
   short, side = round(size[0] * MARGIN), min(image.size)
   left, top = (max(0, length - LONGEST * side) // 2 for length in image.size)
-  image = image.crop((left, top, image.width - left, image.height - top))
+  if left or top:
+    image = image.crop((left, top, image.width - left, image.height - top))
   width, height = (short * length // side for length in image.size)
   image = image.resize((width, height), Image.Resampling.BILINEAR)
   left, top = round((width - size[1]) / 2), round((height - size[0]) / 2)
