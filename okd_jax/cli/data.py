@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> None:
   """Runs the command.
 
   Raises:
+    ConfigError: for a flag that the data have no use for, or a setting that
+      training would refuse as well.
     DataError: for data that training would refuse as well.
   """
   from okd_jax.data import sheet
@@ -84,6 +86,7 @@ def run(args: argparse.Namespace) -> None:
     return
   path = args.path.removeprefix("folder:")
   if copy_data.is_copy(path):
+    _require_none_given(args)
     copy_data.run(path, write_index=args.index, as_json=args.json)
     return
   config = data.check({"name": f"folder:{path}", **_given(args, "data")})
@@ -108,6 +111,23 @@ def run(args: argparse.Namespace) -> None:
       print(f"What a network sees is in {args.show}.")
 
 
+def _require_none_given(args: argparse.Namespace) -> None:
+  """Refuses flags that say nothing of a copy of TensorFlow Datasets."""
+  flags = [
+    f"--config.{section}.{key}"
+    for section in ("data", "augment")
+    for key in _given(args, section)
+    # For which an index is written.
+    if key != "source"
+  ]
+  if flags := flags + ["--show"] * bool(args.show):
+    raise ConfigError(
+      f"{', '.join(flags)} is for folders of pictures and for keypoints; "
+      f"{args.path} is a copy of TensorFlow Datasets, whose images are counted "
+      "alone. Leave it out."
+    )
+
+
 def _division(config: data.Config, path: str) -> dict[str, int]:
   """Number of examples that training uses of each split, without decoding."""
   from okd_jax.data.formats import finder, listing, tfds as prepared
@@ -118,7 +138,8 @@ def _division(config: data.Config, path: str) -> dict[str, int]:
   )
   if config.source != "stream":
     size = config.image_size
-    prepared.allocate(path, (len(listed.train.labels), size, size, 3))
+    for part in (listed.train, listed.test):
+      prepared.allocate(path, (len(part.labels), size, size, 3))
   positions = data.division(config, listed)
   return {
     split: len(positions[split]) for split in ("train", "validation", "test")

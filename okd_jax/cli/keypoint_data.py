@@ -40,6 +40,9 @@ def run(
   listing = load.listed(config, found)
   if how != PLAIN:
     Task.of(listing.info).changed(how, 0.0, ())
+  if config.source != "stream":
+    for part in (listing.train, listing.test):
+      pictures.room(part, listing.info)
   positions = data.division(config, listing)
   used = {
     split: len(positions[split]) for split in ("train", "validation", "test")

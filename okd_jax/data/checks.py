@@ -23,6 +23,26 @@ def check_every_class(
     )
 
 
+def check_draws(
+  name: str, labels: np.ndarray, class_names: tuple[str, ...], per_class: int
+) -> None:
+  """Refuses labels [N] to train on with too few of a class for a draw.
+
+  Raises:
+    DataError: naming the first of these classes.
+  """
+  sizes = np.bincount(labels, minlength=len(class_names))
+  lacking = np.flatnonzero(sizes < per_class)
+  if len(lacking):
+    few = lacking[0]
+    raise DataError(
+      f"{name}/train has {sizes[few]} image(s) of class '{class_names[few]}' "
+      f"to train on, and {len(lacking)} class(es) have fewer than "
+      f"config.data.per_class={per_class}; add images or train on more of "
+      "them, or set config.data.per_class=0."
+    )
+
+
 def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
   """Refuses labels [N] that are not in [0, num_classes).
 

@@ -117,14 +117,10 @@ def check(config_data: Config | Mapping[str, Any]) -> Config:
   config = config_data
   if not isinstance(config, Config):
     given = dict(config)
-    keys = [field.name for field in dataclasses.fields(Config)]
-    if unknown := sorted(set(given) - set(keys)):
-      raise ConfigError(
-        f"config.data has no key '{unknown[0]}'{closest(unknown[0], keys)} The "
-        f"keys are {', '.join(keys)}."
-      )
-    if isinstance(given.get("keypoints"), Mapping):
-      given["keypoints"] = Keypoints(**given["keypoints"])
+    _check_keys("config.data", given, Config)
+    if isinstance(joints := given.get("keypoints"), Mapping):
+      _check_keys("config.data.keypoints", joints, Keypoints)
+      given["keypoints"] = Keypoints(**joints)
     config = Config(**given)
   rules.check(config, "config.data")
   if config.name in (FOLDER, KEYPOINTS):
@@ -148,6 +144,15 @@ def check(config_data: Config | Mapping[str, Any]) -> Config:
   elif config.name not in KNOWN and not config.name.startswith(FOLDER):
     _check_name(config)
   return config
+
+
+def _check_keys(section: str, given: Mapping[str, Any], kind: type) -> None:
+  keys = [field.name for field in dataclasses.fields(kind)]
+  if unknown := sorted(set(given) - set(keys), key=str):
+    raise ConfigError(
+      f"{section} has no key '{unknown[0]}'{closest(unknown[0], keys)} The "
+      f"keys are {', '.join(keys)}."
+    )
 
 
 def _check_keypoints(config: Config) -> None:

@@ -9,7 +9,7 @@ TensorFlow is imported when a function is called.
 import math
 from typing import Any
 
-from okd_jax.data import images
+from okd_jax.data import headers, images
 
 AREA = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
@@ -34,7 +34,7 @@ def prepare(encoded: bytes, *, exif: bool = True) -> bytes:
   Raises:
     images.Undecodable: if it has to be decoded here and cannot be.
   """
-  if images.is_plain(encoded, exif=exif):
+  if headers.is_plain(encoded, exif=exif):
     return encoded
   return images.as_png(images.decode(encoded, exif=exif))
 
@@ -160,6 +160,12 @@ def center_crop(encoded: Tensor, size: int) -> Tensor:
   height, width = tf.unstack(tf.shape(image)[:2])
   short = round(size * images.MARGIN)
   shorter = tf.minimum(height, width)
+  top, left = (
+    tf.maximum(0, side - images.LONGEST * shorter) // 2
+    for side in (height, width)
+  )
+  image = image[top : height - top, left : width - left]
+  height, width = height - 2 * top, width - 2 * left
   height, width = (short * side // shorter for side in (height, width))
   image = _resize(image, (height, width))
   # As Python's round does: to the even number.

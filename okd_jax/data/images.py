@@ -6,7 +6,8 @@ where Pillow leaves a choice:
 
 - Orientation: pictures are turned as people see them, as EXIF (or XMP) says.
 - Transparency is left out: colours are those in the file, whatever covers them.
-- Grey of 16 bits is scaled: 65535 is white.
+- Grey of 12 and 16 bits is scaled: 4095 or 65535 is white, or black in a TIFF
+  that says so.
 - Grey of 32 bits, whole or floating, does not say what is white. Grey levels of
   0 to 255 are taken, other values refused.
 - Of several frames the first one is taken.
@@ -16,14 +17,22 @@ import contextlib
 import functools
 import io
 import os
-import re
-from typing import Literal
+from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import (
+  ExifTags,
+  Image,
+  ImageOps,
+  TiffImagePlugin as tiff,
+  UnidentifiedImageError,
+)
 
 # Shorter side of a test image to the side of the crop: 256 to 224.
 MARGIN = 256 / 224
+# Longer side to the shorter one. Of a longer picture the middle is resized,
+# which has all of its centre; the whole could take gigabytes.
+LONGEST = 8
 # Raises the number of pixels of the largest picture that is read.
 MOST_PIXELS = "OKD_JAX_MAX_PIXELS"
 
@@ -37,13 +46,16 @@ _CERTAIN = (
 # What opens as mode I in these formats has 16 bits.
 _SHORT_AS_I = ("PNG", "PPM")
 
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-_EXIF = b"Exif\0\0"
-_XMP_ORIENTATION = b"tiff:Orientation"
-# What makes a PNG more than its pixels: transparency, animation, orientation.
-_PNG_EXTRAS = re.compile(
-  rb"tRNS|acTL|eXIf|Raw profile type|XML:com\.adobe\.xmp|tiff:Orientation"
-)
+# What takes back each orientation.
+_BACK = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_90,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_270,
+}
 
 
 class Undecodable(ValueError):
@@ -122,6 +134,9 @@ def center(
   """The same as `whole`, for the centre that `crops.center_crop` takes."""
   image = _rgb(encoded, exif).convert(mode)
   short, side = round(size[0] * MARGIN), min(image.size)
+  left, top = (max(0, length - LONGEST * side) // 2 for length in image.size)
+  if left or top:
+    image = image.crop((left, top, image.width - left, image.height - top))
   width, height = (short * length // side for length in image.size)
   image = image.resize((width, height), Image.Resampling.BILINEAR)
   left, top = round((width - size[1]) / 2), round((height - size[0]) / 2)
@@ -136,29 +151,30 @@ def as_png(pixels: np.ndarray) -> bytes:
   return content.getvalue()
 
 
-def is_plain(encoded: bytes, *, exif: bool = True) -> bool:
-  """Whether TensorFlow's decoders give what `decode` gives.
-
-  They do for JPEG and PNG of 8 bits, grey or in colour, without transparency
-  or orientation. Only the header is read.
-  """
-  # Of damaged files `decode` says how.
-  with contextlib.suppress(IndexError, ValueError):
-    if encoded.startswith(_JPEG):
-      return _plain_jpeg(encoded, exif)
-    if encoded.startswith(_PNG):
-      return _plain_png(encoded)
-  return False
+def most_pixels() -> float:
+  """The most pixels that Pillow opens, after the user's limit is set."""
+  if asked := os.environ.get(MOST_PIXELS):
+    if not asked.isdecimal() or not int(asked):
+      raise Undecodable(
+        f"{MOST_PIXELS}={asked!r} must be a number of pixels above 0; mend or "
+        "unset it"
+      )
+    # Pillow warns above its limit, and refuses above twice of it.
+    Image.MAX_IMAGE_PIXELS = -(-int(asked) // 2)
+  most = Image.MAX_IMAGE_PIXELS
+  return np.inf if most is None else 2 * most
 
 
 def _rgb(encoded: bytes, exif: bool) -> Image.Image:
   try:
-    _limit()
+    most_pixels()
     with Image.open(io.BytesIO(encoded), formats=formats()) as image:
+      back = None if exif else _back(image)
       image.load()
       if exif:
         _turn_upright(image)
-      return _as_rgb(image)
+      rgb = _as_rgb(image)
+      return rgb if back is None else rgb.transpose(back)
   except Undecodable:
     raise
   except UnidentifiedImageError as error:
@@ -166,7 +182,7 @@ def _rgb(encoded: bytes, exif: bool) -> Image.Image:
     raise Undecodable(why) from error
   except Image.DecompressionBombError as error:
     raise Undecodable(
-      f"it has more pixels than {_limit():,}, the limit of Pillow against "
+      f"it has more pixels than {most_pixels():,}, the limit of Pillow against "
       "decompression bombs. Make the picture smaller or, if you trust it, set "
       f"the environment variable {MOST_PIXELS} to the number of its pixels"
     ) from error
@@ -181,18 +197,46 @@ def _turn_upright(image: Image.Image) -> None:
     ImageOps.exif_transpose(image, in_place=True)
 
 
+def _back(image: Image.Image) -> Image.Transpose | None:
+  """What takes back how Pillow turns a picture that it loads, if it does.
+
+  The orientation is not known any more after it is loaded.
+  """
+  if not isinstance(image, tiff.TiffImageFile):
+    return None
+  return _BACK.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
 def _as_rgb(image: Image.Image) -> Image.Image:
   if image.mode.startswith("I;16") or (
     image.mode == "I" and image.format in _SHORT_AS_I
   ):
-    # Rounded to the nearest of 256 levels.
-    values = (np.asarray(image).astype(np.int32) + 128) // 257
-    return Image.fromarray(values.astype(np.uint8)).convert("RGB")
-  if image.mode in ("I", "F"):
-    return Image.fromarray(_grey_levels(image)).convert("RGB")
-  # Colours that stand for transparency are colours here.
-  image.info.pop("transparency", None)
-  return image.convert("RGB")
+    values = _scaled(image)
+  elif image.mode in ("I", "F"):
+    values = _grey_levels(image)
+  else:
+    # Colours that stand for transparency are colours here.
+    image.info.pop("transparency", None)
+    return image.convert("RGB")
+  # Pillow inverts those of 8 bits alone.
+  if _tag(image, tiff.PHOTOMETRIC_INTERPRETATION, 1) == 0:
+    values = 255 - values
+  return Image.fromarray(values).convert("RGB")
+
+
+def _scaled(image: Image.Image) -> np.ndarray:
+  """Grey of 12 or 16 bits, rounded to the nearest of 256 levels."""
+  bits, *_ = _tag(image, tiff.BITSPERSAMPLE, (16,))
+  white = 2**bits - 1
+  values = np.asarray(image).astype(np.int32)
+  return ((255 * values + white // 2) // white).astype(np.uint8)
+
+
+def _tag(image: Image.Image, number: int, default: Any) -> Any:
+  """What a TIFF says of itself; the default for other pictures."""
+  if not isinstance(image, tiff.TiffImageFile):
+    return default
+  return image.tag_v2.get(number, default)
 
 
 def _grey_levels(image: Image.Image) -> np.ndarray:
@@ -207,94 +251,3 @@ def _grey_levels(image: Image.Image) -> np.ndarray:
       "Save it with 8 or 16 bits"
     )
   return np.rint(values).astype(np.uint8)
-
-
-def _limit() -> float:
-  """The most pixels that Pillow opens, after the user's limit is set."""
-  if asked := os.environ.get(MOST_PIXELS):
-    if not asked.isdecimal() or not int(asked):
-      raise Undecodable(
-        f"{MOST_PIXELS}={asked!r} must be a number of pixels above 0; mend or "
-        "unset it"
-      )
-    # Pillow warns above its limit, and refuses above twice of it.
-    Image.MAX_IMAGE_PIXELS = -(-int(asked) // 2)
-  most = Image.MAX_IMAGE_PIXELS
-  return np.inf if most is None else 2 * most
-
-
-def _plain_jpeg(encoded: bytes, exif: bool) -> bool:
-  frame, orientations = b"", b""
-  for marker, content in _segments(encoded):
-    # Baseline, extended and progressive frames; the others are rare.
-    if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-      if frame or marker > 0xC2:
-        return False
-      frame = content
-    elif marker == 0xE1 and exif:
-      if content.startswith(_EXIF) and not orientations:
-        orientations = content
-      elif content.startswith(_EXIF) or _XMP_ORIENTATION in content:
-        return False
-  bits, height, width, channels = (
-    frame[0],
-    *(int.from_bytes(frame[at : at + 2], "big") for at in (1, 3)),
-    frame[5],
-  )
-  return (
-    bits == 8
-    and channels in (1, 3)
-    and 0 < height * width <= _limit()
-    and (not orientations or _orientation(orientations) == 1)
-  )
-
-
-def _segments(encoded: bytes) -> list[tuple[int, bytes]]:
-  """Markers of a JPEG before its pixels, each with its content."""
-  found: list[tuple[int, bytes]] = []
-  at = 2
-  while True:
-    if encoded[at] != 0xFF:
-      raise ValueError("not a marker")
-    marker = encoded[at + 1]
-    if marker == 0xFF:  # padding
-      at += 1
-      continue
-    if marker == 0xDA:
-      return found
-    length = int.from_bytes(encoded[at + 2 : at + 4], "big")
-    found.append((marker, encoded[at + 4 : at + 2 + length]))
-    at += 2 + length
-
-
-def _orientation(content: bytes) -> int:
-  """The orientation in the EXIF data of a JPEG; 1 if there is none."""
-  tiff = content[len(_EXIF) :]
-  order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
-
-  def number(at: int, size: int) -> int:
-    if at + size > len(tiff):
-      raise ValueError("damaged EXIF")
-    return int.from_bytes(tiff[at : at + size], order)
-
-  first = number(4, 4)
-  for entry in range(number(first, 2)):
-    at = first + 2 + 12 * entry
-    if number(at, 2) == ExifTags.Base.Orientation:
-      return number(at + 8, 2)
-  return 1
-
-
-def _plain_png(encoded: bytes) -> bool:
-  width, height = (
-    int.from_bytes(encoded[at : at + 4], "big") for at in (16, 20)
-  )
-  bits, colours = encoded[24], encoded[25]
-  return (
-    encoded[12:16] == b"IHDR"
-    and bits == 8
-    # Grey and RGB, without a palette or an alpha channel.
-    and colours in (0, 2)
-    and 0 < height * width <= _limit()
-    and not _PNG_EXTRAS.search(encoded)
-  )

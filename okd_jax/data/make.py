@@ -7,7 +7,7 @@ from typing import Any
 from jax.sharding import Mesh
 import numpy as np
 
-from okd_jax.data import order
+from okd_jax.data import checks, order
 from okd_jax.data.config import check, Config, FOLDER
 from okd_jax.data.sources.source import Batching, divide, Source
 from okd_jax.errors import ConfigError
@@ -93,6 +93,7 @@ def division(
 
   Raises:
     ConfigError: if the configuration asks for more than the data have.
+    DataError: if a class has fewer than `per_class` training examples.
   """
   num_train, num_validation = len(data.train.labels), data.num_validation
   if num_validation and config.validation:
@@ -117,6 +118,9 @@ def division(
       f"example of {len(lost)} class(es): {names}; hold out less, use more "
       "examples, or add some to these classes."
     )
+  if config.per_class:
+    names = data.info.class_names
+    checks.check_draws(config.name, left, names, config.per_class)
   if num_validation:
     positions["validation"] = np.arange(train, num_train, dtype=np.int32)
   positions["test"] = np.arange(data.info.num_test, dtype=np.int32)

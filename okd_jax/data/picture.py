@@ -24,7 +24,7 @@ def read(file: Path, *, exif: bool) -> np.ndarray:
 
 
 def resized(file: Path, card: Mapping[str, Any]) -> np.ndarray:
-  """Reads a picture as float32 [H, W, c] in [0, 1], as a card requires it.
+  """Reads a picture as uint8 [H, W, c], as a card requires it.
 
   Raises:
     DataError: if it cannot be decoded.
@@ -32,11 +32,10 @@ def resized(file: Path, card: Mapping[str, Any]) -> np.ndarray:
   height, width, channels = card["image_shape"]
   mode = "L" if channels == 1 else "RGB"
   take = images.center if card["resized_crop"] else images.whole
-  pixels = _decoded(
+  return _decoded(
     file,
     lambda content: take(content, mode, (height, width), exif=card["exif"]),
   )
-  return pixels.astype(np.float32) / 255
 
 
 def _decoded(file: Path, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:

@@ -18,7 +18,10 @@ def cores() -> int:
 
 
 def in_threads(
-  function: Callable[[T], R], items: Iterable[T], ahead: int
+  function: Callable[[T], R],
+  items: Iterable[T],
+  ahead: int,
+  size: Callable[[T], int] = lambda item: 1,
 ) -> Iterator[R]:
   """Calls a function for each item, with one thread per core.
 
@@ -27,18 +30,24 @@ def in_threads(
       error, the error is raised when the result is due.
     items: its arguments; each is read only when its call is due.
     ahead: how many results are computed before they are requested.
+    size: function that says as how many results that of an item counts.
 
   Yields:
     The results, in the order of the items.
   """
-  waiting: collections.deque[futures.Future[R]] = collections.deque()
+  waiting: collections.deque[tuple[futures.Future[R], int]]
+  waiting, held = collections.deque(), 0
   pool = futures.ThreadPoolExecutor(cores())
   try:
     for item in items:
-      waiting.append(pool.submit(function, item))
-      if len(waiting) > ahead:
-        yield waiting.popleft().result()
+      count = size(item)
+      waiting.append((pool.submit(function, item), count))
+      held += count
+      while held > ahead:
+        due, count = waiting.popleft()
+        held -= count
+        yield due.result()
     while waiting:
-      yield waiting.popleft().result()
+      yield waiting.popleft()[0].result()
   finally:
     pool.shutdown(cancel_futures=True)

@@ -25,7 +25,7 @@ class Question:
 
   Attributes:
     file: of the picture.
-    views: float32 [N, H, W, c] in [0, 1], what the network looks at.
+    views: uint8 [N, H, W, c], what the network looks at.
     about: what the answer has to know of them.
   """
 
@@ -47,6 +47,15 @@ class Asking(abc.ABC):
   def __init__(self, card: Mapping[str, Any]):
     self.card = card
 
+  def num_views(self, file: Path) -> int:
+    """How many views the question about a picture has, told before it is read.
+
+    Raises:
+      DataError: if it cannot be asked about.
+    """
+    del file
+    return 1
+
   @abc.abstractmethod
   def question(self, file: Path, number: int) -> Question:
     """Prepares a picture; called by several threads at once.
@@ -59,13 +68,22 @@ class Asking(abc.ABC):
       DataError: if it cannot be asked about; the others still are.
     """
 
+  def inputs(self, views: np.ndarray) -> np.ndarray:
+    """What the network gets of N views.
+
+    Returns:
+      float32 [M, H, W, c] in [0, 1], equally many of each view, one view after
+      another.
+    """
+    return views.astype(np.float32) / 255
+
   @abc.abstractmethod
   def answer(self, question: Question, logits: np.ndarray) -> Any:
     """What the network says about a picture, for people, as JSON values.
 
     Args:
       question: about it.
-      logits: of its views, [N, *out].
+      logits: of the inputs that its views make, [M, *out].
     """
 
   @abc.abstractmethod

@@ -53,6 +53,9 @@ class Asking(asking.Asking):
     self._known = KeypointInfo.of_json(card["keypoints"])
     self._boxes = None if boxes is None else found.ByPicture(boxes)
 
+  def num_views(self, file):
+    return 1 if self._boxes is None else len(self._boxes.of(file))
+
   def question(self, file, number):
     picture = self._picture(file)
     size = picture.shape[1], picture.shape[0]
@@ -66,11 +69,14 @@ class Asking(asking.Asking):
     for crop in crops:
       # Exactly the pixels that an evaluation looks at.
       wide = pictures.crop(picture, crop.center, crop.scale, self._size, margin)
-      view = wide[down : down + height, across : across + width]
-      views += [view, view[:, ::-1]] if self.card["flip"] else [view]
-    return asking.Question(
-      file, np.stack(views).astype(np.float32) / 255, crops
-    )
+      views.append(wide[down : down + height, across : across + width])
+    return asking.Question(file, np.stack(views), crops)
+
+  def inputs(self, views):
+    if self.card["flip"]:
+      both = np.stack([views, views[:, :, ::-1]], axis=1)
+      views = both.reshape(-1, *views.shape[1:])
+    return super().inputs(views)
 
   def answer(self, question, logits):
     crops: list[_Crop] = question.about

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
-import itertools
 from typing import Any
 
 import jax
@@ -27,7 +26,7 @@ class Network:
   Attributes:
     asking: prepares images for the network and reads its logits, as its task
       defines it.
-    apply: function from views, float32 [N, H, W, c] in [0, 1], to logits
+    apply: function from inputs, float32 [N, H, W, c] in [0, 1], to logits
       [N, *out].
   """
 
@@ -89,7 +88,7 @@ def open_network(
   asking = tasks.load(card["task"]).asking(card, top=top, boxes=boxes)
   logits_of = jax.jit(apply)
   variables = jax.device_put(variables)
-  return Network(asking, lambda views: logits_of(variables, views))
+  return Network(asking, lambda inputs: logits_of(variables, inputs))
 
 
 def ask(
@@ -114,8 +113,9 @@ def ask(
     lambda numbered: _try(asking, *numbered),
     enumerate(files, 1),
     ahead=2 * _BATCH_SIZE,
+    size=lambda numbered: _num_views(asking, numbered[1]),
   )
-  while part := list(itertools.islice(tried, _BATCH_SIZE)):
+  for part in _parts(tried):
     questions = [asked for asked in part if isinstance(asked, Question)]
     for network, found in zip(networks, results, strict=True):
       answers = _answers(network, questions)
@@ -155,18 +155,34 @@ def find(paths: Iterable[Path]) -> list[Path]:
   return files
 
 
+def _parts(tried: Iterable[Question | str]) -> Iterator[list[Question | str]]:
+  """Parts with enough views for a batch."""
+  part: list[Question | str] = []
+  count = 0
+  for asked in tried:
+    part.append(asked)
+    count += len(asked.views) if isinstance(asked, Question) else 1
+    if count >= _BATCH_SIZE:
+      yield part
+      part, count = [], 0
+  if part:
+    yield part
+
+
 def _answers(network: Network, questions: Sequence[Question]) -> Iterator[Any]:
   if not questions:
     return
   views = np.concatenate([question.views for question in questions])
+  inputs_each = len(network.asking.inputs(views[:1]))
+  count = _BATCH_SIZE // inputs_each
   logits = np.concatenate(
     [
-      _logits(network, views[start : start + _BATCH_SIZE])
-      for start in range(0, len(views), _BATCH_SIZE)
+      _logits(network, views[start : start + count])
+      for start in range(0, len(views), count)
     ]
   )
   ends = np.cumsum([len(question.views) for question in questions])
-  parts = np.split(logits, ends[:-1])
+  parts = np.split(logits, ends[:-1] * inputs_each)
   for question, part in zip(questions, parts, strict=True):
     yield network.asking.answer(question, part)
 
@@ -175,8 +191,16 @@ def _logits(network: Network, views: np.ndarray) -> np.ndarray:
   # Padded to a power of two, as a program is compiled for every size.
   size = 1 << (len(views) - 1).bit_length()
   missing = np.zeros((size - len(views), *views.shape[1:]), views.dtype)
-  filled = np.concatenate([views, missing])
-  return np.asarray(network.apply(filled))[: len(views)]
+  inputs = network.asking.inputs(np.concatenate([views, missing]))
+  used = len(inputs) * len(views) // size
+  return np.asarray(network.apply(inputs))[:used]
+
+
+def _num_views(asking: Asking, file: Path) -> int:
+  try:
+    return asking.num_views(file)
+  except DataError:  # `_try` says why
+    return 1
 
 
 def _try(asking: Asking, number: int, file: Path) -> Question | str:

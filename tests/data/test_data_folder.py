@@ -10,7 +10,7 @@ from PIL import Image
 import pytest
 
 from okd_jax import data
-from okd_jax.data.formats import finder, folder
+from okd_jax.data.formats import finder, folder, walk
 from okd_jax.errors import ConfigError, DataError
 
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
@@ -317,6 +317,18 @@ def test_links_to_themselves_and_to_nothing(tmp_path):
   for source in ("memory", "stream"):
     with pytest.raises(DataError, match="red/lo(op|st).png cannot be"):
       make(tmp_path, source)
+
+
+def test_links_to_folders_around_them_are_named(tmp_path):
+  """Among the classes and in one; they were passed over in silence."""
+  write_classes(tmp_path, 2)
+  links = (tmp_path / "blue_too", tmp_path / "red" / "up")
+  links[0].symlink_to(tmp_path)
+  links[1].symlink_to("..")
+  found = finder.find(str(tmp_path))
+  assert found.left_out == {walk.LOOP: links}
+  assert any("(blue_too, red/up)" in note for note in found.notes)
+  assert sorted(found.class_names) == ["blue", "green", "red"]
 
 
 @pytest.mark.checklist("H1")

@@ -9,7 +9,7 @@ from PIL import Image
 import pytest
 
 from okd_jax import data
-from okd_jax.data import crops, images, picture
+from okd_jax.data import crops, headers, images, picture
 from okd_jax.data.formats import folder
 from okd_jax.errors import DataError
 
@@ -66,7 +66,7 @@ def test_a_reading_is_pillows(content, expected):
 
 
 def test_both_decoders_are_at_work():
-  fast = {name for name, content, _ in EVERY if images.is_plain(content)}
+  fast = {name for name, content, _ in EVERY if headers.is_plain(content)}
   assert fast == {
     *("L.png", "RGB.png", "L.jpg", "RGB.jpg", "YCbCr.jpg", "turned1.jpg"),
     *("sampled0.jpg", "sampled1.jpg", "sampled2.jpg"),
@@ -102,7 +102,7 @@ def test_predict_sees_the_same(root, resized_crop):
   card = {"image_shape": (SIDE, SIDE, 3), "resized_crop": resized_crop}
   card["exif"] = True
   for name, _, rgb in EVERY:
-    found = picture.resized(root / "test" / "all" / name, card) * 255
+    found = picture.resized(root / "test" / "all" / name, card)
     expected = center(rgb, SIDE) if resized_crop else resized(rgb, (SIDE, SIDE))
     assert off_by(found, expected) <= 1, name
 
@@ -118,16 +118,33 @@ def test_runs_that_began_without_exif_go_on_so():
   content = pictures.write(pictures.colours(), "JPEG", exif=pictures.turned(6))
   as_stored = np.asarray(Image.open(io.BytesIO(content))).astype(float)
   assert off_by(images.decode(content, exif=False), as_stored) == 0
-  assert images.is_plain(content, exif=False)
+  assert headers.is_plain(content, exif=False)
   ours = crops.center_crop(crops.prepare(content, exif=False), SIDE).numpy()
   assert off_by(ours, center(as_stored, SIDE)) <= 1
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_tiffs_are_as_stored_without_exif(orientation, compression):
+  """Pillow turns them itself."""
+  shorts = Image.fromarray(pictures.shorts())
+  for image in (pictures.colours(), shorts):
+    plain = pictures.write(image, "TIFF", compression=compression)
+    turned = pictures.write(
+      image,
+      "TIFF",
+      compression=compression,
+      exif=pictures.turned(orientation),
+    )
+    found = images.decode(turned, exif=False)
+    assert off_by(found, images.decode(plain).astype(float)) == 0
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_damaged_exif_says_nothing():
   exif = pictures.turned(6).tobytes()[:-9]
   content = pictures.write(pictures.colours(), "JPEG", exif=exif)
-  assert not images.is_plain(content)
+  assert not headers.is_plain(content)
   without = images.decode(pictures.write(pictures.colours(), "JPEG"))
   assert off_by(images.decode(content), without) == 0
 
@@ -165,7 +182,7 @@ def limit(monkeypatch):
 def test_very_large_pictures_are_refused_with_the_limit(limit, name):
   (content,) = (content for n, content, _ in EVERY if n == name)
   limit(200)
-  assert not images.is_plain(content)
+  assert not headers.is_plain(content)
   with pytest.raises(
     images.Undecodable, match="more pixels than 200,.*OKD_JAX_MAX_PIXELS"
   ):

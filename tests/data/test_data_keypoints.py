@@ -237,6 +237,18 @@ def test_the_file_that_is_named_is_trained_on(tmp_path):
     make(file.with_name("b.json"))
 
 
+def test_a_file_is_described_beside_its_folder(tmp_path):
+  folder = annotated.write(tmp_path, annotated.content(4), name="a.json")
+  file = folder / "annotations" / "a.json"
+  about = folder / description.FILE
+  about.write_text("flip_pairs: []\ntrain: annotations/a.json\n")
+  assert make(folder).info.of_keypoints.pairs == ()
+  assert make(file).info.of_keypoints == make(folder).info.of_keypoints
+  # What is beside the file comes first.
+  file.with_name(description.FILE).write_text("train: a.json\n")
+  assert make(file).info.of_keypoints.pairs == ((3, 4),)
+
+
 def test_a_path_that_is_not_there_is_refused(tmp_path):
   """Not read from the folder above it."""
   folder = annotated.write(tmp_path, annotated.content())
@@ -398,12 +410,21 @@ def test_boxes_away_from_their_joints_are_said(tmp_path):
   assert note.startswith("all.json: 1 figures have no labelled joint")
 
 
-def test_images_of_one_file_are_one_picture(tmp_path):
+@pytest.mark.parametrize(
+  ("names", "ids"),
+  [
+    (("1.png",) * 3, [1, 1, 1, 4]),
+    # From Windows.
+    (("s/1.png", "s\\1.png"), [1, 1, 3, 4]),
+  ],
+)
+def test_images_of_one_file_are_one_picture(tmp_path, names, ids):
   said = annotated.content(4)
-  for image in said["images"][1:3]:
-    image["file_name"] = "1.png"
+  for image, name in zip(said["images"], names, strict=False):
+    image["file_name"] = name
+  (tmp_path / "images" / "s").mkdir(parents=True)
   found, figures = figures_of(annotated.write(tmp_path, said))
-  assert sorted(f.image_id for f in figures) == [1, 1, 1, 4]
+  assert sorted(f.image_id for f in figures) == ids
   train, test = (
     {f.picture for f in found.splits[split]} for split in ("train", "test")
   )
@@ -543,6 +564,10 @@ def test_a_picture_must_be_left_to_train_on(tmp_path):
     ({"keypoints": {"width": 6}}, "keypoints.width=6"),
     ({"keypoints": {"boxes": "a.json"}}, "must be empty for keypoints:"),
     ({"keypoints": {"sigma": 0.0}}, "keypoints.sigma=0.0"),
+    (
+      {"keypoints": {"widht": 8}},
+      r"config\.data\.keypoints has no key 'widht'; did you mean 'width'\?",
+    ),
   ],
 )
 def test_wrong_settings_are_refused(tmp_path, changes, message):
@@ -686,6 +711,18 @@ def test_coco(coco2017):
   np.testing.assert_allclose(target.box[0], [10, 5, 19, 19])
   np.testing.assert_allclose(target.scale[0], 19 * 1.25 / 200, rtol=1e-6)
   np.testing.assert_allclose(target.box[2], [0, 2, 29, 27])
+
+
+def test_a_box_of_one_pixel_is_empty(coco2017):
+  """It had a crop of no size, and no figure had a mean pose."""
+  file = coco2017 / "annotations" / "person_keypoints_train2017.json"
+  said = json.loads(file.read_text())
+  said["annotations"][0]["bbox"] = [10, 5, 1, 1]
+  file.write_text(json.dumps(said))
+  source = coco_source(coco2017)
+  assert source.train_size == 2
+  assert np.isfinite(source.info.of_keypoints.mean_pose).all()
+  assert any("1 figures whose box is empty" in note for note in source.notes)
 
 
 DETECTED = {"image_id": 7, "category_id": 1, "bbox": [2, 3, 9, 8], "score": 0.3}
@@ -845,6 +882,17 @@ def test_the_command_refuses_what_training_would(
     __main__.main(["data", f"keypoints:{folder}", f"--config.{key}"])
   assert left.value.code == 2
   assert message in capsys.readouterr().err
+
+
+def test_the_command_refuses_too_many_figures(tmp_path, capsys, monkeypatch):
+  folder = annotated.write(tmp_path, annotated.content())
+  monkeypatch.setattr(tfds, "MAX_BYTES", 1000)
+  command = ["data", f"keypoints:{folder}"]
+  with pytest.raises(SystemExit) as left:
+    __main__.main(command)
+  assert left.value.code == 3
+  assert "config.data.source=stream" in capsys.readouterr().err
+  __main__.main([*command, "--config.data.source=stream"])
 
 
 @pytest.mark.long

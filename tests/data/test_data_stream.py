@@ -167,6 +167,32 @@ def test_evaluation_is_pillows_to_one_grey_level(kind, size):
   )
 
 
+@pytest.mark.parametrize("size", [(2, 901), (900, 3)])
+def test_only_the_middle_of_a_thin_picture_is_resized(monkeypatch, size):
+  """All of one took gigabytes, 256 or so times its longer side."""
+  rng = np.random.default_rng(0)
+  coarse = Image.fromarray(rng.integers(0, 256, (3, 3, 3), np.uint8))
+  picture = coarse.resize(size, Image.Resampling.BICUBIC)
+  buffer = io.BytesIO()
+  picture.save(buffer, "PNG")
+  content = buffer.getvalue()
+  expected = as_pillow(content, 64)
+  largest = []
+
+  def resize(image, shape, *args, **kwargs):
+    largest.append(max(shape))
+    return whole(image, shape, *args, **kwargs)
+
+  whole = Image.Image.resize
+  monkeypatch.setattr(Image.Image, "resize", resize)
+  ours = images.center(content, "RGB", (64, 64)).astype(int)
+  streamed = crops.center_crop(crops.prepare(content), 64).numpy().astype(int)
+  assert np.abs(streamed - ours).max() <= 1
+  # Half a pixel beside it.
+  assert np.abs(ours - expected).max() <= 4
+  assert largest and max(largest) <= 9 * 73
+
+
 def test_evaluation_shows_every_image_once(pictures):
   batches = [jax.device_get(b) for b in make(pictures).evaluation("test")]
   labels = np.concatenate([b.target[b.mask] for b in batches])

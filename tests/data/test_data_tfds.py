@@ -158,6 +158,28 @@ def test_any_other_name_with_images_of_one_size(tmp_path):
     np.testing.assert_array_equal(tested.image[tested.mask], np.stack(images))
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_transparency_of_a_copy_is_left_out(tmp_path, mode):
+  images, labels = animals(4, (10, 14))
+  pictures = [np.asarray(Image.fromarray(i).convert(mode)) for i in images]
+  write_copy(
+    tmp_path / "animals" / "1.0.0",
+    [encode(picture, "png") for picture in pictures],
+    labels,
+    shape=pictures[0].shape,
+    splits=("train", "validation"),
+  )
+  for source in ("memory", "tfds"):
+    made = make(tmp_path, source, "animals")
+    assert made.info.image_shape == (10, 14, 3)
+    (tested,) = [jax.device_get(b) for b in made.evaluation("test")]
+    expected = [
+      np.asarray(Image.fromarray(i).convert(mode).convert("RGB"))
+      for i in images
+    ]
+    np.testing.assert_array_equal(tested.image[tested.mask], expected)
+
+
 def test_any_other_name_with_images_of_many_sizes(tmp_path):
   images, labels = animals(12)
   write_copy(

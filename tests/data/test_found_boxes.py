@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import weakref
 
 import numpy as np
 from PIL import Image
@@ -11,12 +12,21 @@ import pytest
 from okd_jax.data.keypoints import found, info
 from okd_jax.errors import DataError
 from okd_jax.tasks import keypoint_answers
+from okd_jax.weights import predict
 
 DETECTION = {
   "image_id": 139,
   "category_id": 1,
   "bbox": [5.0, 6.0, 7.0, 8.5],
   "score": 0.9,
+}
+CARD = {
+  "image_shape": (16, 16, 3),
+  "exif": True,
+  "flip": False,
+  "keypoints": dataclasses.asdict(
+    info.KeypointInfo(pairs=(), bones=(), sigmas=(), torso=())
+  ),
 }
 
 
@@ -81,20 +91,40 @@ def test_a_box_outside_of_its_picture_is_not_asked_about(
   file = tmp_path / "a.png"
   Image.new("RGB", (40, 30)).save(file)
   detection = DETECTION | {"file_name": "a.png", "bbox": box}
-  card = {
-    "image_shape": (16, 16, 3),
-    "exif": True,
-    "flip": False,
-    "keypoints": dataclasses.asdict(
-      info.KeypointInfo(pairs=(), bones=(), sigmas=(), torso=())
-    ),
-  }
-  asking = keypoint_answers.Asking(card, written(tmp_path, [detection]))
+  asking = keypoint_answers.Asking(CARD, written(tmp_path, [detection]))
   if not outside:
     assert asking.question(file, 1).views.shape == (1, 16, 16, 3)
     return
   with pytest.raises(DataError, match=r"is 40 x 30, and its box .* outside"):
     asking.question(file, 1)
+
+
+def test_few_views_are_held_at_a_time(tmp_path):
+  """As bytes, without mirror images, and some batches' at most."""
+  boxes = [DETECTION | {"image_id": i} for i in range(40) for _ in range(20)]
+  files = [tmp_path / f"{i}.png" for i in range(40)]
+  for file in files:
+    Image.new("RGB", (40, 30)).save(file)
+  held, most = [], 0
+
+  class Asking(keypoint_answers.Asking):
+    def question(self, file, number):
+      asked = super().question(file, number)
+      assert asked.views.dtype == np.uint8 and len(asked.views) == 20
+      held.append(weakref.ref(asked.views))
+      return asked
+
+  def apply(inputs):
+    nonlocal most
+    assert len(inputs) <= 64 and inputs.dtype == np.float32
+    most = max(most, sum(views() is not None for views in held))
+    return np.zeros((len(inputs), 4, 4, 1), np.float32)
+
+  asking = Asking(CARD | {"flip": True}, written(tmp_path, boxes))
+  (results,) = predict.ask([predict.Network(asking, apply)], files)
+  assert [len(each["predictions"]) for each in results] == [20] * 40
+  # Four pictures make a batch, and seven are prepared ahead.
+  assert 4 <= most <= 4 + 7 + 1
 
 
 def test_empty_boxes_of_a_detector_are_left_out(tmp_path):

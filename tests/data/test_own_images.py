@@ -12,6 +12,7 @@ from sklearn import datasets
 
 from configs import okddip_digits
 from okd_jax import __main__, train
+from okd_jax.data.formats import tfds
 from okd_jax.errors import ConfigError, DataError
 from okd_jax.results import closer_page, report
 from okd_jax.runs import (
@@ -133,6 +134,40 @@ def test_data_tells_what_training_uses(pictures, tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
       command("data", tmp_path / "set", f"--config.{wrong}")
     assert left.value.code == ConfigError.exit_code
+
+
+def test_data_refuses_what_training_would(
+  pictures, tmp_path, capsys, monkeypatch
+):
+  def refused(*args):
+    with pytest.raises(SystemExit) as left:
+      command("data", *args)
+    assert left.value.code in (ConfigError.exit_code, DataError.exit_code)
+    return capsys.readouterr().err
+
+  flags = (pictures, "--config.data.image_size=16")
+  said = refused(*flags, "--config.data.per_class=41")
+  assert "3 class(es) have fewer than config.data.per_class=41" in said
+  # The tests take more, and what is trained on less.
+  monkeypatch.setattr(tfds, "MAX_BYTES", 40 * 16 * 16 * 3)
+  shutil.copytree(pictures / "train", tmp_path / "set" / "test")
+  for name in NAMES:
+    (tmp_path / "set" / "train" / name).mkdir(parents=True)
+    shutil.copy(
+      pictures / "train" / name / "1.png", tmp_path / "set" / "train" / name
+    )
+  said = refused(tmp_path / "set", "--config.data.image_size=16")
+  assert "config.data.source=stream" in said
+  copy = tmp_path / "digits" / "1.0.0"
+  copy.mkdir(parents=True)
+  (copy / "dataset_info.json").write_text("{}")
+  said = refused(
+    copy, "--config.data.per_class=2", "--config.augment.erase=0.1"
+  )
+  assert (
+    "--config.data.per_class, --config.augment.erase is for folders" in said
+  )
+  assert "--show is for" in refused(copy, f"--show={tmp_path / 'a.png'}")
 
 
 @pytest.mark.long

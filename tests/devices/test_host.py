@@ -36,3 +36,18 @@ def test_items_are_taken_little_ahead_and_errors_stay_in_place():
   with pytest.raises(ZeroDivisionError):
     next(results)
   assert len(taken) == 4 + 4
+
+
+def test_large_results_count_as_many():
+  taken = []
+
+  def items():
+    for item in (3, 9, 1, 1, 1, 1):
+      taken.append(item)
+      yield item
+
+  results = host.in_threads(str, items(), ahead=4, size=lambda item: item)
+  # No more is held while the largest is; it comes without one ahead.
+  assert next(results) == "3" and taken == [3, 9]
+  assert next(results) == "9" and taken == [3, 9]
+  assert list(results) == ["1"] * 4

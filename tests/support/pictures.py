@@ -66,6 +66,38 @@ def png_of_shorts(colour_type, channels):
   )
 
 
+def tiff(values, bits, *, white_is_zero):
+  """TIFF of 12 or 16 bits, of kinds which Pillow does not write."""
+  content = values.astype("<u2").tobytes()
+  if bits == 12:
+    first, second = values.reshape(-1, 2).astype(int).T
+    parts = first >> 4, (first & 15) << 4 | second >> 8, second & 255
+    content = np.stack(parts, 1).astype(np.uint8).tobytes()
+  width, height = SIZE
+  short, long = 3, 4
+  entries = [
+    (256, short, width),
+    (257, short, height),
+    (258, short, bits),
+    (259, short, 1),  # not compressed
+    (262, short, 0 if white_is_zero else 1),
+    (273, long, 8),  # where the only strip begins
+    (277, short, 1),
+    (278, short, height),
+    (279, long, len(content)),
+  ]
+  directory = b"".join(
+    struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries
+  )
+  return (
+    struct.pack("<2sHI", b"II", 42, 8 + len(content))
+    + content
+    + struct.pack("<H", len(entries))
+    + directory
+    + bytes(4)
+  )
+
+
 def _plain():
   """Content of files whose RGB is what Pillow converts them to."""
   rgb = colours()
@@ -149,6 +181,11 @@ def every():
   yield "short_big.tif", write(big, "TIFF"), scaled(values)
   content = write(little, "PNG", exif=turned(6))
   yield "short_turned.png", content, scaled(np.rot90(values, -1))
+  inverted = tiff(values, 16, white_is_zero=True)
+  yield "short_inverted.tif", inverted, 255 - scaled(values)
+  fewer = values // 16
+  content = tiff(fewer, 12, white_is_zero=False)
+  yield "twelve.tif", content, scaled(fewer * (65535 / 4095))
   levels = np.asarray(colours().convert("L"))
   expected = np.repeat(levels[..., None], 3, -1).astype(float)
   for mode in ("I", "F"):

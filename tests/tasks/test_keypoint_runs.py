@@ -189,10 +189,11 @@ def test_the_crop_of_a_whole_picture_holds_just_it(leader, tmp_path):
   task = tasks.load("keypoints")
   card = exported.read_card(leader)
   card["keypoints"]["category_id"] = 5
-  asked = task.asking(card).question(tmp_path / "a.png", 1)
+  asking = task.asking(card)
+  asked = asking.question(tmp_path / "a.png", 1)
   assert [crop.given.category_id for crop in asked.about] == [5]
-  views = np.rint(255 * asked.views)
-  np.testing.assert_array_equal(views, [picture, picture[:, ::-1]])
+  inputs = np.rint(255 * asking.inputs(asked.views))
+  np.testing.assert_array_equal(inputs, [picture, picture[:, ::-1]])
 
 
 @pytest.mark.long

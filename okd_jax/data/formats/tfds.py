@@ -74,7 +74,8 @@ class Copy:
     height, width, channels = self.image_shape
     if height is None or width is None:
       height = width = image_size
-    return height, width, channels or 3
+    # Those with transparency become RGB.
+    return height, width, 1 if channels == 1 else 3
 
   def buffer(self, split: str, image_size: int) -> np.ndarray:
     """Makes room for the decoded images of a split."""

@@ -24,6 +24,8 @@ _HEAD = 2**20
 HIDDEN = "hidden, or a system's own"
 FOREIGN = "no pictures"
 BROKEN = "links to nothing"
+LOOP = "links to a folder that they lie in"
+_REASONS = (HIDDEN, FOREIGN, BROKEN, LOOP)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +54,8 @@ def look(root: Path) -> Seen:
   """Looks at every name below a folder.
 
   Files with the ending of a picture's name count as pictures; the content of
-  others is checked. Hidden files, files of operating systems, pipes and broken
-  links are left out.
+  others is checked. Hidden files, files of operating systems, pipes, and links
+  to nothing or to a folder that they lie in are left out.
 
   Raises:
     DataError: naming a folder that cannot be read.
@@ -61,7 +63,7 @@ def look(root: Path) -> Seen:
   if not isinstance(root, pathlib.Path):
     return _look_in_bucket(root)
   folders: dict[str, int] = {}
-  found = Seen(root, [], {HIDDEN: [], FOREIGN: [], BROKEN: []}, folders)
+  found = Seen(root, [], {why: [] for why in _REASONS}, folders)
   for name, why in _walk(str(root), "", frozenset(), folders):
     (found.left_out[why] if why else found.names).append(name)
   return found
@@ -76,9 +78,7 @@ def below(
     The pictures, as `look` finds them, and what is left out, by reason.
   """
   pictures: list[pathlib.Path] = []
-  left_out: dict[str, list[pathlib.Path]] = {
-    why: [] for why in (HIDDEN, FOREIGN, BROKEN)
-  }
+  left_out: dict[str, list[pathlib.Path]] = {why: [] for why in _REASONS}
   for path in paths:
     found = look(path)
     pictures += [path / name for name in found.names]
@@ -97,9 +97,7 @@ def _walk(
 ) -> Iterator[tuple[str, str | None]]:
   """Every file of a folder in the root, and why it is left out, if it is."""
   folder = f"{root}/{inside}" if inside else root
-  here = os.path.realpath(folder)
-  if here in parents:  # a link to a folder that it lies in
-    return
+  within = parents | {os.path.realpath(folder)}
   try:
     # Before it is listed: what comes later has to show.
     folders[inside] = os.stat(folder).st_mtime_ns
@@ -118,7 +116,10 @@ def _walk(
     if is_hidden(entry.name):
       yield name, HIDDEN
     elif not is_broken and entry.is_dir():
-      yield from _walk(root, name, parents | {here}, folders)
+      if entry.is_symlink() and os.path.realpath(entry.path) in within:
+        yield name, LOOP
+      else:
+        yield from _walk(root, name, within, folders)
     elif not is_broken and not entry.is_file():  # reading a pipe never ends
       yield name, FOREIGN
     elif _ends_like_one(name):
@@ -159,7 +160,7 @@ def _look_in_bucket(root: Path) -> Seen:
       foreign.append(name)
   others = set(foreign)
   names = [name for name in names if name not in others]
-  left_out = {HIDDEN: list(hidden), FOREIGN: foreign, BROKEN: []}
+  left_out = {HIDDEN: list(hidden), FOREIGN: foreign}
   return Seen(root, names, left_out, folders, sizes)
 
 

@@ -207,7 +207,9 @@ class _Reader:
       raise self._wrong(entry, f"bbox {given} must be x, y, width, height")
     if self._official:
       known = entries.number(entry, "area")
-      return boxes.clean_box(box, size) if known else None
+      cleaned = boxes.clean_box(box, size) if known else None
+      # One of a single pixel has no extent, and no crop around it.
+      return None if cleaned is None or not cleaned[2:].any() else cleaned
     # Tools write an empty box where nobody drew one.
     if not box[2:].any() and not (box := own)[2:].any():
       return None
@@ -254,14 +256,14 @@ class _Reader:
     return int(size[0]), int(size[1])
 
   def _picture(self, image) -> Path:
-    # Exports from Windows, and names with folders that were not kept.
-    name = str(image.get("file_name", "")).replace("\\", "/")
+    name = entries.slashed(image.get("file_name", ""))
     beside = self._path.parent
     folders = (
       [self._pictures]
       if self._pictures
       else [beside, beside / "images", beside.parent / "images", beside.parent]
     )
+    # Folders in names are not always kept.
     for tried in (name, pathlib.PurePosixPath(name).name):
       for folder in folders:
         if tried and self._look.has(place := folder / tried):

@@ -43,9 +43,14 @@ def numbers(images: Mapping[Any, Any]) -> dict[Any, int]:
   """
   by_name: dict[str, int] = {}
   return {
-    key: by_name.setdefault(str(image.get("file_name", key)), place)
+    key: by_name.setdefault(slashed(image.get("file_name", key)), place)
     for place, (key, image) in enumerate(images.items(), 1)
   }
+
+
+def slashed(name: Any) -> str:
+  """The name of a picture with "/", as exports from Windows have "\\"."""
+  return str(name).replace("\\", "/")
 
 
 def number(entry: Mapping[str, Any], key: str) -> float:

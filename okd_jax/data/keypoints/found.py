@@ -116,7 +116,7 @@ def _named(path: pathlib.Path) -> Iterator[tuple[str, Found]]:
     for i, entry in enumerate(content):
       figure = _found(path, i, entry, None)
       if figure.box[2:].any():
-        yield _slashed(entry.get("file_name") or figure.image_id), figure
+        yield entries.slashed(entry.get("file_name") or figure.image_id), figure
     return
   try:
     images = {image["id"]: image for image in content["images"]}
@@ -130,7 +130,7 @@ def _named(path: pathlib.Path) -> Iterator[tuple[str, Found]]:
   for i, entry in enumerate(annotations):
     figure = _found(path, i, entry, images)
     if figure.box[2:].any():
-      yield _slashed(names[figure.image_id]), figure
+      yield entries.slashed(names[figure.image_id]), figure
 
 
 def _load(path: pathlib.Path) -> Any:
@@ -197,8 +197,3 @@ def _box(entry: Any, *, optional: bool) -> np.ndarray:
   if given is None and not optional:
     raise ValueError("neither 'bbox' nor 'keypoints'")
   return box
-
-
-def _slashed(name: Any) -> str:
-  # Exports from Windows.
-  return str(name).replace("\\", "/")

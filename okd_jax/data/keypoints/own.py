@@ -70,8 +70,8 @@ def read(path: str, aspect: float, test_fraction: float) -> Set:
       f"{given} is not there; a folder with annotations and pictures, or a "
       "file of annotations, was expected. Correct config.data.name."
     )
-  folder = given if is_folder else given.parent
   look = files.Look()
+  folder = given if is_folder else _folder_of(given, look)
   said = description.read(folder / description.FILE, look)
   pictures = folder / said["images"] if "images" in said else None
   annotations = _files(given, folder, said, look)
@@ -113,6 +113,15 @@ def read(path: str, aspect: float, test_fraction: float) -> Set:
     flip=bool(info.pairs) or "flip_pairs" in said,
     files=_described(folder, list(annotations.values()), splits, look),
   )
+
+
+def _folder_of(file: Path, look: files.Look) -> Path:
+  """The folder that a file of annotations belongs to."""
+  beside, above = file.parent, file.parent.parent
+  described = [look.has(f / description.FILE) for f in (beside, above)]
+  if beside.name == "annotations" and described == [False, True]:
+    return above
+  return beside
 
 
 def _of_tests(

@@ -236,11 +236,20 @@ def _mean_pose(joints: Joints) -> tuple[tuple[float, float], ...]:
   return tuple((float(x), float(y)) for x, y in mean)
 
 
-def _windows(listed: Files, info: DataInfo) -> np.ndarray:
+def room(listed: Files, info: DataInfo) -> np.ndarray:
+  """Makes room in memory for the windows of a split.
+
+  Raises:
+    DataError: if they are too many.
+  """
   height, width = info.image_shape[:2]
   across, down = info.of_keypoints.margin
   shape = (len(listed.figures), height + 2 * down, width + 2 * across, 3)
-  pixels = prepared.allocate(info.name, shape)
+  return prepared.allocate(info.name, shape)
+
+
+def _windows(listed: Files, info: DataInfo) -> np.ndarray:
+  pixels = room(listed, info)
   cut = functools.partial(windows, info=info)
   row = 0
   for part in host.in_threads(cut, _parts(listed.figures), _AHEAD):

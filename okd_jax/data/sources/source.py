@@ -199,15 +199,6 @@ class Source(abc.ABC):
     """Positions of the training examples of each class."""
     rows = self.positions["train"]
     sizes = np.bincount(self._labels[rows], minlength=self.info.num_classes)
-    lacking = np.flatnonzero(sizes < self._per_class)
-    if len(lacking):
-      few = lacking[0]
-      raise DataError(
-        f"{self.info.name}/train has {sizes[few]} image(s) of class "
-        f"'{self.info.class_names[few]}' to train on, and {len(lacking)} "
-        f"class(es) have fewer than config.data.per_class={self._per_class}; "
-        "add images or train on more of them, or set config.data.per_class=0."
-      )
     by_class = rows[np.argsort(self._labels[rows], kind="stable")]
     return np.split(by_class, np.cumsum(sizes)[:-1])
 

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from okd_jax import core
-from okd_jax.data import crops, images
+from okd_jax.data import crops, headers, images
 from okd_jax.data.formats import prepare
 from okd_jax.data.formats.listing import Listing
 from okd_jax.data.formats.stored import Files
@@ -194,7 +194,7 @@ def _plain(
     [
       content
       # What could not be read fails again at its place in the order.
-      if isinstance(content, bytes) and images.is_plain(content, exif=exif)
+      if isinstance(content, bytes) and headers.is_plain(content, exif=exif)
       else b""
       for content in contents
     ],
