@@ -104,11 +104,11 @@ def test_what_has_changed_is_told(root, run, change, words):
 def test_a_run_without_a_checkpoint_may_begin_with_other_data(root, run):
   config = folder_recipe.configured(root)
   (root / "dog" / "3.bmp").unlink()
-  train._open(config, run, config.teacher)
+  train._open(config, run, config.teacher, None)
   (run / "checkpoints").mkdir()
   (run / "checkpoints" / "1.manifest.json").touch()
   with pytest.raises(DataError, match="1 removed .dog/3.bmp"):
-    train._open(config, run, config.teacher)
+    train._open(config, run, config.teacher, None)
 
 
 def test_a_stream_compares_names_and_sizes(root, tmp_path):
@@ -143,7 +143,7 @@ def test_another_order_of_examples_is_refused(tmp_path, monkeypatch):
   workdir = begin(config, tmp_path / "run")
   (workdir / "checkpoints").mkdir()
   (workdir / "checkpoints" / "1.manifest.json").touch()
-  train._open(config, workdir, config.teacher)
+  train._open(config, workdir, config.teacher, None)
   found = publisher.digits()
   turned = Split(found.train.images[::-1], found.train.labels[::-1])
   other = dataclasses.replace(found, train=turned)
@@ -151,11 +151,11 @@ def test_another_order_of_examples_is_refused(tmp_path, monkeypatch):
   # The test examples are the same.
   run_lib.require_same_data(workdir, build.source(config))
   with pytest.raises(DataError, match="training examples are in another order"):
-    train._open(config, workdir, config.teacher)
+    train._open(config, workdir, config.teacher, None)
   about = json.loads((workdir / "data.json").read_text())
   del about["labels_sum"]  # as in runs of earlier releases
   (workdir / "data.json").write_text(json.dumps(about))
-  train._open(config, workdir, config.teacher)
+  train._open(config, workdir, config.teacher, None)
 
 
 def test_runs_of_earlier_releases_have_no_list(root, run):

@@ -78,12 +78,14 @@ def test_finished_seeds_are_left_alone_and_more_are_added(
   monkeypatch.setattr(
     seeds.train_lib,
     "train",
-    lambda config, path, *_: asked.append((config.seed, path.name)),
+    lambda config, path, *_, like: asked.append(
+      (config.seed, path.name, like.name)
+    ),
   )
   again = seeds.train(configured(), trained[0])
   assert again == trained[1] and not asked
   seeds.train(configured(num_seeds=3), trained[0])
-  assert asked == [(5, "seed5")]
+  assert asked == [(5, "seed5", "seed3")]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ def test_seeds_that_are_out_of_step_go_on(tmp_path):
 def test_a_signal_between_two_seeds_is_heard(tmp_path, monkeypatch):
   trained = []
 
-  def train_one(config, path, began, stop):
+  def train_one(config, path, began, stop, like):
     trained.append(path.name)
     signal.raise_signal(signal.SIGTERM)
     while not stop.requested:  # heard by a thread
