@@ -32,7 +32,15 @@ def method(name: str, **hyperparameters: Any) -> ConfigDict:
     ConfigError: if the name or a hyperparameter is unknown.
   """
   methods.require_known(name, hyperparameters)
-  return ConfigDict({"name": name, **methods.options(name), **hyperparameters})
+  standard = methods.options(name)
+  # A command line reads a number as the recipe's type: 4 would refuse 4.5.
+  given = {
+    key: float(value)
+    if type(value) is int and isinstance(standard[key], float)
+    else value
+    for key, value in hyperparameters.items()
+  }
+  return ConfigDict({"name": name, **standard, **given})
 
 
 def freeze(config: RunConfig | ConfigDict | Mapping[str, Any]) -> RunConfig:

@@ -225,6 +225,12 @@ def test_an_equal_number_of_another_type_is_the_same_run():
   assert config_lib.digest(kept) == config_lib.digest(begun)
 
 
+def test_a_whole_number_in_a_recipe_takes_a_fraction_on_a_command_line():
+  section = common.method("okddip", temperature=4)
+  assert repr(section.temperature) == "4.0"
+  assert repr(common.method("switokd", num_teachers=2).num_teachers) == "2"
+
+
 def test_a_setting_added_later_changes_no_hash():
   @dataclasses.dataclass(frozen=True)
   class Later(RunConfig):
