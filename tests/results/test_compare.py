@@ -16,7 +16,6 @@ from cells import pretend, small
 from configs import compare_digits
 from okd_jax import __main__, backbones, compare, methods, train
 from okd_jax.cli import common as cli
-from okd_jax.data.info import DataInfo
 from okd_jax.data.keypoints.info import KeypointInfo
 from okd_jax.errors import (
   ConfigError,
@@ -470,30 +469,19 @@ def test_rows_that_have_not_begun_have_the_measure_of_their_data(tmp_path):
 
 
 def keypoint_info(**of_keypoints):
-  return DataInfo(
-    name="toy",
-    num_classes=1,
-    image_shape=(64, 48, 3),
-    mean=(0.5, 0.5, 0.5),
-    std=(0.25, 0.25, 0.25),
-    pad=0,
-    flip=True,
-    num_train=8,
-    num_test=8,
-    class_names=("nose",),
-    task="keypoints",
-    keypoints=KeypointInfo(
-      pairs=(),
-      bones=(),
-      sigmas=(0.1,),
-      mean_pose=((8.0, 8.0),),
-      margin=(1, 1),
-      scale=0.2,
-      rotation=30.0,
-      sigma=1.0,
-      **of_keypoints,
-    ),
+  known = KeypointInfo(
+    pairs=(),
+    bones=(),
+    sigmas=(0.1,),
+    mean_pose=((8.0, 8.0),),
+    margin=(1, 1),
+    scale=0.2,
+    rotation=30.0,
+    sigma=1.0,
+    **of_keypoints,
   )
+  changes = {"class_names": ("nose",), "num_classes": 1, "keypoints": known}
+  return dataclasses.replace(toys.INFO, task="keypoints", **changes)
 
 
 def test_tables_say_what_stands_beside_what(known):
