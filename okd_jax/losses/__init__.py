@@ -18,7 +18,8 @@ the mask's mean:
 The masked examples' terms must be finite, so give them some valid label. To
 functions that treat the batch as a whole (`mcl`, `supervised_nce`, `mcl_okd`,
 `mcl_okd_of_scores`, `switokd`, `switokd_gap`, `switokd_group`,
-`feature_aggregation`, `kdcl_general_weights`), give arrays without them.
+`feature_aggregation`, `kdcl_general_weights`, and `kdcl_linear_target` of scope
+"batch"), give arrays without them.
 
 `labels` are class indices, integer [B], or probabilities, float [B, C]; one-hot
 probabilities give the same result as indices. `mcl` and `supervised_nce` take

@@ -14,6 +14,7 @@ from okd_jax.losses._inputs import (
   check_peers,
   check_temperature,
   check_weights,
+  refuse,
   Scalar,
   weighted,
 )
@@ -113,11 +114,14 @@ def _constants(function: str, logits: Any, labels: Any) -> tuple[Array, Array]:
   return jax.lax.stop_gradient(logits), jax.lax.stop_gradient(labels)
 
 
-def kdcl_linear_target(logits: Array, labels: Array) -> Array:
-  r"""For every example, the convex combination of lowest cross-entropy.
+def kdcl_linear_target(
+  logits: Array, labels: Array, *, scope: str = "sample"
+) -> Array:
+  r"""The convex combination of the peers' logits of lowest cross-entropy.
 
   Solves :math:`\min_\alpha \mathrm{CE}(\sum_i \alpha_i z_i, y)` over the
-  simplex. In float64 the result is exact to about 1e-9, in float32 to about
+  simplex, for every example by itself or for the mean over the batch. In
+  float64 the weights of an example are exact to about 1e-9, in float32 to about
   1e-5 of the spread of the logits. Labels that are probabilities must sum to
   one here, and give the cross-entropy with them. A class that a peer masks is
   left out, and is masked in the target.
@@ -125,13 +129,15 @@ def kdcl_linear_target(logits: Array, labels: Array) -> Array:
   Args:
     logits: float [P, B, C].
     labels: class indices, integer [B], or probabilities, float [B, C].
+    scope: what has weights of its own: every "sample", or the whole "batch".
 
   Returns:
-    [B, C] without gradient; nan for an index out of range.
+    [B, C] without gradient; nan for an index out of range, and everywhere if
+    the batch has common weights.
 
   Raises:
     AssertionError: if the shapes do not match or a dtype is wrong.
-    ValueError: if there is no peer.
+    ValueError: if there is no peer, and for an unknown `scope`.
 
   References:
     Guo et al., "Online Knowledge Distillation via Collaborative Learning",
@@ -142,9 +148,13 @@ def kdcl_linear_target(logits: Array, labels: Array) -> Array:
   >>> [f"{value:.3f}" for value in target[0]]
   ['0.000', '1.500', '1.500']
   """
+  if scope not in ("sample", "batch"):
+    refuse("kdcl_linear_target", "scope", "'sample' or 'batch'", f"{scope!r}")
   logits, labels = _constants("kdcl_linear_target", logits, labels)
   probs = as_probabilities(labels, logits.shape[-1], logits.dtype)
-  weights = best_mixture(logits, probs)
+  weights = best_mixture(logits, probs, together=scope == "batch")
+  if scope == "batch":
+    return weighted_sum("p,pbc->bc", weights[0], logits)
   return weighted_sum("bp,pbc->bc", weights, logits)
 
 
@@ -181,14 +191,14 @@ def kdcl_minlogit_target(logits: Array, labels: Array) -> Array:
 
 
 def kdcl_general_weights(
-  probs: Array, labels: Array, *, ridge: float = 0.0
+  probs: Array, labels: Array, *, ridge: float = 0.0, clip: bool = False
 ) -> Array:
   r"""Weights of the peers with the lowest estimated generalisation error.
 
   With :math:`C_{ij}` the mean over held-out examples of the inner product of
   the errors :math:`f_i - t` and :math:`f_j - t`, the weights are
-  :math:`C^{-1} 1 / (1^\top C^{-1} 1)`. They may be negative. The target t is
-  the labels as probabilities.
+  :math:`C^{-1} 1 / (1^\top C^{-1} 1)`. They may be negative unless they are
+  clipped. The target t is the labels as probabilities.
 
   Args:
     probs: predictions on held-out examples, float [P, N, C].
@@ -196,6 +206,8 @@ def kdcl_general_weights(
     ridge: constant added to the diagonal of C, as a fraction of its mean, for
       peers so similar that C is singular; raised to what the dtype can resolve
       unless it is 0. If not 0, peers without any error get equal weights.
+    clip: whether negative weights become 0, and the others are divided by their
+      sum. The paper does not say so.
 
   Returns:
     [P] without gradient, with sum one; nan for an index out of range.
@@ -233,7 +245,11 @@ def kdcl_general_weights(
   unit = jnp.where(unit == 0, 1, unit)
   correlation += ridge * unit * jnp.eye(num_peers, dtype=probs.dtype)
   shares = jnp.linalg.solve(correlation, jnp.ones(num_peers, probs.dtype))
-  return shares / jnp.sum(shares)
+  weights = shares / jnp.sum(shares)
+  if clip:
+    weights = jnp.maximum(weights, 0)
+    weights /= jnp.sum(weights)
+  return weights
 
 
 def kdcl_general_target(logits: Array, weights: Array) -> Array:

@@ -87,6 +87,7 @@ def mcl(
   icl_weight: Scalar = 0.1,
   soft_icl_weight: Scalar = 1.0,
   logit_kd: str = "off",
+  mask_diagonal: bool = False,
 ) -> dict[str, Array]:
   r"""Loss terms of MCL: contrast within and between peers, and its exchange.
 
@@ -116,6 +117,8 @@ def mcl(
       peer, with the mean logits as a constant target, as the published code
       does for two peers; "last" adds it for the last peer only, as that code
       does for more peers; "off" adds nothing.
+    mask_diagonal: whether soft VCL and soft ICL leave out the similarity of an
+      example to itself, which is the largest one; the published code keeps it.
 
   Returns:
     Weighted terms "peer_ce", "vcl", "soft_vcl", "icl", "soft_icl", [P, B] each;
@@ -156,8 +159,14 @@ def mcl(
   own, cross = _similarities(embeddings, nce_temperature)
 
   def exchange(students, targets):
-    if not classes.size:  # rows of no columns have no softmax
+    # Rows of no columns have no softmax.
+    if classes.size <= mask_diagonal:
       return jnp.zeros(logits.shape[:2], logits.dtype)
+    if mask_diagonal:
+      itself = jnp.eye(classes.size, dtype=bool)
+      students, targets = (
+        jnp.where(itself, -jnp.inf, rows) for rows in (students, targets)
+      )
     targets = jax.lax.stop_gradient(targets)
     return sum_over_others(kl(students, targets, temperature))
 

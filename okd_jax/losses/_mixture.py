@@ -1,20 +1,22 @@
 """The convex combination of logits with the lowest cross-entropy.
 
-A primal-dual interior-point method, batched over examples and of fixed length,
-so that it can be compiled once and sharded over examples. Three choices make
-it reliable:
+A primal-dual interior-point method, batched over groups of examples that share
+their weights, and of fixed length, so that it can be compiled once and sharded
+over examples. Three choices make it reliable:
 
 - It minimises logsumexp over the wrong classes of z_c - z_y instead of the
   cross-entropy. The minimiser is the same, but the objective does not become
   flat when the prediction is right and confident. If labels are probabilities
   y, it is logsumexp over all classes of z_c - sum_c y_c z_c, the cross-entropy
-  itself.
+  itself; so it is if several examples share their weights, as the mean of such
+  logarithms over examples has another minimiser.
 - Large logits make that objective nearly piecewise linear, which defeats
   Newton steps, so it is sharpened step by step together with the barrier.
 - The line search compares slopes, not values: near the optimum, rounding hides
   differences between values, but not those between slopes.
 """
 
+import functools
 import typing
 
 import jax
@@ -32,13 +34,15 @@ STEP_FRACTIONS = tuple(0.35**k for k in range(14))
 class Problem(typing.NamedTuple):
   """Minimise logsumexp_c(sharpness * (base + weights . gaps)) / sharpness.
 
+  The mean over the N examples of each of G groups, which share their weights.
+
   Attributes:
-    gaps: [B, P, C] z_c - z_y of every peer minus the mean over peers, in units
-      of the largest gap.
-    base: [B, C] the mean over peers, in the same unit.
-    wrong: bool [B, C] False at the true class and at masked ones, which take no
-      part.
-    sharpness: [B] final sharpness, which is that unit.
+    gaps: [G, N, P, C] z_c - z_y of every peer minus the mean over peers, in
+      units of the largest gap of the group.
+    base: [G, N, C] the mean over peers, in the same unit.
+    wrong: bool [G, N, C] False at masked classes, which take no part; with one
+      example in a group also at the true class.
+    sharpness: [G] final sharpness, which is that unit.
   """
 
   gaps: Array
@@ -48,7 +52,7 @@ class Problem(typing.NamedTuple):
 
 
 class Iterate(typing.NamedTuple):
-  """Weights [B, P], their multipliers [B, P], sharpness [B], barrier [B]."""
+  """Weights [G, P], their multipliers [G, P], sharpness [G], barrier [G]."""
 
   weights: Array
   multipliers: Array
@@ -56,21 +60,27 @@ class Iterate(typing.NamedTuple):
   barrier: Array
 
 
-def best_mixture(logits: Array, probs: Array) -> Array:
-  """Returns the weights [B, P] for logits [P, B, C] and labels [B, C]."""
+def best_mixture(
+  logits: Array, probs: Array, *, together: bool = False
+) -> Array:
+  """Returns the weights for logits [P, B, C] and labels [B, C].
+
+  They are [B, P], or [1, P] if all examples share them (together).
+  """
+  solve = functools.partial(_solve, together=together)
   if not jax.sharding.get_abstract_mesh().explicit_axes:
-    return _solve(logits, probs)
+    return solve(logits, probs)
   # The factorisation of matrices cannot be spread explicitly.
-  examples = jax.typeof(logits).sharding.spec[1]
+  examples = None if together else jax.typeof(logits).sharding.spec[1]
   spread = jax.sharding.PartitionSpec(examples, None)
-  return jax.sharding.auto_axes(_solve, out_sharding=spread)(logits, probs)
+  return jax.sharding.auto_axes(solve, out_sharding=spread)(logits, probs)
 
 
-def _solve(logits: Array, probs: Array) -> Array:
-  problem = _pose(jnp.moveaxis(logits, 0, 1), probs)
+def _solve(logits: Array, probs: Array, *, together: bool) -> Array:
+  problem = _pose(jnp.moveaxis(logits, 0, 1), probs, axis=0 if together else 1)
   num_peers = logits.shape[0]
   # Made from the data, so that they are spread over devices as the data are.
-  zeros = 0 * problem.gaps[:, :, 0]
+  zeros = 0 * jnp.sum(problem.gaps, axis=(1, 3))
   barrier = zeros[:, 0] + 0.1
   weights = zeros + 1 / num_peers
   start = Iterate(
@@ -93,26 +103,32 @@ def mean_logit(logits: Array, probs: Array) -> Array:
   return jnp.sum(summands, axis=-1, keepdims=True)
 
 
-def _pose(logits, probs):
+def _pose(logits, probs, axis):
+  """The problem of logits [B, P, C]; axis is the new one, beside B."""
   masked = jnp.any(logits == -jnp.inf, axis=1)
   gaps = logits - mean_logit(logits, probs[:, None])
   gaps = jnp.where(masked[:, None], 0, gaps)
   base = jnp.mean(gaps, axis=1)
   gaps -= base[:, None]
-  unit = jnp.max(jnp.abs(gaps), axis=(1, 2))
-  unit = jnp.where(unit > 0, unit, 1)
-  wrong = (probs != 1) & ~masked
+  wrong = ~masked
+  if axis == 1:
+    wrong &= probs != 1
   # With one class left every mixture is the best.
   wrong |= ~jnp.any(wrong, axis=1, keepdims=True)
-  return Problem(gaps / unit[:, None, None], base / unit[:, None], wrong, unit)
+  gaps, base, wrong = (jnp.expand_dims(x, axis) for x in (gaps, base, wrong))
+  unit = jnp.max(jnp.abs(gaps), axis=(1, 2, 3), initial=0)
+  unit = jnp.where(unit > 0, unit, 1)
+  return Problem(
+    gaps / unit[:, None, None, None], base / unit[:, None, None], wrong, unit
+  )
 
 
 def _wrong_probs(problem, weights, sharpness):
-  """Softmax over the wrong classes, [..., B, C] for weights [..., B, P]."""
+  """Softmax over the wrong classes, [..., G, N, C], weights [..., G, P]."""
   mixed = jnp.einsum(
-    "...bp,bpc->...bc", weights, problem.gaps, precision=HIGHEST
+    "...gp,gnpc->...gnc", weights, problem.gaps, precision=HIGHEST
   )
-  logits = sharpness[:, None] * (problem.base + mixed)
+  logits = sharpness[:, None, None] * (problem.base + mixed)
   return jax.nn.softmax(jnp.where(problem.wrong, logits, -jnp.inf))
 
 
@@ -120,8 +136,9 @@ def _step(problem: Problem, iterate: Iterate) -> Iterate:
   weights, multipliers, sharpness, barrier = iterate
   dtype = weights.dtype
   probs = _wrong_probs(problem, weights, sharpness)
-  grad = jnp.einsum("bpc,bc->bp", problem.gaps, probs, precision=HIGHEST)
-  curvature = sharpness[:, None, None] * _covariance(problem.gaps, probs, grad)
+  grads = jnp.einsum("gnpc,gnc->gnp", problem.gaps, probs, precision=HIGHEST)
+  grad = jnp.mean(grads, axis=1)
+  curvature = sharpness[:, None, None] * _covariance(problem.gaps, probs, grads)
   pull = barrier[:, None] / weights
 
   move = _newton_move(curvature, multipliers / weights, pull - grad)
@@ -157,10 +174,13 @@ def _step(problem: Problem, iterate: Iterate) -> Iterate:
   )
 
 
-def _covariance(gaps, probs, mean):
-  centred = gaps - mean[..., None]
-  return jnp.einsum(
-    "bpc,bqc,bc->bpq", centred, centred, probs, precision=HIGHEST
+def _covariance(gaps, probs, means):
+  """The mean of the covariances of a group's examples, [G, P, P]."""
+  centred = gaps - means[..., None]
+  num_examples = gaps.shape[1]
+  return (
+    jnp.einsum("gnpc,gnqc,gnc->gpq", centred, centred, probs, precision=HIGHEST)
+    / num_examples
   )
 
 
@@ -186,16 +206,16 @@ def _newton_move(curvature, diagonal, descent):
 
 
 def _to_boundary(values, move):
-  """Largest step in [0, 1] that keeps values positive, [B]."""
+  """Largest step in [0, 1] that keeps values positive, [G]."""
   falling = move < 0
   limits = jnp.where(falling, -values / jnp.where(falling, move, -1), jnp.inf)
   return jnp.minimum(1.0, 0.99 * jnp.min(limits, axis=1))
 
 
 def _slopes(problem, trials, move, sharpness, barrier):
-  """Slope of the barrier function along the move at every trial, [k, B]."""
+  """Slope of the barrier function along the move at every trial, [k, G]."""
   probs = _wrong_probs(problem, trials, sharpness)
-  rise = jnp.einsum("bp,bpc->bc", move, problem.gaps, precision=HIGHEST)
-  return jnp.sum(probs * rise, axis=-1) - barrier * jnp.sum(
+  rise = jnp.einsum("gp,gnpc->gnc", move, problem.gaps, precision=HIGHEST)
+  return jnp.mean(jnp.sum(probs * rise, axis=-1), axis=-1) - barrier * jnp.sum(
     move / trials, axis=-1
   )

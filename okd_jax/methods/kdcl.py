@@ -20,6 +20,10 @@ class Method(core.Method):
       cross-entropy; "linear" the best convex combination; "minlogit" the lowest
       logits; "general" weights that minimise the error on held-out training
       data, computed anew once an epoch.
+    linear_scope: whether rule "linear" weighs the peers for every "sample" by
+      itself or for the whole "batch"; the paper leaves it open.
+    clip_weights: whether negative weights of rule "general" become 0, and the
+      others are divided by their sum.
     views: whether every peer has an augmented view of its own, instead of one
       for all.
   """
@@ -27,6 +31,8 @@ class Method(core.Method):
   temperature: float = core.positive(2.0)
   kd_weight: float = core.at_least(1.0, 0)
   rule: str = core.one_of("minlogit", "naive", "linear", "minlogit", "general")
+  linear_scope: str = core.one_of("sample", "sample", "batch", added=True)
+  clip_weights: bool = core.flag(False, added=True)
   views: bool = core.flag(True)
 
   @property
@@ -41,7 +47,9 @@ class Method(core.Method):
   def refresh(self, logits, labels):
     probs = jax.nn.softmax(logits)
     # Equal peers make the correlation singular.
-    weights = losses.kdcl_general_weights(probs, labels, ridge=1e-8)
+    weights = losses.kdcl_general_weights(
+      probs, labels, ridge=1e-8, clip=self.clip_weights
+    )
     return {"weights": {"peers": weights}}
 
   @nn.compact
@@ -61,7 +69,7 @@ class Method(core.Method):
     if self.rule == "naive":
       return losses.kdcl_naive_target(logits, labels)
     if self.rule == "linear":
-      return losses.kdcl_linear_target(logits, labels)
+      return losses.kdcl_linear_target(logits, labels, scope=self.linear_scope)
     if self.rule == "minlogit":
       return losses.kdcl_minlogit_target(logits, labels)
     num_peers = len(logits)

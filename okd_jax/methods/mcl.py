@@ -27,6 +27,8 @@ class Method(core.Method):
     soft_icl_weight: weight of learning from the ICL as the other peer sees it.
     logit_kd: which peers also learn from the mean of the logits: "off" none,
       "last" the last one, which is then deployed, "all" every peer.
+    mask_diagonal: whether soft VCL and soft ICL leave out the similarity of an
+      image to itself, which the authors' code keeps.
   """
 
   embedding_size: int = core.between(128, 1, 2**16)
@@ -37,6 +39,7 @@ class Method(core.Method):
   icl_weight: float = core.at_least(0.1, 0)
   soft_icl_weight: float = core.at_least(1.0, 0)
   logit_kd: str = core.one_of("off", "off", "last", "all")
+  mask_diagonal: bool = core.flag(False, added=True)
 
   @property
   def compared(self):
@@ -78,6 +81,7 @@ class Method(core.Method):
       icl_weight=self.icl_weight,
       soft_icl_weight=self.soft_icl_weight,
       logit_kd=self.logit_kd,
+      mask_diagonal=self.mask_diagonal,
     )
     if soft:
       # Only the contrast needs classes.

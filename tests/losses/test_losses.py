@@ -136,6 +136,18 @@ def test_general_weights_of_peers_that_are_almost_right(size):
   np.testing.assert_allclose(weights, expected, rtol=1e-5)
 
 
+def test_clipped_general_weights_are_a_convex_combination():
+  # Errors of the second peer contain those of the first, so its weight is
+  # negative: C = [[2, 4], [4, 10]] gives the weights [1.5, -0.5].
+  errors = jnp.array([[[1.0, -1.0, 0.0]], [[1.0, -3.0, 0.0]]])
+  free, clipped = (
+    losses.kdcl_general_weights(errors, jnp.zeros((1, 3)), clip=clip)
+    for clip in (False, True)
+  )
+  np.testing.assert_allclose(free, [1.5, -0.5], rtol=1e-5)
+  assert clipped.tolist() == [1, 0]
+
+
 def test_minlogit_target_is_at_least_as_sure_as_any_peer():
   logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 5)))
   target = losses.kdcl_minlogit_target(logits, LABELS)

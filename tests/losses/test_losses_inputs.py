@@ -117,6 +117,11 @@ EMBEDDINGS, NO_LABELS = FEATURES[:, :0], LABELS[:0]
     lambda: losses.kdcl(
       NONE, losses.kdcl_linear_target(NONE, NO_LABELS), NO_LABELS
     ),
+    lambda: losses.kdcl(
+      NONE,
+      losses.kdcl_linear_target(NONE, NO_LABELS, scope="batch"),
+      NO_LABELS,
+    ),
     lambda: losses.okddip(NONE, NONE[0], EMBEDDINGS, EMBEDDINGS, NO_LABELS),
     lambda: losses.one(NONE, NONE[..., 0], NO_LABELS),
     lambda: losses.pcl(NONE, NONE[0], NONE, NO_LABELS),

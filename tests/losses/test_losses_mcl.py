@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import quick
+from scipy import special
 
 from okd_jax import losses
 
@@ -90,6 +91,57 @@ def test_supervised_nce(name):
       ),
       case["expected"]["nce_matrix"][0][other],
     )
+
+
+def test_soft_losses_without_the_diagonal():
+  """Each row, without its own column, against SciPy."""
+  num_peers, num_examples, temperature = 3, 5, 2.0
+  rng = np.random.default_rng(0)
+  raw = rng.normal(size=(num_peers, num_examples, 4))
+  embeddings = raw / np.linalg.norm(raw, axis=-1, keepdims=True)
+  labels = np.array([0, 1, 0, 1, 0])
+
+  def soft(embeddings, labels=labels):
+    terms = losses.mcl(
+      np.zeros((num_peers, len(labels), 2)),
+      embeddings,
+      labels,
+      temperature=temperature,
+      mask_diagonal=True,
+    )
+    return {key: terms[key] for key in ("soft_vcl", "soft_icl")}
+
+  def probs(i, j):
+    rows = 10 * embeddings[i] @ embeddings[j].T
+    rows = rows[~np.eye(num_examples, dtype=bool)].reshape(num_examples, -1)
+    return special.softmax(rows / temperature, axis=-1)
+
+  def distance(i, j):
+    """[2, B]: what peer i loses by VCL and ICL as peer j has them."""
+    pairs = (probs(j, j), probs(i, i)), (probs(j, i), probs(i, j))
+    divergences = [special.rel_entr(*pair).sum(axis=-1) for pair in pairs]
+    return temperature**2 * np.array(divergences)
+
+  expected = [
+    sum(distance(i, j) for j in range(num_peers) if j != i)
+    for i in range(num_peers)
+  ]
+
+  @golden.jit_once
+  def with_gradient(embeddings):
+    def loss(embeddings):
+      terms = soft(embeddings)
+      return jnp.sum(terms["soft_icl"]), terms
+
+    return jax.grad(loss, has_aux=True)(embeddings)
+
+  grads, terms = with_gradient(embeddings)
+  golden.assert_value(terms["soft_vcl"], np.array(expected)[:, 0])
+  golden.assert_value(terms["soft_icl"], np.array(expected)[:, 1])
+  assert np.isfinite(grads).all()
+  # A single example has nothing to be compared with.
+  alone = soft(embeddings[:, :1], labels[:1])
+  assert not any(term.any() for term in alone.values())
 
 
 def test_examples_alone_in_their_class_are_left_out():

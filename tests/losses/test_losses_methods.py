@@ -108,12 +108,12 @@ def test_ffl(case):
 
 
 def kdcl_targets(logits, labels, general, expected, temperature):
-  """Every target of the vectors; those without a rule of ours are composed."""
+  """Every target of the vectors; the mixture of softened ones is composed."""
   targets = {
     "naive": losses.kdcl_naive_target(logits, labels),
     "linear_per_sample": losses.kdcl_linear_target(logits, labels),
-    "linear_per_batch": losses.kdcl_general_target(
-      logits, np.array(expected["linear_per_batch"]["alpha"])
+    "linear_per_batch": losses.kdcl_linear_target(
+      logits, labels, scope="batch"
     ),
     "minlogit": losses.kdcl_minlogit_target(logits, labels),
     "general": losses.kdcl_general_target(logits, general),

@@ -25,15 +25,15 @@ def draw(num_peers, num_classes, scale, num_examples=64):
 
 
 @functools.cache
-def solver(enable_x64):
+def solver(enable_x64, scope):
   del enable_x64
-  return jax.jit(losses.kdcl_linear_target)
+  return jax.jit(functools.partial(losses.kdcl_linear_target, scope=scope))
 
 
-def target(logits, labels, dtype):
+def target(logits, labels, dtype, scope="sample"):
   enable_x64 = dtype == np.float64
   with jax.enable_x64(enable_x64):
-    result = solver(enable_x64)(logits.astype(dtype), labels)
+    result = solver(enable_x64, scope)(logits.astype(dtype), labels)
     assert result.dtype == dtype
     return np.asarray(result, np.float64)
 
@@ -145,6 +145,52 @@ def test_no_direction_improves(num_peers, num_classes, scale):
   assert gap.max() < 1e-9 * scale
   best_peer = np.min([cross_entropy(z, labels) for z in logits], axis=0)
   assert (cross_entropy(mixed, labels) <= best_peer + 1e-9).all()
+
+
+@pytest.mark.parametrize("scale", [0.01, 3.0, 30.0, 1000.0])
+@pytest.mark.parametrize("num_peers, num_classes", [(3, 2), (8, 10)])
+def test_no_direction_improves_common_weights(num_peers, num_classes, scale):
+  logits, labels = draw(num_peers, num_classes, scale)
+  mixed = target(logits, labels, np.float64, "batch")
+  probs = special.softmax(mixed, axis=-1) - np.eye(num_classes)[labels]
+  slopes = np.einsum("bc,pbc->p", probs, logits) / len(labels)
+  gap = np.einsum("bc,bc->", probs, mixed) / len(labels) - slopes.min()
+  assert gap < 1e-9 * scale
+  # The weights are common to all examples, and a convex combination.
+  rows = np.moveaxis(logits, 0, -1).reshape(-1, num_peers)
+  weights, *_ = np.linalg.lstsq(rows, mixed.ravel(), rcond=None)
+  np.testing.assert_allclose(rows @ weights, mixed.ravel(), atol=1e-8 * scale)
+  assert weights.min() > -1e-8 and abs(weights.sum() - 1) < 1e-8
+  single = target(logits.astype(np.float64), labels, np.float32, "batch")
+  value = cross_entropy(single, labels).mean()
+  assert value <= cross_entropy(mixed, labels).mean() + 1e-5 * scale
+
+
+def test_one_example_has_the_same_weights_in_both_scopes():
+  logits, labels = draw(4, 6, 3.0)
+  for i in range(8):
+    one = slice(i, i + 1)
+    np.testing.assert_allclose(
+      target(logits[:, one], labels[one], np.float64, "batch"),
+      target(logits[:, one], labels[one], np.float64),
+      atol=1e-7,
+    )
+
+
+def test_common_weights_leave_masked_classes_out():
+  logits, labels = draw(3, 5, 2.0, num_examples=8)
+  masked = np.insert(logits, 2, -np.inf, axis=-1)
+  np.testing.assert_allclose(
+    target(masked, labels + (labels >= 2), np.float64, "batch"),
+    np.insert(target(logits, labels, np.float64, "batch"), 2, -np.inf, axis=-1),
+    atol=1e-9,
+  )
+
+
+def test_unknown_scope_is_refused():
+  logits, labels = draw(2, 3, 1.0)
+  with pytest.raises(ValueError, match="scope.*'sample' or 'batch'.*'epoch'"):
+    losses.kdcl_linear_target(logits, labels, scope="epoch")
 
 
 @pytest.mark.parametrize("num_peers, num_classes", [(2, 3), (8, 10)])

@@ -199,6 +199,17 @@ def test_examples_spread_over_devices(name, axis_type):
     assert_close(run(inputs), plain(name))
 
 
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_common_weights_of_a_batch_spread_over_devices(axis_type):
+  call = functools.partial(losses.kdcl_linear_target, scope="batch")
+  arrays = INPUTS["logits"], INPUTS["labels"]
+  devices = mesh(axis_type)
+  spread = [jax.device_put(x, NamedSharding(devices, spec(x))) for x in arrays]
+  with jax.set_mesh(devices):
+    actual = golden.jit_once(call)(*spread)
+  assert_close(actual, call(*arrays))
+
+
 @EVERY_LOSS
 def test_shard_map(name):
   call, specs = CASES[name], jax.tree.map(spec, INPUTS)

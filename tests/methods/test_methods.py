@@ -317,16 +317,24 @@ def test_kd(case):
   np.testing.assert_allclose(gradient[0], want, atol=1e-9)
 
 
+KDCL_RULES = {
+  "naive": {"rule": "naive"},
+  "linear_per_sample": {"rule": "linear"},
+  "linear_per_batch": {"rule": "linear", "linear_scope": "batch"},
+  "minlogit": {"rule": "minlogit"},
+  "general": {"rule": "general"},
+}
+
+
 @pytest.mark.parametrize(
-  "rule",
-  quick.only(["linear", "general"], ["naive", "linear", "minlogit", "general"]),
+  "rule", quick.only(["linear_per_batch", "general"], KDCL_RULES)
 )
 @pytest.mark.parametrize(**some("kdcl", "targets_and_losses", slice(2)))
 def test_kdcl(case, rule):
-  expected = case["expected"]["linear_per_sample" if rule == "linear" else rule]
+  expected = case["expected"][rule]
   method = methods.make(
     "kdcl",
-    rule=rule,
+    **KDCL_RULES[rule],
     temperature=case["params"]["temperature"],
     kd_weight=case["params"]["kd_weight"],
   )
@@ -348,7 +356,7 @@ def test_kdcl(case, rule):
     np.asarray(inputs["student_logits"])
   )
   # The ridge on the correlation, and the linear rule's iterations.
-  tolerance = {"general": 1e-5, "linear": 1e-6}.get(rule, 1e-9)
+  tolerance = {"general": 1e-5, "linear_per_sample": 1e-6}.get(rule, 1e-9)
   np.testing.assert_allclose(value, expected["total"], rtol=tolerance)
   np.testing.assert_allclose(
     gradient, expected["grad_student_logits"], atol=tolerance
@@ -364,6 +372,16 @@ def test_kdcl_general_starts_from_equal_weights():
   np.testing.assert_array_equal(memory["weights"]["peers"], [0.25] * 4)
   assert method.needs.held_out == 0.1
   assert methods.make("kdcl").needs.held_out == 0
+
+
+def test_kdcl_general_clips_weights_on_request():
+  # The second peer errs as the first, but more, so its weight is negative.
+  probs = jnp.array([[[0.9, 0.1]], [[0.7, 0.3]]])
+  for clip in (False, True):
+    method = methods.make("kdcl", rule="general", clip_weights=clip)
+    weights = method.refresh(jnp.log(probs), jnp.array([0]))["weights"]["peers"]
+    assert (weights[1] < 0) == (not clip)
+    np.testing.assert_allclose(jnp.sum(weights), 1, rtol=1e-6)
 
 
 def test_kdcl_general_renews_weights_of_the_same_type():
