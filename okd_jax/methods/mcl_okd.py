@@ -8,7 +8,7 @@ import numpy as np
 from okd_jax import core, layers, losses
 from okd_jax.core import Array
 from okd_jax.errors import ConfigError
-from okd_jax.methods import _negatives
+from okd_jax.methods import _contrast
 
 # Rows of the banks that an example has in memory at a time.
 _CHUNK = 256
@@ -30,6 +30,8 @@ class Method(core.Method):
       for small networks and 16384 for VGG and HCGNet.
     replacement: whether the same negative may be drawn more than once for an
       image.
+    positive: what each peer learns to find: the image itself ("exact"), or any
+      image of its class ("relax").
     embedding_size: size of the projected features.
     momentum: share of the old embedding in the remembered one.
     nce_temperature: temperature of the contrast.
@@ -42,6 +44,7 @@ class Method(core.Method):
 
   num_negatives: int = core.between(256, 1, 2**24)
   replacement: bool = core.flag(False)
+  positive: str = core.one_of("exact", "exact", "relax", added=True)
   embedding_size: int = core.between(128, 1, 2**16)
   momentum: float = core.between(0.5, 0, 1)
   nce_temperature: float = core.positive(0.1)
@@ -95,8 +98,12 @@ class Method(core.Method):
     shape = (ctx.num_examples, len(outputs.logits), self.embedding_size)
     bank = self.variable("bank", "rows", self._first_rows, shape)
     rows = jnp.asarray(bank.value)
-    own = rows[batch.index]
-    negatives = _negatives.draw(
+    own = found = rows[batch.index]
+    if self.positive == "relax":
+      # The key itself is that of the negatives.
+      key = jax.random.fold_in(ctx.key, 1)
+      found = rows[_contrast.draw_positives(key, ctx.train_labels, batch.index)]
+    negatives = _contrast.draw_negatives(
       ctx.key,
       ctx.train_labels,
       batch.index,
@@ -106,7 +113,7 @@ class Method(core.Method):
     scaled = embeddings / self.nce_temperature
     terms = losses.mcl_okd_of_scores(
       outputs.logits,
-      _scores(scaled, own),
+      _scores(scaled, found),
       _scores_of_negatives(scaled, rows, negatives),
       batch.target,
       num_examples=jnp.sum(ctx.train_labels >= 0),

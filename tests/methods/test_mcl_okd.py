@@ -13,7 +13,7 @@ from configs import mcl_okd_c100
 from okd_jax import core, groups, losses, methods, training
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import ConfigError
-from okd_jax.methods import _negatives, mcl_okd
+from okd_jax.methods import _contrast, mcl_okd
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.freeze import freeze
 from okd_jax.tasks import classification
@@ -29,7 +29,9 @@ def draws(replacement, count=400):
 
   def draw(key):
     labels, index = jnp.asarray(LABELS), jnp.asarray(INDEX)
-    return _negatives.draw(key, labels, index, K, replacement=replacement)
+    return _contrast.draw_negatives(
+      key, labels, index, K, replacement=replacement
+    )
 
   return np.asarray(jax.jit(jax.vmap(draw))(keys))
 
@@ -58,6 +60,23 @@ def test_examples_of_a_class_have_negatives_of_their_own():
   same = [set(rows[0]) == set(rows[1]) for rows in drawn]
   assert LABELS[INDEX[0]] != LABELS[INDEX[1]]
   assert np.mean(same) < 0.05
+
+
+def test_positives_are_uniform_over_the_class():
+  keys = jax.random.split(jax.random.key(0), 400)
+
+  def draw(key):
+    return _contrast.draw_positives(
+      key, jnp.asarray(LABELS), jnp.asarray(INDEX)
+    )
+
+  drawn = np.asarray(jax.jit(jax.vmap(draw))(keys))
+  for i, own in enumerate(LABELS[INDEX]):
+    candidates = np.flatnonzero(LABELS == own)
+    counts = np.bincount(drawn[:, i], minlength=N)
+    assert set(np.flatnonzero(counts)) == set(candidates)
+    expected = len(keys) / len(candidates)
+    assert np.all(np.abs(counts[candidates] - expected) < 5 * expected**0.5)
 
 
 def given(index=INDEX, width=8):
@@ -98,15 +117,23 @@ def embed(params, features):
   return projected / jnp.linalg.norm(projected, axis=-1, keepdims=True)
 
 
-def test_terms_and_gradients_are_those_of_the_loss(monkeypatch):
+@pytest.mark.parametrize("positive", ["exact", "relax"])
+def test_terms_and_gradients_are_those_of_the_loss(positive, monkeypatch):
   monkeypatch.setattr(mcl_okd, "_CHUNK", 3)
   with jax.enable_x64(True):
     method, variables, outputs, batch, ctx = given()
+    method = method.clone(positive=positive)
     bank = variables["bank"]["rows"]
+    positives = INDEX
+    if positive == "relax":
+      positives = jax.jit(_contrast.draw_positives)(
+        jax.random.fold_in(ctx.key, 1), ctx.train_labels, batch.index
+      )
+      assert (positives != INDEX).any()
 
     @jax.jit
     def draw(*args):
-      return _negatives.draw(*args, K, replacement=False)
+      return _contrast.draw_negatives(*args, K, replacement=False)
 
     negatives = draw(ctx.key, ctx.train_labels, batch.index)
 
@@ -125,7 +152,7 @@ def test_terms_and_gradients_are_those_of_the_loss(monkeypatch):
       terms = losses.mcl_okd(
         outputs.logits,
         embed(params, features),
-        bank[INDEX].swapaxes(0, 1),
+        bank[positives].swapaxes(0, 1),
         jnp.moveaxis(bank[negatives], 2, 0),
         batch.target,
         num_examples=int(np.sum(LABELS >= 0)),

@@ -14,7 +14,7 @@ import test_parity as parity
 
 from okd_jax import backbones, groups, methods
 from okd_jax.devices import mesh as mesh_lib
-from okd_jax.methods import _negatives
+from okd_jax.methods import _contrast
 from okd_jax.training import state as state_lib
 from okd_jax.training.setup import random_keys
 import runs
@@ -75,7 +75,7 @@ def test_mcl_okd_and_its_banks():
     for i in range(parity.STEPS):
       batch, seen = seen_by(ours, i, rng)
       # What is drawn at random is given.
-      negatives = _negatives.draw(
+      negatives = _contrast.draw_negatives(
         jax.random.split(jax.random.fold_in(key, i), 3)[2],
         labels,
         jnp.asarray(batch.index),

@@ -1,4 +1,4 @@
-"""Draws the negatives: examples of other classes to tell an example from."""
+"""Draws what an example is told from, and what it is told to be like."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from okd_jax.core import Array
 
 
-def draw(
+def draw_negatives(
   key: Array, labels: Array, index: Array, count: int, *, replacement: bool
 ) -> Array:
   """Draws examples of other classes for every example of a batch.
@@ -44,3 +44,24 @@ def draw(
     ranks = (ranks + jnp.arange(count, dtype=jnp.int32)) % total
   places = jax.vmap(jnp.searchsorted)(found, ranks + 1)
   return order[places]
+
+
+def draw_positives(key: Array, labels: Array, index: Array) -> Array:
+  """Draws an example of the same class for every example of a batch.
+
+  Every example of the class is equally likely, the example itself too. Takes
+  memory for B x N integers.
+
+  Args:
+    key: random key.
+    labels: int32 [N], labels of all examples, -1 for those not to be drawn.
+    index: int32 [B], positions of the batch in `labels`, of examples that have
+      a label.
+
+  Returns:
+    Positions, int32 [B].
+  """
+  labels = jnp.asarray(labels)
+  found = jnp.cumsum(labels == labels[index][:, None], axis=1, dtype=jnp.int32)
+  ranks = jax.random.randint(key, (len(index), 1), 0, found[:, -1:], jnp.int32)
+  return jax.vmap(jnp.searchsorted)(found, ranks + 1)[:, 0]
