@@ -1,6 +1,7 @@
 """FFL: feature fusion learning."""
 
 from flax import linen as nn
+import jax
 
 from okd_jax import core, losses
 from okd_jax.methods._fusion import Fusion
@@ -20,12 +21,15 @@ class Method(core.Method):
     eps: constant added to the softened target probabilities; 1e-7 in the
       authors' code.
     fusion_weight_decay: weight decay of the fusion module's parameters.
+    stop_gradient_maps: whether the maps that are fused are treated as
+      constants, so that the fused classifier does not train the peers.
   """
 
   temperature: float = core.positive(3.0)
   kd_weight: float = core.at_least(1.0, 0)
   eps: float = core.between(0.0, 0, 1)
   fusion_weight_decay: float = core.at_least(1e-5, 0)
+  stop_gradient_maps: bool = core.flag(False, added=True)
 
   @property
   def min_peers(self):
@@ -38,9 +42,11 @@ class Method(core.Method):
   @nn.compact
   def __call__(self, outputs, batch, ctx):
     core.require_peers("ffl", outputs, self.min_peers)
-    maps = core.require_maps("ffl", outputs)[-1]
+    maps = tuple(core.require_maps("ffl", outputs)[-1])
+    if self.stop_gradient_maps:
+      maps = jax.lax.stop_gradient(maps)
     fusion = Fusion(outputs.logits.shape[-1], name="fusion")
-    fused = fusion(tuple(maps), train=ctx.train)[1]
+    fused = fusion(maps, train=ctx.train)[1]
     terms = losses.ffl(
       outputs.logits,
       fused,

@@ -488,6 +488,38 @@ def test_every_position_of_a_larger_map_counts_alike(length, parts):
   np.testing.assert_allclose(shrunk, fine.mean((2, 4)), rtol=1e-12)
 
 
+@pytest.mark.parametrize("stop", [False, True])
+def test_ffl_may_keep_its_gradients_in_the_fusion_module(stop):
+  method = methods.make("ffl", stop_gradient_maps=stop)
+  rng = np.random.default_rng(0)
+  logits = jnp.asarray(rng.normal(size=(2, 3, 4)))
+  maps = jnp.asarray(rng.normal(size=(2, 3, 2, 2, 5)))
+  batch = batch_of([0, 1, 2])
+
+  @golden.jit_once
+  def gradients(maps):
+    def given(maps):
+      return core.Outputs(logits, jnp.mean(maps, (2, 3)), maps=(maps,))
+
+    variables = method.init(jax.random.key(0), given(maps), batch, context())
+
+    def loss(params, maps):
+      result, _ = method.apply(
+        {**variables, "params": params},
+        given(maps),
+        batch,
+        context(),
+        mutable=["batch_stats"],
+      )
+      return total(result)
+
+    return jax.grad(loss, (0, 1))(variables["params"], maps)
+
+  of_module, of_maps = gradients(maps)
+  assert all(jnp.any(leaf) for leaf in jax.tree.leaves(of_module))
+  assert bool(jnp.any(of_maps)) == (not stop)
+
+
 def test_ffl_trains_its_module_with_its_own_weight_decay():
   recipe = toys.recipe("ffl", num_peers=2, mapping="vmap")
   shapes = state_lib.abstract(recipe, jax.random.key(0))
