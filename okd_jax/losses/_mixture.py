@@ -37,9 +37,9 @@ class Problem(typing.NamedTuple):
   The mean over the N examples of each of G groups, which share their weights.
 
   Attributes:
-    gaps: [G, N, P, C] z_c - z_y of every peer minus the mean over peers, in
+    gaps: [G, P, N C] z_c - z_y of every peer minus the mean over peers, in
       units of the largest gap of the group.
-    base: [G, N, C] the mean over peers, in the same unit.
+    base: [G, N C] the mean over peers, in the same unit.
     wrong: bool [G, N, C] False at masked classes, which take no part; with one
       example in a group also at the true class.
     sharpness: [G] final sharpness, which is that unit.
@@ -77,10 +77,10 @@ def best_mixture(
 
 
 def _solve(logits: Array, probs: Array, *, together: bool) -> Array:
-  problem = _pose(jnp.moveaxis(logits, 0, 1), probs, axis=0 if together else 1)
+  problem = _pose(logits, probs, together)
   num_peers = logits.shape[0]
   # Made from the data, so that they are spread over devices as the data are.
-  zeros = 0 * jnp.sum(problem.gaps, axis=(1, 3))
+  zeros = 0 * jnp.sum(problem.gaps, axis=2)
   barrier = zeros[:, 0] + 0.1
   weights = zeros + 1 / num_peers
   start = Iterate(
@@ -103,42 +103,42 @@ def mean_logit(logits: Array, probs: Array) -> Array:
   return jnp.sum(summands, axis=-1, keepdims=True)
 
 
-def _pose(logits, probs, axis):
-  """The problem of logits [B, P, C]; axis is the new one, beside B."""
-  masked = jnp.any(logits == -jnp.inf, axis=1)
-  gaps = logits - mean_logit(logits, probs[:, None])
-  gaps = jnp.where(masked[:, None], 0, gaps)
+def _pose(logits, probs, together):
+  masked = jnp.any(logits == -jnp.inf, axis=0)
+  wrong = ~masked if together else (probs != 1) & ~masked
+  # With one class left every mixture is the best.
+  wrong |= ~jnp.any(wrong, axis=-1, keepdims=True)
+  gaps = jnp.where(masked, 0, logits - mean_logit(logits, probs))
+  # All examples in one group, or each in one of its own.
+  if together:
+    gaps, wrong = gaps.reshape(1, len(gaps), -1), wrong[None]
+  else:
+    gaps, wrong = jnp.moveaxis(gaps, 0, 1), wrong[:, None]
   base = jnp.mean(gaps, axis=1)
   gaps -= base[:, None]
-  wrong = ~masked
-  if axis == 1:
-    wrong &= probs != 1
-  # With one class left every mixture is the best.
-  wrong |= ~jnp.any(wrong, axis=1, keepdims=True)
-  gaps, base, wrong = (jnp.expand_dims(x, axis) for x in (gaps, base, wrong))
-  unit = jnp.max(jnp.abs(gaps), axis=(1, 2, 3), initial=0)
+  unit = jnp.max(jnp.abs(gaps), axis=(1, 2), initial=0)
   unit = jnp.where(unit > 0, unit, 1)
-  return Problem(
-    gaps / unit[:, None, None, None], base / unit[:, None, None], wrong, unit
-  )
+  return Problem(gaps / unit[:, None, None], base / unit[:, None], wrong, unit)
 
 
 def _wrong_probs(problem, weights, sharpness):
-  """Softmax over the wrong classes, [..., G, N, C], weights [..., G, P]."""
+  """Softmax over wrong classes by N, [..., G, N C] for weights [..., G, P]."""
   mixed = jnp.einsum(
-    "...gp,gnpc->...gnc", weights, problem.gaps, precision=HIGHEST
+    "...gp,gpc->...gc", weights, problem.gaps, precision=HIGHEST
   )
-  logits = sharpness[:, None, None] * (problem.base + mixed)
-  return jax.nn.softmax(jnp.where(problem.wrong, logits, -jnp.inf))
+  logits = sharpness[:, None] * (problem.base + mixed)
+  wrong = problem.wrong
+  by_example = logits.reshape(*weights.shape[:-1], *wrong.shape[1:])
+  probs = jax.nn.softmax(jnp.where(wrong, by_example, -jnp.inf))
+  return probs.reshape(logits.shape) / wrong.shape[1]
 
 
 def _step(problem: Problem, iterate: Iterate) -> Iterate:
   weights, multipliers, sharpness, barrier = iterate
   dtype = weights.dtype
   probs = _wrong_probs(problem, weights, sharpness)
-  grads = jnp.einsum("gnpc,gnc->gnp", problem.gaps, probs, precision=HIGHEST)
-  grad = jnp.mean(grads, axis=1)
-  curvature = sharpness[:, None, None] * _covariance(problem.gaps, probs, grads)
+  grad = jnp.einsum("gpc,gc->gp", problem.gaps, probs, precision=HIGHEST)
+  curvature = sharpness[:, None, None] * _covariance(problem, probs, grad)
   pull = barrier[:, None] / weights
 
   move = _newton_move(curvature, multipliers / weights, pull - grad)
@@ -174,13 +174,18 @@ def _step(problem: Problem, iterate: Iterate) -> Iterate:
   )
 
 
-def _covariance(gaps, probs, means):
+def _covariance(problem, probs, mean):
   """The mean of the covariances of a group's examples, [G, P, P]."""
-  centred = gaps - means[..., None]
-  num_examples = gaps.shape[1]
-  return (
-    jnp.einsum("gnpc,gnqc,gnc->gpq", centred, centred, probs, precision=HIGHEST)
-    / num_examples
+  gaps, num_examples = problem.gaps, problem.wrong.shape[1]
+  if num_examples == 1:  # the mean is known; without this a third slower
+    centred = gaps - mean[..., None]
+  else:
+    by_example = gaps.reshape(*gaps.shape[:2], *problem.wrong.shape[1:])
+    shares = num_examples * probs.reshape(problem.wrong.shape)[:, None]
+    means = jnp.sum(by_example * shares, -1, keepdims=True)
+    centred = (by_example - means).reshape(gaps.shape)
+  return jnp.einsum(
+    "gpc,gqc,gc->gpq", centred, centred, probs, precision=HIGHEST
   )
 
 
@@ -215,7 +220,7 @@ def _to_boundary(values, move):
 def _slopes(problem, trials, move, sharpness, barrier):
   """Slope of the barrier function along the move at every trial, [k, G]."""
   probs = _wrong_probs(problem, trials, sharpness)
-  rise = jnp.einsum("gp,gnpc->gnc", move, problem.gaps, precision=HIGHEST)
-  return jnp.mean(jnp.sum(probs * rise, axis=-1), axis=-1) - barrier * jnp.sum(
+  rise = jnp.einsum("gp,gpc->gc", move, problem.gaps, precision=HIGHEST)
+  return jnp.sum(probs * rise, axis=-1) - barrier * jnp.sum(
     move / trials, axis=-1
   )
