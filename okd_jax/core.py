@@ -93,6 +93,9 @@ class Needs:
     views: one augmented view per peer instead of one shared view.
     ema_decay: decay of averaged peers and method variables, through which the
       batch is passed as well; None keeps no averages.
+    average_statistics: whether the averaged peers have averaged statistics, and
+      pass the batch as in evaluation; otherwise they pass it as in training,
+      and have statistics of their own.
     teacher: outputs of frozen teachers.
     held_out: fraction of the training data kept for `Method.refresh`.
     trunk_gradient: which gradient of branches enters the shared trunk: the
@@ -110,6 +113,7 @@ class Needs:
 
   views: bool = False
   ema_decay: float | None = None
+  average_statistics: bool = False
   teacher: bool = False
   held_out: float = 0.0
   trunk_gradient: str = "sum"
@@ -215,8 +219,7 @@ class Method(nn.Module):
     """Returns new state from held-out logits [P, N, C] and labels [N].
 
     It is called at the start of every epoch but the first if `needs.held_out`
-    is positive.
-    The result replaces collections of the method's state by name.
+    is positive. The result replaces collections of the method's state by name.
     """
     raise NotImplementedError
 
@@ -228,11 +231,8 @@ class Method(nn.Module):
 
 def hyperparameters(method: Method | type[Method]) -> list[Any]:
   """The fields of a method, without those of every linen module."""
-  return [
-    field
-    for field in dataclasses.fields(method)
-    if field.name not in ("parent", "name")
-  ]
+  linens = ("parent", "name")
+  return [f for f in dataclasses.fields(method) if f.name not in linens]
 
 
 def check_hyperparameters(method: Method) -> None:

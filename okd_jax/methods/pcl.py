@@ -24,6 +24,8 @@ class Method(core.Method):
       for all.
     ema_decay: upper limit of the decay of the averages over time, see
       `schedules.ema_decay`.
+    ema_bn: statistics of the averages' batch norms: their "own", as in the
+      authors' code, or the "average" of the peers', with which they then teach.
   """
 
   temperature: float = core.positive(3.0)
@@ -31,6 +33,7 @@ class Method(core.Method):
   stop_gradient: bool = core.flag(True)
   views: bool = core.flag(True)
   ema_decay: float = core.between(0.999, 0, 1)
+  ema_bn: str = core.one_of("own", "own", "average", added=True)
 
   @property
   def deployed_as(self):
@@ -42,7 +45,11 @@ class Method(core.Method):
 
   @property
   def needs(self):
-    return core.Needs(views=self.views, ema_decay=self.ema_decay)
+    return core.Needs(
+      views=self.views,
+      ema_decay=self.ema_decay,
+      average_statistics=self.ema_bn == "average",
+    )
 
   @property
   def joint(self):

@@ -30,7 +30,10 @@ def outputs(
   if average is None or setup.method.needs.ema_decay is None:
     return None, memory
   said, peers_memory = setup.peers.apply(
-    variables(average.params, memory, "peers"), images, key, train=True
+    variables(average.params, memory, "peers"),
+    images,
+    key,
+    train=not setup.method.needs.average_statistics,
   )
   return jax.lax.stop_gradient(said), {**memory, "peers": peers_memory}
 
@@ -63,7 +66,8 @@ def updated(
     state.average.memory,
     state_lib.without_per_example(setup.method, memory),
   )
-  if setup.method.needs.ema_decay is not None:
+  needs = setup.method.needs
+  if needs.ema_decay is not None and not needs.average_statistics:
     averaged["peers"] = passed["peers"]
   return Average(
     params=jax.tree.map(mean, state.average.params, params), memory=averaged
