@@ -302,3 +302,22 @@ def test_a_class_that_the_student_alone_masks_is_infinitely_wrong():
   kl, grad = run(student)
   assert np.isposinf(kl).all()
   assert np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize(
+  ("label", "expected"),
+  [
+    (np.array([1]), np.log(2)),
+    (np.array([[0, 0.5, 0.5]]), np.log(2)),
+    (np.array([0]), np.inf),
+    (np.array([[0.5, 0.5, 0]]), np.inf),
+  ],
+)
+def test_a_masked_class_is_infinitely_wrong_as_a_label_alone(label, expected):
+  logits = np.array([[-np.inf, 0, 0]])
+  value, grad = jax.value_and_grad(lambda z: losses.cross_entropy(z, label)[0])(
+    logits
+  )
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
+  if expected < np.inf:
+    assert np.isfinite(grad).all()
