@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from okd_jax import losses
 
@@ -321,3 +322,23 @@ def test_a_masked_class_is_infinitely_wrong_as_a_label_alone(label, expected):
   np.testing.assert_allclose(value, expected, rtol=1e-6)
   if expected < np.inf:
     assert np.isfinite(grad).all()
+
+
+def test_a_class_that_the_teacher_alone_masks_has_the_target_zero():
+  teacher = LOGITS.copy()
+  teacher[..., KEPT:] = -np.inf
+  p = special.softmax(teacher[..., :KEPT] / 2, -1)
+  log_q = special.log_softmax(LOGITS / 2, -1)[..., :KEPT]
+  found = losses.softened_kl(LOGITS, teacher, temperature=2.0)
+  expected = 4 * np.sum(p * (np.log(p) - log_q), -1)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_temperature_learns_from_the_other_classes():
+  masked = np.stack([LOGITS, LOGITS[::-1]])
+  masked[..., KEPT:] = -np.inf
+  slope = jax.jit(
+    jax.grad(lambda t, x: jnp.sum(losses.softened_kl(*x, temperature=t)))
+  )
+  found, expected = slope(2.0, masked), slope(2.0, masked[..., :KEPT])
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
