@@ -329,9 +329,28 @@ def test_a_class_that_the_teacher_alone_masks_has_the_target_zero():
   teacher[..., KEPT:] = -np.inf
   p = special.softmax(teacher[..., :KEPT] / 2, -1)
   log_q = special.log_softmax(LOGITS / 2, -1)[..., :KEPT]
-  found = losses.softened_kl(LOGITS, teacher, temperature=2.0)
-  expected = 4 * np.sum(p * (np.log(p) - log_q), -1)
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  for loss, expected in (
+    (losses.softened_kl, 4 * np.sum(p * (np.log(p) - log_q), -1)),
+    (losses.softened_cross_entropy, -4 * np.sum(p * log_q, -1)),
+  ):
+    found = loss(LOGITS, teacher, temperature=2.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_masked_classes_add_nothing_to_cross_entropies_of_teachers():
+  masked, student = LOGITS[:2].copy(), LOGITS[0].copy()
+  masked[..., KEPT:] = student[..., KEPT:] = -np.inf
+  loss = jax.jit(
+    jax.value_and_grad(
+      lambda s, t: jnp.sum(losses.softened_cross_entropy(s, t, temperature=2.0))
+    )
+  )
+  value, grad = loss(*masked)
+  expected, few_grad = loss(*masked[..., :KEPT])
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
+  np.testing.assert_allclose(grad[:, :KEPT], few_grad, rtol=1e-6)
+  value, grad = loss(student, LOGITS[1])
+  assert np.isposinf(value) and np.isfinite(grad).all()
 
 
 def test_a_temperature_learns_from_the_other_classes():
