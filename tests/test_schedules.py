@@ -113,5 +113,7 @@ def test_arrays_give_float32(dtype):
 def test_wrong_input_is_refused():
   with pytest.raises(ValueError, match="length=-1 must not be negative"):
     schedules.rampup(0, -1)
+  with pytest.raises(ValueError, match="length=nan must not be negative"):
+    schedules.rampup(0, float("nan"))
   with pytest.raises(ValueError, match="step=0 must be at least 1"):
     schedules.ema_decay(0, 0.999)

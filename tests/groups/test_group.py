@@ -173,6 +173,28 @@ def test_the_first_branch_alone_may_train_the_trunk(mapping, mesh):
   assert_close(first["tails"], gradient_of("sum")["tails"])
 
 
+def test_the_first_of_different_branches_alone_may_train_the_trunk():
+  group = groups.different_branches(
+    [NET, NET], make_mesh(1), trunk_gradient="first"
+  )
+  variables = group.init(jax.random.key(0), IMAGES[:1])
+
+  def losses(params):
+    outputs, _ = group.apply(
+      {**variables, "params": params}, IMAGES, jax.random.key(1), train=False
+    )
+    return jnp.sum(jnp.sin(outputs.logits), (1, 2))
+
+  slopes = jax.jit(jax.jacrev(losses))(variables["params"])
+  trains = {
+    part: np.any([jnp.any(x, range(1, x.ndim)) for x in leaves], axis=0)
+    for part in ("trunk", "tails")
+    if (leaves := jax.tree.leaves(slopes[part]))
+  }
+  assert trains["trunk"].tolist() == [True, False]
+  assert trains["tails"].all()
+
+
 def test_another_trunk_gradient_is_refused():
   with pytest.raises(groups.GroupError, match="'average' must be one of"):
     groups.branches(NET, 4, make_mesh(1), trunk_gradient="average")
@@ -231,6 +253,38 @@ def test_statistics_and_dropout_do_not_depend_on_the_mesh(net):
     one,
     many,
   )
+
+
+class Dropping(nn.Module):
+  """Returns its input with half of it dropped; equal however it is drawn."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = x.reshape(len(x), -1) * self.param("scale", nn.initializers.ones, ())
+    return nn.Dropout(0.5, deterministic=not train)(x)
+
+
+@pytest.mark.parametrize(
+  "peers",
+  [
+    groups.replicas(Dropping(), 2, make_mesh(1)),
+    groups.replicas(Dropping(), 2, make_mesh(1, 2)),
+    groups.mixed([Dropping(), Dropping()], make_mesh(1)),
+  ],
+)
+def test_equal_peers_drop_apart(peers):
+  variables = peers.init(jax.random.key(0), IMAGES[:1])
+  one, two = passed(peers, variables, IMAGES, train=True)[0].logits == 0
+  # Independent masks agree in half of the places.
+  assert 0.3 < np.mean(np.asarray(one) == np.asarray(two)) < 0.7
+
+
+def test_every_network_of_a_mixture_sees_its_own_view():
+  peers = groups.mixed([groups.Stack(Dropping(), 2), Dropping()], make_mesh(1))
+  variables = peers.init(jax.random.key(0), IMAGES[:1])
+  views = jax.random.normal(jax.random.key(4), (3, *IMAGES.shape))
+  outputs, _ = passed(peers, variables, views)
+  np.testing.assert_array_equal(outputs.logits, views.reshape(3, 8, -1))
 
 
 def test_running_variance_is_unbiased_over_the_whole_batch():

@@ -97,6 +97,7 @@ def test_one_peer_is_refused(call):
     lambda: losses.cross_entropy(LOGITS, LABELS[:, None]),
     lambda: losses.cross_entropy(LOGITS, LABELS.astype(jnp.float32)),
     lambda: losses.cross_entropy(LOGITS[0, 0], LABELS),
+    lambda: losses.cross_entropy(LOGITS[0, 0], jnp.float32(1)),
     lambda: losses.softened_kl(LOGITS, LOGITS[..., :1], temperature=1.0),
     lambda: losses.softened_kl(LABELS, LABELS, temperature=1.0),
     lambda: losses.peer_attention(FEATURES, FEATURES[:2]),

@@ -1,6 +1,8 @@
-"""What FFSD says of maps that do not fit."""
+"""Maps of FFSD: small ones by hand, constants, and those that do not fit."""
 
+import golden
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -49,3 +51,68 @@ def test_maps_that_do_not_fit_are_refused_by_name(change, message):
   jax.eval_shape(lambda: losses.ffsd(**ARGUMENTS))
   with pytest.raises(ValueError, match=f"^ffsd: {message}"):
     losses.ffsd(**ARGUMENTS | change)
+
+
+def test_the_first_of_two_positions_is_the_one_to_leave():
+  """A third of two positions is none, and the lowest stands for it."""
+  # By hand: a = (3, 4), r = 5, a / r = (0.6, 0.8) and t = (2.5, 4.2).
+  maps = np.array([3**0.5, 2.0]).reshape(1, 1, 2, 1)
+  distance, guide = losses.diverse_attention(maps, maps)
+  np.testing.assert_allclose(distance, [(1.9**2 + 3.4**2) / 2], rtol=1e-5)
+  np.testing.assert_allclose(
+    guide.ravel(), [3**0.5 + 5 * 1.9, 2 + 5 * 3.4], rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize(
+  "distance",
+  [
+    losses.attention_distance,
+    losses.map_distance,
+    lambda *maps: losses.diverse_attention(*maps)[0],
+  ],
+)
+def test_distances_between_maps_train_the_first_alone(distance):
+  maps = np.random.default_rng(0).uniform(0.5, 1, (2, 3, 4, 4, 2))
+  trained, constant = jax.grad(lambda x: jnp.sum(distance(*x)))(list(maps[:2]))
+  assert trained.any() and not constant.any()
+
+
+def test_every_term_trains_what_learns_and_not_its_targets():
+  rng = np.random.default_rng(0)
+  arrays = {n: x for n, x in ARGUMENTS.items() if n != "labels"}
+  # Peers apart, as a peer's logits are targets of the other peers.
+  arrays["logits"] = list(arrays["logits"])
+  arrays = jax.tree.map(lambda x: rng.uniform(0.5, 1, x.shape), arrays)
+
+  @golden.jit_once
+  @jax.jacrev
+  def jacobian(x):
+    x = x | {"logits": jnp.stack(x["logits"]), "labels": ARGUMENTS["labels"]}
+    return jax.tree.map(lambda t: jnp.sum(t, -1), losses.ffsd(**x))
+
+  found = {}
+  for term, leaves in jacobian(arrays).items():
+    rank = jnp.ndim(leaves["fused_logits"]) - 2
+    for row in np.ndindex(*leaves["fused_logits"].shape[:rank]):
+      found["/".join(map(str, (term, *row)))] = {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(leaves)
+        if jnp.any(leaf[row])
+      }
+  assert found == {
+    "peer_ce/0": {"logits/0"},
+    "peer_ce/1": {"logits/1"},
+    "peer_kd/0": {"logits/0"},
+    "peer_kd/1": {"logits/1"},
+    "ensemble_ce": {"fused_logits"},
+    "ensemble_kd": {"fused_logits"},
+    "leader_ce": {"logits/2"},
+    "leader_kd": {"logits/2"},
+    "peer_diversity/0": {"deep_maps/1"},
+    "peer_self_kd/0": {"shallow_maps/0/0"},
+    "leader_map_kd": {"deep_maps/2", "widened_map"},
+    "leader_self_kd": {"shallow_maps/1/0"},
+    "decoder/0": {"decoded_maps/0/0"},
+    "decoder/1": {"decoded_maps/1/0"},
+  }

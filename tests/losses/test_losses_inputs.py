@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from okd_jax import losses
 
@@ -307,3 +308,61 @@ def test_a_class_that_the_student_alone_masks_is_infinitely_wrong():
   kl, grad = run(student)
   assert np.isposinf(kl).all()
   assert np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize(
+  ("label", "expected"),
+  [
+    (np.array([1]), np.log(2)),
+    (np.array([[0, 0.5, 0.5]]), np.log(2)),
+    (np.array([0]), np.inf),
+    (np.array([[0.5, 0.5, 0]]), np.inf),
+  ],
+)
+def test_a_masked_class_is_infinitely_wrong_as_a_label_alone(label, expected):
+  logits = np.array([[-np.inf, 0, 0]])
+  value, grad = jax.value_and_grad(lambda z: losses.cross_entropy(z, label)[0])(
+    logits
+  )
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
+  if expected < np.inf:
+    assert np.isfinite(grad).all()
+
+
+def test_a_class_that_the_teacher_alone_masks_has_the_target_zero():
+  teacher = LOGITS.copy()
+  teacher[..., KEPT:] = -np.inf
+  p = special.softmax(teacher[..., :KEPT] / 2, -1)
+  log_q = special.log_softmax(LOGITS / 2, -1)[..., :KEPT]
+  for loss, expected in (
+    (losses.softened_kl, 4 * np.sum(p * (np.log(p) - log_q), -1)),
+    (losses.softened_cross_entropy, -4 * np.sum(p * log_q, -1)),
+  ):
+    found = loss(LOGITS, teacher, temperature=2.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_masked_classes_add_nothing_to_cross_entropies_of_teachers():
+  masked, student = LOGITS[:2].copy(), LOGITS[0].copy()
+  masked[..., KEPT:] = student[..., KEPT:] = -np.inf
+  loss = jax.jit(
+    jax.value_and_grad(
+      lambda s, t: jnp.sum(losses.softened_cross_entropy(s, t, temperature=2.0))
+    )
+  )
+  value, grad = loss(*masked)
+  expected, few_grad = loss(*masked[..., :KEPT])
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
+  np.testing.assert_allclose(grad[:, :KEPT], few_grad, rtol=1e-6)
+  value, grad = loss(student, LOGITS[1])
+  assert np.isposinf(value) and np.isfinite(grad).all()
+
+
+def test_a_temperature_learns_from_the_other_classes():
+  masked = np.stack([LOGITS, LOGITS[::-1]])
+  masked[..., KEPT:] = -np.inf
+  slope = jax.jit(
+    jax.grad(lambda t, x: jnp.sum(losses.softened_kl(*x, temperature=t)))
+  )
+  found, expected = slope(2.0, masked), slope(2.0, masked[..., :KEPT])
+  np.testing.assert_allclose(found, expected, rtol=1e-5)

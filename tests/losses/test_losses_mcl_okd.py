@@ -113,6 +113,17 @@ def test_memory_update():
   golden.assert_value(banks, case["expected"]["banks_after"])
 
 
+@pytest.mark.parametrize(
+  ("momentum", "expected"),
+  # By hand: (1, 4) / 5 has the length sqrt(17) / 5.
+  [(0.8, [17**-0.5, 4 * 17**-0.5]), (0, [1, 0]), (1, [0, 1])],
+)
+def test_momentum_is_the_share_of_the_old_row(momentum, expected):
+  old, new = np.array([[0.0, 1.0]]), np.array([[1.0, 0.0]])
+  rows = losses.memory_update(old, new, momentum=momentum)
+  np.testing.assert_allclose(rows, [expected], rtol=1e-6)
+
+
 def test_memory_has_no_gradient():
   rows = np.ones((2, 3, 4))
 

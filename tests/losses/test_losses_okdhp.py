@@ -114,6 +114,13 @@ def test_feature_aggregation_of_the_paper():
   )
 
 
+def test_weights_of_joints_are_squared_with_the_distance():
+  maps, target = np.ones((1, 2, 2, 2)), np.zeros((1, 2, 2, 2))
+  # Weights multiply both maps, so by hand: the mean of 9 and 0, halved.
+  found = losses.heatmap_mse(maps, target, np.array([[3.0, 0.0]]))
+  np.testing.assert_allclose(found, [9 / 4])
+
+
 def test_divergence_of_heat_maps():
   rng = np.random.default_rng(0)
   maps, teacher = rng.normal(size=(2, 3, 4, 5, 6))

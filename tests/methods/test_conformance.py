@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from okd_jax import methods, testing
+from okd_jax import core, methods, rules, testing
+from okd_jax.testing import _outputs
 import runs
 import toys
 
@@ -79,3 +80,60 @@ def test_all_meshes_agree(name, kind):
         assert np.isfinite(expected[1]["gradient_norm"])
       else:
         runs.assert_close(runs.train_from(recipe, start), expected, 1e-9)
+
+
+# Settings of what is done outside of the method.
+OUTSIDE = {
+  *("base_grad", "ema_decay", "fusion_weight_decay", "pause_statistics"),
+  *("updates", "views"),
+}
+
+
+def other_values(field):
+  """Values that a setting may have instead of its default."""
+  if isinstance(field.default, bool):
+    return [not field.default]
+  if isinstance(field.default, str):
+    choices = rules.of(field).expectation.removeprefix("one of ").split(", ")
+    return [choice for choice in choices if choice != field.default]
+  if isinstance(field.default, int):
+    return [field.default + 1]
+  return [field.default / 2 or 0.25]
+
+
+def described(method):
+  """What a method says of its training, and the program of its gradients."""
+  seen, batch = _outputs.random_outputs(method), _outputs.random_batch(method)
+  ctx = _outputs.context(method)
+  start = jax.eval_shape(
+    lambda key: method.init(key, seen, batch, ctx), jax.random.key(0)
+  )
+  memory = [name for name in start if name != "params"]
+
+  def step(variables, seen):
+    def loss(params, seen):
+      result, after = method.apply(
+        variables | {"params": params}, seen, batch, ctx, mutable=memory
+      )
+      return core.objective(result.terms), (result, after)
+
+    params = variables.get("params", {})
+    return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, seen)
+
+  program = jax.make_jaxpr(step)(start, seen)
+  said = (
+    *(method.needs, method.turns(4), method.pauses_memory),
+    method.optimizer_overrides,
+  )
+  return said, (str(program), [str(x) for x in program.consts])
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_setting_matters(name):
+  said, program = described(methods.make(name))
+  assert described(methods.make(name)) == (said, program)
+  for field in methods.fields(name):
+    for value in other_values(field):
+      now_said, now = described(methods.make(name, **{field.name: value}))
+      outside = field.name in OUTSIDE
+      assert now_said != said if outside else now != program, (field, value)

@@ -175,6 +175,7 @@ def test_the_bank_remembers_the_last_of_equal_examples():
   index = np.array([3, 10, 3, 1], np.int32)
   with jax.enable_x64(True):
     method, variables, outputs, batch, ctx = given(index)
+    method = method.clone(momentum=0.75)
     apply = jax.jit(
       lambda v: method.apply(v, outputs, batch, ctx, mutable=["bank"])
     )
@@ -182,7 +183,7 @@ def test_the_bank_remembers_the_last_of_equal_examples():
     before, after = variables["bank"]["rows"], after["bank"]["rows"]
     embedded = embed(variables["params"], outputs.features)
     for place, row in ((1, 10), (2, 3), (3, 1)):
-      mixed = (before[row] + embedded[:, place]) / 2
+      mixed = 3 * before[row] + embedded[:, place]
       mixed /= np.linalg.norm(mixed, axis=-1, keepdims=True)
       np.testing.assert_allclose(after[row], mixed, rtol=1e-12)
     others = np.setdiff1d(np.arange(N), index)

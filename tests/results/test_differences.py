@@ -52,6 +52,19 @@ def test_peers_that_differ_by_their_place_are_found():
   assert str(differences.PeerEffect([], 35.17, 0.000109)) == "F 35.17, p 0.0001"
 
 
+@pytest.mark.parametrize(
+  "figures",
+  [
+    [[1.0, 2.0]],  # one seed
+    [[1.0], [2.0]],  # one peer
+    # Nothing is left but rounding errors, which F would make endless.
+    [[0.1, 0.2, 0.4], [0.3, 0.4, 0.6]],
+  ],
+)
+def test_too_little_to_test_gives_no_effect(figures):
+  assert differences.peer_effect(figures) is None
+
+
 def test_peers_that_are_alike_are_seldom_called_different():
   draws = np.random.default_rng(0).normal(size=(400, 10, 4))
   # Good and bad seeds do not hide or make differences of peers.

@@ -5,6 +5,7 @@ import pytest
 from okd_jax import tasks
 from okd_jax.tasks import figure as figure_lib
 from okd_jax.tasks.figure import Figure
+from okd_jax.tasks.measure import Measure, place_of_best
 
 # As releases before wrote them.
 NAMES = {
@@ -66,3 +67,22 @@ def test_tables_begin_with_the_name_that_the_field_gives_a_measure(
   task, heading
 ):
   assert tasks.load(task).headline().heading == heading
+
+
+def test_the_last_of_equally_good_evaluations_is_the_best():
+  nan, inf = float("nan"), float("inf")
+  assert place_of_best([1.0, 3.0, 3.0, 2.0]) == 2
+  assert place_of_best([1.0, nan, inf, -inf]) == 0
+  assert place_of_best([nan, nan]) == 1
+
+
+def test_shares_are_read_in_percent_and_other_figures_as_they_are():
+  share = Measure("accuracy", "top-1")
+  cost = Measure("cross_entropy", "CE", False, False, phrase="cross-entropy")
+  assert share.text(0.4512) == "45.12 %" and cost.text(0.4512) == "0.4512"
+  assert share.spread(0.4512, 0.003) == "45.12 ± 0.30 %"
+  assert cost.spread(0.4512, 0.003) == "0.4512 ± 0.0030"
+  assert (share.scaled(0.5), cost.scaled(0.5)) == (50, 0.5)
+  assert (share.unit, cost.unit) == (" in %", "")
+  assert (share.merit(2.0), cost.merit(2.0)) == (2, -2)
+  assert (share.heading, cost.heading) == ("Accuracy", "Cross-entropy")

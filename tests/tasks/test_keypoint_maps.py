@@ -96,6 +96,22 @@ def test_heat_maps(number):
   golden.assert_value(weight, expected["target_weight"])
 
 
+def test_joints_count_as_far_as_their_gaussian_reaches():
+  """To the left and above one pixel more, as in the published code."""
+  # Below 0, places are rounded up.
+  columns = np.array([-6.0, -5, 18, 19])
+  for joints in (
+    np.stack([columns, 0 * columns], axis=-1),
+    np.stack([0 * columns, columns], axis=-1),
+  ):
+    maps, weight = keypoint_maps.heat_maps(
+      joints, np.ones(4), (16, 16), (16, 16), 1.0
+    )
+    golden.assert_value(weight, [0, 1, 1, 0])
+    # Of the two that count, only that at 18 reaches a pixel.
+    golden.assert_value(maps.max((0, 1)), [0, 0, np.exp(-4.5), 0])
+
+
 def test_decode():
   case = golden.case("okdhp", "decode_quarter_offset")
   points, peak = golden.jit_once(keypoint_maps.decode)(
@@ -106,9 +122,10 @@ def test_decode():
 
 
 def test_map_without_a_peak_decodes_to_the_corner():
-  points, peak = keypoint_maps.decode(jnp.full((6, 7, 2), -1.0))
+  maps = jnp.full((6, 7, 2), -1.0).at[3, 4, 1].set(-0.5)
+  points, peak = keypoint_maps.decode(maps)
   assert not points.any()
-  golden.assert_value(peak, [-1, -1])
+  golden.assert_value(peak, [-1, -0.5])
 
 
 def test_first_of_equal_peaks_is_taken():

@@ -236,3 +236,99 @@ def test_suppression_and_scores():
     keypoint_metrics.rescore(keypoints[..., 2], scores, inputs["in_vis_thre"]),
     expected["rescored"],
   )
+
+
+@pytest.mark.parametrize(("largest", "keep"), [(0.85, [0, 1]), (0.83, [0])])
+def test_two_figures_are_compared_by_their_mean_area(largest, keep):
+  # By hand: exp(-1 / (2 (2 / 10)^2 a)) is 0.848 with the mean a of 26 and 126.
+  points = np.array([[[0.0, 0.0]], [[1.0, 0.0]]])
+  arguments = points, np.array([0.9, 0.8]), np.array([26.0, 126.0])
+  assert keep == keypoint_metrics.suppress(*arguments, largest, np.array([0.1]))
+
+
+def test_limits_of_suppression_and_confidence_are_allowed():
+  points, ones = np.zeros((2, 1, 2)), np.ones(2)
+  sigmas = np.array([0.1])
+  # Equal figures have an OKS of 1, however small they are.
+  for areas in (ones, 0 * ones):
+    for largest, keep in ((1.0, [0, 1]), (0.99, [0])):
+      assert keep == keypoint_metrics.suppress(
+        points, ones, areas, largest, sigmas
+      )
+  # As in the published code, a confidence of just 0.2 is not above it.
+  scores = keypoint_metrics.rescore(np.array([[0.2, 0.25, 0.5]]), np.ones(1))
+  golden.assert_value(scores, [0.375])
+
+
+def person(x, *, y=0.0, size=0.0, image=1, **more):
+  """A person, or what is found, of two joints on the corners of a square."""
+  joints = [x, y, 2, x + size, y + size, 2]
+  known = {"num_keypoints": 2, "bbox": [x, y, size, size], "area": 5000.0}
+  return {"image_id": image, "keypoints": joints, **known, **more}
+
+
+def figures_of(truths, found):
+  # The OKS of joints at a distance d from the truth is exp(-d^2 / 2 area).
+  return keypoint_oks.oks_figures(truths, found, np.full(2, 0.5))
+
+
+@pytest.mark.parametrize(("num_wrong", "recall"), [(19, 1), (20, 0)])
+def test_twenty_findings_of_an_image_count(num_wrong, recall):
+  wrong = [person(9e3, score=0.9)] * num_wrong
+  figures = figures_of([person(0.0)], [*wrong, person(0.0, score=0.1)])
+  assert figures["AR"] == recall
+
+
+def test_an_oks_counts_up_to_its_threshold():
+  truth = person(0.0, area=1.0)
+  near = person((-2 * np.log(0.72)) ** 0.5, score=1.0)  # an OKS of 0.72
+  figures = figures_of([truth], [near])
+  for name, value in (("", 0.5), ("50", 1), ("75", 0)):
+    golden.assert_value([figures[f"A{x}{name}"] for x in "PR"], [value] * 2)
+  half = person(0.0, size=9e3, score=1.0)  # one joint is exact: just 0.5
+  figures = figures_of([truth], [half])
+  golden.assert_value([figures["AP50"], figures["AR"]], [1, 0.1])
+
+
+def test_findings_in_an_image_without_people_are_wrong():
+  found = [person(0.0, score=0.5), person(0.0, image=7, score=0.9)]
+  figures = figures_of([person(0.0)], found)
+  golden.assert_value([figures["AP"], figures["AR"]], [0.5, 1])
+
+
+def test_of_equally_similar_people_the_last_is_found():
+  """So that the second finding, which fits it alone, has none left."""
+  left, right = person(-1.0, area=1.0), person(1.0, area=1.0)
+  found = [person(0.0, score=0.9), person(2.0, score=0.8)]
+  assert figures_of([left, right], found)["AR50"] == 0.5
+  assert figures_of([right, left], found)["AR50"] == 1
+
+
+def test_a_person_that_counts_goes_before_one_that_does_not():
+  crowd = person(0.0, iscrowd=1)
+  figures = figures_of([crowd, person(1.0)], [person(0.0, score=1.0)])
+  golden.assert_value([figures["AP"], figures["AR"]], [1, 1])
+
+
+def test_findings_of_equal_score_stay_in_the_order_of_their_images():
+  truths = [person(0.0, image=image) for image in range(60)]
+  found = [
+    person(
+      9e3 if 20 <= image < 40 else 0.0,
+      image=image,
+      score=0.5 if image < 40 else 0.9,
+    )
+    for image in range(60)
+  ]
+  # Two thirds of the people, or 67 of the 101 recalls, before a wrong one.
+  assert figures_of(truths, found)["AP"] == pytest.approx(67 / 101)
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(32.0, "M"), (96.0, "ML")])
+def test_both_ends_belong_to_a_range_of_sizes(size, sizes):
+  truth = person(0.0, size=size, area=size**2)
+  right = person(0.0, size=size, score=0.5)
+  wrong = person(9e3, size=size, score=0.9)
+  figures = figures_of([truth], [right, wrong])
+  for name in sizes:
+    golden.assert_value([figures[f"AP{name}"], figures[f"AR{name}"]], [0.5, 1])

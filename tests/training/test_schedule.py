@@ -77,6 +77,8 @@ def test_one_cycle_rises_and_falls_as_in_torch():
   # torch.optim.lr_scheduler.OneCycleLR(max_lr=0.5, total_steps=100,
   # pct_start=0.3) turns at step 29 of 99; here the fall ends after the run.
   found = rates(Schedule("one_cycle"))
+  end = schedule_lib.make(Schedule("one_cycle"), CLOCK, base=0.5)(100)
+  np.testing.assert_allclose(end, 0.5 / 25 / 1e4, rtol=1e-3)
   np.testing.assert_allclose(found[0], 0.5 / 25, rtol=1e-5)
   assert np.argmax(found) == 30
   np.testing.assert_allclose(found[30], 0.5, rtol=1e-5)
