@@ -200,6 +200,10 @@ class Group:
 
   def _on_this_device(self, train, stem, stacks, images, key):
     has_views, pooled, stem_after = images.ndim == 5, None, None
+    if not has_views:
+      # Else a gradient by the images that a network takes in its forward pass
+      # would be summed over the devices of other peers.
+      images = jax.lax.pcast(images, PEER, to="varying")
     if self.stem is not None:
       images, pooled, stem_after = local.through_stem(
         self.stem,
