@@ -159,6 +159,13 @@ class Wrong(core.Method):
       "prediction": core.MethodOutput(terms, {"mixture": logits}),
       "total": core.MethodOutput({"loss": terms["peer_ce"]}),
       "slash": core.MethodOutput({"peer/ce": terms["peer_ce"]}),
+      "headline": core.MethodOutput({"accuracy": terms["peer_ce"]}),
+      "summary": core.MethodOutput(terms, {}, {"rampup": ctx.rampup}),
+      "again": core.MethodOutput(terms, {}, terms),
+      **{
+        name: core.MethodOutput(terms, {name: logits[0]})
+        for name in ("ensemble", "leader", "peer_0", "ema", "a/b")
+      },
     }[self.wrong]
 
 
@@ -172,6 +179,13 @@ class Wrong(core.Method):
     ("prediction", "prediction 'mixture' of .* one prediction for the group"),
     ("total", "term 'loss' of .*Wrong must have another name"),
     ("slash", "term 'peer/ce' of .*Wrong must have another name"),
+    ("headline", "term 'accuracy' of .*Wrong must have another name"),
+    ("summary", "summary 'rampup' of .*Wrong must have another name"),
+    ("again", "summary 'peer_ce' of .*Wrong must have another name"),
+    *(
+      (name, f"prediction '{name}' of .*Wrong must have another name")
+      for name in ("ensemble", "leader", "peer_0", "ema", "a/b")
+    ),
   ],
 )
 def test_a_method_that_returns_something_else_is_refused(wrong, said):
