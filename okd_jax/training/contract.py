@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from okd_jax.core import Array, MethodOutput
+from okd_jax.core import Array, Method, MethodOutput, Variables
 from okd_jax.errors import ConfigError
 from okd_jax.tasks import figure as figure_lib
 from okd_jax.training.setup import Setup
@@ -26,8 +27,7 @@ def checked(setup: Setup, result: Any, logits: Array) -> MethodOutput:
       name that stands for something else in records, or terms or predictions do
       not have the shapes that it describes.
   """
-  method = type(setup.method)
-  who = f"{method.__module__}:{method.__qualname__}"
+  who = _name(setup.method)
   if not isinstance(result, MethodOutput):
     raise ConfigError(
       f"{who} returned {result!r:.60}; return "
@@ -56,6 +56,47 @@ def checked(setup: Setup, result: Any, logits: Array) -> MethodOutput:
         "one prediction for the group."
       )
   return result
+
+
+def check_refreshed(method: Method, memory: Variables, renewed: Any) -> None:
+  """Refuses what cannot replace collections of a method's state.
+
+  Args:
+    method: the method.
+    memory: its collections other than parameters.
+    renewed: what its `refresh` returned.
+
+  Raises:
+    ConfigError: if it is no dictionary of collections that the method has, with
+      their names, shapes and dtypes.
+  """
+  if not isinstance(renewed, dict):
+    raise ConfigError(
+      f"refresh of {_name(method)} returned {renewed!r:.60}; return new values "
+      "of collections, such as {'weights': {'peers': ...}}."
+    )
+  for name, tree in renewed.items():
+    have, wanted = _described(tree), _described(memory.get(name, {}))
+    if have != wanted:
+      raise ConfigError(
+        f"refresh of {_name(method)} returned '{name}' with {have or 'nothing'}"
+        f", and the method keeps {wanted or 'nothing'} there; return all of a "
+        "collection, with names, shapes and dtypes of the first call."
+      )
+
+
+def _described(tree: Any) -> str:
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return ", ".join(
+    f"{jax.tree_util.keystr(path, simple=True, separator='/')} "
+    f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
+    for path, leaf in leaves
+  )
+
+
+def _name(method: Method) -> str:
+  kind = type(method)
+  return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _check_names(who: str, result: MethodOutput, headline: str) -> None:

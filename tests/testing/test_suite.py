@@ -158,6 +158,22 @@ class Rounding(Right):
     return core.MethodOutput({"peer_ce": self.loss(outputs, batch, ctx)})
 
 
+class Refreshed(Right):
+  what: Callable[[], Any] = dict
+
+  @property
+  def needs(self):
+    return core.Needs(held_out=0.1)
+
+  def refresh(self, logits, labels):
+    return self.what()
+
+  @nn.compact
+  def __call__(self, outputs, batch, ctx):
+    self.variable("weights", "peers", jnp.ones, 4)
+    return super().__call__(outputs, batch, ctx)
+
+
 class OnCpuAlone(Right):
   def loss(self, outputs, batch, ctx):
     square = jax.lax.stop_gradient(jnp.eye(2) * jnp.mean(outputs.logits))
@@ -270,6 +286,15 @@ WRONG = [
   ("missing_trunk_or_maps_are_refused", ReadsMaps, "call core.require_maps"),
   ("evaluation_reads_no_target", PredictsByTeacher, "evaluation has none"),
   ("evaluation_reads_no_target", PredictsByTarget, "from the outputs alone"),
+  *(
+    ("refresh_fits_the_state", functools.partial(Refreshed, what), message)
+    for what, message in [
+      (lambda: jnp.ones(4), "return new values of collections"),
+      (lambda: {"weight": {"peers": jnp.ones(4)}}, "the method keeps nothing"),
+      (lambda: {"weights": {}}, r"nothing.*keeps peers float32\[4\]"),
+      (lambda: {"weights": {"peers": jnp.ones(3)}}, r"with peers float32\[3\]"),
+    ]
+  ),
   ("state_stays_as_it_is", Rounding, "cast what is stored"),
   ("lowers_for_accelerators", OnCpuAlone, "no program for TPU and CUDA"),
   ("goes_on_exactly", HostState, "keep everything that a step depends on"),
