@@ -1,5 +1,6 @@
 """The loops of the documentation's page run on the base install."""
 
+import dataclasses
 import functools
 import os
 from pathlib import Path
@@ -115,6 +116,21 @@ def test_the_leader_and_the_state_are_kept_as_the_page_says():
   blank = training.init(setup, jax.random.key(1))
   kept = serialization.from_bytes(blank, serialization.to_bytes(state))
   jax.tree.map(np.testing.assert_array_equal, kept, state)
+
+
+@pytest.mark.parametrize(
+  ("name", "value", "words"),
+  [
+    ("peers", toys.Quick(), "must be a group, such as okd_jax.groups.replicas"),
+    ("method", methods.load("dml"), r"class .*methods.make\('dml'\)"),
+    ("task", "classification", r"'classification' must be .*Task\(\.\.\.\)"),
+    ("optimizer", optax.adamw, r"function adamw.* such as optax.adamw\(1e-3\)"),
+  ],
+)
+def test_parts_of_another_kind_are_refused(name, value, words):
+  setup = toys.recipe("dml", num_peers=2, net=toys.Quick())
+  with pytest.raises(ConfigError, match=f"(?s){name}=.*{words}"):
+    dataclasses.replace(setup, **{name: value})
 
 
 def test_figures_are_of_one_prediction_of_the_sums():
