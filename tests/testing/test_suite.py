@@ -149,6 +149,13 @@ class PredictsByTarget(Right):
     )
 
 
+class PredictsInTraining(Right):
+  def __call__(self, outputs, batch, ctx):
+    loss = self.loss(outputs, batch, ctx)
+    mean = {"all": outputs.logits.mean(0)} if ctx.train else {}
+    return core.MethodOutput({"ce": loss}, mean)
+
+
 class Rounding(Right):
   @nn.compact
   def __call__(self, outputs, batch, ctx):
@@ -220,6 +227,18 @@ class OddNeeds(Right):
     return self.odd
 
 
+class Reported(Right):
+  what: str = "compared"
+
+  @property
+  def compared(self):
+    return "peer_mean" if self.what == "compared" else "deployed"
+
+  @property
+  def published_kind(self):
+    return "replica" if self.what == "kind" else None
+
+
 class NoSuchPeer(Right):
   which: str = "leader"
 
@@ -244,6 +263,12 @@ class Returns(Right):
 WRONG = [
   ("properties_make_sense", BelowItsRule, "weight=-1.0 must be .* Give the"),
   ("properties_make_sense", NoSuchTask, "segmentation.*there are classific"),
+  ("properties_make_sense", Reported, "'peer_mean'; papers report"),
+  (
+    "properties_make_sense",
+    functools.partial(Reported, "kind"),
+    "published_kind='replica'; there are",
+  ),
   *(
     ("properties_make_sense", functools.partial(OddNeeds, odd), message)
     for odd, message in [
@@ -286,6 +311,7 @@ WRONG = [
   ("missing_trunk_or_maps_are_refused", ReadsMaps, "call core.require_maps"),
   ("evaluation_reads_no_target", PredictsByTeacher, "evaluation has none"),
   ("evaluation_reads_no_target", PredictsByTarget, "from the outputs alone"),
+  ("evaluation_reads_no_target", PredictsInTraining, "'all' in training alone"),
   *(
     ("refresh_fits_the_state", functools.partial(Refreshed, what), message)
     for what, message in [
