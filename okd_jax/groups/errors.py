@@ -80,15 +80,16 @@ def check_network(net: Any) -> None:
 def check_call(net: nn.Module) -> None:
   """Raises GroupError unless a network is called as `net(x, train=...)`."""
   check_network(net)
-  arguments = inspect.signature(type(net).__call__).parameters
-  kinds = {argument.kind for argument in arguments.values()}
-  if "train" in arguments or inspect.Parameter.VAR_KEYWORD in kinds:
-    return
-  raise GroupError(
-    f"{type(net).__name__} must be called as net(images, train=...), and its "
-    f"__call__ takes ({', '.join(list(arguments)[1:])}); give it the argument "
-    "'train', for example `train` for `not deterministic`."
-  )
+  signature = inspect.signature(type(net).__call__)
+  try:
+    signature.bind(net, None, train=False)
+  except TypeError as error:
+    raise GroupError(
+      f"{type(net).__name__} must be called as net(images, train=...), and its "
+      f"__call__ takes ({', '.join(list(signature.parameters)[1:])}): {error}; "
+      "give it the argument 'train', for example `train` for `not "
+      "deterministic`, and all others a default."
+    ) from error
 
 
 def check_outputs(result: Any, outputs: Outputs) -> None:

@@ -200,11 +200,21 @@ def test_names_with_slashes_survive_an_export():
   assert exported.unflatten(flat) == variables
 
 
+class Masking(nn.Module):
+  """Asks for another input."""
+
+  @nn.compact
+  def __call__(self, x, mask, *, train):
+    return nn.Dense(5)(jnp.mean(x * mask, (1, 2)))
+
+
 def test_a_network_called_otherwise_is_refused():
   with pytest.raises(
     groups.GroupError, match=r"Deterministic must be called.*'train'"
   ):
     groups.replicas(Deterministic(), 2, make_mesh(1))
+  with pytest.raises(groups.GroupError, match="argument: 'mask'.*a default"):
+    groups.replicas(Masking(), 2, make_mesh(1))
 
 
 class Normalised(nn.Module):
