@@ -70,7 +70,8 @@ def _inputs(group: Group, images: Array) -> Iterator[tuple[nn.Module, Any]]:
       jax.random.key(0),
       entering,
     )
-  for net in dict.fromkeys(stack.net for stack in group.stacks):
+  nets = tuple(stack.net for stack in group.stacks)
+  for net in dict.fromkeys(nets) if once.is_hashable(nets) else nets:
     yield net, entering
 
 
@@ -95,7 +96,8 @@ def _check_state(net: nn.Module, variables: Variables, entering: Any) -> None:
   before = without_params(variables)
 
   def train(variables, batch):
-    return _train(net, variables, batch, jax.random.key(0))[1]
+    with across_devices(DATA):
+      return _train(net, variables, batch, jax.random.key(0))[1]
 
   try:
     # A network may name the axis of the data in training.

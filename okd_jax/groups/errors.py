@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import inspect
+import numbers
 from typing import Any
 
 from flax import linen as nn
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from okd_jax.core import Outputs
-from okd_jax.devices.mesh import PEER
+from okd_jax.devices.mesh import DATA, PEER
 from okd_jax.errors import ConfigError
 from okd_jax.groups.layout import Stack
 from okd_jax.groups.map_peers import MAPPINGS
@@ -23,10 +24,12 @@ class GroupError(ConfigError):
 def check_sizes(stacks: Sequence[Stack], mesh: Mesh, mapping: str) -> None:
   """Raises GroupError unless the mesh can hold the stacks."""
   peer, num_peers = mesh.shape[PEER], sum(stack.count for stack in stacks)
-  if num_peers < 1 or any(stack.count < 1 for stack in stacks):
+  counts = [stack.count for stack in stacks]
+  whole = all(isinstance(count, numbers.Integral) for count in counts)
+  if not whole or min(counts, default=0) < 1:
     raise GroupError(
-      f"config.peers.num_peers={num_peers} must be at least 1, and so must the "
-      "number of networks in every stack."
+      f"config.peers.num_peers={num_peers} must be a whole number of at least "
+      "1, and so must the number of networks in every stack."
     )
   if len(stacks) > 1 and peer != 1:
     raise GroupError(
@@ -41,6 +44,23 @@ def check_sizes(stacks: Sequence[Stack], mesh: Mesh, mapping: str) -> None:
   if mapping not in MAPPINGS:
     raise GroupError(
       f"config.peers.mapping='{mapping}' must be one of {MAPPINGS}."
+    )
+
+
+def check_batch(images: Any, mesh: Mesh) -> None:
+  """Raises GroupError unless the devices get equal parts of a batch.
+
+  Args:
+    images: [B, H, W, c], or one view per peer [P, B, H, W, c].
+    mesh: the devices.
+  """
+  size = images.shape[1 if images.ndim == 5 else 0]
+  devices = mesh.shape[DATA]
+  if size % devices:
+    raise GroupError(
+      f"a batch of {size} examples must be a multiple of {devices}, the number "
+      "of devices that share it; take another size, or in evaluation add "
+      "examples whose `mask` is False."
     )
 
 
@@ -60,15 +80,16 @@ def check_network(net: Any) -> None:
 def check_call(net: nn.Module) -> None:
   """Raises GroupError unless a network is called as `net(x, train=...)`."""
   check_network(net)
-  arguments = inspect.signature(type(net).__call__).parameters
-  kinds = {argument.kind for argument in arguments.values()}
-  if "train" in arguments or inspect.Parameter.VAR_KEYWORD in kinds:
-    return
-  raise GroupError(
-    f"{type(net).__name__} must be called as net(images, train=...), and its "
-    f"__call__ takes ({', '.join(list(arguments)[1:])}); give it the argument "
-    "'train', for example `train` for `not deterministic`."
-  )
+  signature = inspect.signature(type(net).__call__)
+  try:
+    signature.bind(net, None, train=False)
+  except TypeError as error:
+    raise GroupError(
+      f"{type(net).__name__} must be called as net(images, train=...), and its "
+      f"__call__ takes ({', '.join(list(signature.parameters)[1:])}): {error}; "
+      "give it the argument 'train', for example `train` for `not "
+      "deterministic`, and all others a default."
+    ) from error
 
 
 def check_outputs(result: Any, outputs: Outputs) -> None:

@@ -31,15 +31,35 @@ def apply_network(net: nn.Module, train: bool) -> Pass:
 
   def fn(variables, images, key):
     if not train:
-      return net.apply(variables, images, train=False), {}
+      return _apply(net, variables, images, train=False), {}
     mutable = [name for name in variables if name != "params"]
     with across_devices(DATA):
-      result, state = net.apply(
-        variables, images, train=True, mutable=mutable, rngs={"dropout": key}
+      result, state = _apply(
+        net,
+        variables,
+        images,
+        train=True,
+        mutable=mutable,
+        rngs={"dropout": key},
       )
     return result, _one_value(net, dict(state))
 
   return fn
+
+
+def _apply(net: nn.Module, *args: Any, **kwargs: Any) -> Any:
+  try:
+    return net.apply(*args, **kwargs)
+  except TypeError as error:
+    # In `shard_map`, JAX tells what is equal on all devices from what is not.
+    if "manual axis types" not in str(error):
+      raise
+    raise GroupError(
+      f"{type(net).__name__} has a loop or a condition with a constant in the "
+      "place of values that depend on the images, such as jnp.zeros(...) where "
+      "a loop begins; make it with jnp.zeros_like or jnp.full_like of what the "
+      "network has computed from the images (nn.RNN takes initial_carry=...)."
+    ) from error
 
 
 def with_outputs(fn: Pass) -> Pass:

@@ -20,7 +20,12 @@ import numpy as np
 from okd_jax.core import Array, Outputs, Variables
 from okd_jax.devices.mesh import DATA, make_mesh, PEER
 from okd_jax.groups import layout, local, once
-from okd_jax.groups.errors import check_call, check_sizes, GroupError
+from okd_jax.groups.errors import (
+  check_batch,
+  check_call,
+  check_sizes,
+  GroupError,
+)
 from okd_jax.groups.forward import join_outputs
 from okd_jax.groups.layout import Stack
 
@@ -133,8 +138,9 @@ class Group:
 
     Raises:
       GroupError: if a network keeps state that would differ between devices of
-        this mesh.
+        this mesh, or if the examples cannot be divided among them.
     """
+    check_batch(images, self.mesh)
     has_views = images.ndim == 5
     batch = P(PEER, DATA) if has_views else P(DATA)
     stem, stacks = self._separate(variables)
@@ -200,6 +206,10 @@ class Group:
 
   def _on_this_device(self, train, stem, stacks, images, key):
     has_views, pooled, stem_after = images.ndim == 5, None, None
+    if not has_views:
+      # Else a gradient by the images that a network takes in its forward pass
+      # would be summed over the devices of other peers.
+      images = jax.lax.pcast(images, PEER, to="varying")
     if self.stem is not None:
       images, pooled, stem_after = local.through_stem(
         self.stem,

@@ -27,7 +27,7 @@ def by_value(make: Callable[..., T]) -> Callable[..., T]:
 
   @functools.wraps(make)
   def get(*values: Any) -> T:
-    return known(*values) if _is_hashable(values) else make(*values)
+    return known(*values) if is_hashable(values) else make(*values)
 
   return get
 
@@ -50,7 +50,7 @@ def remembered(ask: Callable[[nn.Module, Any], T]) -> Callable[..., T]:
   def answer(net: nn.Module, entering: Any) -> T:
     leaves, structure = jax.tree.flatten(entering)
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves]
-    asked = known if _is_hashable(net) else known.__wrapped__
+    asked = known if is_hashable(net) else known.__wrapped__
     return asked(net, tuple(shapes), structure, jnp.result_type(float))
 
   return answer
@@ -72,7 +72,7 @@ def jitted(
   """
   where, structure = jax.tree.flatten(out_shardings)
   asked = (fn, given, donate_argnums, tuple(where), structure)
-  make = _jitted if _is_hashable(asked) else _jitted.__wrapped__
+  make = _jitted if is_hashable(asked) else _jitted.__wrapped__
   return make(*asked)
 
 
@@ -85,7 +85,7 @@ def _jitted(fn, given, donate_argnums, where, structure):
   )
 
 
-def _is_hashable(value: Any) -> bool:
+def is_hashable(value: Any) -> bool:
   """Whether a value can be hashed, which its type does not tell."""
   try:
     hash(value)

@@ -102,6 +102,11 @@ def is_group(who: str) -> bool:
   return not single and who not in (LEADER, PEERS_MEAN, GROUP)
 
 
+def is_free(who: str) -> bool:
+  """Whether a method may call a prediction of its own so."""
+  return is_group(who) and who not in (ENSEMBLE, _AVERAGED) and "/" not in who
+
+
 def peer(index: int) -> str:
   """Names a peer, counted from 0."""
   return f"peer_{index}"

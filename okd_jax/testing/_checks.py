@@ -166,7 +166,7 @@ def evaluation_reads_no_target(method: core.Method) -> None:
 
   In evaluation the outputs of averages and teachers are NaN, the indices are
   those of another split than the memory per example has, and targets are what
-  predictions are compared with.
+  predictions are compared with. Only there predictions are measured.
   """
   variables = variables_of(method)
   hidden = dict(variables)
@@ -188,6 +188,14 @@ def evaluation_reads_no_target(method: core.Method) -> None:
   jitted = jax.jit(predictions, compiler_options=_outputs.QUICK)
   batch = _outputs.random_batch(method)
   expected = jitted(variables, seen, batch)
+  trained: Any = jax.eval_shape(functools.partial(apply, method, {}), seen)
+  for name in trained.predictions:
+    require(
+      name in expected,
+      method,
+      f"predicts '{name}' in training alone; return it if not ctx.train, too, "
+      "as predictions are measured in evaluation",
+    )
   _require_close(
     jitted(hidden, blind, batch),
     expected,

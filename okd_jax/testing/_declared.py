@@ -24,6 +24,18 @@ def properties_make_sense(method: core.Method) -> None:
     f"is for the tasks {method.tasks}; there are {', '.join(known)}",
   )
   _needs_make_sense(method)
+  compared, kind = method.compared, method.published_kind
+  require(
+    compared in ("deployed", "peers_mean"),
+    method,
+    f"has compared={compared!r}; papers report 'deployed' or 'peers_mean'",
+  )
+  require(
+    kind in (None, "replicas", "branches"),
+    method,
+    f"has published_kind={kind!r}; there are replicas and branches, None is "
+    "any",
+  )
   require(
     _whole(method.min_peers) and method.min_peers >= 1,
     method,

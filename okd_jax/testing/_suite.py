@@ -3,7 +3,14 @@
 from collections.abc import Callable
 
 from okd_jax import core
-from okd_jax.testing import _checks, _declared, _draws, _gradients, _training
+from okd_jax.testing import (
+  _checks,
+  _declared,
+  _draws,
+  _gradients,
+  _refreshed,
+  _training,
+)
 
 CHECKS: tuple[Callable[[core.Method], None], ...] = (
   _declared.properties_make_sense,
@@ -17,6 +24,7 @@ CHECKS: tuple[Callable[[core.Method], None], ...] = (
   _checks.too_few_peers_are_refused,
   _checks.missing_trunk_or_maps_are_refused,
   _checks.evaluation_reads_no_target,
+  _refreshed.refresh_fits_the_state,
   _training.state_stays_as_it_is,
   _training.lowers_for_accelerators,
   _training.goes_on_exactly,

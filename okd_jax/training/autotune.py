@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 from pathlib import Path
 import statistics
 import time
@@ -66,16 +67,23 @@ def measure(group: Group, images: Array) -> dict[str, float]:
     images: float [B, H, W, c], on that device.
 
   Returns:
-    Median seconds of every mapping.
+    Median seconds of every mapping; infinity for "vmap" if it fails, as of a
+    network that `jax.vmap` cannot map.
   """
   key = jax.random.key(0)
   variables = group.init(key, images[:1])
-  return {
-    mapping: _seconds(
-      _pass(dataclasses.replace(group, mapping=mapping), key), variables, images
-    )
-    for mapping in _CANDIDATES
-  }
+
+  def timed(mapping):
+    mapped = dataclasses.replace(group, mapping=mapping)
+    return _seconds(_pass(mapped, key), variables, images)
+
+  seconds = {"unroll": timed("unroll")}
+  try:
+    seconds["vmap"] = timed("vmap")
+  except Exception as error:  # of JAX or of the network, whatever it is
+    _log.warning("The peers are unrolled, as mapping=vmap fails: %s", error)
+    seconds["vmap"] = math.inf
+  return seconds
 
 
 def _kept(setup: Setup, group: Group, cache: Path) -> dict[str, float]:

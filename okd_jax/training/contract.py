@@ -2,42 +2,40 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from okd_jax.core import Array, Method, MethodOutput
+from okd_jax.core import Array, Method, MethodOutput, Variables
 from okd_jax.errors import ConfigError
+from okd_jax.tasks import figure as figure_lib
+from okd_jax.training.setup import Setup
 
 # What a record holds beside the terms.
 _TAKEN = ("step", "kind", "loss", "learning_rate", "rampup", "gradient_norm")
 
 
-def checked(method: Method, result: Any, logits: Array) -> MethodOutput:
+def checked(setup: Setup, result: Any, logits: Array) -> MethodOutput:
   """Returns what a method returned.
 
   Args:
-    method: the method, to be named in errors.
+    setup: the setup, with the method that is named in errors.
     result: what it returned.
     logits: logits of the peers, [P, B, *out].
 
   Raises:
-    ConfigError: if it is no `MethodOutput`, a term has a name that records
-      cannot have, or terms or predictions do not have the shapes that it
-      describes.
+    ConfigError: if it is no `MethodOutput`, a term, summary or prediction has a
+      name that stands for something else in records, or terms or predictions do
+      not have the shapes that it describes.
   """
-  who = f"{type(method).__module__}:{type(method).__qualname__}"
+  who = _name(setup.method)
   if not isinstance(result, MethodOutput):
     raise ConfigError(
       f"{who} returned {result!r:.60}; return "
       "okd_jax.core.MethodOutput(terms), with the loss terms by name."
     )
+  _check_names(who, result, setup.task.in_step(setup.task.info).name)
   num_peers, num_examples = logits.shape[:2]
   for name, term in result.terms.items():
-    if name in _TAKEN or "/" in name:
-      raise ConfigError(
-        f"the term '{name}' of {who} must have another name: records have "
-        f"{', '.join(_TAKEN)} of their own, and '/' stands before the index of "
-        "an element."
-      )
     shape = jnp.shape(term)
     if (
       shape[-1:] != (num_examples,)
@@ -58,3 +56,67 @@ def checked(method: Method, result: Any, logits: Array) -> MethodOutput:
         "one prediction for the group."
       )
   return result
+
+
+def check_refreshed(method: Method, memory: Variables, renewed: Any) -> None:
+  """Refuses what cannot replace collections of a method's state.
+
+  Args:
+    method: the method.
+    memory: its collections other than parameters.
+    renewed: what its `refresh` returned.
+
+  Raises:
+    ConfigError: if it is no dictionary of collections that the method has, with
+      their names, shapes and dtypes.
+  """
+  if not isinstance(renewed, dict):
+    raise ConfigError(
+      f"refresh of {_name(method)} returned {renewed!r:.60}; return new values "
+      "of collections, such as {'weights': {'peers': ...}}."
+    )
+  for name, tree in renewed.items():
+    have, wanted = _described(tree), _described(memory.get(name, {}))
+    if have != wanted:
+      raise ConfigError(
+        f"refresh of {_name(method)} returned '{name}' with {have or 'nothing'}"
+        f", and the method keeps {wanted or 'nothing'} there; return all of a "
+        "collection, with names, shapes and dtypes of the first call."
+      )
+
+
+def _described(tree: Any) -> str:
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return ", ".join(
+    f"{jax.tree_util.keystr(path, simple=True, separator='/')} "
+    f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
+    for path, leaf in leaves
+  )
+
+
+def _name(method: Method) -> str:
+  kind = type(method)
+  return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _check_names(who: str, result: MethodOutput, headline: str) -> None:
+  taken = (*_TAKEN, headline)
+  for kind, names, others in (
+    ("term", result.terms, taken),
+    ("summary", result.summaries, (*taken, *result.terms)),
+  ):
+    for name in names:
+      if name in others or "/" in name:
+        raise ConfigError(
+          f"the {kind} '{name}' of {who} must have another name: records have "
+          f"{', '.join(others)} of their own, and '/' stands before the index "
+          "of an element."
+        )
+  for name in result.predictions:
+    if not figure_lib.is_free(name):
+      raise ConfigError(
+        f"the prediction '{name}' of {who} must have another name: evaluations "
+        "measure the leader, the ensemble (the members' joint prediction), "
+        "peers, their mean and references under such names; '/' stands "
+        "between parts of a figure's name."
+      )

@@ -17,7 +17,7 @@ from okd_jax.groups import once
 from okd_jax.tasks import figure as figure_lib
 from okd_jax.tasks.figure import Figure
 from okd_jax.tasks.task import total
-from okd_jax.training import state as state_lib, step as steps
+from okd_jax.training import contract, state as state_lib, step as steps
 from okd_jax.training.setup import Setup
 from okd_jax.training.state import TrainState
 
@@ -101,6 +101,7 @@ class Evaluator:
     logits, labels = self._held_out_logits(state)
     everywhere = NamedSharding(setup.mesh, PartitionSpec())
     renewed = setup.method.refresh(logits, labels)
+    contract.check_refreshed(setup.method, state.memory["method"], renewed)
     renewed = mesh_lib.place(
       renewed, jax.tree.map(lambda _: everywhere, renewed)
     )

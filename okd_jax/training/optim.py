@@ -9,7 +9,7 @@ import optax
 from optax import contrib
 
 from okd_jax import outside, rules
-from okd_jax.errors import ConfigError
+from okd_jax.errors import closest, ConfigError
 
 NAMES = ("sgd", "adam", "adamw", "lamb", "lion", "muon")
 # The values of beta2 and epsilon where the settings leave them at 0.
@@ -104,7 +104,7 @@ def make(
 
   Raises:
     ConfigError: if a setting breaks its rule, such as an unknown name of an
-      optimiser.
+      optimiser, or is unknown; from `init`, if a prefix fits no parameter.
   """
   rules.check(settings, "config.optim")
   if overrides:
@@ -112,7 +112,7 @@ def make(
     for prefix, changes in overrides.items():
       changes = dict(changes)
       rate = changes.pop("adam_rate", None)
-      own = dataclasses.replace(settings, **changes)
+      own = _changed(settings, prefix, changes)
       groups[prefix] = _one(own, shared) if rate is None else _adam(own, rate)
     made = optax.multi_transform(groups, _labels(tuple(overrides)))
   else:
@@ -243,11 +243,35 @@ def _no_norms(params: Any) -> Any:
   )
 
 
+def _changed(settings: Optim, prefix: str, changes: dict[str, Any]) -> Optim:
+  known = [field.name for field in dataclasses.fields(settings)]
+  for name in changes:
+    if name not in known:
+      raise ConfigError(
+        f"optimizer_overrides['{prefix}'] has the unknown setting '{name}'"
+        f"{closest(name, known)} Settings: adam_rate, {', '.join(known)}."
+      )
+  own = dataclasses.replace(settings, **changes)
+  rules.check(own, f"optimizer_overrides['{prefix}']")
+  return own
+
+
 def _labels(prefixes: tuple[str, ...]) -> Callable[[Any], Any]:
   def label(path, _):
     return next((p for p in prefixes if _name(path).startswith(p)), "")
 
-  return lambda params: jax.tree_util.tree_map_with_path(label, params)
+  def labels(params):
+    found = jax.tree_util.tree_map_with_path(label, params)
+    for prefix in set(prefixes) - set(jax.tree.leaves(found)):
+      paths = jax.tree_util.tree_leaves_with_path(params)
+      names = sorted({"/".join(_name(p).split("/")[:2]) for p, _ in paths})
+      raise ConfigError(
+        f"optimizer_overrides['{prefix}'] fits no parameter, or only those of "
+        f"an earlier prefix; there are {', '.join(names):.300}."
+      )
+    return found
+
+  return labels
 
 
 def _name(path: Any) -> str:

@@ -22,7 +22,7 @@ from okd_jax.core import (
 from okd_jax.errors import ConfigError
 from okd_jax.groups import Group, once
 from okd_jax.tasks.task import Task
-from okd_jax.training import optim, schedule as schedule_lib
+from okd_jax.training import given, optim, schedule as schedule_lib
 from okd_jax.training.clock import Clock, require_count
 from okd_jax.training.schedule import MULTISTEP, Schedule
 
@@ -63,8 +63,9 @@ class Setup:
       the networks are not given; see `okd_jax.training.targets`.
 
   Raises:
-    ConfigError: if a number or a hyperparameter of the method is out of range,
-      if the method is for another task, or if it compares peers that see
+    ConfigError: if a part is of another kind, such as a class for an instance,
+      if a number or a hyperparameter of the method is out of range, if the
+      method is for another task, or if it compares peers that see
       different mixtures.
   """
 
@@ -85,6 +86,7 @@ class Setup:
   teacher_example: Outputs | None = None
 
   def __post_init__(self) -> None:
+    given.check(self)
     check_hyperparameters(self.method)
     self._check_numbers()
     require_task(self.task.name, self.method)

@@ -194,7 +194,7 @@ def predict_normalized(
     batch,
     setup.context(jnp.zeros((), jnp.int32), key, train=False),
   )
-  result = contract.checked(setup.method, result, outputs.logits)
+  result = contract.checked(setup, result, outputs.logits)
   members = jnp.array(setup.method.members(len(outputs.logits)))
   ensemble = setup.task.combine(outputs.logits[members])
   return outputs.logits, {"ensemble": ensemble, **result.predictions}
@@ -259,7 +259,7 @@ def _loss(
     ctx,
     mutable=list(memory["method"]),
   )
-  result = contract.checked(setup.method, result, outputs.logits)
+  result = contract.checked(setup, result, outputs.logits)
   new_memory = {"peers": peers_memory, "method": dict(method_memory)}
   weights = setup.task.weights(inputs.batch)
   terms = {name: term * weights for name, term in result.terms.items()}

@@ -1,6 +1,7 @@
 """Networks that keep state of their own: what is kept, on every mesh."""
 
 import dataclasses
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -199,8 +200,40 @@ def test_names_with_slashes_survive_an_export():
   assert exported.unflatten(flat) == variables
 
 
+class Masking(nn.Module):
+  """Asks for another input."""
+
+  @nn.compact
+  def __call__(self, x, mask, *, train):
+    return nn.Dense(5)(jnp.mean(x * mask, (1, 2)))
+
+
 def test_a_network_called_otherwise_is_refused():
   with pytest.raises(
     groups.GroupError, match=r"Deterministic must be called.*'train'"
   ):
     groups.replicas(Deterministic(), 2, make_mesh(1))
+  with pytest.raises(groups.GroupError, match="argument: 'mask'.*a default"):
+    groups.replicas(Masking(), 2, make_mesh(1))
+
+
+class Normalised(nn.Module):
+  """Flax's batch norm over an axis, as networks for `jax.pmap` have it."""
+
+  center: Any = 0.0
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = nn.BatchNorm(not train, axis_name="batch")(x - self.center)
+    return nn.Dense(5)(x.mean((1, 2)))
+
+
+@pytest.mark.parametrize("center", [0.0, np.zeros(6)])
+@pytest.mark.parametrize("data", [1, 2])
+def test_other_axes_and_fields_of_arrays_are_allowed(center, data):
+  group = groups.replicas(Normalised(center), 2, make_mesh(data))
+  groups.check(group, IMAGES[:1])
+  variables = group.init(jax.random.key(0), IMAGES[:1])
+  jax.jit(lambda v: group.apply(v, IMAGES, jax.random.key(1), train=True))(
+    variables
+  )

@@ -316,11 +316,21 @@ def test_vmap_and_unroll_agree():
   )
 
 
+def apply_odd(*views):
+  """Passes three examples, or views of them, to a group on two devices."""
+  group = groups.replicas(Plain(), 2, make_mesh(2))
+  images = jnp.ones((*views, 3, 6, 6, 1))
+  group.apply({}, images, jax.random.key(0), train=False)
+
+
 @pytest.mark.parametrize(
   ("make", "words"),
   [
     (lambda: groups.replicas(NET, 3, make_mesh(1, 2)), "must divide"),
     (lambda: groups.replicas(NET, 0, make_mesh(1)), "at least 1"),
+    (lambda: groups.replicas(NET, 2.0, make_mesh(1)), "2.0 must be a whole"),
+    (lambda: apply_odd(), "3 examples must be a multiple of 2"),
+    (lambda: apply_odd(2), "3 examples must be a multiple of 2"),
     (lambda: groups.replicas(NET, 2, make_mesh(1), "scan"), "must be one of"),
     (lambda: groups.branches(Plain(), 2, make_mesh(1)), "no field 'part'"),
     (lambda: groups.replicas(Plain, 2, make_mesh(1)), "got the class Plain"),

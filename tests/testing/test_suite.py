@@ -149,6 +149,13 @@ class PredictsByTarget(Right):
     )
 
 
+class PredictsInTraining(Right):
+  def __call__(self, outputs, batch, ctx):
+    loss = self.loss(outputs, batch, ctx)
+    mean = {"all": outputs.logits.mean(0)} if ctx.train else {}
+    return core.MethodOutput({"ce": loss}, mean)
+
+
 class Rounding(Right):
   @nn.compact
   def __call__(self, outputs, batch, ctx):
@@ -156,6 +163,22 @@ class Rounding(Right):
     if not self.is_initializing():
       mean.value = jnp.mean(outputs.logits).astype(jnp.bfloat16)
     return core.MethodOutput({"peer_ce": self.loss(outputs, batch, ctx)})
+
+
+class Refreshed(Right):
+  what: Callable[[], Any] = dict
+
+  @property
+  def needs(self):
+    return core.Needs(held_out=0.1)
+
+  def refresh(self, logits, labels):
+    return self.what()
+
+  @nn.compact
+  def __call__(self, outputs, batch, ctx):
+    self.variable("weights", "peers", jnp.ones, 4)
+    return super().__call__(outputs, batch, ctx)
 
 
 class OnCpuAlone(Right):
@@ -204,6 +227,18 @@ class OddNeeds(Right):
     return self.odd
 
 
+class Reported(Right):
+  what: str = "compared"
+
+  @property
+  def compared(self):
+    return "peer_mean" if self.what == "compared" else "deployed"
+
+  @property
+  def published_kind(self):
+    return "replica" if self.what == "kind" else None
+
+
 class NoSuchPeer(Right):
   which: str = "leader"
 
@@ -228,6 +263,12 @@ class Returns(Right):
 WRONG = [
   ("properties_make_sense", BelowItsRule, "weight=-1.0 must be .* Give the"),
   ("properties_make_sense", NoSuchTask, "segmentation.*there are classific"),
+  ("properties_make_sense", Reported, "'peer_mean'; papers report"),
+  (
+    "properties_make_sense",
+    functools.partial(Reported, "kind"),
+    "published_kind='replica'; there are",
+  ),
   *(
     ("properties_make_sense", functools.partial(OddNeeds, odd), message)
     for odd, message in [
@@ -270,6 +311,16 @@ WRONG = [
   ("missing_trunk_or_maps_are_refused", ReadsMaps, "call core.require_maps"),
   ("evaluation_reads_no_target", PredictsByTeacher, "evaluation has none"),
   ("evaluation_reads_no_target", PredictsByTarget, "from the outputs alone"),
+  ("evaluation_reads_no_target", PredictsInTraining, "'all' in training alone"),
+  *(
+    ("refresh_fits_the_state", functools.partial(Refreshed, what), message)
+    for what, message in [
+      (lambda: jnp.ones(4), "return new values of collections"),
+      (lambda: {"weight": {"peers": jnp.ones(4)}}, "the method keeps nothing"),
+      (lambda: {"weights": {}}, r"nothing.*keeps peers float32\[4\]"),
+      (lambda: {"weights": {"peers": jnp.ones(3)}}, r"with peers float32\[3\]"),
+    ]
+  ),
   ("state_stays_as_it_is", Rounding, "cast what is stored"),
   ("lowers_for_accelerators", OnCpuAlone, "no program for TPU and CUDA"),
   ("goes_on_exactly", HostState, "keep everything that a step depends on"),

@@ -4,12 +4,15 @@ import dataclasses
 import json
 from types import SimpleNamespace
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import quick
 
+from okd_jax import groups
+from okd_jax.devices.mesh import make_mesh
 from okd_jax.training import autotune
 import toys
 
@@ -104,3 +107,20 @@ def test_both_forms_are_timed(kind):
   seconds = autotune.measure(group, jax.device_put(images, jax.devices()[0]))
   assert set(seconds) == {"unroll", "vmap"}
   assert all(value > 0 for value in seconds.values())
+
+
+class Sloped(nn.Module):
+  """Differentiates a convolution in its forward pass."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    conv = nn.Conv(4, (3, 3))
+    conv(x)
+    return jnp.mean(jax.grad(lambda x: jnp.sum(conv(x) ** 2))(x), (1, 2))
+
+
+def test_a_network_that_cannot_be_mapped_is_unrolled(caplog):
+  group = groups.replicas(Sloped(), 2, make_mesh(1))
+  seconds = autotune.measure(group, jnp.ones((4, 6, 6, 1)))
+  assert seconds["unroll"] < seconds["vmap"] == json.loads("Infinity")
+  assert "unrolled, as mapping=vmap fails: Linearization" in caplog.text

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from okd_jax import methods
+from okd_jax.errors import ConfigError
 from okd_jax.training import optim
 import runs
 import toys
@@ -64,6 +65,20 @@ def test_overrides_hold_below_their_prefix_alone():
   assert float(updates["method"]["fusion"]["w"][0]) == 0.0
   assert float(updates["method"]["head"]["w"][0]) == -0.5
   assert float(updates["peers"]["w"][0]) == -0.5
+
+
+@pytest.mark.parametrize(
+  ("prefix", "changes", "words"),
+  [
+    ("method/fusoin", {"momentum": 0.0}, "fits no parameter.*method/fusion, "),
+    ("method/fusion", {"momentun": 0.0}, "'momentun'; did you mean 'momentum'"),
+    ("method/fusion", {"momentum": 2.0}, r"method/fusion'\].momentum=2.0 must"),
+  ],
+)
+def test_overrides_that_would_do_nothing_are_refused(prefix, changes, words):
+  params = {"method": {"fusion": jnp.ones(2)}, "peers": {"w": jnp.ones(2)}}
+  with pytest.raises(ConfigError, match=words):
+    optim.make(optim.Optim(), {prefix: changes}).init(params)
 
 
 def test_norms_of_an_override_by_adam_decay_only_if_asked():

@@ -1,5 +1,6 @@
 """The loops of the documentation's page run on the base install."""
 
+import dataclasses
 import functools
 import os
 from pathlib import Path
@@ -117,6 +118,21 @@ def test_the_leader_and_the_state_are_kept_as_the_page_says():
   jax.tree.map(np.testing.assert_array_equal, kept, state)
 
 
+@pytest.mark.parametrize(
+  ("name", "value", "words"),
+  [
+    ("peers", toys.Quick(), "must be a group, such as okd_jax.groups.replicas"),
+    ("method", methods.load("dml"), r"class .*methods.make\('dml'\)"),
+    ("task", "classification", r"'classification' must be .*Task\(\.\.\.\)"),
+    ("optimizer", optax.adamw, r"function adamw.* such as optax.adamw\(1e-3\)"),
+  ],
+)
+def test_parts_of_another_kind_are_refused(name, value, words):
+  setup = toys.recipe("dml", num_peers=2, net=toys.Quick())
+  with pytest.raises(ConfigError, match=f"(?s){name}=.*{words}"):
+    dataclasses.replace(setup, **{name: value})
+
+
 def test_figures_are_of_one_prediction_of_the_sums():
   setup = toys.recipe("dml", num_peers=2, net=toys.Quick())
   state = training.init(setup, jax.random.key(0))
@@ -159,6 +175,13 @@ class Wrong(core.Method):
       "prediction": core.MethodOutput(terms, {"mixture": logits}),
       "total": core.MethodOutput({"loss": terms["peer_ce"]}),
       "slash": core.MethodOutput({"peer/ce": terms["peer_ce"]}),
+      "headline": core.MethodOutput({"accuracy": terms["peer_ce"]}),
+      "summary": core.MethodOutput(terms, {}, {"rampup": ctx.rampup}),
+      "again": core.MethodOutput(terms, {}, terms),
+      **{
+        name: core.MethodOutput(terms, {name: logits[0]})
+        for name in ("ensemble", "leader", "peer_0", "ema", "a/b")
+      },
     }[self.wrong]
 
 
@@ -172,6 +195,13 @@ class Wrong(core.Method):
     ("prediction", "prediction 'mixture' of .* one prediction for the group"),
     ("total", "term 'loss' of .*Wrong must have another name"),
     ("slash", "term 'peer/ce' of .*Wrong must have another name"),
+    ("headline", "term 'accuracy' of .*Wrong must have another name"),
+    ("summary", "summary 'rampup' of .*Wrong must have another name"),
+    ("again", "summary 'peer_ce' of .*Wrong must have another name"),
+    *(
+      (name, f"prediction '{name}' of .*Wrong must have another name")
+      for name in ("ensemble", "leader", "peer_0", "ema", "a/b")
+    ),
   ],
 )
 def test_a_method_that_returns_something_else_is_refused(wrong, said):
