@@ -212,6 +212,27 @@ def test_group_predictions_and_averages(gated, tmp_path):
       )
 
 
+class Mean(core.Method):
+  """A group prediction without variables."""
+
+  def __call__(self, outputs, batch, ctx):
+    mean = jnp.mean(outputs.logits, 0)
+    return core.MethodOutput(
+      {"peer_ce": outputs.logits[..., 0]}, {"mean": mean}
+    )
+
+
+def test_a_group_prediction_without_variables(run, tmp_path):
+  setup = toys.recipe(Mean(), num_peers=2, net=toys.Quick())
+  state = state_lib.init(setup, jax.random.key(0))
+  export.export(
+    dataclasses.replace(run, setup=setup, state=state), tmp_path / "it", "mean"
+  )
+  apply, variables = exported.load_leader(tmp_path / "it")
+  images = np.ones((3, *toys.INFO.image_shape), np.float32)
+  assert apply(variables, images).shape == (3, 5)
+
+
 def test_the_saved_model_agrees(run, images, expected, tmp_path):
   import tensorflow as tf
 
