@@ -192,6 +192,20 @@ def test_a_key_without_a_value_is_refused(key):
   assert f"config.{key}=None" in str(error.value)
 
 
+@pytest.mark.parametrize(
+  "key", ["batch_size", "mesh.data", "peers.net", "peers.num_peers"]
+)
+def test_none_is_refused_before_devices_are_counted(key, tmp_path):
+  recipe = tmp_path / "mine.py"
+  recipe.write_text(
+    "from configs import okddip_digits\n\n\ndef get_config():\n"
+    "  config = okddip_digits.get_config('branches')\n"
+    f"  config.{key} = None\n  return config\n"
+  )
+  with pytest.raises(ConfigError, match=f"config.{key}=None must be set"):
+    cli.prepare_jax(read(f"--config={recipe}"))
+
+
 ONE_OF_SWITOKD = (
   "--config=configs/switokd_digits.py:smoke",
   "--config.peers.net=resnet8",
