@@ -162,13 +162,18 @@ def check_value(
   """
   name = f"{path}.{described.name}"
   if value is None:
-    raise ConfigError(f"{name}=None must be set; leave it out for its default.")
+    raise unset(name)
   rule = of(described)
   if rule and not rule.holds(value):
     raise ConfigError(f"{name}={value!r} must be {rule.expectation}.")
   kind = type(described.default)
   if kind in KINDS and not _is(value, kind):
     raise ConfigError(f"{name}={value!r} must be {KINDS[kind]}.")
+
+
+def unset(name: str) -> ConfigError:
+  """The error to raise for a field that is None."""
+  return ConfigError(f"{name}=None must be set; leave it out for its default.")
 
 
 def meanings(described: type) -> dict[str, str]:

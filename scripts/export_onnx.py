@@ -99,6 +99,7 @@ def network(card):
   options = {}
   if card["precision"] != "float32":
     options["dtype"] = jnp.dtype(card["precision"])
+  outputs = len(card["joints"]) if "joints" in card else card["num_classes"]
   module, _, attribute = card["network"].partition(":")
   if attribute:
     made = getattr(importlib.import_module(module), attribute)
@@ -109,8 +110,8 @@ def network(card):
         "linen alone are written as ONNX; use model.stablehlo or "
         "--format=savedmodel."
       )
-    return made(num_classes=card["num_classes"], **options)
-  return backbones.make(module, card["num_classes"], **options)
+    return made(num_classes=outputs, **options)
+  return backbones.make(module, outputs, **options)
 
 
 if __name__ == "__main__":

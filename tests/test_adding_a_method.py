@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -133,6 +134,17 @@ def test_files_that_are_there_stay(tmp_path):
     new_method.write("mine", tmp_path)
   assert (tmp_path / "test_mine.py").read_text() == "mine"
   assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_full_disk_leaves_no_half_of_a_file(tmp_path):
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+  try:
+    with pytest.raises(OSError, match="too large"):
+      new_method.write("mine", tmp_path)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

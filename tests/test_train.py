@@ -206,6 +206,17 @@ def test_a_damaged_number_of_epochs_is_refused(whole, tmp_path, epochs):
     train.train(tiny(checkpoint_secs=1e-9), workdir)
 
 
+@pytest.mark.parametrize("name", ["config.json", "data.json"])
+def test_a_damaged_file_that_was_removed_is_written_again(
+  whole, tmp_path, name
+):
+  workdir = shutil.copytree(whole[0], tmp_path / "run")
+  (workdir / name).unlink()
+  # As the messages about such files advise.
+  train.train(tiny(checkpoint_secs=1e-9), workdir)
+  assert (workdir / name).read_text() == (whole[0] / name).read_text()
+
+
 @pytest.mark.checklist("E1")
 def test_not_finite_loss_stops_the_run_and_is_not_saved(tmp_path):
   config = tiny(**{"optim.learning_rate": 1e30})

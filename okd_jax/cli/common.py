@@ -36,6 +36,8 @@ _OF_BASE = re.compile(r"--?config\.base\.([\w.]+)")
 _CANNOT_WRITE = (
   *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
   *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
+  # A folder that is a mount, or the working directory, cannot be replaced.
+  *(errno.EBUSY, errno.EXDEV),
 )
 
 

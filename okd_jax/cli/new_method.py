@@ -14,6 +14,7 @@ from typing import Any
 from okd_jax import methods
 from okd_jax.cli import places
 from okd_jax.errors import ConfigError
+from okd_jax.storage import files as storage
 
 _METHOD = '''"""$title: peers learn from the mean of all of them."""
 
@@ -210,7 +211,7 @@ def write(name: str, to: Path | None = None) -> list[Path]:
       raise ConfigError(f"{path} is there already; choose another name.")
   for path, text in (files | changed).items():
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    storage.write(path, text)
   return list(files | changed)
 
 

@@ -1,5 +1,7 @@
 """A run on disk: its configuration and its newest verified state."""
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 import json
 from typing import Any
@@ -103,7 +105,10 @@ def require_same_data(workdir: Path, source: Source) -> None:
     DataError: saying what has changed.
   """
   if (workdir / _DATA).exists():
-    same_data.require(workdir, about(workdir)[1], source)
+    # Without config.json, which a user may have removed as damaged.
+    with _explained(workdir):
+      info, _ = _read_data(workdir)
+    same_data.require(workdir, info, source)
 
 
 def require_same_order(workdir: Path, source: Source) -> None:
@@ -200,13 +205,24 @@ def about(workdir: Path) -> tuple[RunConfig, DataInfo, int]:
   Raises:
     ConfigError: if there is no run.
   """
-  try:
+  with _explained(workdir):
     saved = _object(workdir / _CONFIG)
-    data = _object(workdir / _DATA)
     config = freeze.freeze(config_lib.of_today(saved))
-    train_size = data.pop("train_size")
-    data.pop(_LABELS, None)
-    return config, DataInfo.of_json(data), train_size
+    return config, *_read_data(workdir)
+
+
+def _read_data(workdir: Path) -> tuple[DataInfo, int]:
+  data = _object(workdir / _DATA)
+  train_size = data.pop("train_size")
+  data.pop(_LABELS, None)
+  return DataInfo.of_json(data), train_size
+
+
+@contextlib.contextmanager
+def _explained(workdir: Path) -> Iterator[None]:
+  """Turns what reading a run's files raises into a ConfigError."""
+  try:
+    yield
   except OSError as error:
     seeds = sorted(
       path.parent.name for path in workdir.glob(f"seed*/{_CONFIG}")

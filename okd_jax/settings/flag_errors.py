@@ -32,6 +32,8 @@ def explain(error: Exception) -> ConfigError:
       "--config names a file without a function get_config, which makes the "
       "configuration; recipes are in configs/."
     )
+  if "is defined twice" in text:
+    return ConfigError("--config is given twice; name one recipe.")
   if isinstance(error, AttributeError | KeyError):
     return ConfigError(
       f"the recipe could not be read: {type(error).__name__}: {text}; see "

@@ -12,6 +12,7 @@ from ml_collections import config_flags, ConfigDict
 from okd_jax import methods
 from okd_jax.errors import closest, ConfigError
 from okd_jax.settings import flag_errors, freeze
+from okd_jax.storage import paths
 
 # Also of two words, which are joined by a line's end.
 _RECIPE = re.compile(r"^--?config[=\n]([^:\n]+)", re.MULTILINE)
@@ -33,6 +34,7 @@ def read(argv: Sequence[str]) -> tuple[ConfigDict, str, str | None]:
   Raises:
     ConfigError: for every mistake in the flags.
   """
+  argv = _with_paths(argv)
   _find_modules_of(argv)
   outside = list(filter(None, map(_OUTSIDE.match, argv)))
   own = [word for word in argv if outside and _OF_METHOD.match(word)]
@@ -40,10 +42,8 @@ def read(argv: Sequence[str]) -> tuple[ConfigDict, str, str | None]:
   known, recipe = _define(plain)
   try:
     rest = known(plain)
-    missing = recipe.value is None
-    if not missing:
-      recipe.value.to_dict()  # raises if the recipe was not found
-    if outside and not missing:
+    _require_recipe(known, recipe)
+    if outside:
       with recipe.value.unlocked():
         recipe.value.method = _method(outside[-1][1], own)
   except ConfigError:
@@ -55,11 +55,6 @@ def read(argv: Sequence[str]) -> tuple[ConfigDict, str, str | None]:
     raise ConfigError(
       f"unexpected argument '{rest[1]}'; settings are given as "
       "--config.key=value."
-    )
-  if missing:
-    raise ConfigError(
-      "--config is missing; name a recipe, for example "
-      "--config=configs/okddip_digits.py."
     )
   if known["data"].value:
     section = recipe.value.get("base", recipe.value)
@@ -74,6 +69,20 @@ def without_workdir(argv: Sequence[str]) -> list[str]:
   flags.DEFINE_string("workdir", None, "Where results go.", flag_values=known)
   known.set_gnu_getopt()
   return known(["", *argv], known_only=True)[1:]
+
+
+def _with_paths(argv: Sequence[str]) -> list[str]:
+  """The arguments, with ~ and $VARIABLES in the path of a recipe replaced."""
+  given = list(argv)
+  for place, word in enumerate(argv):
+    before, equals, name = word.partition("=")
+    if not equals:
+      before, name = argv[place - 1] if place else "", word
+    path, colon, words = name.partition(":")
+    if path and before in ("--config", "-config"):
+      start = "--config=" if equals else ""
+      given[place] = f"{start}{paths.expand(path)}{colon}{words}"
+  return given
 
 
 def _find_modules_of(argv: Sequence[str]) -> None:
@@ -114,13 +123,29 @@ def _define(argv: Sequence[str]) -> tuple[flags.FlagValues, Any]:
   return known, recipe
 
 
+def _require_recipe(known: flags.FlagValues, recipe: Any) -> None:
+  """Refuses a command line without a recipe; raises what reading one raised."""
+  if not known["config"].present:
+    raise ConfigError(
+      "--config is missing; name a recipe, for example "
+      "--config=configs/okddip_digits.py."
+    )
+  if not hasattr(recipe.value, "to_dict"):
+    raise ConfigError(
+      f"get_config of the recipe returns a {type(recipe.value).__name__}; it "
+      "must return the ConfigDict that common.base() made."
+    )
+
+
 def _require_known_keys(argv: Sequence[str]) -> None:
   """Refuses the first key of a command line that the recipe does not have."""
   plain = [word for word in argv if not _OVERRIDE.match(word)]
   known, recipe = _define(plain)
   try:
     known(plain)
-    recipe.value.keys()
+    _require_recipe(known, recipe)
+  except ConfigError:
+    raise
   except Exception:  # the recipe itself is at fault
     return
   for path in filter(None, map(_OVERRIDE.match, argv)):
@@ -144,7 +169,7 @@ def _require_known_keys(argv: Sequence[str]) -> None:
 def _meant(key: str, section: ConfigDict, whole: ConfigDict) -> str:
   """Ends a sentence about a key that its section does not have."""
   close = closest(key, section)
-  paths = [p for p in freeze.flatten(whole) if p.rpartition(".")[2] == key]
-  if close == "." and len(paths) == 1:
-    return f"; did you mean 'config.{paths[0]}'?"
+  named = [p for p in freeze.flatten(whole) if p.rpartition(".")[2] == key]
+  if close == "." and len(named) == 1:
+    return f"; did you mean 'config.{named[0]}'?"
   return close

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from okd_jax import methods
+from okd_jax import methods, rules
 from okd_jax.errors import closest, ConfigError
 from okd_jax.settings.schema import Comparison, RunConfig
 
@@ -50,7 +50,7 @@ def freeze(config: RunConfig | ConfigDict | Mapping[str, Any]) -> RunConfig:
     config: a configuration as a recipe makes it, or nested mappings.
 
   Raises:
-    ConfigError: for an unknown key; values are checked by
+    ConfigError: for an unknown key or None; other values are checked by
       `okd_jax.settings.config.check`.
   """
   if isinstance(config, RunConfig):
@@ -163,6 +163,9 @@ def _section(default: Any, given: Any, path: str) -> Any:
       values[key] = _section(standard, value, f"{path}.{key}")
     elif isinstance(default, RunConfig) and key == "method":
       values[key] = _method(value, f"{path}.{key}")
+    elif value is None and standard is not None:
+      # Not left to the checks: devices are counted before them.
+      raise rules.unset(f"{path}.{key}")
     else:
       values[key] = _value(value)
   for name, field in fields.items():

@@ -233,7 +233,10 @@ def _of_group(run: Run) -> Callable[[Variables, Array], dict[str, Array]]:
     batch = run.setup.task.blank(images.shape[0])
     images = run.setup.task.normalize_floats(images)
     batch = dataclasses.replace(batch, image=images)
-    parts = {part: dict(tree) for part, tree in variables.items()}
+    # Files keep no empty collections, and a method may have no variables.
+    parts = {
+      part: dict(variables.get(part, {})) for part in ("peers", "method")
+    }
     params = {part: tree.pop("params", {}) for part, tree in parts.items()}
     parts["method"] |= jax.tree.map(
       lambda shape: jnp.zeros(*shape),

@@ -108,7 +108,10 @@ def read_weights(folder: Path, card: dict[str, Any]) -> dict[str, Any]:
   Raises:
     LeaderError: if the file is not the one that was exported.
   """
-  return safetensors.numpy.load(_checked(folder, WEIGHTS, card["files"]))
+  _checked(folder, WEIGHTS, card["files"])
+  with files.on_disk(folder / WEIGHTS) as file:
+    # `safetensors.numpy.load`, of bytes, does not know bfloat16.
+    return dict(safetensors.numpy.load_file(file))
 
 
 def digest(content: bytes) -> str:

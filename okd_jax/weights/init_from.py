@@ -150,8 +150,10 @@ def _from_file(
   setup: Setup, drawn: Variables, path: Path, head: bool
 ) -> Variables:
   state_dict = torch_archive.read_state_dict(path)
-  count = torch_layers.num_classes(state_dict)
-  wanted = setup.task.out_shape()[-1]
+  *places, wanted = setup.task.out_shape()
+  # Heat maps are not the output of a linear layer.
+  count = None if places else torch_layers.num_classes(state_dict)
+  count = count or wanted
   if head and count != wanted:
     raise WeightsError(
       f"config.init_from='{path}' holds a network of {count} classes, and this "

@@ -1,6 +1,7 @@
 """Writes TensorFlow's SavedModel."""
 
 from collections.abc import Callable, Mapping, Sequence
+import re
 from typing import Any
 
 import jax
@@ -10,6 +11,9 @@ import tensorflow as tf
 
 from okd_jax.errors import ConfigError
 from okd_jax.storage.paths import Path
+
+# What the names of variables may not contain in TensorFlow.
+_OTHERS = re.compile(r"[^\w.]", re.ASCII)
 
 
 def write(
@@ -40,7 +44,7 @@ def write(
   )
   module = tf.Module()
   module.weights = {
-    name: tf.Variable(value, trainable=False, name=name.replace("/", "."))
+    name: tf.Variable(value, trainable=False, name=_name(name))
     for name, value in weights.items()
   }
   images = tf.TensorSpec((None, *image_shape), tf.float32, name="images")
@@ -54,6 +58,10 @@ def write(
     module, str(folder), signatures={"serving_default": module.predict}
   )
   _try(folder, np.zeros((1, *image_shape), np.float32))
+
+
+def _name(path: str) -> str:
+  return _OTHERS.sub("_", path.replace("/", "."))
 
 
 def _try(folder: Path, images: np.ndarray) -> None:

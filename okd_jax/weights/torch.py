@@ -42,7 +42,8 @@ def load_torch(
   Args:
     variables: collections of one network, without a peer axis: arrays or
       `jax.ShapeDtypeStruct`. They give structure, shapes and dtypes.
-    state_dict: arrays by PyTorch's names. `num_batches_tracked` is ignored.
+    state_dict: arrays by PyTorch's names. The counters `num_batches_tracked`
+      and `n_averaged` are ignored.
 
   Returns:
     New variables of the same structure. Each leaf has the wider of the two

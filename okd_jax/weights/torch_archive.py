@@ -33,8 +33,8 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
   """Reads a state dict from a file without running code from it.
 
   Args:
-    path: a .safetensors file, or a file of any name that `torch.save` has
-      written since PyTorch 1.6. In a checkpoint, the state dict may be under
+    path: a file of any name, of safetensors or as `torch.save` has written it
+      since PyTorch 1.6. In a checkpoint, the state dict may be under
       "state_dict", "model_state_dict", "model", "net", "network", "module",
       "student" or "ema", also nested; of several, the first in this list is
       taken. Everything else in the file is skipped.
@@ -43,14 +43,15 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     NumPy arrays by name, in the order of the file.
 
   Raises:
-    WeightsError: if the file is of another format, or holds no state dict.
+    WeightsError: if the file cannot be read, is of another format, or holds no
+      state dict.
   """
   with files.on_disk(paths.anywhere(path)) as file:
     return _state_dict(file)
 
 
 def _state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
-  if not zipfile.is_zipfile(path) and path.suffix.lower() == ".safetensors":
+  if not zipfile.is_zipfile(path) and _is_safetensors(path):
     # Not among the base dependencies.
     import safetensors.numpy
 
@@ -71,6 +72,17 @@ def _state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
         "state dict alone. Nothing in the file was run."
       )
   return dict(found)
+
+
+def _is_safetensors(path: pathlib.Path) -> bool:
+  """Whether a file is safetensors, by its name or its first bytes."""
+  try:
+    with path.open("rb") as file:
+      start = file.read(9)
+  except OSError as error:
+    raise WeightsError(f"{path} cannot be read: {error.strerror}.") from error
+  # The length of a JSON object, and that object.
+  return path.suffix.lower() == ".safetensors" or start[8:] == b"{"
 
 
 def _descend(loaded: Any) -> Any:

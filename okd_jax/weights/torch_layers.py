@@ -25,6 +25,8 @@ _LEAVES = {
   },
 }
 STATISTICS = {"running_mean", "running_var"}
+# Of batch norm, and of torch.optim.swa_utils.AveragedModel.
+_COUNTERS = ("num_batches_tracked", "n_averaged")
 
 _log = logging.getLogger(__name__)
 
@@ -114,7 +116,7 @@ def theirs(state_dict) -> list[Layer]:
   Raises:
     WeightsError: if a layer is of another kind.
   """
-  names = [n for n in state_dict if not n.endswith("num_batches_tracked")]
+  names = [n for n in state_dict if n.rpartition(".")[2] not in _COUNTERS]
   entries: dict[str, dict[str, str]] = {}
   for name in names:
     prefix, _, entry = name.rpartition(".")
@@ -147,15 +149,15 @@ def _of_prefix(prefix, entries, rename, state_dict) -> list[Layer]:
   return [Layer(kind, prefix, entries, order)]
 
 
-def num_classes(state_dict) -> int:
-  """Number of outputs of the last linear layer of a state dict.
+def num_classes(state_dict) -> int | None:
+  """Number of outputs of the last linear layer of a state dict, if it has one.
 
   Raises:
-    WeightsError: if there is none.
+    WeightsError: if a layer is of another kind.
   """
   linear = [layer for layer in theirs(state_dict) if layer.kind == "linear"]
   if not linear:
-    raise WeightsError("the state dict has no linear layer to classify with.")
+    return None
   return int(np.shape(state_dict[linear[-1].entries["weight"]])[0])
 
 

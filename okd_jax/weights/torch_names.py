@@ -6,7 +6,7 @@ and `downsample` before the `blocks` of its stage. The names of torchvision and
 of timm's residual networks need no change.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Iterable
 import re
 
 # For each kind of network: an entry that identifies it, and the replacements.
@@ -27,22 +27,29 @@ _LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-def sortable(entries: Container[str]) -> Callable[[str], str] | None:
+def sortable(entries: Iterable[str]) -> Callable[[str], str] | None:
   """A function that renames layers so that they sort in running order.
 
   Args:
-    entries: names of the entries of a state dict.
+    entries: names of the entries of a state dict, which may have a prefix as
+      of a wrapper: `module.` or `model.`.
 
   Returns:
     A function from a layer's name to the new one, or None if this is no
     network whose layers need it.
   """
-  found = (rules for mark, rules in _LAYOUTS.items() if mark in entries)
-  rules = next(found, None)
-  if rules is None:
+  found = (
+    (entry.removesuffix(mark), rules)
+    for entry in entries
+    for mark, rules in _LAYOUTS.items()
+    if f".{entry}".endswith(f".{mark}")
+  )
+  prefix, rules = next(found, ("", ()))
+  if not rules:
     return None
 
   def rename(name: str) -> str:
+    name = name.removeprefix(prefix)
     for pattern, replacement in rules:
       name = re.sub(pattern, replacement, name)
     return name

@@ -192,6 +192,20 @@ def test_a_key_without_a_value_is_refused(key):
   assert f"config.{key}=None" in str(error.value)
 
 
+@pytest.mark.parametrize(
+  "key", ["batch_size", "mesh.data", "peers.net", "peers.num_peers"]
+)
+def test_none_is_refused_before_devices_are_counted(key, tmp_path):
+  recipe = tmp_path / "mine.py"
+  recipe.write_text(
+    "from configs import okddip_digits\n\n\ndef get_config():\n"
+    "  config = okddip_digits.get_config('branches')\n"
+    f"  config.{key} = None\n  return config\n"
+  )
+  with pytest.raises(ConfigError, match=f"config.{key}=None must be set"):
+    cli.prepare_jax(read(f"--config={recipe}"))
+
+
 ONE_OF_SWITOKD = (
   "--config=configs/switokd_digits.py:smoke",
   "--config.peers.net=resnet8",
@@ -218,6 +232,7 @@ ONE_OF_SWITOKD = (
     (["--config=configs/nothing.py"], "configs/"),
     (["--config=configs"], "configs"),
     (["--config=configs/common.py"], "get_config"),
+    ([recipe_of("dml"), recipe_of("okddip"), "--config.seed=3"], "given twice"),
     (["--config=configs/compare_digits.py"], "compare"),
     (["--config=okd_jax/errors.py"], "get_config"),
     (["--config=README.md"], "README.md, line"),
@@ -285,8 +300,20 @@ def test_a_recipe_may_name_any_network_behind_its_colon():
 
 
 def test_a_recipe_is_needed():
-  with pytest.raises(ConfigError, match="--config is missing"):
-    read()
+  for flags in ([], ["--config.epochs=3"]):
+    with pytest.raises(ConfigError, match="--config is missing"):
+      read(*flags)
+
+
+@pytest.mark.parametrize("flags", [[], ["--config.epochs=3"]])
+@pytest.mark.parametrize(
+  "made, kind", [("None", "NoneType"), ("{'epochs': 2}", "dict")]
+)
+def test_a_recipe_makes_a_configuration(made, kind, flags, tmp_path):
+  recipe = tmp_path / "mine.py"
+  recipe.write_text(f"def get_config():\n  return {made}\n")
+  with pytest.raises(ConfigError, match=f"a {kind}; it must return the Config"):
+    read(f"--config={recipe}", *flags)
 
 
 @pytest.mark.checklist("G1")

@@ -219,7 +219,7 @@ def test_a_full_disk_ends_with_one_message(finished, monkeypatch, capsys):
   "number",
   [
     *(errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
-    errno.ENAMETOOLONG,
+    *(errno.ENAMETOOLONG, errno.EBUSY, errno.EXDEV),
   ],
 )
 def test_places_that_cannot_be_written_end_with_a_message(number, capsys):

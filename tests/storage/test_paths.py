@@ -224,6 +224,15 @@ def test_the_work_directory_is_expanded(home):
     common.read_recipe(argv)
 
 
+def test_a_recipe_is_expanded(home):
+  shutil.copy(okddip_digits.__file__, home / "mine.py")
+  for words in (["--config=~/mine.py:smoke"], ["--config", "$WHERE/mine.py"]):
+    workdir = common.read_recipe(["main.py", *words])[1]
+    assert workdir.name.startswith("mine-")
+  with pytest.raises(ConfigError, match="NOWHERE"):
+    common.read_recipe(["main.py", "--config=$NOWHERE/mine.py"])
+
+
 def test_a_work_directory_that_cannot_be_is_refused(tmp_path):
   recipe = Path(okddip_digits.__file__)
   (tmp_path / "file").touch()

@@ -212,6 +212,27 @@ def test_group_predictions_and_averages(gated, tmp_path):
       )
 
 
+class Mean(core.Method):
+  """A group prediction without variables."""
+
+  def __call__(self, outputs, batch, ctx):
+    mean = jnp.mean(outputs.logits, 0)
+    return core.MethodOutput(
+      {"peer_ce": outputs.logits[..., 0]}, {"mean": mean}
+    )
+
+
+def test_a_group_prediction_without_variables(run, tmp_path):
+  setup = toys.recipe(Mean(), num_peers=2, net=toys.Quick())
+  state = state_lib.init(setup, jax.random.key(0))
+  export.export(
+    dataclasses.replace(run, setup=setup, state=state), tmp_path / "it", "mean"
+  )
+  apply, variables = exported.load_leader(tmp_path / "it")
+  images = np.ones((3, *toys.INFO.image_shape), np.float32)
+  assert apply(variables, images).shape == (3, 5)
+
+
 def test_the_saved_model_agrees(run, images, expected, tmp_path):
   import tensorflow as tf
 
@@ -233,6 +254,41 @@ def test_the_saved_model_agrees(run, images, expected, tmp_path):
     np.testing.assert_allclose(logits, expected[:size], rtol=0, atol=1e-5)
   with pytest.raises(LeaderError, match="--format=stablehlo"):
     exported.load_leader(tmp_path / "it")
+
+
+class Odd(nn.Module):
+  """Layers that are called as they like, and a parameter in bfloat16."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    del train
+    half = self.param("half", nn.initializers.ones, (), jnp.bfloat16)
+    hidden = nn.Dense(8, name="a layer~é/1")(x.reshape(x.shape[0], -1))
+    return nn.Dense(5)(hidden) * half.astype(x.dtype), hidden
+
+
+@pytest.mark.parametrize("form", export.FORMATS)
+def test_names_and_types_are_those_of_the_user(run, tmp_path, form):
+  setup = toys.recipe("independent", num_peers=1, net=Odd())
+  state = state_lib.init(setup, jax.random.key(0))
+  odd = dataclasses.replace(run, setup=setup, state=state)
+  try:
+    export.export(odd, tmp_path / "it", form=form)
+  except ConfigError as refusal:
+    assert "cannot read the programs" in str(refusal)
+    pytest.skip("TensorFlow is older than JAX")
+  images = np.ones((3, *toys.INFO.image_shape), np.float32)
+  if form == "savedmodel":
+    import tensorflow as tf
+
+    saved = tf.saved_model.load(str(tmp_path / "it")).signatures
+    found = saved["serving_default"](images=tf.constant(images))["logits"]
+  else:
+    apply, variables = exported.load_leader(tmp_path / "it")
+    assert variables["params"]["half"].dtype == jnp.bfloat16
+    found = apply(variables, images)
+  apply, variables = export.function(odd)
+  np.testing.assert_allclose(found, apply(variables, images), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,12 @@ def test_a_network_that_agrees_is_written(script, monkeypatch, tmp_path):
   assert to.read_bytes() == b"a program"
 
 
+def test_a_network_for_keypoints_is_built_again(script):
+  card = {"network": "hourglass1_small", "precision": "float32"}
+  net = script[0].network(card | {"joints": ["head", "neck", "hip"]})
+  assert net.num_classes == 3
+
+
 @pytest.mark.parametrize(
   ("change", "error", "message"),
   [

@@ -144,6 +144,28 @@ def test_heads_that_are_no_linear_layers_are_drawn_anew(trained):
   assert len(kernels) == 3
 
 
+def test_heat_maps_are_read_from_pytorch(tmp_path):
+  info = dataclasses.replace(
+    toys.INFO,
+    task="keypoints",
+    image_shape=(16, 16, 1),
+    keypoints=KeypointInfo((), (), ()),
+  )
+  net = toys.hourglass(info.num_classes)
+  setup = toys.recipe(
+    "independent",
+    task=tasks.load("keypoints").of(info),
+    net=net,
+    num_peers=1,
+  )
+  weights = net.init(jax.random.key(1), setup.example_images(), train=False)
+  path = tmp_path / "net.safetensors"
+  safetensors.save_file(interop.to_torch(weights), path)
+  (leader,) = filled(setup, path)[1]
+  for name, value in exported.flatten(weights).items():
+    np.testing.assert_array_equal(leader[name], value, err_msg=name)
+
+
 def test_networks_that_do_not_say_lose_linear_layers_of_that_width(trained):
   setup = setup_like(trained)
   net = nn.Sequential([nn.Dense(4), nn.Dense(10)])

@@ -345,6 +345,22 @@ def test_reads_safetensors(tmp_path):
   )
 
 
+@pytest.mark.parametrize("name", ["net.pth", "net.bin", "net", "0a1b2c"])
+def test_safetensors_may_have_any_name(tmp_path, name):
+  state = {"w": np.arange(3, dtype=np.float32)}
+  safetensors.save_file(state, tmp_path / name)
+  assert_same(torch_archive.read_state_dict(tmp_path / name), state)
+
+
+def test_weights_averaged_by_pytorch_are_read():
+  shapes, state = case("resnet110")
+  averaged = {"n_averaged": np.int64(3)}
+  averaged |= {f"module.{entry}": value for entry, value in state.items()}
+  assert_same(
+    interop.load_torch(shapes, averaged), interop.load_torch(shapes, state)
+  )
+
+
 @pytest.fixture
 def save(monkeypatch, tmp_path):
   """Writes a file in the format of `torch.save`."""
@@ -575,6 +591,9 @@ def test_other_files_are_refused(save, tmp_path):
     torch_archive.read_state_dict(save(itself))
   with pytest.raises(WeightsError, match="holds a list"):
     torch_archive.read_state_dict(save([1, 2]))
+  for place in (tmp_path / "nothing.pth", tmp_path):
+    with pytest.raises(WeightsError, match=f"{place} cannot be read: "):
+      torch_archive.read_state_dict(place)
   damaged = tmp_path / "damaged.safetensors"
   damaged.write_bytes(b"not a header at all")
   with pytest.raises(WeightsError, match="damaged.safetensors cannot be read"):

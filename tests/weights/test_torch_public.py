@@ -82,6 +82,17 @@ def test_logits_are_theirs(name):
     np.testing.assert_array_equal(written[entry], value, err_msg=entry)
 
 
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_a_prefix_changes_no_alphabetical_order(name):
+  shapes, state = shapes_of(NETWORKS[name]), state_dict(name)
+  prefixed = {f"model.{entry}": state[entry] for entry in sorted(state)}
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    interop.load_torch(shapes, prefixed),
+    interop.load_torch(shapes, state),
+  )
+
+
 @pytest.mark.parametrize(
   ("name", "net", "more", "message"),
   [
