@@ -1,5 +1,6 @@
 """Trains cells of a comparison, next to other workers, and tabulates them."""
 
+from collections.abc import Sequence
 import contextlib
 import json
 import logging
@@ -85,7 +86,7 @@ def compare(
           break
         number = names.index(name)
         print(f"\nCell {number + 1} of {len(cells)}: {name}", flush=True)
-        _train(cells[number], share, stop)
+        _train(cells, number, share, stop)
       if first:
         _tabulate(workdir)
   if first:
@@ -107,11 +108,17 @@ def _take(share: Share, held: contextlib.ExitStack, stop: signals.Stop) -> str:
   )
 
 
-def _train(cell: Cell, share: Share, stop: signals.Stop) -> None:
-  end = Meeting()
+def _train(
+  cells: Sequence[Cell], number: int, share: Share, stop: signals.Stop
+) -> None:
+  end, cell = Meeting(), cells[number]
   try:
     train.train(
-      cell.config, cell.workdir, stop=stop, still_ours=share.still_ours
+      cell.config,
+      cell.workdir,
+      stop=stop,
+      still_ours=share.still_ours,
+      like=_on_same_data(cell, cells),
     )
     if jax.process_index() == 0:
       (cell.workdir / results.ERROR).unlink(missing_ok=True)
@@ -126,6 +133,16 @@ def _train(cell: Cell, share: Share, stop: signals.Stop) -> None:
       share.fail(cell, error)
     if not end.is_unanimous(repr(error), _FAIL_SECONDS):
       raise
+
+
+def _on_same_data(cell: Cell, cells: Sequence[Cell]) -> Path | None:
+  """The folder of a finished cell that must have had the data of another."""
+  for other in cells:
+    # Teachers of two cells may differ.
+    alike = not other.teacher and other.config.data == cell.config.data
+    if alike and results.is_finished(other):
+      return other.workdir
+  return None
 
 
 def _remember(config: Comparison, workdir: Path) -> None:

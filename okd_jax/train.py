@@ -58,12 +58,12 @@ def train(
       first step; now by default.
     stop: context that reacts to signals, entered already, if it is also needed
       outside this run.
-    watch: function that is called with every evaluation, and may raise to end
-      the run.
+    watch: function that is called with every evaluation and the "epoch" that
+      it is after, and may raise to end the run.
     still_ours: function of the lock on the work directory, if that is already
       held.
-    like: work directory of a run that must have had the same data and teacher,
-      such as that of another seed.
+    like: work directory of a run that must have had the same data and, if it
+      has one, the same teacher, such as that of another seed.
 
   Returns:
     The final state and the summary.
@@ -116,7 +116,7 @@ def train(
           evaluated = recorder.evaluated(step, evaluator.figures(state))
           best.evaluated(evaluated)
           if watch is not None:
-            watch(evaluated)
+            watch(evaluated | {"epoch": setup.clock.epoch(step)})
           if best.exhausted and not due.record(step):
             recorder.trained(step, runner)
         ended = step == total or best.exhausted
