@@ -24,7 +24,7 @@ from okd_jax.results import (
 )
 from okd_jax.results.grid import Cell
 from okd_jax.results.share import Share
-from okd_jax.runs import workdir as workdir_lib
+from okd_jax.runs import same_processes, workdir as workdir_lib
 from okd_jax.settings import freeze
 from okd_jax.settings.schema import Comparison
 from okd_jax.storage import files, paths
@@ -66,6 +66,7 @@ def compare(
     Exception: the error of a cell that failed, or was lost to another run, in
       only some processes of a worker, which then cannot continue together.
   """
+  same_processes.require_settings(config)
   cells = grid.cells(config, workdir)
   grid.check(config, cells)
   share = Share(grid.only(cells, only), skip_failed=skip_failed)

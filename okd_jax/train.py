@@ -17,6 +17,7 @@ from okd_jax.runs import (
   length,
   records,
   run as run_lib,
+  same_processes,
   same_teacher,
   summary,
   workdir as workdir_lib,
@@ -158,6 +159,7 @@ def _open(
     The data, what stays fixed, and the variables of the frozen teacher.
   """
   here = dataclasses.replace(config, teacher=teacher_at)
+  same_processes.require_settings(here)
   config_lib.check(here)
   if config.num_seeds != 1:
     raise ConfigError(
@@ -168,6 +170,7 @@ def _open(
   init_from.check(config, workdir)
   mesh = layout.mesh(config)
   source = build.source(config, mesh)
+  same_processes.require_data(source)
   steps = workdir_lib.checkpoints(config, workdir).steps()
   others = [] if like is None else [like]
   # Without a step it begins anew, and may do so with other data.
