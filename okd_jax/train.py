@@ -82,6 +82,7 @@ def train(
   with contextlib.ExitStack() as stack:
     lock = workdir_lib.lock(workdir)
     still_ours = still_ours or stack.enter_context(lock)
+    workdir_lib.require_shared(workdir)
     stop = stop or stack.enter_context(signals.Stop())
     checkpoints = workdir_lib.checkpoints(config, workdir)
     stack.callback(checkpoints.close)

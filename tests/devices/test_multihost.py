@@ -228,3 +228,18 @@ def test_processes_with_different_data_are_refused(tmp_path):
     _, errors = process.communicate(timeout=200)
     assert process.returncode == DataError.exit_code, errors
     assert "num_train is 11 and not 10 as in process 0" in errors
+
+
+def test_a_work_directory_that_is_not_shared_is_refused(tmp_path):
+  code = (
+    "from okd_jax.runs import workdir; workdir._SEEN_SECONDS = 1.0; "
+    "import main; main.main()"
+  )
+  commands = [
+    ["-c", code, *FOREIGN, f"--workdir={tmp_path / place / 'run'}"]
+    for place in ("a", "b")
+  ]
+  for process in several.begin(*commands):
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == ConfigError.exit_code, errors
+    assert "must be a folder that all processes share" in errors
