@@ -112,14 +112,16 @@ def _take(share: Share, held: contextlib.ExitStack, stop: signals.Stop) -> str:
 def _train(
   cells: Sequence[Cell], number: int, share: Share, stop: signals.Stop
 ) -> None:
-  end, cell = Meeting(), cells[number]
+  meeting, cell = Meeting(), cells[number]
   try:
+    # Process 0 chooses, as others may see later which cells are finished.
+    like = meeting.told(lambda: _alike(cell, cells))
     train.train(
       cell.config,
       cell.workdir,
       stop=stop,
       still_ours=share.still_ours,
-      like=_on_same_data(cell, cells),
+      like={other.name: other.workdir for other in cells}.get(like),
     )
     if jax.process_index() == 0:
       (cell.workdir / results.ERROR).unlink(missing_ok=True)
@@ -132,18 +134,18 @@ def _train(
       share.give_back(cell)
     else:
       share.fail(cell, error)
-    if not end.is_unanimous(repr(error), _FAIL_SECONDS):
+    if not meeting.is_unanimous(repr(error), _FAIL_SECONDS):
       raise
 
 
-def _on_same_data(cell: Cell, cells: Sequence[Cell]) -> Path | None:
-  """The folder of a finished cell that must have had the data of another."""
-  for other in cells:
-    # Teachers of two cells may differ.
-    alike = not other.teacher and other.config.data == cell.config.data
-    if alike and results.is_finished(other):
-      return other.workdir
-  return None
+def _alike(cell: Cell, cells: Sequence[Cell]) -> str:
+  """The name of a finished cell whose data and teacher another must have."""
+  for teacher in dict.fromkeys((cell.teacher, "")):
+    for other in cells:
+      same = (other.teacher, other.config.data) == (teacher, cell.config.data)
+      if same and results.is_finished(other):
+        return other.name
+  return ""
 
 
 def _remember(config: Comparison, workdir: Path) -> None:

@@ -308,6 +308,30 @@ def test_all_cells_need_the_same_data(tmp_path, monkeypatch):
   assert "baseline/seed0 began with" in told and "added" in told
 
 
+def test_cells_of_one_teacher_need_the_same(tmp_path, monkeypatch):
+  asked = {}
+
+  def fake(config, workdir, stop, still_ours, like):
+    del stop, still_ours
+    name = workdir.relative_to(tmp_path).as_posix()
+    asked[name] = like and like.relative_to(tmp_path).as_posix()
+    pretend(config, workdir)
+
+  monkeypatch.setattr(train, "train", fake)
+  config = small(methods=("kd",))
+  config = dataclasses.replace(
+    config, grid={"method.temperature": (1.0, 2.0), "data.flip": (True, False)}
+  )
+  assert not compare.compare(config, tmp_path)
+  row = "resnet8/kd,method.temperature={},data.flip={}/seed{}".format
+  for flip in (True, False):
+    alone = f"resnet8/baseline,data.flip={flip}/seed0"
+    assert asked[alone] is None
+    for seed in (0, 1):
+      assert asked[row(1.0, flip, seed)] == alone
+      assert asked[row(2.0, flip, seed)] == row(1.0, flip, seed)
+
+
 def test_a_failed_cell_does_not_stop_the_rest(tmp_path, pretending):
   ran, events = pretending
   events["resnet8/kd_teacher/seed1"] = raising(NotFiniteError("at 7"))
