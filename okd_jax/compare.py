@@ -1,5 +1,6 @@
 """Trains cells of a comparison, next to other workers, and tabulates them."""
 
+from collections.abc import Sequence
 import contextlib
 import json
 import logging
@@ -23,7 +24,7 @@ from okd_jax.results import (
 )
 from okd_jax.results.grid import Cell
 from okd_jax.results.share import Share
-from okd_jax.runs import workdir as workdir_lib
+from okd_jax.runs import same_processes, workdir as workdir_lib
 from okd_jax.settings import freeze
 from okd_jax.settings.schema import Comparison
 from okd_jax.storage import files, paths
@@ -65,6 +66,7 @@ def compare(
     Exception: the error of a cell that failed, or was lost to another run, in
       only some processes of a worker, which then cannot continue together.
   """
+  same_processes.require_settings(config)
   cells = grid.cells(config, workdir)
   grid.check(config, cells)
   share = Share(grid.only(cells, only), skip_failed=skip_failed)
@@ -85,7 +87,7 @@ def compare(
           break
         number = names.index(name)
         print(f"\nCell {number + 1} of {len(cells)}: {name}", flush=True)
-        _train(cells[number], share, stop)
+        _train(cells, number, share, stop)
       if first:
         _tabulate(workdir)
   if first:
@@ -107,11 +109,19 @@ def _take(share: Share, held: contextlib.ExitStack, stop: signals.Stop) -> str:
   )
 
 
-def _train(cell: Cell, share: Share, stop: signals.Stop) -> None:
-  end = Meeting()
+def _train(
+  cells: Sequence[Cell], number: int, share: Share, stop: signals.Stop
+) -> None:
+  meeting, cell = Meeting(), cells[number]
   try:
+    # Process 0 chooses, as others may see later which cells are finished.
+    like = meeting.told(lambda: _alike(cell, cells))
     train.train(
-      cell.config, cell.workdir, stop=stop, still_ours=share.still_ours
+      cell.config,
+      cell.workdir,
+      stop=stop,
+      still_ours=share.still_ours,
+      like={other.name: other.workdir for other in cells}.get(like),
     )
     if jax.process_index() == 0:
       (cell.workdir / results.ERROR).unlink(missing_ok=True)
@@ -124,8 +134,18 @@ def _train(cell: Cell, share: Share, stop: signals.Stop) -> None:
       share.give_back(cell)
     else:
       share.fail(cell, error)
-    if not end.is_unanimous(repr(error), _FAIL_SECONDS):
+    if not meeting.is_unanimous(repr(error), _FAIL_SECONDS):
       raise
+
+
+def _alike(cell: Cell, cells: Sequence[Cell]) -> str:
+  """The name of a finished cell whose data and teacher another must have."""
+  for teacher in dict.fromkeys((cell.teacher, "")):
+    for other in cells:
+      same = (other.teacher, other.config.data) == (teacher, cell.config.data)
+      if same and results.is_finished(other):
+        return other.name
+  return ""
 
 
 def _remember(config: Comparison, workdir: Path) -> None:

@@ -154,8 +154,7 @@ def search(
         )
       shown = ", ".join(f"{k}={v}" for k, v in trial.params.items())
       print(f"\nTrial {trial.number} of {trials}: {shown}", flush=True)
-      made = freeze.replace(config, trial.params)
-      _run(study, trial, made, workdir / f"trial{trial.number}", judge, stop)
+      _run(study, trial, config, workdir, judge, stop)
     return judge, study.get_trials()
 
 
@@ -238,6 +237,28 @@ def _next(
   return trial
 
 
+def _folder(workdir: Path, trial: Trial | FrozenTrial) -> Path:
+  return workdir / f"trial{trial.number}"
+
+
+def _on_same_data(
+  study: optuna.Study, config: RunConfig, made: RunConfig, workdir: Path
+) -> Path | None:
+  """The folder of a trial that must have had the data and teacher of a new one.
+
+  Args:
+    study: the study.
+    config: configuration whose settings are searched.
+    made: configuration of the new trial.
+    workdir: work directory of the study.
+  """
+  for done in study.get_trials(states=(TrialState.COMPLETE,)):
+    other = freeze.replace(config, done.params)
+    if (other.data, other.teacher) == (made.data, made.teacher):
+      return _folder(workdir, done)
+  return None
+
+
 def _run(
   study: optuna.Study,
   trial: Trial,
@@ -247,20 +268,24 @@ def _run(
   stop: signals.Stop,
 ) -> None:
   known = study.get_trials()[trial.number].intermediate_values
+  made = freeze.replace(config, trial.params)
+  like = _on_same_data(study, config, made, workdir)
 
   def watch(record: Mapping[str, Any]) -> None:
-    """Ends a run that is worse than most other runs were at this step."""
-    step = record["step"]
-    if step not in known:  # or evaluated again after an interruption
-      trial.report(judge.merit(record), step)
+    """Ends a run that is worse than most other runs were at this epoch."""
+    epoch = record["epoch"]
+    if epoch not in known:  # or evaluated again after an interruption
+      trial.report(judge.merit(record), epoch)
     # Also then: the interruption may have come before the answer.
     if trial.should_prune():
       raise optuna.TrialPruned
 
   try:
-    _, summary = train_lib.train(config, workdir, stop=stop, watch=watch)
+    _, summary = train_lib.train(
+      made, _folder(workdir, trial), stop=stop, watch=watch, like=like
+    )
   except optuna.TrialPruned:
-    print("Pruned: worse than most of the others at this step.", flush=True)
+    print("Pruned: worse than most of the others at this epoch.", flush=True)
     study.tell(trial, state=TrialState.PRUNED)
   except ConfigError:
     # Its values do not go together; the same command goes on with the next.
@@ -270,4 +295,4 @@ def _run(
     _log.error("Trial %d diverged: %s", trial.number, error)
     study.tell(trial, state=TrialState.FAIL)
   else:
-    study.tell(trial, judge.merit(summary[config.deploy]))
+    study.tell(trial, judge.merit(summary[made.deploy]))

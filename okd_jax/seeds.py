@@ -13,6 +13,7 @@ from okd_jax.errors import ConfigError, Interrupted, NotFiniteError
 from okd_jax.runs import (
   outcome,
   run as run_lib,
+  same_processes,
   spread,
   workdir as workdir_lib,
 )
@@ -49,6 +50,7 @@ def train(
     Exception: any other error of `okd_jax.train.train`.
   """
   began = time.monotonic() if began is None else began
+  same_processes.require_settings(config)
   config_lib.check(config)
   _require_own_folder(config, workdir)
   if config.num_seeds == 1:

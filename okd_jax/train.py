@@ -17,6 +17,7 @@ from okd_jax.runs import (
   length,
   records,
   run as run_lib,
+  same_processes,
   same_teacher,
   summary,
   workdir as workdir_lib,
@@ -58,12 +59,12 @@ def train(
       first step; now by default.
     stop: context that reacts to signals, entered already, if it is also needed
       outside this run.
-    watch: function that is called with every evaluation, and may raise to end
-      the run.
+    watch: function that is called with every evaluation and the "epoch" that
+      it is after, and may raise to end the run.
     still_ours: function of the lock on the work directory, if that is already
       held.
-    like: work directory of a run that must have had the same data and teacher,
-      such as that of another seed.
+    like: work directory of a run that must have had the same data and, if it
+      has one, the same teacher, such as that of another seed.
 
   Returns:
     The final state and the summary.
@@ -81,6 +82,7 @@ def train(
   with contextlib.ExitStack() as stack:
     lock = workdir_lib.lock(workdir)
     still_ours = still_ours or stack.enter_context(lock)
+    workdir_lib.require_shared(workdir)
     stop = stop or stack.enter_context(signals.Stop())
     checkpoints = workdir_lib.checkpoints(config, workdir)
     stack.callback(checkpoints.close)
@@ -116,7 +118,7 @@ def train(
           evaluated = recorder.evaluated(step, evaluator.figures(state))
           best.evaluated(evaluated)
           if watch is not None:
-            watch(evaluated)
+            watch(evaluated | {"epoch": setup.clock.epoch(step)})
           if best.exhausted and not due.record(step):
             recorder.trained(step, runner)
         ended = step == total or best.exhausted
@@ -158,6 +160,7 @@ def _open(
     The data, what stays fixed, and the variables of the frozen teacher.
   """
   here = dataclasses.replace(config, teacher=teacher_at)
+  same_processes.require_settings(here)
   config_lib.check(here)
   if config.num_seeds != 1:
     raise ConfigError(
@@ -168,6 +171,7 @@ def _open(
   init_from.check(config, workdir)
   mesh = layout.mesh(config)
   source = build.source(config, mesh)
+  same_processes.require_data(source)
   steps = workdir_lib.checkpoints(config, workdir).steps()
   others = [] if like is None else [like]
   # Without a step it begins anew, and may do so with other data.

@@ -19,6 +19,7 @@ from okd_jax.data.keypoints import stickfolk
 from okd_jax.errors import ConfigError, Interrupted, NotFiniteError
 from okd_jax.settings import ranges
 from okd_jax.settings.freeze import freeze
+from okd_jax.tasks.figure import parse
 
 JUDGE = "validation/leader/accuracy"
 RECIPE = (
@@ -45,14 +46,14 @@ def pretending(monkeypatch):
   """Runs of no time, which are the better, the higher their rate is."""
   ran, events = [], {}
 
-  def fake(config, workdir, stop, watch):
+  def fake(config, workdir, stop, watch, like):
     number = len(ran)
     rate = config.optim.learning_rate
     ran.append((workdir.name, rate, config.batch_size))
-    watch({"step": 5, JUDGE: rate})
+    watch({"epoch": 1, JUDGE: rate})
     if number in events:
       raise events[number]
-    watch({"step": 10, JUDGE: 2 * rate})
+    watch({"epoch": 2, JUDGE: 2 * rate})
     return None, {"last": {JUDGE: 2 * rate}}
 
   monkeypatch.setattr(train, "train", fake)
@@ -132,17 +133,51 @@ def test_trials_behind_most_others_are_pruned(pretending, tmp_path):
   pruned = [t for t in trials if t.state.name == "PRUNED"]
   finished = [t.values[0] for t in trials if t.values]
   for trial in pruned:
-    assert set(trial.intermediate_values) < {5, 10}
+    assert set(trial.intermediate_values) < {1, 2}
     assert 2 * trial.params["optim.learning_rate"] < max(finished)
+
+
+def test_trials_meet_those_of_other_batch_sizes_at_the_same_epoch(
+  monkeypatch, tmp_path
+):
+  def figures(evaluator, state):
+    epoch = evaluator._setup.clock.epoch(int(state.step))
+    return {parse(JUDGE): epoch / 10}
+
+  monkeypatch.setattr(train.Evaluator, "figures", figures)
+  monkeypatch.setattr(train, "_export_and_plot", lambda run: None)
+  config, looked = read("--search.batch_size=(10,20)", "--config.epochs=4")
+  _, trials = search.search(config, looked, 7, tmp_path)
+  assert {trial.params["batch_size"] for trial in trials} == {10, 20}
+  assert {trial.state.name for trial in trials} == {"COMPLETE"}
+
+
+def test_another_trial_needs_the_data_and_teacher_of_the_others(
+  monkeypatch, tmp_path
+):
+  asked = []
+
+  def fake(config, workdir, stop, watch, like):
+    asked.append((config.data.flip, like))
+    return None, {"last": {JUDGE: 0.5}}
+
+  monkeypatch.setattr(train, "train", fake)
+  config, looked = read("--search.data.flip=(True,False)")
+  search.search(config, looked, 6, tmp_path)
+  begun = {}
+  for number, (flip, like) in enumerate(asked):
+    assert like == begun.get(flip)
+    begun.setdefault(flip, tmp_path / f"trial{number}")
+  assert len(begun) == 2
 
 
 def test_no_trial_that_was_pruned_is_the_best(monkeypatch, tmp_path, capsys):
   """Runs that get worse: at its pruning one is better than any at the end."""
   ran = []
 
-  def fake(config, workdir, stop, watch):
+  def fake(config, workdir, stop, watch, like):
     ran.append(workdir.name)
-    watch({"step": 5, JUDGE: 0.7 if len(ran) > 4 else 0.8})
+    watch({"epoch": 1, JUDGE: 0.7 if len(ran) > 4 else 0.8})
     return None, {"last": {JUDGE: 0.5 + len(ran) / 100}}
 
   monkeypatch.setattr(train, "train", fake)

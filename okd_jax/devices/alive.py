@@ -123,6 +123,10 @@ class _Watch:
       self._tell(self._process, 0, "")
       while len(self._read(_ENDED)) < self._count:
         time.sleep(_BEAT_SECONDS / 10)
+      if failed := self._find_failed():
+        # JAX would wait minutes for it at the end.
+        process, code, what = failed
+        self._end_without(process, what, code)
     self._ending.acquire()
     self._depart()
 

@@ -106,9 +106,10 @@ def _table(shown: Sequence[Entry], measure: Measure) -> Table:
       ]
     )
   notes = [
-    f"{measure.heading}{measure.unit} at the last evaluation on test data, or "
-    "on validation data if there are no test data: mean ± sample standard "
-    "deviation over seeds. The last column is of the last record of training."
+    f"{measure.heading}{measure.unit} at the last evaluation that all seeds of "
+    "a run have, on test data, or on validation data if there are no test "
+    "data: mean ± sample standard deviation over seeds. The last column is of "
+    "the last record of training that they have."
   ]
   heads = ["run", "networks and data", "epochs", "seeds"]
   heads += results.WHO.values()

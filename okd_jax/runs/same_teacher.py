@@ -34,7 +34,7 @@ def remember(workdir: Path, weights: Variables | None) -> None:
 def require(
   config: RunConfig, workdir: Path, weights: Variables | None
 ) -> None:
-  """Refuses a teacher other than the one that a run began with.
+  """Refuses a teacher other than the one that a run began with, if any.
 
   Args:
     config: configuration of the command.
@@ -52,7 +52,7 @@ def require(
     expected = "the network that it began with, and has other weights"
   else:
     before = (run_lib.saved_config(workdir) or {}).get("teacher")
-    if before == config.teacher:
+    if not before or before == config.teacher:
       return
     expected = f"{before!r}, as when the run began"
   raise ConfigError(

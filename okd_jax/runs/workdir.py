@@ -8,18 +8,20 @@ import time
 
 import jax
 
-from okd_jax.errors import InUseError
+from okd_jax.devices.processes import Meeting
+from okd_jax.errors import ConfigError, InUseError
 from okd_jax.runs import run as run_lib
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
-from okd_jax.storage import bucket
+from okd_jax.storage import bucket, files, lock as lock_lib
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.storage.lease import Lease
-from okd_jax.storage.lock import RunLock
 from okd_jax.storage.paths import Path
 
 # Between two attempts to take a lock that others hold for moments.
 _RETRY_SECONDS = 0.1
+# A file server may show a new file to other machines only later.
+_SEEN_SECONDS = 60.0
 _SEED = re.compile(r"seed(\d+)")
 
 
@@ -69,11 +71,40 @@ def lock(workdir: Path) -> Iterator[Callable[[], None]]:
   if jax.process_index() != 0:
     yield lambda: None
   elif isinstance(workdir, pathlib.Path):
-    with RunLock(workdir):
+    with lock_lib.RunLock(workdir):
       yield lambda: None
   else:
     with Lease(workdir) as lease:
       yield lease.check
+
+
+def require_shared(workdir: Path) -> None:
+  """Refuses a locked folder that not all processes see; a collective.
+
+  Raises:
+    ConfigError: in all processes.
+  """
+  if jax.process_count() == 1 or not isinstance(workdir, pathlib.Path):
+    return
+  owner = workdir / lock_lib.OWNER
+  expected = Meeting().told(lambda: files.text(owner))
+  until = time.monotonic() + _SEEN_SECONDS
+  while not (seen := _content(owner) == expected) and time.monotonic() < until:
+    time.sleep(_RETRY_SECONDS)
+  problem = "" if seen else f"{owner} of process 0 is not there"
+  if problem := Meeting().agree(problem):
+    raise ConfigError(
+      f"--workdir={workdir} must be a folder that all processes share, or in a "
+      f"bucket: {problem}."
+    )
+
+
+def _content(path: pathlib.Path) -> str:
+  """The content of a file that may be missing or not whole yet."""
+  try:
+    return files.text(path)
+  except (OSError, UnicodeDecodeError):
+    return ""
 
 
 @contextlib.contextmanager

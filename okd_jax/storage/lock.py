@@ -13,6 +13,9 @@ import filelock
 from okd_jax.errors import InUseError, RunLockError
 from okd_jax.storage import files
 
+# What the owner of a folder says of itself.
+OWNER = "run.lock.json"
+
 
 class Held(abc.ABC):
   """Context manager that takes something for this process."""
@@ -54,7 +57,7 @@ class RunLock(Held):
   def __init__(self, workdir: str | os.PathLike[str]):
     self.workdir = Path(workdir)
     self._lock = filelock.FileLock(self.workdir / "run.lock")
-    self._owner = self.workdir / "run.lock.json"
+    self._owner = self.workdir / OWNER
 
   def acquire(self) -> None:
     """Takes the lock; raises InUseError, at once, if another run has it."""

@@ -113,6 +113,16 @@ def test_who_is_done_waits_for_the_others():
   assert [each.returncode for each in processes] == [0, 0], said
 
 
+@pytest.mark.parametrize("late", ["0", "1"])
+def test_who_is_done_ends_with_one_that_fails_later(late):
+  fail = "raise DataError('no pictures')"
+  then = f"if os.environ['JAX_PROCESS_ID'] == '{late}': time.sleep(2); {fail}"
+  processes = two(TOGETHER.format(then=then))
+  said = [each.communicate(timeout=60)[1] for each in processes]
+  assert [each.returncode for each in processes] == [3, 3], said
+  assert "ended with code 3: no pictures" in said[1 - int(late)]
+
+
 def train(workdir, *flags, **more):
   """A run on two devices, one a process."""
   return pairs.job(

@@ -7,11 +7,13 @@ import subprocess
 import sys
 
 import numpy as np
+from PIL import Image
 import ports
 import pytest
+import several
 
 from okd_jax.devices import distributed
-from okd_jax.errors import ConfigError
+from okd_jax.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[2]
 FOREIGN = (
@@ -191,3 +193,53 @@ def test_a_process_without_the_others_says_so_and_ends(process):
   assert f"process {process} of 2 at localhost:" in waits
   assert "waits for the other processes" in waits
   assert "did not find the others within 2 s" in ended
+
+
+def test_processes_with_different_settings_are_refused(tmp_path):
+  main = ("main.py", *FOREIGN, f"--workdir={tmp_path / 'run'}")
+  commands = [
+    [*main, f"--config.optim.learning_rate={rate}"] for rate in (0.05, 0.2)
+  ]
+  for process in several.begin(*commands):
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == ConfigError.exit_code, errors
+    assert "learning_rate is 0.2 and not 0.05 as in process 0" in errors
+
+
+def test_processes_with_different_data_are_refused(tmp_path):
+  rng = np.random.default_rng(0)
+  for place, count in (("a", 6), ("b", 7)):
+    for name in ("cat", "dog"):
+      (tmp_path / place / name).mkdir(parents=True)
+      for number in range(count):
+        pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        path = tmp_path / place / name / f"{number}.png"
+        Image.fromarray(pixels).save(path)
+  commands = [
+    [
+      *("main.py", *FOREIGN, "--config.data.train_examples=0"),
+      *("--config.batch_size=4", "--config.eval_batch_size=4"),
+      *(f"--workdir={tmp_path}/run", f"--config.data.name=folder:{tmp_path}/a"),
+      f"--config.data.dir={tmp_path}/{place}",
+    ]
+    for place in ("a", "b")
+  ]
+  for process in several.begin(*commands):
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == DataError.exit_code, errors
+    assert "num_train is 11 and not 10 as in process 0" in errors
+
+
+def test_a_work_directory_that_is_not_shared_is_refused(tmp_path):
+  code = (
+    "from okd_jax.runs import workdir; workdir._SEEN_SECONDS = 1.0; "
+    "import main; main.main()"
+  )
+  commands = [
+    ["-c", code, *FOREIGN, f"--workdir={tmp_path / place / 'run'}"]
+    for place in ("a", "b")
+  ]
+  for process in several.begin(*commands):
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == ConfigError.exit_code, errors
+    assert "must be a folder that all processes share" in errors

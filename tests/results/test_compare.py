@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 import signal
 
+import folder_recipe
 import numpy as np
 from PIL import Image
 import pytest
@@ -62,7 +63,7 @@ def pretending(monkeypatch):
   """Runs of no time: a list of the cells trained, and what to do in them."""
   ran, events = [], {}
 
-  def fake(config, workdir, stop, still_ours):
+  def fake(config, workdir, stop, still_ours, like):
     name = "/".join(workdir.parts[-3:])
     ran.append(name)
     if name in events:
@@ -276,6 +277,59 @@ def test_finished_cells_are_left_alone(whole, tmp_path, monkeypatch):
     compare.compare(other, moved)
   assert (moved / "table.md").read_bytes() == tables
   assert not compare.compare(small(methods=("kd",)), moved)
+
+
+def test_all_cells_need_the_same_data(tmp_path, monkeypatch):
+  rng = np.random.default_rng(0)
+
+  def add(number):
+    for name in ("cat", "dog"):
+      path = tmp_path / "pictures" / name / f"{number}.png"
+      path.parent.mkdir(parents=True, exist_ok=True)
+      pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+      Image.fromarray(pixels).save(path)
+
+  monkeypatch.setattr(train, "_export_and_plot", lambda run: None)
+  base = folder_recipe.configured(tmp_path / "pictures")
+  net = base.peers.net
+  config = dataclasses.replace(
+    small(methods=("kd",), nets=(net,), teacher_net=net, seeds=(0,)),
+    base=dataclasses.replace(base, method=None),
+  )
+  for number in range(6):
+    add(number)
+  # One with a teacher is on the data of those without.
+  assert not compare.compare(config, tmp_path)
+  add(6)
+  more = dataclasses.replace(config, seeds=(0, 1))
+  failed = compare.compare(more, tmp_path)
+  assert len(failed) == 3
+  told = failed[f"{net}/baseline/seed1"]
+  assert "baseline/seed0 began with" in told and "added" in told
+
+
+def test_cells_of_one_teacher_need_the_same(tmp_path, monkeypatch):
+  asked = {}
+
+  def fake(config, workdir, stop, still_ours, like):
+    del stop, still_ours
+    name = workdir.relative_to(tmp_path).as_posix()
+    asked[name] = like and like.relative_to(tmp_path).as_posix()
+    pretend(config, workdir)
+
+  monkeypatch.setattr(train, "train", fake)
+  config = small(methods=("kd",))
+  config = dataclasses.replace(
+    config, grid={"method.temperature": (1.0, 2.0), "data.flip": (True, False)}
+  )
+  assert not compare.compare(config, tmp_path)
+  row = "resnet8/kd,method.temperature={},data.flip={}/seed{}".format
+  for flip in (True, False):
+    alone = f"resnet8/baseline,data.flip={flip}/seed0"
+    assert asked[alone] is None
+    for seed in (0, 1):
+      assert asked[row(1.0, flip, seed)] == alone
+      assert asked[row(2.0, flip, seed)] == row(1.0, flip, seed)
 
 
 def test_a_failed_cell_does_not_stop_the_rest(tmp_path, pretending):

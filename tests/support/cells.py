@@ -86,7 +86,7 @@ def flags(workdir, *others):
   ]
 
 
-def train(config, workdir, stop, still_ours):
+def train(config, workdir, stop, still_ours, like):
   """Instead of `okd_jax.train.train`."""
   name = "/".join(workdir.parts[-3:])
 
