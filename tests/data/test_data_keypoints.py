@@ -907,6 +907,15 @@ def test_the_command_counts_and_draws(tmp_path, capsys):
   assert train["joints"]["left_eye"] == 0
   with Image.open(sheet) as drawn:
     assert drawn.size == (8 * 128, 128)
+  shape = ["--config.data.image_size=32", "--config.data.keypoints.width=16"]
+  still = [f"--config.data.keypoints.{key}=0" for key in ("scale", "rotation")]
+  drawn = []
+  for flags in (shape, [*shape, *still]):
+    __main__.main([*command, *flags])
+    with Image.open(sheet) as picture:
+      assert picture.size == (8 * 64, 128)
+      drawn.append(picture.tobytes())
+  assert drawn[0] != drawn[1]
   (folder / "images" / "1.png").write_bytes(b"no picture")
   with pytest.raises(SystemExit) as left:
     __main__.main([*command, "--config.data.image_size=32"])
