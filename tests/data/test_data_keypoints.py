@@ -237,6 +237,22 @@ def test_the_file_that_is_named_is_trained_on(tmp_path):
     make(file.with_name("b.json"))
 
 
+@pytest.mark.parametrize("which", ["folder", "file"])
+def test_files_beside_those_that_are_named_are_told(tmp_path, which):
+  folder = annotated.write(tmp_path, annotated.content(4), name="a.json")
+  annotated.write(folder, annotated.content(6), name="test.json")
+  path = folder / "annotations" / "a.json" if which == "file" else folder
+  about = folder / description.FILE
+  about.write_text("train: annotations/a.json\n")
+  found = own.read(str(path), ASPECT, 0.25)
+  assert {s: len(f) for s, f in found.splits.items()} == {"train": 3, "test": 1}
+  assert any("test.json: not used" in note for note in found.notes)
+  about.write_text("train: annotations/a.json\ntest: annotations/test.json\n")
+  found = own.read(str(path), ASPECT, 0.25)
+  assert {s: len(f) for s, f in found.splits.items()} == {"train": 4, "test": 6}
+  assert not any("not used" in note for note in found.notes)
+
+
 def test_a_file_is_described_beside_its_folder(tmp_path):
   folder = annotated.write(tmp_path, annotated.content(4), name="a.json")
   file = folder / "annotations" / "a.json"
