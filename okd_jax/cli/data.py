@@ -9,22 +9,26 @@ import numpy as np
 from okd_jax import data, rules
 from okd_jax.cli import common, copy_data, keypoint_data, places
 from okd_jax.data.augmentation import Augment
-from okd_jax.data.config import KEYPOINTS
+from okd_jax.data.config import KEYPOINTS, Keypoints
 from okd_jax.errors import ConfigError, DataError
 from okd_jax.runs import display
 from okd_jax.storage import paths
 
-# Keys of config.data that change which pictures are used, or how.
-_KEYS = (
-  "source",
-  "image_size",
-  "test_fraction",
-  "validation",
-  "train_examples",
-  "flip",
-  "exif",
-  "per_class",
-)
+# Keys that change which pictures are used, or how.
+_KEYS = {
+  "data": (
+    "source",
+    "image_size",
+    "test_fraction",
+    "validation",
+    "train_examples",
+    "flip",
+    "exif",
+    "per_class",
+  ),
+  "data.keypoints": ("width", "scale", "rotation", "sigma"),
+  "augment": tuple(field.name for field in dataclasses.fields(Augment)),
+}
 _MOST_SIZES = 10
 
 
@@ -48,9 +52,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     metavar="FILE.png",
     help="draw some pictures of each class as a network sees them in training",
   )
-  for section, kind in (("data", data.Config), ("augment", Augment)):
+  kinds = (data.Config, Keypoints, Augment)
+  for (section, keys), kind in zip(_KEYS.items(), kinds, strict=True):
     for field in dataclasses.fields(kind):
-      if section == "augment" or field.name in _KEYS:
+      if field.name in keys:
         command.add_argument(
           f"--config.{section}.{field.name}",
           dest=f"{section}.{field.name}",
@@ -80,15 +85,22 @@ def run(args: argparse.Namespace) -> None:
         f" {args.path} names its pictures itself. Leave it out."
       )
     of_joints = data.check(
-      {"name": args.path, "image_size": 256} | _given(args, "data")
+      {"name": args.path, "image_size": 256}
+      | _given(args, "data")
+      | {"keypoints": _given(args, "data.keypoints")}
     )
     keypoint_data.run(of_joints, how, args.show, as_json=args.json)
     return
   path = args.path.removeprefix("folder:")
   if copy_data.is_copy(path):
-    _require_none_given(args)
+    _require_none_of_pictures(args)
     copy_data.run(path, write_index=args.index, as_json=args.json)
     return
+  if joints := _flags(args, "data.keypoints"):
+    raise ConfigError(
+      f"{', '.join(joints)} is for keypoints; {args.path} is a folder of "
+      "images with classes. Leave it out, or give keypoints:PATH."
+    )
   config = data.check({"name": f"folder:{path}", **_given(args, "data")})
   if args.index:
     index.remove(paths.anywhere(path))
@@ -111,14 +123,14 @@ def run(args: argparse.Namespace) -> None:
       print(f"What a network sees is in {args.show}.")
 
 
-def _require_none_given(args: argparse.Namespace) -> None:
+def _require_none_of_pictures(args: argparse.Namespace) -> None:
   """Refuses flags that say nothing of a copy of TensorFlow Datasets."""
+  # For the source an index is written.
   flags = [
-    f"--config.{section}.{key}"
-    for section in ("data", "augment")
-    for key in _given(args, section)
-    # For which an index is written.
-    if key != "source"
+    flag
+    for section in _KEYS
+    for flag in _flags(args, section)
+    if flag != "--config.data.source"
   ]
   if flags := flags + ["--show"] * bool(args.show):
     raise ConfigError(
@@ -126,6 +138,11 @@ def _require_none_given(args: argparse.Namespace) -> None:
       f"{args.path} is a copy of TensorFlow Datasets, whose images are counted "
       "alone. Leave it out."
     )
+
+
+def _flags(args: argparse.Namespace, section: str) -> list[str]:
+  """The flags that the command line gives of a section."""
+  return [f"--config.{section}.{key}" for key in _given(args, section)]
 
 
 def _division(config: data.Config, path: str) -> dict[str, int]:
@@ -155,11 +172,8 @@ def _png(text: str) -> paths.Path:
 
 def _given(args: argparse.Namespace, section: str) -> dict[str, Any]:
   """What the command line says of a section."""
-  return {
-    key.removeprefix(f"{section}."): value
-    for key, value in vars(args).items()
-    if key.startswith(f"{section}.") and value is not None
-  }
+  given = {key: getattr(args, f"{section}.{key}") for key in _KEYS[section]}
+  return {key: value for key, value in given.items() if value is not None}
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -49,20 +49,19 @@ def examine(
   return [
     *findings,
     *others,
-    _hosts(),
+    *_hosts(),
     _versions(versions),
     _workdir(workdir),
     *_together(),
   ]
 
 
-def _hosts() -> Finding:
+def _hosts() -> list[Finding]:
   said = processes.gather(
     f"{socket.gethostname()}, process id {os.getpid()}, "
     f"{jax.local_device_count()} device(s)"
   )
-  lines = [f"{process}: {each}" for process, each in enumerate(said)]
-  return "processes", "\n".join(lines), True
+  return [(f"process {i}", each, True) for i, each in enumerate(said)]
 
 
 def _versions(own: Mapping[str, str]) -> Finding:

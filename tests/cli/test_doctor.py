@@ -8,6 +8,7 @@ import several
 
 from okd_jax.cli import doctor, hosts
 from okd_jax.devices import processes
+from okd_jax.runs import display
 
 
 def test_versions_that_differ_are_named(monkeypatch):
@@ -18,6 +19,13 @@ def test_versions_that_differ_are_named(monkeypatch):
   found = hosts._versions({"jax": "1", "flax": "7"})
   assert found[1:] == ("jax 1 in process 0, 2 in process 1", False)
   assert hosts._versions(others)[2]
+
+
+def test_each_process_has_a_line_of_its_own(monkeypatch, capsys):
+  monkeypatch.setattr(processes, "gather", lambda word: [word, "elsewhere, 1"])
+  display.table("", ["what", "found"], [row[:2] for row in hosts._hosts()])
+  rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+  assert ["process", "1", "elsewhere,", "1"] in rows
 
 
 def doctors(*workdirs):
@@ -34,7 +42,7 @@ def doctors(*workdirs):
 def test_two_processes_see_each_other(tmp_path):
   codes, said = doctors(tmp_path, tmp_path)
   assert codes == [0, 0], said
-  for word in ("1: ", "alike", "written and seen by all", "GB/s", "loss"):
+  for word in ("process 1 ", "alike", "seen by all", "GB/s", "loss"):
     assert word in said
   assert list(tmp_path.iterdir()) == []
 

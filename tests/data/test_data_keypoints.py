@@ -237,6 +237,22 @@ def test_the_file_that_is_named_is_trained_on(tmp_path):
     make(file.with_name("b.json"))
 
 
+@pytest.mark.parametrize("which", ["folder", "file"])
+def test_files_beside_those_that_are_named_are_told(tmp_path, which):
+  folder = annotated.write(tmp_path, annotated.content(4), name="a.json")
+  annotated.write(folder, annotated.content(6), name="test.json")
+  path = folder / "annotations" / "a.json" if which == "file" else folder
+  about = folder / description.FILE
+  about.write_text("train: annotations/a.json\n")
+  found = own.read(str(path), ASPECT, 0.25)
+  assert {s: len(f) for s, f in found.splits.items()} == {"train": 3, "test": 1}
+  assert any("test.json: not used" in note for note in found.notes)
+  about.write_text("train: annotations/a.json\ntest: annotations/test.json\n")
+  found = own.read(str(path), ASPECT, 0.25)
+  assert {s: len(f) for s, f in found.splits.items()} == {"train": 4, "test": 6}
+  assert not any("not used" in note for note in found.notes)
+
+
 def test_a_file_is_described_beside_its_folder(tmp_path):
   folder = annotated.write(tmp_path, annotated.content(4), name="a.json")
   file = folder / "annotations" / "a.json"
@@ -907,6 +923,15 @@ def test_the_command_counts_and_draws(tmp_path, capsys):
   assert train["joints"]["left_eye"] == 0
   with Image.open(sheet) as drawn:
     assert drawn.size == (8 * 128, 128)
+  shape = ["--config.data.image_size=32", "--config.data.keypoints.width=16"]
+  still = [f"--config.data.keypoints.{key}=0" for key in ("scale", "rotation")]
+  drawn = []
+  for flags in (shape, [*shape, *still]):
+    __main__.main([*command, *flags])
+    with Image.open(sheet) as picture:
+      assert picture.size == (8 * 64, 128)
+      drawn.append(picture.tobytes())
+  assert drawn[0] != drawn[1]
   (folder / "images" / "1.png").write_bytes(b"no picture")
   with pytest.raises(SystemExit) as left:
     __main__.main([*command, "--config.data.image_size=32"])

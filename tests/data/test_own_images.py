@@ -168,6 +168,9 @@ def test_data_refuses_what_training_would(
     "--config.data.per_class, --config.augment.erase is for folders" in said
   )
   assert "--show is for" in refused(copy, f"--show={tmp_path / 'a.png'}")
+  width = "--config.data.keypoints.width"
+  for place in (pictures, copy):
+    assert f"{width} is for" in refused(place, f"{width}=16")
 
 
 @pytest.mark.long

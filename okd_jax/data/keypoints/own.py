@@ -91,6 +91,7 @@ def read(path: str, aspect: float, test_fraction: float) -> Set:
   }
   notes = [note for file in parsed.values() for note in file.notes]
   notes += _of_tests(annotations, said)
+  notes += _unused(folder, annotations, look)
   if "test" not in splits:
     splits |= _divided(splits["train"], test_fraction)
   info, more = description.describe(
@@ -134,6 +135,29 @@ def _of_tests(
       f"{test.name} is the test split, as there is no other; best is chosen on "
       "it."
     )
+
+
+def _unused(
+  folder: Path, annotations: Mapping[str, Path], look: files.Look
+) -> Iterator[str]:
+  """A note of files that stand for no split, as only others are named."""
+  rest = sorted({*_in_folder(folder, look)} - {*annotations.values()})
+  if rest:
+    yield (
+      f"{', '.join(file.name for file in rest)}: not used, as only other files "
+      f"are named; {description.FILE} can name one for each of "
+      f"{', '.join(description.SPLITS)}."
+    )
+
+
+def _in_folder(folder: Path, look: files.Look) -> list[Path]:
+  """All files that may be annotations."""
+  return sorted(
+    place / name
+    for place in (folder, folder / "annotations")
+    for name in look.names(place)
+    if name.endswith(".json") and not walk.is_hidden(name)
+  )
 
 
 def _warnings(
@@ -201,12 +225,7 @@ def _files(
           "which is not there; correct it, or put the file there."
         )
     return named
-  found = sorted(
-    place / name
-    for place in (folder, folder / "annotations")
-    for name in look.names(place)
-    if name.endswith(".json") and not walk.is_hidden(name)
-  )
+  found = _in_folder(folder, look)
   if len(found) == 1:
     return {"train": found[0]}
   by_split: dict[str, Path] = {}
