@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 import shutil
 import subprocess
@@ -215,6 +216,13 @@ def test_a_damaged_file_that_was_removed_is_written_again(
   # As the messages about such files advise.
   train.train(tiny(checkpoint_secs=1e-9), workdir)
   assert (workdir / name).read_text() == (whole[0] / name).read_text()
+
+
+def test_a_value_that_is_not_a_number_is_refused_by_its_rule(tmp_path):
+  # It is not equal to itself, and processes must have equal settings.
+  config = tiny(**{"optim.learning_rate": math.nan})
+  with pytest.raises(ConfigError, match="learning_rate=nan must be a finite"):
+    train.train(config, tmp_path)
 
 
 @pytest.mark.checklist("E1")

@@ -58,12 +58,12 @@ def require_data(source: Source) -> None:
 
 def _difference(ours: Mapping[str, Any]) -> str:
   """How a process differs from process 0; empty if none does."""
-  # Round trip: tuples are lists in what is told.
-  own = json.loads(json.dumps(ours))
+  # Texts, as nan is not equal to itself.
+  own = {name: json.dumps(value) for name, value in ours.items()}
   first = json.loads(Meeting().told(lambda: json.dumps(own)))
   differ = [
-    f"{name} is {own.get(name, 'absent')!r} and not "
-    f"{first.get(name, 'absent')!r} as in process 0"
+    f"{name} is {own.get(name, 'absent')} and not "
+    f"{first.get(name, 'absent')} as in process 0"
     for name in own | first
     if own.get(name) != first.get(name)
   ]
