@@ -13,8 +13,9 @@ from okd_jax.settings import freeze
 from okd_jax.settings.schema import Comparison, RunConfig
 
 _MOST = 3
-# Where the data are may differ from machine to machine.
-_PLACE = "data.dir"
+# Paths that may differ from machine to machine: of the data, and of a file that
+# process 0 alone reads.
+_PLACES = ("data.dir", "published")
 
 
 def require_settings(config: RunConfig | Comparison) -> None:
@@ -27,7 +28,7 @@ def require_settings(config: RunConfig | Comparison) -> None:
   ours = {
     f"config.{name}": value
     for name, value in settings.items()
-    if not name.endswith(_PLACE)
+    if not name.endswith(_PLACES)
   }
   if problem := _difference(ours):
     raise ConfigError(
