@@ -137,6 +137,13 @@ def test_general_weights_of_peers_that_are_almost_right(size):
   np.testing.assert_allclose(weights, expected, rtol=1e-5)
 
 
+def test_the_first_of_equally_sure_peers_is_the_naive_target():
+  # A shift changes no probability.
+  logits = jnp.array([[[3.0, 1.0]], [[2.0, 0.0]], [[1.0, -1.0]]])
+  target = losses.kdcl_naive_target(logits, jnp.array([0]))
+  np.testing.assert_array_equal(target, [[3.0, 1.0]])
+
+
 def test_minlogit_target_is_at_least_as_sure_as_any_peer():
   logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 5)))
   target = losses.kdcl_minlogit_target(logits, LABELS)
