@@ -69,6 +69,14 @@ def make(name: str, num_classes: int, **options: Any) -> Network:
     )
   network = networks[name]
   allowed = _options(network)
+  if at and "tail_width" not in allowed:
+    narrowed = [
+      n for n in sorted(networks) if "tail_width" in _options(networks[n])
+    ]
+    raise ConfigError(
+      f"network '{name}' cannot be made narrower, as '{name}@{fraction}' asks; "
+      f"those that can are {', '.join(narrowed)}. Choose one of them."
+    )
   for option in options:
     if option not in allowed:
       raise ConfigError(

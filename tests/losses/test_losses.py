@@ -149,6 +149,13 @@ def test_clipped_general_weights_are_a_convex_combination():
   assert clipped.tolist() == [1, 0]
 
 
+def test_the_first_of_equally_sure_peers_is_the_naive_target():
+  # A shift changes no probability.
+  logits = jnp.array([[[3.0, 1.0]], [[2.0, 0.0]], [[1.0, -1.0]]])
+  target = losses.kdcl_naive_target(logits, jnp.array([0]))
+  np.testing.assert_array_equal(target, [[3.0, 1.0]])
+
+
 def test_minlogit_target_is_at_least_as_sure_as_any_peer():
   logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 5)))
   target = losses.kdcl_minlogit_target(logits, LABELS)

@@ -157,6 +157,22 @@ def test_switch_has_no_gradient():
     assert not grads.any()
 
 
+@pytest.mark.parametrize(
+  ("teacher", "student"),
+  [
+    # A teacher that is right: the gap is d_s, and so is the threshold.
+    ([0.0, -np.inf, -np.inf], [0.0, 0.0, -np.inf]),
+    # As good as the student: d_t = d_s = gap = 1, and 0.39 is the threshold.
+    ([0.0, 0.0, -np.inf], [0.0, -np.inf, 0.0]),
+  ],
+)
+def test_equal_numbers_make_no_expert(teacher, student):
+  terms = losses.switokd(
+    np.array([teacher]), np.array([student]), np.array([0])
+  )
+  assert not terms["expert_mode"]
+
+
 def test_a_count_of_teachers_may_be_numpys():
   logits, labels = np.zeros((3, 4, 5)), np.arange(4)
   one, same = (

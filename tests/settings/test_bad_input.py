@@ -247,7 +247,7 @@ ONE_OF_SWITOKD = (
     (["--config.peers.net=vgg16"], "too small"),
     (["--config.peers.net=resnet8@half"], "in a fraction such as resnet8@4/5"),
     (["--config.peers.net=resnet8@1/17"], "tail_width=1/17 must be"),
-    (["--config=configs/oem_digits.py:vgg8"], "vgg8' has no option"),
+    (["--config=configs/oem_digits.py:vgg8"], "vgg8' cannot be made narrower"),
     (
       ["--config.peers.kind=branches", f"--config.peers.net={UNLIKE}"],
       "the trunk of peer 1",
