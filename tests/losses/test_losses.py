@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -135,6 +136,15 @@ def test_general_weights_of_peers_that_are_almost_right(size):
   weights = losses.kdcl_general_weights(errors, jnp.zeros((1, 3)), ridge=1e-8)
   expected = [0.75, 0.25] if size else [0.5, 0.5]
   np.testing.assert_allclose(weights, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["naive", "linear", "minlogit", "general"])
+def test_targets_of_kdcl_are_constants(rule):
+  logits = jnp.array([[[3.0, 1.0, 0.0]], [[0.0, 2.0, 1.0]]])
+  second = jnp.array([0.5, 0.5]) if rule == "general" else jnp.eye(3)[:1]
+  target = getattr(losses, f"kdcl_{rule}_target")
+  grads = jax.grad(lambda x: jnp.sum(target(*x)[:, 0]))((logits, second))
+  assert not any(grad.any() for grad in grads)
 
 
 def test_the_first_of_equally_sure_peers_is_the_naive_target():
