@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -147,6 +148,15 @@ def test_clipped_general_weights_are_a_convex_combination():
   )
   np.testing.assert_allclose(free, [1.5, -0.5], rtol=1e-5)
   assert clipped.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("rule", ["naive", "linear", "minlogit", "general"])
+def test_targets_of_kdcl_are_constants(rule):
+  logits = jnp.array([[[3.0, 1.0, 0.0]], [[0.0, 2.0, 1.0]]])
+  second = jnp.array([0.5, 0.5]) if rule == "general" else jnp.eye(3)[:1]
+  target = getattr(losses, f"kdcl_{rule}_target")
+  grads = jax.grad(lambda x: jnp.sum(target(*x)[:, 0]))((logits, second))
+  assert not any(grad.any() for grad in grads)
 
 
 def test_the_first_of_equally_sure_peers_is_the_naive_target():

@@ -69,6 +69,33 @@ def test_the_loss_is_that_of_the_vectors(attention_on):
     np.testing.assert_allclose(gradient[name], want, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("attention_on", ["student", "scratch"])
+def test_the_teacher_from_scratch_is_guided_once_for_all_students(attention_on):
+  live, expert, batch, ctx = given(golden.case("ctkd", "ctkd_total"))
+  method = methods.make("ctkd", attention_on=attention_on)
+
+  def terms_of(students):
+    peers = [*["student"] * students, "scratch"]
+    logits = jnp.stack([live[f"{net}_logits"] for net in peers])
+    maps = tuple(
+      tuple(live[f"{net}_group{g}"] for net in peers) for g in range(3)
+    )
+    outputs = core.Outputs(logits, logits, maps, teacher=expert)
+    return method.apply({}, outputs, batch, ctx).terms
+
+  sums = [
+    {name: np.sum(term) for name, term in terms_of(students).items()}
+    for students in (1, 2)
+  ]
+  for name, value in sums[0].items():
+    once = name == "scratch_ce" or (
+      name == "attention" and attention_on == "scratch"
+    )
+    np.testing.assert_allclose(
+      sums[1][name], value if once else 2 * value, rtol=1e-5, err_msg=name
+    )
+
+
 @pytest.mark.parametrize(
   ("words", "weights"),
   [

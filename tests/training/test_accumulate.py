@@ -10,7 +10,7 @@ import pytest
 import quick
 
 from configs import common, okddip_digits
-from okd_jax import core, methods
+from okd_jax import core, losses, methods
 from okd_jax.errors import ConfigError
 from okd_jax.settings import config as config_lib, layout
 from okd_jax.settings.freeze import freeze
@@ -90,6 +90,24 @@ def test_turns_and_memory_of_examples_go_through_parts():
     ]
     expected, state = (runs.train(setup, 2)[0] for setup in made)
   runs.assert_close(state, expected, rtol=1e-9)
+
+
+class Drawing(core.Method):
+  """Reports a random number and its square."""
+
+  def __call__(self, outputs, batch, ctx):
+    terms = {"peer_ce": losses.cross_entropy(outputs.logits, batch.target)}
+    drawn = jax.random.uniform(ctx.key)
+    return core.MethodOutput(
+      terms, summaries={"drawn": drawn, "square": drawn**2}
+    )
+
+
+def test_every_part_draws_for_itself():
+  setup = toys.recipe(Drawing(), num_peers=2, net=toys.Quick(), accumulate=2)
+  means = runs.train(setup, 1)[1]["summaries"]
+  # The variance of the parts' numbers.
+  assert means["square"] - means["drawn"] ** 2 > 1e-4
 
 
 def test_a_part_has_examples_of_every_device():
