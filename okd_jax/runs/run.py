@@ -31,6 +31,9 @@ _LABELS = "labels_sum"
 # Shapes of the teacher's outputs; absent without a teacher, and in runs of
 # earlier releases.
 _TEACHER = "teacher.json"
+# Runs in the folder of several seeds, a search and a comparison.
+_BELOW = ("seed*", "trial*", "*/*/seed*")
+_MOST = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,12 +227,14 @@ def _explained(workdir: Path) -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    seeds = sorted(
-      path.parent.name for path in workdir.glob(f"seed*/{_CONFIG}")
-    )
+    inside = [
+      path.parent.relative_to(workdir).as_posix()
+      for below in _BELOW
+      for path in sorted(workdir.glob(f"{below}/{_CONFIG}"))
+    ]
     remedy = "give the --workdir of main.py."
-    if seeds:
-      remedy = f"name that of one seed in it: {', '.join(seeds)}."
+    if inside:
+      remedy = f"name that of one run in it: {', '.join(inside[:_MOST])}."
     raise ConfigError(
       f"{workdir} is not the work directory of a run ({error.strerror}: "
       f"{error.filename}); {remedy}"

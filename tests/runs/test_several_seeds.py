@@ -216,8 +216,16 @@ def test_a_seed_that_is_not_there_is_refused(folder, capsys):
   assert "holds runs of the seeds 3, 4" in capsys.readouterr().err
   refused(ConfigError, "eval", folder / "seed3", "--seed=3")
   assert "holds no runs of several seeds" in capsys.readouterr().err
-  with pytest.raises(ConfigError, match="one seed in it: seed3, seed4"):
+  with pytest.raises(ConfigError, match="one run in it: seed3, seed4"):
     run_lib.about(folder)
+
+
+@pytest.mark.parametrize("below", ["trial3", "resnet8/okddip/seed0"])
+def test_runs_of_a_search_and_a_comparison_are_named(below, tmp_path):
+  (tmp_path / below).mkdir(parents=True)
+  (tmp_path / below / "config.json").touch()
+  with pytest.raises(ConfigError, match=f"one run in it: {below}"):
+    run_lib.about(tmp_path)
 
 
 def test_all_seeds_are_exported(folder, tmp_path, capsys):
