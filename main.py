@@ -1,7 +1,11 @@
 """Trains a group of peers.
 
-python main.py --config=configs/okddip_c100.py [--workdir=DIR]
+python main.py --config=configs/okddip_c100.py [--workdir=DIR] [--data=DIR]
                [--config.key=value ...]
+
+Recipes are in configs/; docs/settings.md lists the keys that they have. Without
+--workdir a run is in a folder under runs/. python -m okd_jax --help lists the
+commands around training.
 """
 
 import time
@@ -21,6 +25,9 @@ with missing.explained():
 
 def main() -> None:
   """Parses the flags, trains, and shows the result."""
+  if {"-h", "--help"} & {*sys.argv}:
+    print(__doc__)
+    return
   with missing.explained(), common.exit_codes():
     config, workdir = common.read_recipe(sys.argv)
     common.prepare_jax(config)

@@ -292,6 +292,17 @@ def test_doctor_reports_what_is_wrong(monkeypatch, capsys):
   assert "PROBLEM: ZeroDivisionError" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_training_says_how_it_is_used(word, monkeypatch, capsys):
+  import main
+
+  monkeypatch.setattr(sys, "argv", ["main.py", word])
+  main.main()
+  said = capsys.readouterr().out
+  for part in ("--config=", "--workdir=", "docs/settings.md", "-m okd_jax"):
+    assert part in said
+
+
 @pytest.mark.parametrize(
   "args, code, message",
   [
