@@ -159,6 +159,14 @@ def test_targets_of_kdcl_are_constants(rule):
   assert not any(grad.any() for grad in grads)
 
 
+def test_general_weights_are_constants():
+  probs = jnp.array([[[0.8, 0.2], [0.6, 0.4]], [[0.5, 0.5], [0.9, 0.1]]])
+  grad = jax.grad(
+    lambda p: losses.kdcl_general_weights(p, jnp.array([0, 1]))[0]
+  )(probs)
+  assert not grad.any()
+
+
 def test_the_first_of_equally_sure_peers_is_the_naive_target():
   # A shift changes no probability.
   logits = jnp.array([[[3.0, 1.0]], [[2.0, 0.0]], [[1.0, -1.0]]])

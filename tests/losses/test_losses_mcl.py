@@ -216,3 +216,10 @@ def test_wrong_input_is_refused(change, message):
   jax.eval_shape(lambda: losses.mcl(**arguments))
   with pytest.raises((AssertionError, ValueError), match=message):
     losses.mcl(**arguments | change)
+
+
+def test_a_batch_of_one_has_no_contrast_and_a_gradient():
+  value, grad = jax.value_and_grad(
+    lambda s: losses.supervised_nce(s, np.array([2]))[0]
+  )(np.ones((1, 1)))
+  assert value == 0 and not grad.any()

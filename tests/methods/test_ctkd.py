@@ -1,5 +1,7 @@
 """CTKD: terms of the vectors, its presets, and experts that do not fit."""
 
+import dataclasses
+
 import golden
 import jax
 import jax.numpy as jnp
@@ -114,6 +116,24 @@ def test_four_presets(words, weights, tmp_path):
   config.teacher = "" if weights[1] else str(tmp_path)
   with pytest.raises(ConfigError, match=r"config\.teacher"):
     config_lib.check(freeze(config))
+
+
+def test_stages_are_counted_from_the_deepest():
+  live, expert, batch, ctx = given(golden.case("ctkd", "ctkd_total"))
+  seen = outputs_of(live, expert)
+  fewer = dataclasses.replace(expert, maps=expert.maps[1:])
+  all_three, of_peers, of_expert, of_both = (
+    methods.make("ctkd").apply({}, outputs, batch, ctx).terms["attention"]
+    for outputs in (
+      seen,
+      dataclasses.replace(seen, maps=seen.maps[1:]),
+      dataclasses.replace(seen, teacher=fewer),
+      dataclasses.replace(seen, maps=seen.maps[1:], teacher=fewer),
+    )
+  )
+  np.testing.assert_array_equal(of_peers, of_both)
+  np.testing.assert_array_equal(of_expert, of_both)
+  assert np.all(of_both < all_three)
 
 
 def test_an_expert_of_other_sizes_is_refused():

@@ -55,6 +55,15 @@ def test_three_networks(name, num_teachers, paused):
   )
 
 
+def test_the_teacher_is_the_one_that_pauses():
+  # By hand: d_t = 0.8 is below d_s = 1.2, and the gap of 1.2 above 0.664.
+  probs = np.array([[[0.6, 0.4, 0.0]], [[0.4, 0.0, 0.6]]])
+  logits = jnp.log(probs + 1e-9)
+  batch = core.Batch(None, np.array([0]), np.array([0]), np.array([True]))
+  result = methods.make("switokd")(core.Outputs(logits, logits), batch, None)
+  np.testing.assert_array_equal(result.paused, [True, False])
+
+
 @pytest.mark.parametrize("recipe", [switokd_c10, switokd_c100, switokd_digits])
 @pytest.mark.parametrize(
   ("words", "num_teachers", "num_peers"),
