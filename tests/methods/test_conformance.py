@@ -84,8 +84,13 @@ def test_all_meshes_agree(name, kind):
 
 # Settings of what is done outside of the method.
 OUTSIDE = {
-  *("base_grad", "ema_decay", "fusion_weight_decay", "pause_statistics"),
-  *("updates", "views"),
+  *("base_grad", "clip_weights", "ema_bn", "ema_decay", "fusion_weight_decay"),
+  *("pause_statistics", "updates", "views"),
+}
+# Settings that matter beside another one alone.
+BESIDE = {
+  "clip_weights": {"rule": "general"},
+  "linear_scope": {"rule": "linear"},
 }
 
 
@@ -125,6 +130,9 @@ def described(method):
     *(method.needs, method.turns(4), method.pauses_memory),
     method.optimizer_overrides,
   )
+  if method.needs.held_out:
+    refresh = jax.make_jaxpr(method.refresh)(seen.logits, batch.target)
+    said = (*said, str(refresh))
   return said, (str(program), [str(x) for x in program.consts])
 
 
@@ -133,7 +141,10 @@ def test_every_setting_matters(name):
   said, program = described(methods.make(name))
   assert described(methods.make(name)) == (said, program)
   for field in methods.fields(name):
+    beside, before = BESIDE.get(field.name, {}), (said, program)
+    if beside:
+      before = described(methods.make(name, **beside))
     for value in other_values(field):
-      now_said, now = described(methods.make(name, **{field.name: value}))
-      outside = field.name in OUTSIDE
-      assert now_said != said if outside else now != program, (field, value)
+      now = described(methods.make(name, **beside, **{field.name: value}))
+      part = 0 if field.name in OUTSIDE else 1
+      assert now[part] != before[part], (field, value)
