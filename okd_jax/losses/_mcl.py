@@ -1,5 +1,6 @@
 """The objective of mutual contrastive learning within a batch."""
 
+import functools
 from typing import Any
 
 import jax
@@ -158,18 +159,9 @@ def mcl(
     refuse("mcl", "logit_kd", "'off', 'last' or 'all'", f"{logit_kd!r}")
   own, cross = _similarities(embeddings, nce_temperature)
 
-  def exchange(students, targets):
-    # Rows of no columns have no softmax.
-    if classes.size <= mask_diagonal:
-      return jnp.zeros(logits.shape[:2], logits.dtype)
-    if mask_diagonal:
-      itself = jnp.eye(classes.size, dtype=bool)
-      students, targets = (
-        jnp.where(itself, -jnp.inf, rows) for rows in (students, targets)
-      )
-    targets = jax.lax.stop_gradient(targets)
-    return sum_over_others(kl(students, targets, temperature))
-
+  exchange = functools.partial(
+    _exchange, temperature=temperature, mask_diagonal=mask_diagonal
+  )
   terms = {
     "peer_ce": nll(logits, labels),
     "vcl": weighted(vcl_weight, supervised_nce(own, classes)),
@@ -188,6 +180,22 @@ def mcl(
       {"peer_kd": pulls} if logit_kd == "all" else {"leader_kd": pulls[-1]}
     )
   return terms
+
+
+def _exchange(students, targets, temperature, mask_diagonal):
+  """What peers learn from others' rows, [P, B] from [P, P, B, B]."""
+  num_examples = students.shape[-1]
+  # Rows of no columns have no softmax.
+  if num_examples <= mask_diagonal:
+    shape = jnp.broadcast_shapes(students.shape, targets.shape)
+    return jnp.zeros(shape[1:3], students.dtype)
+  if mask_diagonal:
+    itself = jnp.eye(num_examples, dtype=bool)
+    students, targets = (
+      jnp.where(itself, -jnp.inf, rows) for rows in (students, targets)
+    )
+  targets = jax.lax.stop_gradient(targets)
+  return sum_over_others(kl(students, targets, temperature))
 
 
 def _similarities(embeddings, temperature):

@@ -196,7 +196,7 @@ def test_a_key_without_a_value_is_refused(key):
   "key", ["batch_size", "mesh.data", "peers.net", "peers.num_peers"]
 )
 def test_none_is_refused_before_devices_are_counted(key, tmp_path):
-  recipe = tmp_path / "mine.py"
+  recipe = tmp_path / "somebody.py"
   recipe.write_text(
     "from configs import okddip_digits\n\n\ndef get_config():\n"
     "  config = okddip_digits.get_config('branches')\n"
@@ -310,7 +310,7 @@ def test_a_recipe_is_needed():
   "made, kind", [("None", "NoneType"), ("{'epochs': 2}", "dict")]
 )
 def test_a_recipe_makes_a_configuration(made, kind, flags, tmp_path):
-  recipe = tmp_path / "mine.py"
+  recipe = tmp_path / "somebody.py"
   recipe.write_text(f"def get_config():\n  return {made}\n")
   with pytest.raises(ConfigError, match=f"a {kind}; it must return the Config"):
     read(f"--config={recipe}", *flags)

@@ -181,11 +181,15 @@ ADDED_SINCE |= {"extra_epochs", "init_from_head"}
 ADDED_SINCE |= {"data.keypoints.width", "data.keypoints.sigma"}
 ADDED_SINCE |= {"data.keypoints.rotation", "data.keypoints.scale"}
 ADDED_SINCE |= {"data.keypoints.boxes", "method.attend_to_self"}
+ADDED_SINCE |= {"method.clip_weights", "method.linear_scope", "method.ema_bn"}
+ADDED_SINCE |= {"method.mask_diagonal", "method.positive"}
+ADDED_SINCE |= {"method.stop_gradient_maps"}
 
 
 def digest_then(config):
   flat = flatten(config)
-  defaults = flatten(RunConfig(method=method_section("okddip")))
+  method = method_section(flat["method.name"])
+  defaults = flatten(RunConfig(method=method))
   kept = {
     key: value
     for key, value in flat.items()

@@ -225,12 +225,15 @@ def test_the_work_directory_is_expanded(home):
 
 
 def test_a_recipe_is_expanded(home):
-  shutil.copy(okddip_digits.__file__, home / "mine.py")
-  for words in (["--config=~/mine.py:smoke"], ["--config", "$WHERE/mine.py"]):
+  shutil.copy(okddip_digits.__file__, home / "somebody.py")
+  for words in (
+    ["--config=~/somebody.py:smoke"],
+    ["--config", "$WHERE/somebody.py"],
+  ):
     workdir = common.read_recipe(["main.py", *words])[1]
-    assert workdir.name.startswith("mine-")
+    assert workdir.name.startswith("somebody-")
   with pytest.raises(ConfigError, match="NOWHERE"):
-    common.read_recipe(["main.py", "--config=$NOWHERE/mine.py"])
+    common.read_recipe(["main.py", "--config=$NOWHERE/somebody.py"])
 
 
 def test_a_work_directory_that_cannot_be_is_refused(tmp_path):
