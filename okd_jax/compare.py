@@ -87,7 +87,7 @@ def compare(
           break
         number = names.index(name)
         print(f"\nCell {number + 1} of {len(cells)}: {name}", flush=True)
-        _train(cells, number, share, stop)
+        _train(cells[number], cells, share, stop)
       if first:
         _tabulate(workdir)
   if first:
@@ -110,9 +110,9 @@ def _take(share: Share, held: contextlib.ExitStack, stop: signals.Stop) -> str:
 
 
 def _train(
-  cells: Sequence[Cell], number: int, share: Share, stop: signals.Stop
+  cell: Cell, cells: Sequence[Cell], share: Share, stop: signals.Stop
 ) -> None:
-  meeting, cell = Meeting(), cells[number]
+  meeting = Meeting()
   try:
     # Process 0 chooses, as others may see later which cells are finished.
     like = meeting.told(lambda: _alike(cell, cells))

@@ -231,8 +231,8 @@ class Method(nn.Module):
 
 def hyperparameters(method: Method | type[Method]) -> list[Any]:
   """The fields of a method, without those of every linen module."""
-  linens = ("parent", "name")
-  return [f for f in dataclasses.fields(method) if f.name not in linens]
+  of_linen = ("parent", "name")
+  return [f for f in dataclasses.fields(method) if f.name not in of_linen]
 
 
 def check_hyperparameters(method: Method) -> None:

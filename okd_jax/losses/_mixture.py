@@ -177,7 +177,7 @@ def _step(problem: Problem, iterate: Iterate) -> Iterate:
 def _covariance(problem, probs, mean):
   """The mean of the covariances of a group's examples, [G, P, P]."""
   gaps, num_examples = problem.gaps, problem.wrong.shape[1]
-  if num_examples == 1:  # the mean is known; without this a third slower
+  if num_examples == 1:  # its mean is known
     centred = gaps - mean[..., None]
   else:
     by_example = gaps.reshape(*gaps.shape[:2], *problem.wrong.shape[1:])

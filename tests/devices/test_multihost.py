@@ -6,8 +6,8 @@ from pathlib import Path
 import subprocess
 import sys
 
+import folder_recipe
 import numpy as np
-from PIL import Image
 import ports
 import pytest
 import several
@@ -207,14 +207,8 @@ def test_processes_with_different_settings_are_refused(tmp_path):
 
 
 def test_processes_with_different_data_are_refused(tmp_path):
-  rng = np.random.default_rng(0)
   for place, count in (("a", 6), ("b", 7)):
-    for name in ("cat", "dog"):
-      (tmp_path / place / name).mkdir(parents=True)
-      for number in range(count):
-        pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        path = tmp_path / place / name / f"{number}.png"
-        Image.fromarray(pixels).save(path)
+    folder_recipe.add_pictures(tmp_path / place, range(count))
   commands = [
     [
       *("main.py", *FOREIGN, "--config.data.train_examples=0"),

@@ -280,27 +280,18 @@ def test_finished_cells_are_left_alone(whole, tmp_path, monkeypatch):
 
 
 def test_all_cells_need_the_same_data(tmp_path, monkeypatch):
-  rng = np.random.default_rng(0)
-
-  def add(number):
-    for name in ("cat", "dog"):
-      path = tmp_path / "pictures" / name / f"{number}.png"
-      path.parent.mkdir(parents=True, exist_ok=True)
-      pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-      Image.fromarray(pixels).save(path)
-
+  pictures = tmp_path / "pictures"
   monkeypatch.setattr(train, "_export_and_plot", lambda run: None)
-  base = folder_recipe.configured(tmp_path / "pictures")
+  base = folder_recipe.configured(pictures)
   net = base.peers.net
   config = dataclasses.replace(
     small(methods=("kd",), nets=(net,), teacher_net=net, seeds=(0,)),
     base=dataclasses.replace(base, method=None),
   )
-  for number in range(6):
-    add(number)
+  folder_recipe.add_pictures(pictures, range(6))
   # One with a teacher is on the data of those without.
   assert not compare.compare(config, tmp_path)
-  add(6)
+  folder_recipe.add_pictures(pictures, [6])
   more = dataclasses.replace(config, seeds=(0, 1))
   failed = compare.compare(more, tmp_path)
   assert len(failed) == 3

@@ -322,21 +322,12 @@ def test_a_damaged_seed_is_named(folder, tmp_path):
 
 
 def test_another_seed_needs_the_data_of_the_others(tmp_path):
-  rng = np.random.default_rng(0)
-
-  def add(number):
-    for name in ("cat", "dog"):
-      path = tmp_path / "pictures" / name / f"{number}.png"
-      path.parent.mkdir(parents=True, exist_ok=True)
-      pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-      Image.fromarray(pixels).save(path)
-
-  for number in range(6):
-    add(number)
-  asked = folder_recipe.configured(tmp_path / "pictures", num_seeds=2)
+  pictures = tmp_path / "pictures"
+  folder_recipe.add_pictures(pictures, range(6))
+  asked = folder_recipe.configured(pictures, num_seeds=2)
   workdir = tmp_path / "run"
   seeds.train(asked, workdir)
-  add(6)
+  folder_recipe.add_pictures(pictures, [6])
   more = dataclasses.replace(asked, num_seeds=3)
   with pytest.raises(DataError, match="seed0 began with"):
     seeds.train(more, workdir)

@@ -1,5 +1,8 @@
 """A short run on a folder of pictures of 8 x 8 pixels, for tests."""
 
+import numpy as np
+from PIL import Image
+
 from configs import common as recipes, okddip_digits
 from okd_jax.settings.freeze import freeze
 from okd_jax.settings.schema import RunConfig
@@ -16,3 +19,14 @@ def configured(root, **changes) -> RunConfig:
   config.epochs, config.rampup_epochs = 1, 1
   config.update_from_flattened_dict(changes)
   return freeze(config)
+
+
+def add_pictures(root, numbers):
+  """Writes one picture of each of two classes for every number."""
+  for name in ("cat", "dog"):
+    for number in numbers:
+      path = root / name / f"{number}.png"
+      path.parent.mkdir(parents=True, exist_ok=True)
+      rng = np.random.default_rng([number, name == "dog"])
+      pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+      Image.fromarray(pixels).save(path)
