@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from okd_jax.data.info import DataInfo
+from okd_jax.data.keypoints import beside
 from okd_jax.data.keypoints.info import KeypointInfo
 from okd_jax.tasks import keypoint_metrics as metrics, keypoint_oks
 from okd_jax.tasks.measure import Measure
@@ -54,7 +55,7 @@ def measured(
   Args:
     rows: of N figures, in pixels of their pictures: `points` and `truth`
       [N, J, 2], `peak` and `visible` [N, J], `head`, `torso`, `area`,
-      `crop_area`, `image_id` and `score` [N], `box` [N, 4].
+      `crop_area`, `image_id` and `score` [N], `box` [N, 4], `beside` [N, K, 6].
     known: about the joints.
   """
   points, truth = rows["points"].astype(float), rows["truth"].astype(float)
@@ -104,6 +105,7 @@ def _by_oks(
     }
     for i in annotated
   ]
+  annotations += beside.records(rows["beside"], rows["image_id"], len(sigmas))
   detections = [
     {
       "image_id": int(rows["image_id"][i]),

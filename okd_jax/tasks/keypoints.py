@@ -180,6 +180,7 @@ class Task(task.Task):
       * (height / width),
       "image_id": joints.image_id,
       "score": joints.score,
+      "beside": joints.beside,
       "mask": batch.mask,
     }
     rows = {

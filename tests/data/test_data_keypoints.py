@@ -158,6 +158,51 @@ def test_cvat(tmp_path):
   np.testing.assert_allclose(batch.target.area, 0.53 * 12.2 * 13.2, rtol=1e-6)
 
 
+def test_people_without_a_label_and_groups_are_beside_figures(tmp_path):
+  """In the file's order: the first of the first figure, then of the next."""
+  said = annotated.content(2)
+  first = said["annotations"][0]
+  said["categories"].append({"id": 2, "name": "a chair"})
+  nobody = first | {"keypoints": [0] * 15}
+  said["annotations"] += [
+    first | {"id": 20},
+    nobody | {"id": 21, "bbox": [1, 2, 3, 4], "area": 7},
+    first | {"id": 22, "iscrowd": 1, "bbox": [5, 6, 7, 8], "area": 9},
+    nobody | {"id": 23, "bbox": [2, 2, 10, 10], "area": 0},
+    # Neither of people nor anywhere.
+    nobody | {"id": 24, "category_id": 2},
+    nobody | {"id": 25, "bbox": [0, 0, 0, 0]},
+    {"id": 26, "image_id": 7, "keypoints": []},
+  ]
+  made, streamed = (
+    data.make(
+      config(annotated.write(tmp_path, said), test_fraction=0.0, source=source),
+      batch_size=3,
+      eval_batch_size=1,
+      seed=0,
+    )
+    for source in ("memory", "stream")
+  )
+  assert made.info.num_train == 3
+  assert any("5 annotations without a labelled" in note for note in made.notes)
+  for target in (next(source.batches(0)).target for source in (made, streamed)):
+    assert target.beside.shape == (3, 2, 6)
+    rows = {
+      tuple(one[:4]): (one[4], one[5], slot)
+      for row in np.asarray(target.beside, float)
+      for slot, one in enumerate(row)
+      if not np.isnan(one).any()
+    }
+    assert rows == {
+      (1, 2, 3, 4): (7, 0, 0),
+      (5, 6, 7, 8): (9, 1, 0),
+      (2, 2, 10, 10): (pytest.approx(53), 0, 1),
+    }
+    # All are in the first picture.
+    there = ~np.isnan(target.beside[..., 0]).all(1)
+    np.testing.assert_array_equal(target.image_id[there], [1, 1])
+
+
 def test_label_studio(tmp_path):
   """No boxes, names of files with folders, more than one category."""
   said = annotated.content()
@@ -727,6 +772,10 @@ def test_coco(coco2017):
   np.testing.assert_allclose(target.box[0], [10, 5, 19, 19])
   np.testing.assert_allclose(target.scale[0], 19 * 1.25 / 200, rtol=1e-6)
   np.testing.assert_allclose(target.box[2], [0, 2, 29, 27])
+  # One of nobody's joints and a group; the third figure is of their picture.
+  others = [[10, 5, 20, 20, 200, crowd] for crowd in (1, 0)]
+  np.testing.assert_array_equal(target.beside[[0, 2], 0], others)
+  assert np.isnan(target.beside[1]).all()
 
 
 def test_a_box_of_one_pixel_is_empty(coco2017):
@@ -758,6 +807,21 @@ def test_boxes_of_a_detector(coco2017):
   # Neither cleaned nor padded: 9 by 8 is made 3 : 4 and a quarter larger.
   np.testing.assert_allclose(target.center[3], [6.5, 7])
   np.testing.assert_allclose(target.scale[3], 9 * 1.25 / 200, rtol=1e-6)
+  assert target.beside.shape == (5, 1, 6)
+
+
+def test_a_detector_finds_people_without_a_label(coco2017):
+  """In a picture where nobody has one, they are beside what it found."""
+  file = coco2017 / "annotations" / "person_keypoints_val2017.json"
+  said = json.loads(file.read_text())
+  said["annotations"][1]["keypoints"] = [0] * 51
+  file.write_text(json.dumps(said))
+  path = coco2017 / "found.json"
+  path.write_text(json.dumps([DETECTED, DETECTED | {"image_id": 14}]))
+  (batch,) = coco_source(coco2017, boxes=str(path)).evaluation("test")
+  target = batch.target
+  np.testing.assert_array_equal(target.image_id[batch.mask], [1, 1, 1, 2])
+  np.testing.assert_array_equal(target.beside[3], [[10, 5, 20, 20, 200, 0]])
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def joints(size=16):
     "visible": np.ones((size, 5), np.int32),
     "center": np.ones((size, 2), np.float32),
     "box": np.ones((size, 4), np.float32),
+    "beside": np.ones((size, 2, 6), np.float32),
     "image_id": np.ones(size, np.int32),
   }
   return dataclasses.replace(

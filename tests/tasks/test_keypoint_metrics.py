@@ -72,6 +72,7 @@ def test_two_findings_at_one_place_are_one():
     "score": ones,
     "head": ones,
     "torso": ones,
+    "beside": np.zeros((4, 0, 6)),
   }
   known = KeypointInfo(pairs=(), bones=(), sigmas=(0.1, 0.1))
   # Three of four, without a wrong one among them: 76 of the 101 recalls.
@@ -97,6 +98,7 @@ def test_a_detector_is_measured_by_what_it_found():
     "score": np.array([nan, nan, 0.2, 0.9, 0.1]),
     "head": nan * one,
     "torso": 40 * one,
+    "beside": np.zeros((5, 0, 6)),
   }
   known = KeypointInfo(pairs=(), bones=(), sigmas=(0.1, 0.1))
   found = keypoint_figures.measured(rows, known)
@@ -154,6 +156,44 @@ def test_average_precision():
     precision[0], expected["precision_at_101_recalls_iou50_all"]
   )
   golden.assert_value(recall, expected["recall_per_iou_all"])
+
+
+def test_what_falls_on_people_without_a_label_is_no_mistake():
+  """The file and the figures of pycocotools, from rows of examples."""
+  annotations, detections, expected = coco()
+  people = [a for a in annotations if a["num_keypoints"]]
+  (other,) = [a for a in annotations if not a["num_keypoints"]]
+  of_people = np.array([a["keypoints"] for a in people]).reshape(-1, 17, 3)
+  found = np.array([d["keypoints"] for d in detections]).reshape(-1, 17, 3)
+  none, one = np.zeros_like(found), np.ones(len(people) + len(found))
+  records = [*people, *detections]
+  beside = np.full((len(records), 2, 6), np.nan)
+  (row,) = [i for i, r in enumerate(records) if r.get("score") == 0.8829]
+  beside[row, 0] = *other["bbox"], other["area"], 0
+  truth = np.concatenate([of_people, none])
+  rows = {
+    "points": np.concatenate([of_people, found])[..., :2],
+    "truth": truth[..., :2],
+    "visible": truth[..., 2],
+    # Scores are those of the file, and no detection is dropped for another.
+    "peak": np.ones(truth.shape[:2]),
+    "crop_area": 1e-9 * one,
+    "image_id": np.array([r["image_id"] for r in records]),
+    "box": np.array([r.get("bbox", [0] * 4) for r in records]),
+    "area": np.array([r.get("area", 0) for r in records]),
+    "score": np.array([r.get("score", np.nan) for r in records]),
+    "head": np.nan * one,
+    "torso": one,
+    "beside": beside,
+  }
+  sigmas = tuple(keypoint_metrics.COCO_SIGMAS)
+  known = KeypointInfo(pairs=(), bones=(), sigmas=sigmas)
+  figures = keypoint_figures.measured(rows, known)
+  for name, value in expected["stats"].items():
+    assert figures[name.lower()] == pytest.approx(value, rel=1e-10)
+  assert other["image_id"] == records[row]["image_id"]
+  without = rows | {"beside": beside[:, :0]}
+  assert keypoint_figures.measured(without, known)["ap"] < figures["ap"]
 
 
 class Counted(dict):

@@ -83,6 +83,7 @@ def batch(size=8, seed=0):
     area=1000 * step**2,
     image_id=jnp.arange(size),
     score=ones,
+    beside=jnp.zeros((size, 0, 6)),
   )
   return core.Batch(jnp.asarray(image), joints, jnp.arange(size), ones > 0)
 

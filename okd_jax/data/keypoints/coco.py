@@ -3,14 +3,13 @@
 import collections
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from okd_jax.data.keypoints import boxes, entries
-from okd_jax.data.keypoints.figures import Figure
+from okd_jax.data.keypoints import beside as beside_lib, boxes, entries
+from okd_jax.data.keypoints.figures import Figure, with_beside
 from okd_jax.errors import DataError
 from okd_jax.storage import files
 from okd_jax.storage.paths import Path
@@ -36,6 +35,7 @@ class File:
     bones: pairs of joints joined by a line, counted from 0.
     category_id: category of the figures.
     figures: the figures with a labelled joint.
+    beside: the annotations that AP does not count, see `beside`.
     notes: sentences about what users may not expect.
   """
 
@@ -43,6 +43,7 @@ class File:
   bones: tuple[tuple[int, int], ...]
   category_id: int | str
   figures: tuple[Figure, ...]
+  beside: tuple[beside_lib.Beside, ...]
   notes: tuple[str, ...]
 
 
@@ -71,12 +72,14 @@ def read(
     DataError: naming the file, what is wrong in it, and the rule.
     UnreachableError: if it is in a bucket that cannot be reached.
   """
-  content = load(path)
+  content = entries.load(path)
   images = entries.by_id(path, content["images"], "images")
   entries.by_id(path, content["annotations"], "annotations")
-  names, bones, category = entries.joints(path, content["categories"])
+  names, bones, kinds = entries.joints(path, content["categories"])
   entries.require_categories(path, content)
-  reader = _Reader(path, pictures, names, aspect, official, padding, look)
+  reader = _Reader(
+    path, pictures, names, kinds, aspect, official, padding, look
+  )
   figures = tuple(reader.figures(images, content["annotations"]))
   if not figures:
     reasons = " ".join(["", *reader.notes()])
@@ -85,31 +88,20 @@ def read(
       "annotations; one at least was expected. Label some, or check the "
       f"export.{reasons}"
     )
-  return File(names, bones, category, figures, tuple(reader.notes()))
-
-
-def load(path: Path) -> dict[str, Any]:
-  """Reads a file, and checks that it has its three lists."""
-  try:
-    content = json.loads(files.content(path))
-  except (OSError, ValueError) as error:
-    raise DataError(
-      f"{path} cannot be read as JSON ({error}); export it again."
-    ) from error
-  for key in ("images", "annotations", "categories"):
-    if not isinstance(content, dict) or not isinstance(content.get(key), list):
-      raise DataError(
-        f"{path} has no list '{key}'; a file of COCO keypoints has images, "
-        "annotations and categories. Export it as COCO Keypoints."
-      )
-  return content
+  others = tuple(reader.beside)
+  figures = with_beside(figures, others)
+  return File(names, bones, kinds[0], figures, others, tuple(reader.notes()))
 
 
 class _Reader:
   """Turns annotations into figures, and counts what is left out."""
 
-  def __init__(self, path, pictures, names, aspect, official, padding, look):
-    self._path, self._pictures, self._names = path, pictures, names
+  def __init__(
+    self, path, pictures, names, kinds, aspect, official, padding, look
+  ):
+    self.beside: list[beside_lib.Beside] = []
+    self._path, self._pictures = path, pictures
+    self._names, self._kinds = names, kinds
     self._aspect, self._official = aspect, official
     self._padding, self._look = padding, look or files.Look()
     self._places: dict[int, Path] = {}
@@ -137,10 +129,10 @@ class _Reader:
 
   def _figure(self, entry, image, number: int) -> Figure | None:
     if entries.is_crowd(entry):
-      self._counts["crowd"] += 1
+      self._leave(entry, number, "crowd")
       return None
     if (labelled := self._labelled(entry)) is None:
-      self._counts["unlabelled"] += 1
+      self._leave(entry, number, "unlabelled")
       return None
     if number not in self._places:
       self._places[number] = self._picture(image)
@@ -164,6 +156,12 @@ class _Reader:
       head_box=self._head_box(entry),
       size=size,
     )
+
+  def _leave(self, entry, number: int, why: str) -> None:
+    self._counts[why] += 1
+    if entry.get("category_id", self._kinds[0]) in self._kinds:
+      if left := beside_lib.read(entry, number, AREA_SHARE):
+        self.beside.append(left)
 
   def notes(self) -> Iterator[str]:
     said = {

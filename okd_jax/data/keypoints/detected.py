@@ -34,7 +34,7 @@ def figures(
   Raises:
     DataError: naming the file and the rule that it breaks.
   """
-  content = coco.load(annotations)
+  content = entries.load(annotations)
   (category,) = (c for c in content["categories"] if c.get("keypoints"))
   count = len(category["keypoints"])
   images = {image["id"]: image for image in content["images"]}

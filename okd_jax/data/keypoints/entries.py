@@ -1,11 +1,30 @@
-"""Lists of a file of COCO keypoints: ids, and the joints of categories."""
+"""The lists of a file of COCO keypoints: ids, and the joints of categories."""
 
 from collections.abc import Mapping, Sequence
+import json
 from typing import Any
 
 from okd_jax.data.keypoints.info import PERSON
 from okd_jax.errors import DataError
+from okd_jax.storage import files
 from okd_jax.storage.paths import Path
+
+
+def load(path: Path) -> dict[str, Any]:
+  """Reads a file, and checks that it has its three lists."""
+  try:
+    content = json.loads(files.content(path))
+  except (OSError, ValueError) as error:
+    raise DataError(
+      f"{path} cannot be read as JSON ({error}); export it again."
+    ) from error
+  for key in ("images", "annotations", "categories"):
+    if not isinstance(content, dict) or not isinstance(content.get(key), list):
+      raise DataError(
+        f"{path} has no list '{key}'; a file of COCO keypoints has images, "
+        "annotations and categories. Export it as COCO Keypoints."
+      )
+  return content
 
 
 def by_id(path: Path, entries: Sequence[Any], kind: str) -> dict[Any, Any]:
@@ -91,8 +110,8 @@ def require_categories(path: Path, content: Mapping[str, Any]) -> None:
 
 def joints(
   path: Path, categories: Sequence[Any]
-) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...], int | str]:
-  """Names, bones and id of the (first) category with joints.
+) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...], tuple[int | str, ...]]:
+  """Names and bones of the joints, and ids of the categories that have them.
 
   Raises:
     DataError: if there is not one list of names, or the bones are not pairs.
@@ -134,4 +153,4 @@ def joints(
     )
   # Some tools write whole numbers as 1.0.
   bones = tuple((int(a) - 1, int(b) - 1) for a, b in skeleton)
-  return names, bones, having[0].get("id", PERSON)
+  return names, bones, tuple(entry.get("id", PERSON) for entry in having)

@@ -1,5 +1,6 @@
 """Figures with joints, as loaders read them and as arrays."""
 
+import collections
 from collections.abc import Sequence
 import dataclasses
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from flax import struct
 import numpy as np
 
-from okd_jax.data.keypoints import boxes
+from okd_jax.data.keypoints import beside as beside_lib, boxes
 from okd_jax.storage.paths import Path
 
 # Head boxes are larger than heads.
@@ -31,6 +32,7 @@ class Figure:
     size: (width, height) of the picture; None if it is not known.
     score: confidence that there is a figure; nan if boxes of a detector are
       used and this figure is not one of them.
+    beside: its part of the annotations that do not count in its picture.
   """
 
   picture: Path
@@ -44,6 +46,7 @@ class Figure:
   head_box: np.ndarray | None = None
   size: boxes.Size | None = None
   score: float = 1.0
+  beside: tuple[beside_lib.Beside, ...] = ()
 
 
 @struct.dataclass
@@ -63,6 +66,8 @@ class Joints:
     area: float32 [N], as in `Figure`.
     image_id: int32 [N], as in `Figure`.
     score: float32 [N], as in `Figure`.
+    beside: float32 [N, K, 6], as in `Figure`: x, y, w, h, area and whether it
+      is a group; nan where there is none.
   """
 
   points: Any
@@ -75,6 +80,29 @@ class Joints:
   area: Any
   image_id: Any
   score: Any
+  beside: Any
+
+
+def with_beside(
+  figures: Sequence[Figure], annotations: Sequence[beside_lib.Beside]
+) -> tuple[Figure, ...]:
+  """Figures with the annotations that do not count in their pictures.
+
+  The k-th of a picture goes to its figure k modulo their number, so that none
+  has many. One in a picture without a figure is lost, and of no effect.
+  """
+  places = collections.defaultdict(list)
+  for place, figure in enumerate(figures):
+    places[figure.image_id].append(place)
+  parts: list[list[beside_lib.Beside]] = [[] for _ in figures]
+  for each in annotations:
+    if turn := places[each.image_id]:
+      parts[turn[0]].append(each)
+      turn.append(turn.pop(0))
+  return tuple(
+    dataclasses.replace(figure, beside=tuple(part))
+    for figure, part in zip(figures, parts, strict=True)
+  )
 
 
 def to_arrays(
@@ -124,6 +152,7 @@ def to_arrays(
   return Joints(
     visible=visible,
     image_id=array("image_id").astype(np.int32),
+    beside=beside_lib.to_array([figure.beside for figure in figures]),
     **{name: np.asarray(values, np.float32) for name, values in wide.items()},
   )
 

@@ -13,6 +13,7 @@ from okd_jax.data.keypoints import (
   coco,
   description,
   detected,
+  figures,
   mpii,
   own,
   pictures,
@@ -101,9 +102,10 @@ def coco2017(root: Path, aspect: float, found: str = "") -> Set:
   splits = {split: file.figures for split, file in files.items()}
   if found:
     path = paths.expand(found)
-    splits["test"] = (
-      *(dataclasses.replace(f, score=np.nan) for f in splits["test"]),
-      *detected.figures(path, *places["test"], aspect),
+    annotated = [dataclasses.replace(f, score=np.nan) for f in splits["test"]]
+    splits["test"] = figures.with_beside(
+      [*annotated, *detected.figures(path, *places["test"], aspect)],
+      files["test"].beside,
     )
   train = files["train"]
   info, _ = description.describe(root, train.names, train.bones, {})
