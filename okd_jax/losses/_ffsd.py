@@ -44,6 +44,7 @@ def ffsd(
   temperature: Scalar = 2.0,
   kd_weight: Scalar = 1.0,
   diversity_weight: Scalar = 1e-5,
+  guided_weight: Scalar | None = None,
   fusion_weight: Scalar = 10.0,
   self_weight: Scalar = 1000.0,
 ) -> dict[str, Array]:
@@ -76,9 +77,12 @@ def ffsd(
       maps, of the same shapes as the shallow maps.
     temperature: positive scalar.
     kd_weight: scalar weight of all distillation between predictions.
-    diversity_weight: scalar weight of the students' attention and of what they
-      learn from guided maps, ramp-up included.
-    fusion_weight: scalar weight of the same terms of the leader.
+    diversity_weight: scalar weight of the students' attention, ramp-up
+      included.
+    guided_weight: scalar weight of what students learn from guided maps,
+      ramp-up included; None for that of their attention, as in the published
+      code.
+    fusion_weight: scalar weight of both terms of the leader.
     self_weight: scalar weight of the decoders' training, ramp-up included.
 
   Returns:
@@ -103,11 +107,13 @@ def ffsd(
   >>> terms["decoder"].shape, terms["peer_diversity"].shape
   ((2, 2), (1, 2))
   """
+  guided_weight = diversity_weight if guided_weight is None else guided_weight
   check_temperature("ffsd", temperature)
   check_weights(
     "ffsd",
     kd_weight=kd_weight,
     diversity_weight=diversity_weight,
+    guided_weight=guided_weight,
     fusion_weight=fusion_weight,
     self_weight=self_weight,
   )
@@ -141,7 +147,7 @@ def ffsd(
     logits, fused_logits, labels, temperature, kd_weight
   ) | {
     "peer_diversity": weighted(diversity_weight, jnp.stack(diversity)),
-    "peer_self_kd": weighted(diversity_weight, jnp.stack(guided[:-1])),
+    "peer_self_kd": weighted(guided_weight, jnp.stack(guided[:-1])),
     "leader_self_kd": weighted(fusion_weight, guided[-1]),
     "leader_map_kd": weighted(fusion_weight, fusing),
     "decoder": weighted(self_weight, jnp.stack(decoding)),

@@ -54,6 +54,7 @@ def okddip(
   eps: float = 1e-7,
   aggregate: str = "logits",
   stop_gradient: bool = False,
+  stop_gradient_values: bool = False,
   attend_to_self: bool = True,
 ) -> dict[str, Array]:
   r"""Loss terms of OKDDip: attentive peers, and a leader that follows them.
@@ -78,6 +79,8 @@ def okddip(
       averages softened probabilities, as in the paper.
     stop_gradient: treats the targets as constants, the attention included,
       which is then not trained. The published code lets gradients through.
+    stop_gradient_values: treats the logits in targets as constants, but not the
+      attention, which is trained; an extension of the published code.
     attend_to_self: whether a peer is part of its own target, as published;
       False leaves only the others.
 
@@ -117,7 +120,13 @@ def okddip(
   check_peers("okddip", "peer_logits", peer_logits, at_least)
   targets_of = _mean_logits if aggregate == "logits" else _mean_probs
   log_attention = log_peer_attention(queries, keys, attend_to_self)
-  targets = targets_of(peer_logits, log_attention, temperature, eps)
+  values = jax.lax.stop_gradient(peer_logits)
+  targets = targets_of(
+    values if stop_gradient_values else peer_logits,
+    log_attention,
+    temperature,
+    eps,
+  )
   stop = jax.lax.stop_gradient if stop_gradient else lambda target: target
 
   to_peers = targets.distance(peer_logits, stop(targets.peers))

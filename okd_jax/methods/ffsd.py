@@ -75,6 +75,7 @@ class Method(core.Method):
     kd_weight: weight of all distillation between predictions.
     diversity_weight: weight of the students' attention and of their
       self-distillation.
+    guided_factor: further factor of the students' self-distillation.
     fusion_weight: weight of the leader's attention and self-distillation.
     self_weight: weight of the decoders' own training.
     map_rampup_epochs: length of the ramp-up of diversity_weight, fusion_weight
@@ -85,6 +86,7 @@ class Method(core.Method):
   temperature: float = core.positive(2.0)
   kd_weight: float = core.at_least(1.0, 0)
   diversity_weight: float = core.at_least(1e-5, 0)
+  guided_factor: float = core.at_least(1.0, 0, added=True)
   fusion_weight: float = core.at_least(10.0, 0)
   self_weight: float = core.at_least(1000.0, 0)
   map_rampup_epochs: float = core.at_least(5.0, 0)
@@ -155,6 +157,7 @@ class Method(core.Method):
       temperature=self.temperature,
       kd_weight=self.kd_weight,
       diversity_weight=self.diversity_weight * ramp,
+      guided_weight=self.guided_factor * self.diversity_weight * ramp,
       fusion_weight=self.fusion_weight * ramp,
       self_weight=self.self_weight * ramp,
     )

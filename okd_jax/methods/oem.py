@@ -3,6 +3,7 @@
 from typing import Any
 
 from flax import linen as nn
+import jax.numpy as jnp
 
 from okd_jax import backbones, core, layers, losses
 from okd_jax.errors import ConfigError
@@ -36,6 +37,9 @@ class Method(core.Method):
     kd_weight: weight of the distillation.
     feature_reduction: whether the distance between maps is a "mean" over
       positions and channels, as in the code, or a "sum", as in the paper.
+    adapters: whether maps are compared channel by channel, behind an adapter;
+      otherwise their means over channels are compared, as in an ablation of
+      the code.
     base_grad: who trains the stem: "all" students, or only the
       "pseudo_teacher", the first of them.
   """
@@ -45,6 +49,7 @@ class Method(core.Method):
   feature_weight: float = core.at_least(0.15, 0)
   kd_weight: float = core.at_least(0.15, 0)
   feature_reduction: str = core.one_of("mean", "mean", "sum")
+  adapters: bool = core.flag(True, added=True)
   base_grad: str = core.one_of("all", "all", "pseudo_teacher")
 
   @property
@@ -78,13 +83,20 @@ class Method(core.Method):
       [layers.at_least_float32(each) for each in stage]
       for stage in core.require_maps("oem", outputs)
     ]
-    adapted = [
-      [
-        self._adapter(maps, blocks[block][0].shape[-1], f"{block}_{student}")
-        for student, maps in enumerate(stage[1:], 1)
+    if self.adapters:
+      adapted = [
+        [
+          self._adapter(maps, blocks[block][0].shape[-1], f"{block}_{student}")
+          for student, maps in enumerate(stage[1:], 1)
+        ]
+        for block, stage in enumerate(blocks)
       ]
-      for block, stage in enumerate(blocks)
-    ]
+    else:
+      blocks = [
+        [jnp.mean(maps, axis=-1, keepdims=True) for maps in stage]
+        for stage in blocks
+      ]
+      adapted = [stage[1:] for stage in blocks]
     return core.MethodOutput(
       losses.oem(
         outputs.logits,

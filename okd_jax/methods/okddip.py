@@ -27,6 +27,8 @@ class Method(core.Method):
       probabilities, as in the paper.
     stop_gradient: whether targets are treated as constants; the attention then
       learns nothing.
+    stop_gradient_values: whether the logits in targets are constants, and the
+      attention is trained nevertheless; an extension of the authors' code.
     attend_to_self: whether a peer is part of its own target.
     with_leader: whether the last peer is the group leader; False makes every
       peer auxiliary, for ensembles.
@@ -37,6 +39,7 @@ class Method(core.Method):
   eps: float = core.between(1e-7, 0, 1)
   aggregate: str = core.one_of("logits", "logits", "probs")
   stop_gradient: bool = core.flag(False)
+  stop_gradient_values: bool = core.flag(False, added=True)
   attend_to_self: bool = core.flag(True, added=True)
   with_leader: bool = core.flag(True)
 
@@ -78,6 +81,7 @@ class Method(core.Method):
       eps=self.eps,
       aggregate=self.aggregate,
       stop_gradient=self.stop_gradient,
+      stop_gradient_values=self.stop_gradient_values,
       attend_to_self=self.attend_to_self,
     )
     attention = losses.peer_attention(

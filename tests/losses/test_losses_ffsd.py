@@ -78,6 +78,18 @@ def test_distances_between_maps_train_the_first_alone(distance):
   assert trained.any() and not constant.any()
 
 
+def test_guided_maps_may_have_a_weight_of_their_own():
+  rng = np.random.default_rng(0)
+  drawn = jax.tree.map(lambda x: rng.uniform(0.5, 1, x.shape), ARGUMENTS)
+  arrays = drawn | {"labels": ARGUMENTS["labels"]}
+  usual = losses.ffsd(**arrays, diversity_weight=2.0)
+  other = losses.ffsd(**arrays, diversity_weight=2.0, guided_weight=0.5)
+  for name, term in usual.items():
+    factor = 0.25 if name == "peer_self_kd" else 1.0
+    assert np.all(term > 0)
+    np.testing.assert_allclose(other[name], factor * term, rtol=1e-6)
+
+
 def test_every_term_trains_what_learns_and_not_its_targets():
   rng = np.random.default_rng(0)
   arrays = {n: x for n, x in ARGUMENTS.items() if n != "labels"}

@@ -163,6 +163,43 @@ def test_two_peers_without_themselves_follow_each_other(aggregate):
   assert np.all(np.isfinite(grads[0])) and np.all(grads[1] == 0)
 
 
+@pytest.mark.parametrize(
+  "aggregate", quick.only(["logits"], ["logits", "probs"])
+)
+def test_attention_learns_beside_constant_logits(aggregate):
+  rng = np.random.default_rng(0)
+  shapes = {"peers": (3, 2, 5), "leader": (2, 5), "queries": (3, 2, 4)}
+  arrays = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+  keys, labels = rng.normal(size=(3, 2, 4)), np.array([0, 4])
+
+  def jacobian(**flags):
+    def sums(x):
+      terms = losses.okddip(
+        x["peers"],
+        x["leader"],
+        x["queries"],
+        keys,
+        labels,
+        aggregate=aggregate,
+        **flags,
+      )
+      return {name: jnp.sum(terms[name]) for name in ("peer_kd", "leader_kd")}
+
+    return jax.jacrev(sums)(arrays)
+
+  live, constant = jacobian(), jacobian(stop_gradient=True)
+  values = jacobian(stop_gradient_values=True)
+  golden.assert_value(values["peer_kd"]["queries"], live["peer_kd"]["queries"])
+  assert np.any(live["peer_kd"]["queries"])
+  # To the peers they are as constant as with the attention.
+  golden.assert_value(values["peer_kd"]["peers"], constant["peer_kd"]["peers"])
+  golden.assert_value(
+    values["leader_kd"]["leader"], live["leader_kd"]["leader"]
+  )
+  assert np.any(live["leader_kd"]["peers"])
+  assert not np.any(values["leader_kd"]["peers"])
+
+
 def test_nobody_follows_others_alone():
   one = np.ones((1, 2, 3))
   with pytest.raises(ValueError, match="peer_logits"):

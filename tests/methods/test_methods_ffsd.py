@@ -288,6 +288,22 @@ def test_terms_are_those_of_the_description(setting):
 
 
 @pytest.mark.long
+def test_guided_maps_have_a_factor_of_their_own(setting):
+  method, *rest = setting
+  with jax.enable_x64(True):
+    usual, other = (
+      golden.jit_once(functools.partial(terms_of, (each, *rest)))(
+        rest[0]["params"], rest[1]
+      )[0]
+      for each in (method, methods.make("ffsd", guided_factor=3.0))
+    )
+  factors = {name: 3.0 if name == "peer_self_kd" else 1.0 for name in usual}
+  for name, factor in factors.items():
+    wanted = factor * np.asarray(usual[name])
+    np.testing.assert_allclose(other[name], wanted, rtol=1e-12)
+
+
+@pytest.mark.long
 def test_every_term_trains_its_own_part_alone(setting):
   """Which parameters and which peers' outputs a term sends gradient into."""
   _, variables, outputs, _, _ = setting

@@ -72,6 +72,29 @@ def test_the_loss_is_that_of_the_vectors():
       )
 
 
+def test_maps_are_compared_by_their_means_without_adapters():
+  given = golden.case("oem", "losses_and_total")["inputs"]
+  expected = golden.case("oem", "intermediate_variants")["expected"]
+  maps = tuple(
+    tuple(np.asarray(given[f"feat_block{b}_student{i}"]) for i in range(3))
+    for b in range(2)
+  )
+  method = methods.make("oem", adapters=False, feature_weight=1.0)
+  with jax.enable_x64(True):
+    logits = jnp.asarray(given["logits"])
+    arguments = (
+      core.Outputs(logits, logits, maps),
+      toys.batch(0, 4).replace(target=jnp.asarray(given["labels"])),
+      None,
+    )
+    assert not method.init(jax.random.key(0), *arguments)
+    result = method.apply({}, *arguments)
+    feature = core.objective({"feature": result.terms["feature"]})
+  np.testing.assert_allclose(
+    feature, expected["channel_mean_no_adapter"], rtol=1e-9
+  )
+
+
 def recipe(data=1, **changes):
   nets = backbones.students("resnet8", 5, 2, split=0)
   group = different_branches(nets, make_mesh(data), example=IMAGES)

@@ -183,7 +183,8 @@ ADDED_SINCE |= {"data.keypoints.rotation", "data.keypoints.scale"}
 ADDED_SINCE |= {"data.keypoints.boxes", "method.attend_to_self"}
 ADDED_SINCE |= {"method.clip_weights", "method.linear_scope", "method.ema_bn"}
 ADDED_SINCE |= {"method.mask_diagonal", "method.positive"}
-ADDED_SINCE |= {"method.stop_gradient_maps"}
+ADDED_SINCE |= {"method.stop_gradient_maps", "method.stop_gradient_values"}
+ADDED_SINCE |= {"method.guided_factor", "method.adapters"}
 
 
 def digest_then(config):
