@@ -134,10 +134,6 @@ def ffsd(
   joined = jnp.concatenate(deep_maps[:-1], axis=-1)
   fusing = attention_distance(deep_maps[-1], fused_map)
   fusing += attention_distance(widened_map, joined)
-  diversity = [
-    diverse_attention(maps, before)[0]
-    for before, maps in zip(deep_maps[:-2], deep_maps[1:-1], strict=True)
-  ]
   guided = list(map(_attention_distances, shallow_maps, guided_maps))
   decoding = [
     _attention_distances(decoded, maps) + sum(map(map_distance, decoded, maps))
@@ -146,7 +142,7 @@ def ffsd(
   return _between_predictions(
     logits, fused_logits, labels, temperature, kd_weight
   ) | {
-    "peer_diversity": weighted(diversity_weight, jnp.stack(diversity)),
+    "peer_diversity": weighted(diversity_weight, _diversity(deep_maps[:-1])),
     "peer_self_kd": weighted(guided_weight, jnp.stack(guided[:-1])),
     "leader_self_kd": weighted(fusion_weight, guided[-1]),
     "leader_map_kd": weighted(fusion_weight, fusing),
@@ -217,6 +213,16 @@ def _between_predictions(
     "leader_ce": nll(leader, labels),
     "leader_kd": weighted(kd_weight, kl(leader, fused_target, temperature)),
   }
+
+
+def _diversity(students: Sequence[Array]) -> Array:
+  """Distance of students from what the one before ignores, [S - 1, B]."""
+  return jnp.stack(
+    [
+      diverse_attention(maps, before)[0]
+      for before, maps in itertools.pairwise(students)
+    ]
+  )
 
 
 def _attention_distances(
