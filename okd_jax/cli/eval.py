@@ -1,8 +1,7 @@
 """Evaluate a run by all figures of its task."""
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
-import dataclasses
+from collections.abc import Mapping
 import logging
 import os
 import sys
@@ -11,12 +10,13 @@ from typing import Any
 import jax
 
 from okd_jax import tasks
-from okd_jax.cli import common, places
+from okd_jax.cli import common, evaluated, places
+from okd_jax.cli.evaluated import Evaluated
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError, DataError
 from okd_jax.results import closer as closer_lib
 from okd_jax.results.closer import Closer
-from okd_jax.runs import display, run as run_lib, spread
+from okd_jax.runs import display, run as run_lib
 from okd_jax.settings import build, freeze
 from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import (
@@ -28,7 +28,6 @@ from okd_jax.tasks.figure import (
   PEERS_MEAN,
   prediction,
 )
-from okd_jax.tasks.measure import Measure
 from okd_jax.tasks.task import Task
 from okd_jax.training.closely import Closely
 from okd_jax.training.evaluate import Evaluator
@@ -67,48 +66,19 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
   common.add_json(command)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Evaluated:
-  """The results of one run.
-
-  Attributes:
-    workdir: work directory of the run.
-    step: step of the evaluated state.
-    task: task of the run.
-    count: number of examples.
-    distances: diversity of the peers, by name.
-    values: the measures of every prediction.
-    first: measures of the ensemble of the first k members, k = 1 first; empty
-      for one network.
-    closer: the results of each class, if they were requested.
-  """
-
-  workdir: Path
-  step: int
-  task: Task
-  count: int
-  distances: dict[str, float]
-  values: dict[str, dict[str, Any]]
-  first: list[dict[str, float]]
-  closer: Closer | None
-
-  @property
-  def as_json(self) -> dict[str, Any]:
-    found = {"step": self.step} | self.distances | {"figures": self.values}
-    if self.first:
-      found["ensemble_of_first"] = {
-        str(k): figures for k, figures in enumerate(self.first, 1)
-      }
-    return found | ({"per_class": self.closer.as_json()} if self.closer else {})
-
-
 def run(args: argparse.Namespace) -> None:
   """Runs the command.
 
   Raises:
     DataError: if the split is empty.
-    ConfigError: if the files of several runs would go to the same folder.
+    ConfigError: if the files of several runs would go to the same folder, or
+      there are none.
   """
+  if args.to and not args.per_class:
+    raise ConfigError(
+      f"--to={args.to} is for the files of --per-class; add it, or leave --to "
+      "out."
+    )
   workdirs = common.runs(args.workdir, args.seed)
   if args.to and len(workdirs) > 1:
     raise ConfigError(
@@ -117,19 +87,12 @@ def run(args: argparse.Namespace) -> None:
     )
   found = [_evaluate(workdir, args) for workdir in workdirs]
   if len(found) > 1:
-    _report_several(args, found)
-    return
-  (only,) = found
-  if args.json:
-    about = {"split": args.split, "count": only.count}
-    common.print_json(about | only.as_json)
-    return
-  title = f"{only.workdir}, step {only.step}, {args.split} split"
-  _show(title, only.values, only.task, only.count)
-  _show_extra([only])
+    evaluated.report_several(found, args.workdir, args.split, as_json=args.json)
+  else:
+    evaluated.report(found[0], args.split, as_json=args.json)
 
 
-def _evaluate(workdir: Path, args: argparse.Namespace) -> _Evaluated:
+def _evaluate(workdir: Path, args: argparse.Namespace) -> Evaluated:
   config, info, _ = run_lib.about(workdir)
   to = args.to or workdir / "per_class" / args.split
   if args.per_class:
@@ -180,7 +143,7 @@ def _evaluate(workdir: Path, args: argparse.Namespace) -> _Evaluated:
     closer_lib.write(closer, to)
     _draw(closer, to)
   first = seen.first if args.all_peers and len(seen.first) > 1 else []
-  return _Evaluated(
+  return Evaluated(
     workdir, opened.step, task, count, distances, values, first, closer
   )
 
@@ -199,72 +162,6 @@ def _draw(closer: Closer, to: Path) -> None:
   print(f"Files of each class are in {to}.", file=sys.stderr)
 
 
-def _report_several(
-  args: argparse.Namespace, found: Sequence[_Evaluated]
-) -> None:
-  """Reports the runs of several seeds, and their mean and deviation."""
-  first = found[0]
-  if len({each.step for each in found}) > 1:
-    _log.warning(
-      "These are means over different steps: %s.",
-      ", ".join(f"{each.workdir.name} at {each.step}" for each in found),
-    )
-  spreads = {
-    who: spread.over([each.values[who] for each in found])
-    for who in first.values
-  }
-  if args.json:
-    runs = {each.workdir.name: each.as_json for each in found}
-    about = {"split": args.split, "count": first.count, "figures": spreads}
-    common.print_json(about | {"runs": runs})
-    return
-  measures = _measured(first.task, spreads.values())
-  display.table(
-    f"{args.workdir}, {args.split} split, mean ± sample standard deviation "
-    f"over {len(found)} seeds",
-    ["who", *(measure.title for measure in measures)],
-    [
-      (
-        who,
-        *(measure.spread(**spreads[who][measure.name]) for measure in measures),
-      )
-      for who in spreads
-    ],
-  )
-  _show_extra(found)
-
-
-def _show_extra(found: Sequence[_Evaluated]) -> None:
-  """Shows the first k of all runs together, and the classes of each run."""
-
-  def text(measure: Measure, value: Mapping[str, float]) -> str:
-    several = len(found) > 1
-    return measure.spread(**value) if several else measure.text(value["mean"])
-
-  firsts = zip(*(each.first for each in found), strict=True)
-  if spreads := [spread.over(first) for first in firsts]:
-    shown = _measured(found[0].task, spreads)
-    display.table(
-      "Ensemble of the first k members",
-      ["k", *(m.title for m in shown)],
-      [
-        [str(k), *(text(m, values[m.name]) for m in shown)]
-        for k, values in enumerate(spreads, 1)
-      ],
-    )
-  for closer in (each.closer for each in found if each.closer):
-    for table in closer.tables():
-      display.table(table.title, table.columns, table.rows)
-      for note in table.notes:
-        print(note)
-
-
-def _measured(task: Task, values: Iterable[Mapping[str, Any]]) -> list[Measure]:
-  """The measures of a task that the data allow."""
-  found = {name for measured in values for name in measured}
-  return [measure for measure in task.measures if measure.name in found]
-
-
 def _by_prediction(
   figures: Mapping[Figure, float], task: Task, count: int, all_peers: bool
 ) -> dict[str, dict[str, Any]]:
@@ -280,21 +177,3 @@ def _by_prediction(
       if measure.counts:
         measured[measure.counts] = round(measured[measure.name] * count)
   return by_prediction
-
-
-def _show(
-  title: str, values: Mapping[str, dict[str, Any]], task: Task, count: int
-) -> None:
-  counts = task.headline(task.info).counts
-  measures = _measured(task, values.values())
-  rows = [
-    (
-      who,
-      *([str(measured[counts])] if counts else []),
-      *(measure.text(measured[measure.name]) for measure in measures),
-    )
-    for who, measured in values.items()
-  ]
-  columns = ["who", *([f"{counts} of {count}"] if counts else [])]
-  columns += [measure.title for measure in measures]
-  display.table(title, columns, rows)

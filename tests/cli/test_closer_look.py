@@ -100,3 +100,9 @@ def test_mistakes_are_shown_with_their_images(trained, logits, tmp_path):
 def test_what_has_no_classes_is_refused():
   with pytest.raises(ConfigError, match="keypoints.*leave out --per-class"):
     keypoints.Task.require_classes()
+
+
+def test_a_folder_for_files_that_nobody_asked_for_is_refused(trained, tmp_path):
+  with pytest.raises(SystemExit) as left:
+    __main__.main(["eval", str(trained), f"--to={tmp_path / 'x'}"])
+  assert left.value.code == 2 and not (tmp_path / "x").exists()

@@ -1,6 +1,5 @@
 """The folder of several seeds: summary, bands, and every command."""
 
-import argparse
 import dataclasses
 from html.parser import HTMLParser
 import json
@@ -16,7 +15,7 @@ import pytest
 
 from configs import common, okddip_digits
 from okd_jax import __main__, seeds, tasks
-from okd_jax.cli import eval as eval_lib
+from okd_jax.cli import eval as eval_lib, evaluated
 from okd_jax.data import picture
 from okd_jax.errors import ConfigError, DataError, UnreachableError
 from okd_jax.results import curves, report
@@ -147,14 +146,13 @@ def test_seeds_of_keypoints_have_the_measures_that_there_are(capsys):
   """Without boxes of heads there is no PCKh, for example."""
   of_keypoints = tasks.load("keypoints")
   found = [
-    eval_lib._Evaluated(
+    evaluated.Evaluated(
       pathlib.Path(f"seed{seed}"),
       *(3, of_keypoints, 9, {}, {"leader": {"pck": pck, "ap": 0.25}}, [], None),
     )
     for seed, pck in ((0, 0.5), (1, 0.7))
   ]
-  asked = argparse.Namespace(workdir="runs", split="test", json=False)
-  eval_lib._report_several(asked, found)
+  evaluated.report_several(found, pathlib.Path("runs"), "test", as_json=False)
   shown = capsys.readouterr().out
   assert "60.00 ± 14.14 %" in shown and "PCKh" not in shown
 
