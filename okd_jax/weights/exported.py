@@ -32,6 +32,14 @@ WEIGHTS = "weights.safetensors"
 PROGRAM = "model.stablehlo"
 
 
+def folder_of(path: Path) -> Path | None:
+  """The exported network that a path is, or is a file of; None if of none."""
+  folders = [path]
+  if path.name in (CARD, WEIGHTS, PROGRAM):
+    folders.append(path.parent)
+  return next((f for f in folders if (f / CARD).exists()), None)
+
+
 def load_leader(
   path: str | os.PathLike[str],
 ) -> tuple[Callable[[Variables, Any], jax.Array], Variables]:

@@ -33,17 +33,22 @@ def check(config: RunConfig, workdir: Path) -> None:
 
   Raises:
     ConfigError: if `config.init_from` is neither a run, nor an exported leader,
-      nor a file.
+      nor a file of PyTorch.
     LeaderError: if it is an exported leader whose card is damaged.
   """
   if not config.init_from or run_lib.saved_config(workdir) is not None:
     return
   path = paths.anywhere(config.init_from)
   with bucket.reached(path):
-    is_file, is_leader = path.is_file(), (path / exported.CARD).exists()
+    is_file, leader = path.is_file(), exported.folder_of(path)
+  if is_file and leader:
+    raise ConfigError(
+      f"config.init_from='{path}' is a file of an exported network; name the "
+      f"whole folder, {leader}."
+    )
   if is_file:
     return
-  if is_leader:
+  if leader:
     exported.read_card(path)
     return
   try:

@@ -18,9 +18,9 @@ from okd_jax.errors import ConfigError, DataError
 from okd_jax.runs import run as run_lib, same_data
 from okd_jax.settings import build, config as config_lib
 from okd_jax.settings.schema import RunConfig
-from okd_jax.storage import paths
+from okd_jax.storage import bucket, paths
 from okd_jax.storage.paths import Path
-from okd_jax.weights import torch as interop, torch_archive
+from okd_jax.weights import exported, torch as interop, torch_archive
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +60,14 @@ def load(
       f"among {devices.size} device(s); change one of them."
     )
   path = paths.anywhere(config.teacher)
+  with bucket.reached(path):
+    leader = exported.folder_of(path)
+  if leader:
+    raise ConfigError(
+      f"config.teacher='{path}' is an exported network, which does not say how "
+      "it is built; name the work directory of its run, and leave "
+      "config.teacher_net empty."
+    )
   info = build.with_normalization(config, info)
   read = _from_run if path.is_dir() else _from_state_dict
   net, variables = read(path, config, info)

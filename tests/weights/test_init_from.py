@@ -229,6 +229,25 @@ def test_files_that_are_no_weights_are_refused(trained, tmp_path):
   assert WeightsError.exit_code == 5
 
 
+def test_a_file_of_an_exported_network_is_refused(trained, tmp_path):
+  leader = trained / "leader"
+  config, *_ = run_lib.about(trained)
+  for name in (exported.CARD, exported.WEIGHTS, exported.PROGRAM):
+    one = replace(config, {"init_from": str(leader / name)})
+    with pytest.raises(ConfigError, match="name the whole folder, .*leader"):
+      init_from.check(one, tmp_path)
+  init_from.check(replace(config, {"init_from": str(leader)}), tmp_path)
+
+
+def test_an_exported_network_is_no_teacher(trained):
+  run = run_lib.run(trained)
+  leader = trained / "leader"
+  for place, net in ((leader, ""), (leader / exported.WEIGHTS, "resnet8")):
+    teaching = replace(run.config, {"teacher": str(place), "teacher_net": net})
+    with pytest.raises(ConfigError, match="name the work directory of its run"):
+      teacher.load(teaching, run.info, make_mesh(1))
+
+
 @pytest.mark.long
 def test_a_run_is_tuned_to_ones_own_classes(trained, tmp_path):
   for name in OTHERS[:2]:
