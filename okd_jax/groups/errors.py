@@ -92,6 +92,15 @@ def check_call(net: nn.Module) -> None:
     ) from error
 
 
+def check_variables(net: nn.Module, variables: Any) -> None:
+  """Raises GroupError unless a network has something to train."""
+  if not jax.tree.leaves(variables):
+    raise GroupError(
+      f"{type(net).__name__} has no variables, so there is nothing to train; "
+      "make some in its first call, for example by nn.Dense."
+    )
+
+
 def check_outputs(result: Any, outputs: Outputs) -> None:
   """Raises GroupError unless a network returned what it must return.
 
@@ -106,11 +115,14 @@ def check_outputs(result: Any, outputs: Outputs) -> None:
     and all(jnp.issubdtype(x.dtype, jnp.floating) for x in (logits, features))
     # Heat maps may have features of any shape.
     and (logits.ndim != 2 or features.ndim == 2)
+    and isinstance(outputs.maps, tuple | list)
+    and all(isinstance(each, jax.Array) for each in outputs.maps)
   ):
     return
   raise GroupError(
     f"a network returned {_described(result)}; let it return logits [B, C] as "
-    "floats, a tuple of logits and features [B, D], or okd_jax.core.Outputs."
+    "floats, a tuple of logits and features [B, D], or okd_jax.core.Outputs "
+    "with a tuple of maps."
   )
 
 
@@ -142,7 +154,8 @@ def _described(result: Any) -> str:
     return f"{result.dtype}{list(result.shape)}"
   if isinstance(result, Outputs):
     logits, features = map(_described, (result.logits, result.features))
-    return f"Outputs with logits {logits} and features {features}"
+    maps = _described(result.maps)
+    return f"Outputs with logits {logits}, features {features}, maps {maps}"
   if isinstance(result, tuple | list):
     return f"a {kind} of {', '.join(map(_described, result)) or 'nothing'}"
   return "None" if result is None else f"a {kind}"

@@ -24,6 +24,7 @@ from okd_jax.groups.errors import (
   check_batch,
   check_call,
   check_sizes,
+  check_variables,
   GroupError,
 )
 from okd_jax.groups.forward import join_outputs
@@ -262,6 +263,7 @@ def _init_stack(stack: Stack, key: Array, example: Any) -> Variables:
     once.init(stack.net)(jax.random.fold_in(key, i), example)
     for i in range(stack.count)
   ]
+  check_variables(stack.net, each)
   return _stack(each)
 
 

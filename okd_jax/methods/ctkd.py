@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from okd_jax import core, losses
 from okd_jax.core import Array
 from okd_jax.errors import ConfigError
+from okd_jax.methods import _feature_maps
 
 
 class Method(core.Method):
@@ -98,8 +99,8 @@ class Method(core.Method):
     """A map a stage of a peer and of the expert, the deepest one last."""
     if outputs.teacher is None or not self.attention_weight:
       return [], []
-    stages = core.require_maps("ctkd", outputs)
-    expert_stages = core.require_maps("ctkd", outputs.teacher)
+    stages = _feature_maps.of_stages("ctkd", outputs)
+    expert_stages = _feature_maps.of_stages("ctkd", outputs.teacher)
     count = min(len(stages), len(expert_stages))
     maps = [stage[peer] for stage in stages[-count:]]
     expert_maps = [stage[0] for stage in expert_stages[-count:]]

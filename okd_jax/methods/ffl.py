@@ -4,6 +4,7 @@ from flax import linen as nn
 import jax
 
 from okd_jax import core, losses
+from okd_jax.methods import _feature_maps
 from okd_jax.methods._fusion import Fusion
 
 
@@ -42,7 +43,7 @@ class Method(core.Method):
   @nn.compact
   def __call__(self, outputs, batch, ctx):
     core.require_peers("ffl", outputs, self.min_peers)
-    maps = tuple(core.require_maps("ffl", outputs)[-1])
+    maps = tuple(_feature_maps.of_stages("ffl", outputs)[-1])
     if self.stop_gradient_maps:
       maps = jax.lax.stop_gradient(maps)
     fusion = Fusion(outputs.logits.shape[-1], name="fusion")

@@ -8,6 +8,7 @@ import jax
 from okd_jax import core, layers, losses, schedules
 from okd_jax.core import Array
 from okd_jax.errors import ConfigError
+from okd_jax.methods import _feature_maps
 from okd_jax.methods._fusion import conv_norm_relu, Fusion
 
 
@@ -122,8 +123,7 @@ class Method(core.Method):
   @nn.compact
   def __call__(self, outputs, batch, ctx):
     core.require_peers("ffsd", outputs, self.min_peers)
-    maps = core.require_maps("ffsd", outputs, at_least=2)
-    stages = [[layers.at_least_float32(m) for m in stage] for stage in maps]
+    stages = _feature_maps.of_stages("ffsd", outputs, at_least=2)
     # The shallower stages and the deepest map of every peer.
     shallow, deep = list(zip(*stages[:-1], strict=True)), stages[-1]
     _require_alike([tuple(m.shape[1:]) for m in deep])

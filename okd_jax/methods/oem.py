@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from okd_jax import backbones, core, layers, losses
 from okd_jax.errors import ConfigError
+from okd_jax.methods import _feature_maps
 
 # As in all of the paper's experiments.
 NUM_STUDENTS = 5
@@ -79,10 +80,7 @@ class Method(core.Method):
   @nn.compact
   def __call__(self, outputs, batch, ctx):
     core.require_peers("oem", outputs, self.min_peers)
-    blocks = [
-      [layers.at_least_float32(each) for each in stage]
-      for stage in core.require_maps("oem", outputs)
-    ]
+    blocks = _feature_maps.of_stages("oem", outputs)
     if self.adapters:
       adapted = [
         [

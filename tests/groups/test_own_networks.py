@@ -109,6 +109,8 @@ class Returning(nn.Module):
       "no features": (logits, None),
       "maps": (logits, images),
       "Outputs": core.Outputs(logits, None),
+      "one map": core.Outputs(logits, x, images),
+      "a number": core.Outputs(logits, x, (images, 3)),
       "logits": logits,
     }[self.what]
 
@@ -135,12 +137,28 @@ def assert_refused(group, words):
     ("integers", r"returned int32\[1, 5\]; let it return logits .* as floats"),
     ("no features", "a tuple of .*, None; let it return"),
     ("maps", r"a tuple of .*, float32\[1, 2, 2, 1\]; let it return"),
-    ("Outputs", "Outputs with logits .* and features None; let it return"),
+    ("Outputs", "Outputs with logits .*, features None, maps .*; let it"),
+    ("one map", r"maps float32\[1, 2, 2, 1\]; .* with a tuple of maps"),
+    ("a number", r"maps a tuple of float32\[1, 2, 2, 1\], a int; let it"),
   ],
 )
 def test_other_outputs_are_refused(what, words):
   group = groups.replicas(Returning(5, what), 2, make_mesh(1, 1))
   assert_refused(group, words)
+
+
+class Fixed(nn.Module):
+  """A network with nothing to train."""
+
+  @nn.compact
+  def __call__(self, images, *, train):
+    return images.reshape(images.shape[0], -1)
+
+
+def test_a_network_without_variables_is_refused():
+  group = groups.replicas(Fixed(), 2, make_mesh(1, 1))
+  with pytest.raises(groups.GroupError, match="Fixed has no variables"):
+    group.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)))
 
 
 def test_networks_for_other_classes_are_no_group():

@@ -844,3 +844,13 @@ def test_pcl_average_has_statistics_of_its_own_passes():
 def test_a_method_without_terms_is_refused():
   with pytest.raises(ConfigError, match="objective: terms={} must hold"):
     core.objective({})
+
+
+@pytest.mark.parametrize("name", ["ctkd", "ffl", "ffsd", "oem"])
+def test_maps_without_height_and_width_are_refused(name):
+  logits, flat = jnp.zeros((3, 2, 4)), jnp.zeros((3, 2, 5))
+  outputs = core.Outputs(logits, logits, maps=(flat, flat))
+  outputs = outputs.replace(teacher=outputs)
+  method = methods.make(name)
+  with pytest.raises(ConfigError, match=r"a network returns one of .*\[2, 5\]"):
+    method.init(jax.random.key(0), outputs, batch_of([0, 1]), context())
