@@ -1,6 +1,7 @@
 """Pictures of a comparison."""
 
 from collections.abc import Sequence
+import functools
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -84,16 +85,16 @@ def _diversity(rows: Sequence[Row]) -> Figure:
   panel = figure.subplots()
   several = [row for row in rows if row.diversity]
   for i, row in enumerate(several):
-    epochs = row.diversity[0][0]
-    # Runs that were evaluated at other epochs are left out of the mean.
-    alike = [v for e, v in row.diversity if np.array_equal(e, epochs)]
+    # Runs may be of different length, or evaluated at other epochs.
+    shared = functools.reduce(np.intersect1d, (e for e, _ in row.diversity))
+    values = [v[np.isin(e, shared)] for e, v in row.diversity]
     panel.plot(
-      epochs,
-      np.mean(alike, 0),
+      shared,
+      np.mean(values, 0),
       **canvas.line_look(i),
       marker=canvas.MARKERS[i % len(canvas.MARKERS)],
       markersize=4,
-      markevery=max(1, len(epochs) // 8),
+      markevery=max(1, len(shared) // 8),
       label=row.name,
     )
   panel.set_ylim(bottom=0)

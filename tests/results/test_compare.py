@@ -645,6 +645,17 @@ def test_diversity_of_a_run_that_ended_early_is_at_its_epochs(known):
   np.testing.assert_allclose(dml.diversity[0][0], [0.5, 1])
 
 
+def test_diversity_is_that_of_all_seeds_where_all_were_evaluated(known):
+  (row,) = (row for row in results.read(known) if row.name == "dml")
+  values = [
+    (np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.25, 0.125])),
+    (np.array([2.0, 3.0, 4.0]), np.array([0.75, 0.375, 0.0])),
+  ]
+  drawn = compare_plots._diversity([dataclasses.replace(row, diversity=values)])
+  (line,) = drawn.axes[0].lines
+  np.testing.assert_array_equal(line.get_xydata(), [[2, 0.5], [3, 0.25]])
+
+
 def test_a_comparison_without_test_data_is_drawn(known):
   for path in known.glob("*/*/seed*/metrics.jsonl"):
     path.write_text(path.read_text().replace('"test/', '"validation/'))
