@@ -168,7 +168,7 @@ def test_people_without_a_label_and_groups_are_beside_figures(tmp_path):
     first | {"id": 20},
     nobody | {"id": 21, "bbox": [1, 2, 3, 4], "area": 7},
     first | {"id": 22, "iscrowd": 1, "bbox": [5, 6, 7, 8], "area": 9},
-    nobody | {"id": 23, "bbox": [2, 2, 10, 10], "area": 0},
+    nobody | {"id": 23, "bbox": [2, 2, 10, 10], "area": -1},
     # Neither of people nor anywhere.
     nobody | {"id": 24, "category_id": 2},
     nobody | {"id": 25, "bbox": [0, 0, 0, 0]},

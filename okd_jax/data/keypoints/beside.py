@@ -49,9 +49,11 @@ def read(
   box = np.array(entry.get("bbox") or [], float)
   if box.shape != (4,) or not np.isfinite(box).all() or box[2:].min() <= 0:
     return None
-  area = entries.number(entry, "area") or area_share * box[2] * box[3]
+  area = entries.number(entry, "area")
+  if not 0 < area < np.inf:
+    area = float(area_share * box[2] * box[3])
   place = tuple(map(float, box))
-  return Beside(image_id, place, float(area), entries.is_crowd(entry))
+  return Beside(image_id, place, area, entries.is_crowd(entry))
 
 
 def to_array(parts: Sequence[Sequence[Beside]]) -> np.ndarray:
