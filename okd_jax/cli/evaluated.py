@@ -129,9 +129,9 @@ def _show_extra(found: Sequence[Evaluated]) -> None:
 
 
 def _measured(task: Task, values: Iterable[Mapping[str, Any]]) -> list[Measure]:
-  """The measures of a task that the data allow."""
+  """The measures of a task that the data allow, as tables show them."""
   found = {name for measured in values for name in measured}
-  return [measure for measure in task.measures if measure.name in found]
+  return task.tabled(found, task.info)
 
 
 def _show(

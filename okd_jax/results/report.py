@@ -134,7 +134,7 @@ def _evaluation(runs: Sequence[Path]) -> list[Table]:
     return f"{value:.2%}" if measure.fraction else f"{value:.4f}"
 
   measured = {figure.measure for figure in last}
-  shown = [measure for measure in task.measures if measure.name in measured]
+  shown = task.tabled(measured, info)
   lines = [
     [
       f"{figure.split}/{figure.prediction}",

@@ -75,7 +75,7 @@ class Task(task.Task):
   name: ClassVar[str] = "classification"
   measures: ClassVar[tuple[Measure, ...]] = (
     Measure("accuracy", "top-1", counts="correct"),
-    Measure("accuracy_top5", "top-5", counts="correct_top5"),
+    Measure("accuracy_top5", "top-5", counts="correct_top5", min_classes=6),
     Measure(
       "cross_entropy", "cross-entropy", higher_is_better=False, fraction=False
     ),

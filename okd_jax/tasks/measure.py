@@ -17,6 +17,7 @@ class Measure:
     fraction: whether it is a share of the examples, which is shown in percent.
     counts: for a share, what these examples are called, for example "correct".
     phrase: name in a sentence; "" for the name without underscores.
+    min_classes: with fewer classes its value is known, and tables leave it out.
   """
 
   name: str
@@ -25,6 +26,7 @@ class Measure:
   fraction: bool = True
   counts: str = ""
   phrase: str = ""
+  min_classes: int = 0
 
   @property
   def words(self) -> str:

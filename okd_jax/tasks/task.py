@@ -1,7 +1,8 @@
 """What a group is trained for: the interface of all tasks."""
 
 import abc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+import math
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -56,6 +57,18 @@ class Task(abc.ABC):
     """Those of its figures that a data set has."""
     del info
     return cls.measures
+
+  @classmethod
+  def tabled(
+    cls, names: Collection[str], info: DataInfo | None = None
+  ) -> list[Measure]:
+    """Those of the named figures that tables show for a data set."""
+    classes = math.inf if info is None else info.num_classes
+    return [
+      measure
+      for measure in cls.measures
+      if measure.name in names and classes >= measure.min_classes
+    ]
 
   @classmethod
   def in_step(cls, info: DataInfo | None = None) -> Measure:
