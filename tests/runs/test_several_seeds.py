@@ -144,7 +144,7 @@ def test_means_over_different_steps_are_called_so(
 
 def test_seeds_of_keypoints_have_the_measures_that_there_are(capsys):
   """Without boxes of heads there is no PCKh, for example."""
-  of_keypoints = tasks.load("keypoints")
+  of_keypoints = tasks.load("keypoints")(None)
   found = [
     evaluated.Evaluated(
       pathlib.Path(f"seed{seed}"),
