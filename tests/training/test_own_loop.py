@@ -112,7 +112,8 @@ def test_the_leader_and_the_state_are_kept_as_the_page_says():
     setup, state.params, state.memory, toys.batch(0)
   )
   logits, _ = space["logits"]
-  np.testing.assert_allclose(logits, predicted[-1], rtol=1e-5)
+  # A logit close to zero has the rounding of the others.
+  np.testing.assert_allclose(logits, predicted[-1], rtol=1e-5, atol=1e-6)
   blank = training.init(setup, jax.random.key(1))
   kept = serialization.from_bytes(blank, serialization.to_bytes(state))
   jax.tree.map(np.testing.assert_array_equal, kept, state)
