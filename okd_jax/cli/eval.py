@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
   Raises:
     DataError: if the split is empty.
     ConfigError: if the files of several runs would go to the same folder, or
-      there are none.
+      if a folder is named for files that are not asked for.
   """
   if args.to and not args.per_class:
     raise ConfigError(
