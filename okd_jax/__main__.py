@@ -6,6 +6,7 @@ Training itself is started by main.py.
 import argparse
 from collections.abc import Sequence
 import importlib
+import sys
 
 from okd_jax.cli import missing
 
@@ -32,10 +33,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     prog="python -m okd_jax", description=__doc__.splitlines()[0]
   )
   commands = parser.add_subparsers(metavar="COMMAND", required=True)
+  argv = sys.argv[1:] if argv is None else argv
+  # A command need not wait for what others import.
+  named = [name for name in COMMANDS if [name] == list(argv[:1])]
   with missing.explained():
     from okd_jax.cli import common
 
-    for name in COMMANDS:
+    for name in named or COMMANDS:
       module = importlib.import_module(f"okd_jax.cli.{name.replace('-', '_')}")
       text = (module.__doc__ or "").splitlines()[0]
       command = commands.add_parser(name, help=text, description=text)

@@ -6,7 +6,7 @@ import math
 import statistics
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from okd_jax.runs.spread import deviation
 
@@ -103,9 +103,9 @@ def peer_effect(figures: Sequence[Sequence[float]]) -> PeerEffect | None:
     return None
   f = float(num_seeds * np.var(of_peers, ddof=1) / left)
   freedom = num_peers - 1, (num_peers - 1) * (num_seeds - 1)
-  return PeerEffect(of_peers.tolist(), f, float(stats.f.sf(f, *freedom)))
+  return PeerEffect(of_peers.tolist(), f, float(special.fdtrc(*freedom, f)))
 
 
 def _margin(std: float, number: int) -> float:
-  quantile = stats.t.ppf((1 + CONFIDENCE) / 2, number - 1)
+  quantile = special.stdtrit(number - 1, (1 + CONFIDENCE) / 2)
   return float(quantile * std / math.sqrt(number))

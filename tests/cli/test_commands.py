@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import json
 import logging
@@ -41,6 +42,25 @@ def leaving(code):
   with pytest.raises(SystemExit) as left:
     yield
   assert left.value.code == code
+
+
+def test_a_command_waits_for_no_other(monkeypatch, capsys):
+  whole, imported = importlib.import_module, []
+
+  def record(name, *args):
+    if name.startswith("okd_jax.cli."):
+      imported.append(name)
+    return whole(name, *args)
+
+  monkeypatch.setattr(importlib, "import_module", record)
+  with leaving(0):
+    command("new-method", "--help")
+  assert imported == ["okd_jax.cli.new_method"]
+  with leaving(0):
+    command("--help")
+  assert len(imported) == 1 + len(__main__.COMMANDS)
+  said = capsys.readouterr().out
+  assert all(name in said for name in __main__.COMMANDS)
 
 
 @pytest.fixture
