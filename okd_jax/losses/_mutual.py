@@ -114,6 +114,7 @@ def cl_ilr(
   labels: Array,
   *,
   temperature: Scalar = 3.0,
+  ce_weight: Scalar = 1.0,
   kd_weight: Scalar = 1.0,
   eps: float = 1e-7,
   stop_gradient: bool = False,
@@ -128,6 +129,8 @@ def cl_ilr(
     logits: logits of the branches, float [P, B, C].
     labels: class indices, integer [B], or probabilities, float [B, C].
     temperature: positive scalar.
+    ce_weight: scalar weight of the cross-entropy. A coefficient b that mixes
+      hard and soft losses, as in the paper, is `ce_weight=b, kd_weight=1 - b`.
     kd_weight: scalar weight of the distillation term, ramp-up included.
     eps: added to the softened targets, see `softened_kl`.
     stop_gradient: makes the targets constant.
@@ -141,17 +144,19 @@ def cl_ilr(
 
   References:
     Song & Chai, `Collaborative Learning for Deep Neural Networks
-    <https://arxiv.org/abs/1805.11761>`_, NeurIPS 2018; without its mixing
-    coefficient, as in the code of `OKDDip
+    <https://arxiv.org/abs/1805.11761>`_, NeurIPS 2018; by default without its
+    mixing coefficient, as in the code of `OKDDip
     <https://arxiv.org/abs/1912.00350>`_.
 
   >>> import jax.numpy as jnp
   >>> cl_ilr(jnp.zeros((3, 2, 5)), jnp.array([0, 1]))["peer_kd"].shape
   (3, 2)
   """
-  return _towards_the_others(
+  check_weights("cl_ilr", ce_weight=ce_weight)
+  terms = _towards_the_others(
     "cl_ilr", logits, labels, temperature, kd_weight, eps, stop_gradient
   )
+  return terms | {"peer_ce": weighted(ce_weight, terms["peer_ce"])}
 
 
 def _towards_the_others(

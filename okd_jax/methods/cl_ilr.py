@@ -8,17 +8,20 @@ class Method(core.Method):
 
   Song and Chai, "Collaborative Learning for Deep Neural Networks", NeurIPS
   2018: the gradient that enters the trunk is the mean over branches. The rest
-  follows the code of Chen et al., AAAI 2020: hard and soft losses are not mixed
-  and gradient flows through the targets.
+  follows the code of Chen et al., AAAI 2020: hard and soft losses are added and
+  gradient flows through the targets. Song and Chai mix them with a coefficient
+  b, whose value could not be found: `ce_weight` is b, `kd_weight` 1 - b.
 
   Attributes:
     temperature: temperature of the distillation.
+    ce_weight: weight of the cross-entropy.
     kd_weight: weight of the distillation, which the ramp-up multiplies.
     eps: constant added to the softened target probabilities.
     stop_gradient: whether targets are treated as constants.
   """
 
   temperature: float = core.positive(3.0)
+  ce_weight: float = core.at_least(1.0, 0, added=True)
   kd_weight: float = core.at_least(1.0, 0)
   eps: float = core.between(1e-7, 0, 1)
   stop_gradient: bool = core.flag(False)
@@ -47,6 +50,7 @@ class Method(core.Method):
         outputs.logits,
         batch.target,
         temperature=self.temperature,
+        ce_weight=self.ce_weight,
         kd_weight=self.kd_weight * ctx.rampup,
         eps=self.eps,
         stop_gradient=self.stop_gradient,

@@ -280,6 +280,21 @@ def test_cl_ilr(case):
     {"loss_true": ("peer_ce",)},
   )
   inputs = golden.arrays(case["inputs"] | case["params"], ("f", "W3", "V", "c"))
+  mixed = golden.jit_once(
+    lambda x: losses.cl_ilr(
+      branches(x),
+      labels,
+      temperature=hyper["T"],
+      ce_weight=0.3,
+      kd_weight=0.7,
+      eps=hyper["eps"],
+    )
+  )(inputs)
+  hard, soft = (
+    case["expected"]["official"][key] for key in ("loss_true", "loss_group")
+  )
+  golden.assert_value(golden.sum_of_means(mixed["peer_ce"]), 0.3 * hard)
+  golden.assert_value(golden.sum_of_means(mixed["peer_kd"]), 0.7 * soft)
   leave_one_out = golden.jit_once(
     lambda x: losses.leave_one_out_mean(branches(x))
   )

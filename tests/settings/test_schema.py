@@ -185,17 +185,21 @@ ADDED_SINCE |= {"method.clip_weights", "method.linear_scope", "method.ema_bn"}
 ADDED_SINCE |= {"method.mask_diagonal", "method.positive"}
 ADDED_SINCE |= {"method.stop_gradient_maps", "method.stop_gradient_values"}
 ADDED_SINCE |= {"method.guided_factor", "method.adapters"}
+# The name is that of a setting which other methods always had.
+ADDED_TO_ONE = {("cl_ilr", "method.ce_weight")}
 
 
 def digest_then(config):
   flat = flatten(config)
   method = method_section(flat["method.name"])
   defaults = flatten(RunConfig(method=method))
+  added = ADDED_SINCE | {
+    key for name, key in ADDED_TO_ONE if name == flat["method.name"]
+  }
   kept = {
     key: value
     for key, value in flat.items()
-    if key not in FREE_THEN
-    and not (key in ADDED_SINCE and value == defaults[key])
+    if key not in FREE_THEN and not (key in added and value == defaults[key])
   }
   text = json.dumps(kept, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:8]
