@@ -1,4 +1,4 @@
-"""Which pictures TensorFlow decodes as `images` does, told by their headers."""
+"""Which pictures TensorFlow decodes as `images` does, told without decoding."""
 
 import contextlib
 import re
@@ -6,9 +6,9 @@ from typing import Literal
 
 from PIL import ExifTags
 
-from okd_jax.data import images
+from okd_jax.data import images, png
 
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_JPEG, _END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
 _EXIF = b"Exif\0\0"
 _XMP_ORIENTATION = b"tiff:Orientation"
 # What makes a PNG more than its pixels: transparency, animation, orientation.
@@ -20,21 +20,22 @@ _PNG_EXTRAS = re.compile(
 def is_plain(encoded: bytes, *, exif: bool = True) -> bool:
   """Whether TensorFlow's decoders give what `images.decode` gives.
 
-  They do for JPEG and PNG of 8 bits, grey or in colour, without transparency
-  or orientation. Only the header is read.
+  They do for whole JPEG and PNG of 8 bits, grey or in colour, without
+  transparency or orientation. Nothing is decoded.
   """
   # Of damaged files `decode` says how.
   with contextlib.suppress(IndexError, ValueError):
     if encoded.startswith(_JPEG):
       return _plain_jpeg(encoded, exif)
-    if encoded.startswith(_PNG):
+    if encoded.startswith(png.SIGNATURE):
       return _plain_png(encoded)
   return False
 
 
 def _plain_jpeg(encoded: bytes, exif: bool) -> bool:
   frame, orientations = b"", b""
-  for marker, content in _segments(encoded):
+  segments, pixels = _segments(encoded)
+  for marker, content in segments:
     # Baseline, extended and progressive frames; the others are rare.
     if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
       if frame or marker > 0xC2:
@@ -54,12 +55,14 @@ def _plain_jpeg(encoded: bytes, exif: bool) -> bool:
     bits == 8
     and channels in (1, 3)
     and 0 < height * width <= images.most_pixels()
+    # Without its end a picture may be decoded in part.
+    and encoded.rfind(_END_OF_JPEG, pixels) >= 0
     and (not orientations or _orientation(orientations) == 1)
   )
 
 
-def _segments(encoded: bytes) -> list[tuple[int, bytes]]:
-  """Markers of a JPEG before its pixels, each with its content."""
+def _segments(encoded: bytes) -> tuple[list[tuple[int, bytes]], int]:
+  """Markers of a JPEG, each with its content, and where its pixels begin."""
   found: list[tuple[int, bytes]] = []
   at = 2
   while True:
@@ -70,7 +73,7 @@ def _segments(encoded: bytes) -> list[tuple[int, bytes]]:
       at += 1
       continue
     if marker == 0xDA:
-      return found
+      return found, at
     length = int.from_bytes(encoded[at + 2 : at + 4], "big")
     found.append((marker, encoded[at + 4 : at + 2 + length]))
     at += 2 + length
@@ -106,4 +109,5 @@ def _plain_png(encoded: bytes) -> bool:
     and colours in (0, 2)
     and 0 < height * width <= images.most_pixels()
     and not _PNG_EXTRAS.search(encoded)
+    and png.is_sound(encoded)
   )

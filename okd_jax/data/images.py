@@ -28,6 +28,8 @@ from PIL import (
   UnidentifiedImageError,
 )
 
+from okd_jax.data import png
+
 # Shorter side of a test image to the side of the crop: 256 to 224.
 MARGIN = 256 / 224
 # Longer side to the shorter one. Of a longer picture the middle is resized,
@@ -171,6 +173,8 @@ def _rgb(encoded: bytes, exif: bool) -> Image.Image:
     with Image.open(io.BytesIO(encoded), formats=formats()) as image:
       back = None if exif else _back(image)
       image.load()
+      if image.format == "PNG":
+        png.require_all_pixels(encoded)
       if exif:
         _turn_upright(image)
       rgb = _as_rgb(image)

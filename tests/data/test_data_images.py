@@ -1,6 +1,8 @@
 """Every mode and format is read alike, wherever pictures are read."""
 
 import io
+import itertools
+import zlib
 
 import jax
 import numpy as np
@@ -9,7 +11,7 @@ from PIL import Image
 import pytest
 
 from okd_jax import data
-from okd_jax.data import crops, headers, images, picture
+from okd_jax.data import crops, headers, images, picture, png
 from okd_jax.data.formats import folder
 from okd_jax.errors import DataError
 
@@ -192,6 +194,65 @@ def test_very_large_pictures_are_refused_with_the_limit(limit, name):
   limit("many")
   with pytest.raises(images.Undecodable, match="'many' must be a number"):
     images.decode(content)
+
+
+@pytest.mark.parametrize("wrong", pictures.damaged())
+def test_both_decoders_refuse_the_same(wrong):
+  content = pictures.damaged()[wrong]
+  try:
+    expected = images.decode(content)
+  except images.Undecodable:
+    expected = None
+  taken = set()
+  for number in range(8):
+    seed = crops.seed_of(number, 0, 0, 0)
+    try:
+      file = crops.prepare(content)
+      crops.random_crop(file, SIDE, seed, flip=False)
+      found = crops.center_crop(file, SIDE).numpy()
+    # TensorFlow's errors have no common base below Exception.
+    except Exception:
+      taken.add(False)
+    else:
+      taken.add(True)
+      assert off_by(found, center(expected, SIDE)) <= 1
+  assert taken == {expected is not None}
+
+
+@pytest.mark.parametrize(
+  ("wrong", "message"),
+  [
+    ("few rows", "its pixels end after 1,422 of 1,580 bytes"),
+    ("no checksum", "the checksum of its pixels is missing"),
+  ],
+)
+def test_a_png_without_all_its_pixels_is_refused(wrong, message):
+  with pytest.raises(images.Undecodable, match=message):
+    images.decode(pictures.damaged()[wrong])
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(
+  ("bits", "colour_type", "channels"),
+  [(1, 0, 1), (2, 0, 1), (4, 0, 1), (8, 0, 1), (8, 2, 3), (8, 6, 4)],
+)
+def test_all_pixels_of_a_png_are_counted(
+  bits, colour_type, channels, interlaced
+):
+  for width, height in itertools.product((1, 2, 5, 8, 9), repeat=2):
+    values = np.full((height, width, channels), 1, np.uint8)
+    rows = pictures.png_rows(values, bits, interlaced=interlaced)
+    start = pictures.png_header((width, height), bits, colour_type, interlaced)
+
+    def file(rows, start=start):
+      data = pictures.chunk(b"IDAT", zlib.compress(rows))
+      return start + data + pictures.chunk(b"IEND", b"")
+
+    found = images.decode(file(rows))
+    assert found.shape == (height, width, 3) and np.ptp(found) == 0
+    png.require_all_pixels(file(rows))
+    with pytest.raises(ValueError, match=f"of {len(rows)} bytes"):
+      png.require_all_pixels(file(rows[:-1]))
 
 
 @pytest.mark.parametrize("source", ["memory", "stream"])

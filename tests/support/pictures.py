@@ -42,25 +42,75 @@ def scaled(values):
   return np.repeat(grey[..., None], 3, -1)
 
 
+def chunk(name, content, damage=0):
+  """A chunk of a PNG, whose checksum may be damaged."""
+  sum = zlib.crc32(name + content) ^ damage
+  return (
+    struct.pack(">I", len(content)) + name + content + struct.pack(">I", sum)
+  )
+
+
+def png_header(size, bits, colour_type, interlaced=False):
+  fields = struct.pack(">IIBBBBB", *size, bits, colour_type, 0, 0, interlaced)
+  return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", fields)
+
+
+def png_rows(values, bits, *, interlaced=False):
+  """What a PNG of `values`, uint8 [H, W, c], compresses."""
+  passes = [(0, 0, 1, 1)]
+  if interlaced:  # Adam7: first column and row, and their steps
+    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)]
+    passes += [(0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+  lines = []
+  for left, top, right, down in passes:
+    part = values[top::down, left::right]
+    for row in part if part.size else ():
+      of_bits = np.unpackbits(row.reshape(-1, 1), axis=1)[:, 8 - bits :]
+      lines.append(b"\0" + np.packbits(of_bits.ravel()).tobytes())
+  return b"".join(lines)
+
+
+def damaged():
+  """PNG and JPEG files that libraries disagree on, by what is wrong."""
+  rows = png_rows(np.asarray(colours()), 8)
+  packed = zlib.compress(rows)
+  start, end = png_header(SIZE, 8, 2), chunk(b"IEND", b"")
+  data = chunk(b"IDAT", packed)
+
+  def of(rows):
+    return start + chunk(b"IDAT", zlib.compress(rows)) + end
+
+  jpeg = write(colours(), "JPEG")
+  return {
+    "fine": of(rows),
+    "parts": start
+    + chunk(b"IDAT", packed[:9])
+    + chunk(b"IDAT", packed[9:])
+    + end,
+    "more rows": of(rows + rows),
+    "no end": start + data,
+    "end without sum": (start + data + end)[:-1],
+    "sum of the end": start + data + chunk(b"IEND", b"", 1),
+    "sum of pixels": start + chunk(b"IDAT", packed, 1) + end,
+    "sum of a text": start + chunk(b"tEXt", b"a\0b", 1) + data + end,
+    "unknown": start + chunk(b"ABCD", b"") + data + end,
+    "no checksum": start + chunk(b"IDAT", packed[:-4]) + end,
+    "wrong checksum": start + chunk(b"IDAT", packed[:-4] + b"1234") + end,
+    "few rows": of(rows[: -2 * (1 + 3 * SIZE[0])]),
+    "few bytes": of(rows[:-2]),
+    "jpeg": jpeg,
+    "jpeg without end": jpeg[:-2],
+    "half a jpeg": jpeg[: 2 * len(jpeg) // 3],
+  }
+
+
 def png_of_shorts(colour_type, channels):
   """PNG with 16 bits a channel, which Pillow does not write."""
   rng = np.random.default_rng(1)
   values = rng.integers(0, 65536, (SIZE[1], SIZE[0], channels)).astype(">u2")
   lines = b"".join(b"\0" + line.tobytes() for line in values)
-
-  def chunk(name, content):
-    check = zlib.crc32(name + content)
-    return (
-      struct.pack(">I", len(content))
-      + name
-      + content
-      + struct.pack(">I", check)
-    )
-
-  header = struct.pack(">IIBBBBB", *SIZE, 16, colour_type, 0, 0, 0)
   return (
-    b"\x89PNG\r\n\x1a\n"
-    + chunk(b"IHDR", header)
+    png_header(SIZE, 16, colour_type)
     + chunk(b"IDAT", zlib.compress(lines))
     + chunk(b"IEND", b"")
   )
