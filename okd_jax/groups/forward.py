@@ -12,7 +12,7 @@ import dataclasses
 import functools
 from typing import Any
 
-from flax import linen as nn
+from flax import errors, linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -50,6 +50,11 @@ def apply_network(net: nn.Module, train: bool) -> Pass:
 def _apply(net: nn.Module, *args: Any, **kwargs: Any) -> Any:
   try:
     return net.apply(*args, **kwargs)
+  except errors.InvalidRngError as error:
+    raise GroupError(
+      f"{type(net).__name__} draws random numbers that it is not given: "
+      f"{error} Draw them from 'dropout', and only if `train`."
+    ) from error
   except TypeError as error:
     # In `shard_map`, JAX tells what is equal on all devices from what is not.
     if "manual axis types" not in str(error):

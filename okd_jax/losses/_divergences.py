@@ -138,6 +138,9 @@ def softened_kl(
   divergence of the other classes. Where only the student masks it, the value
   is inf. Gradients stay finite.
 
+  In float32 the relative error grows with the temperature, to about 1e-4 at
+  1,000: predictions are then nearly equal.
+
   Args:
     student_logits: unnormalised log-probabilities, float [..., C].
     teacher_logits: the same for the teacher; leading axes broadcast, C

@@ -212,12 +212,14 @@ def check_not_negative(function: str, argument: str, value: Any) -> None:
 
 
 def check_weights(function: str, **weights: Any) -> None:
-  """Raises `InputError` unless weights of terms are scalar numbers."""
+  """Raises `InputError` unless weights are scalars, finite as far as known."""
   for argument, weight in weights.items():
     host = on_host(weight)
     known = weight if host is None else host
     if known.shape or not (_is_number(known) or known.dtype == bool):
       refuse(function, argument, "a number", describe(weight))
+    if host is not None and not np.isfinite(host.astype(np.float64)):
+      refuse(function, argument, "a finite number", f"{host}")
 
 
 def _is_number(x: Any) -> bool:

@@ -51,7 +51,7 @@ def _as_labels(function, labels, logits, expected, lacking) -> Array:
     or known.shape != whole[lacking:]
     or (soft and known.ndim == 0)
   ):
-    got = f"{describe(known)} with logits {describe(logits)}"
+    got = f"{describe(labels)} with logits {describe(logits)}"
     refuse(function, "labels", expected, got)
   if soft:
     return jnp.asarray(labels)

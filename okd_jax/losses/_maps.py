@@ -136,7 +136,8 @@ def spatial_attention(maps: Array) -> Array:
     maps: float [..., H, W, D].
 
   Returns:
-    [..., H * W], float32 or float64, of Euclidean norm 1.
+    [..., H * W], float32 or float64, of Euclidean norm 1 unless the map is
+    nearly zero.
 
   Raises:
     ValueError: for less than three axes or a dtype that is not floating.

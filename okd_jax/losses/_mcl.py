@@ -221,7 +221,7 @@ def _as_classes(function: str, labels: Any) -> Array:
   known = labels if host is None else host
   if not jnp.issubdtype(known.dtype, jnp.integer) or known.ndim != 1:
     expected = "class indices, integer [B]: examples of one are the positives"
-    refuse(function, "labels", expected, describe(known))
+    refuse(function, "labels", expected, describe(labels))
   if host is not None:
     # Renumbered, as jax would cut 64 bits to 32 and so merge classes.
     labels = np.unique(host, return_inverse=True)[1]

@@ -21,7 +21,8 @@ def memory_update(
     momentum: scalar in [0, 1], the share of the old row.
 
   Returns:
-    [..., d], float32 or float64, without gradient.
+    [..., d], float32 or float64, without gradient; zero where old and new rows
+    cancel.
 
   Raises:
     ValueError: if the shapes differ, a dtype is not floating, or for a momentum

@@ -26,7 +26,8 @@ def heatmap_mse(maps: Array, target: Array, weight: Array) -> Array:
   Args:
     maps: float [..., B, h, w, J].
     target: float [B, h, w, J].
-    weight: of every joint, 0 where it is not known, float [B, J].
+    weight: of every joint, 0 where it is not known, where maps may hold
+      anything, float [B, J].
 
   Returns:
     One value a map, [..., B], float32 or float64.
@@ -48,7 +49,7 @@ def heatmap_mse(maps: Array, target: Array, weight: Array) -> Array:
     target=(target, "B h w J"),
     weight=(weight, "B J"),
   )
-  gap = weight[:, None, None] * (maps - target)
+  gap = _weighted(weight, maps - target)
   return jnp.mean(jnp.square(gap), axis=(-3, -2, -1)) / 2
 
 
@@ -70,7 +71,8 @@ def heatmap_kl(
   Args:
     maps: float [..., B, h, w, J].
     teacher_maps: float [B, h, w, J].
-    weight: of every joint, 0 where it is not known, float [B, J].
+    weight: of every joint, 0 where it is not known, where maps may hold
+      anything, float [B, J].
     divide_by_pixels: divides by :math:`h w`, as the published code does, which
       makes the term tiny.
     temperature: positive scalar; the published code has none.
@@ -98,11 +100,17 @@ def heatmap_kl(
     weight=(weight, "B J"),
   )
   student, teacher = (
-    _pixels_last(weight[:, None, None] * x) for x in (maps, teacher_maps)
+    _pixels_last(_weighted(weight, x)) for x in (maps, teacher_maps)
   )
   per_joint = kl(student, teacher, temperature)
   num_pixels = student.shape[-1] if divide_by_pixels else 1
   return jnp.sum(per_joint, axis=-1) / num_pixels
+
+
+def _weighted(weight: Array, maps: Array) -> Array:
+  """Maps times the weights of their joints; what is not known may be nan."""
+  weight = weight[:, None, None]
+  return weight * jnp.where(weight == 0, 0, maps)
 
 
 def okdhp(

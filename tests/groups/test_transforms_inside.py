@@ -41,6 +41,26 @@ def test_gradients_by_images_are_those_of_one_peer(make):
     np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)
 
 
+class Noisy(nn.Module):
+  """Draws from a stream of its own."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = x.reshape(x.shape[0], -1)
+    if train:
+      x = x + jax.random.normal(self.make_rng("noise"), x.shape[1:])
+    return nn.Dense(5)(x)
+
+
+def test_draws_from_another_stream_are_refused_by_name():
+  group = groups.replicas(Noisy(), 2, make_mesh(1, 1))
+  variables = jax.eval_shape(group.init, jax.random.key(0), IMAGES[:1])
+  with pytest.raises(groups.GroupError, match="Noisy .*\"noise\".*'dropout'"):
+    jax.eval_shape(
+      lambda v: group.apply(v, IMAGES, jax.random.key(1), train=True), variables
+    )
+
+
 class Recurrent(nn.Module):
   """Reads an image line by line, beginning with one of two kinds of zeros."""
 

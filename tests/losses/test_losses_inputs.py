@@ -55,6 +55,24 @@ def test_a_weight_that_is_no_number_is_refused(weight):
     jax.grad(lambda x: losses.scale_gradient(x, weight))(1.0)
 
 
+@pytest.mark.parametrize("weight", [np.nan, np.inf, jnp.array(-np.inf)])
+def test_a_weight_that_is_not_finite_is_refused(weight):
+  with pytest.raises(
+    ValueError, match=f"^dml: kd_weight must be a finite number; got {weight}"
+  ):
+    losses.dml(LOGITS, LABELS, kd_weight=weight)
+
+
+@pytest.mark.parametrize(
+  ("labels", "got"),
+  [(None, "None"), ([[1], [2, 3]], r"\[\[1\], \[2, 3\]\]"), (1.5, "1.5")],
+)
+def test_labels_that_are_no_array_are_told_as_given(labels, got):
+  for loss in (losses.dml, lambda z, y: losses.mcl(z, z[..., :2], y)):
+    with pytest.raises(ValueError, match=f"labels must be .*; got {got}"):
+      loss(LOGITS, labels)
+
+
 NOBODY, GATE = LOGITS[:0], np.zeros((0, B))
 
 

@@ -121,6 +121,23 @@ def test_weights_of_joints_are_squared_with_the_distance():
   np.testing.assert_allclose(found, [9 / 4])
 
 
+def test_joints_of_weight_zero_may_hold_anything():
+  rng = np.random.default_rng(0)
+  maps, target = rng.normal(size=(2, 1, 2, 2, 2))
+  weight = np.array([[1.0, 0.0]])
+  odd, wrong = maps.copy(), target.copy()
+  odd[..., 1], wrong[..., 1] = -np.inf, np.nan
+  for loss in (losses.heatmap_mse, losses.heatmap_kl):
+    run = golden.jit_once(
+      jax.value_and_grad(lambda m, t, f=loss: jnp.sum(f(m, t, weight)))
+    )
+    value, grads = run(odd, wrong)
+    expected, expected_grads = run(maps, target)
+    golden.assert_value(value, expected)
+    golden.assert_grad(grads, expected_grads)
+    assert not grads[..., 1].any() and grads[..., 0].all()
+
+
 def test_divergence_of_heat_maps():
   rng = np.random.default_rng(0)
   maps, teacher = rng.normal(size=(2, 3, 4, 5, 6))
