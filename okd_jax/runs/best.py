@@ -33,6 +33,7 @@ def judge(config: RunConfig, task: Task, names: Iterable[str]) -> str | None:
     if config.best_by not in there:
       raise ConfigError(
         f"config.best_by='{config.best_by}' is not measured; {_listed(there)}."
+        f"{_how_to_validate(config.best_by, there)}"
       )
     return config.best_by
   for split in ("validation", "test"):
@@ -50,6 +51,13 @@ def judge(config: RunConfig, task: Task, names: Iterable[str]) -> str | None:
         "config.data.validation."
       )
   return None
+
+
+def _how_to_validate(name: str, there: list[str]) -> str:
+  split = "validation/"
+  if not name.startswith(split) or any(n.startswith(split) for n in there):
+    return ""
+  return " config.data.validation holds data out to choose by."
 
 
 def _listed(names: list[str]) -> str:

@@ -251,6 +251,16 @@ def test_a_class_may_be_called_train(tmp_path):
   assert "train is taken as a class" in note
 
 
+def test_splits_inside_of_classes_are_noted(tmp_path):
+  for name in ("cat", "dog"):
+    for split in ("train", "test"):
+      save(tmp_path / name / split / "a.png", (1, 2, 3))
+  found = finder.find(str(tmp_path))
+  assert found.splits["all"]["dog"] == ["dog/test/a.png", "dog/train/a.png"]
+  (note,) = found.notes
+  assert note.startswith("cat/test and 3 more named like a split belong to")
+
+
 def test_other_folders_beside_splits_are_left_out_and_named(tmp_path):
   for split in ("train", "test"):
     write_classes(tmp_path / split, 2)

@@ -87,7 +87,8 @@ def test_what_decides_may_be_named_and_low_may_be_good():
     best_lib.judge(config(patience=2), TASK, {})
   with pytest.raises(ConfigError, match="deploy='best' must be 'last': with"):
     best_lib.judge(config(deploy="best"), TASK, {})
-  with pytest.raises(ConfigError, match="is not measured; .* WHO of leader"):
+  says = "is not measured; .* WHO of leader.* config.data.validation holds"
+  with pytest.raises(ConfigError, match=says):
     best_lib.judge(made, TASK, record)
 
 

@@ -363,6 +363,12 @@ def other_classes_in_the_test_split(folder):
   save(folder / "test" / "cow" / "a.png")
 
 
+def the_same_name_in_other_letters(folder):
+  for split, name in (("train", "caf\u00e9"), ("test", "cafe\u0301")):
+    for each in ("dog", name):
+      save(folder / split / each / "a.png")
+
+
 def damaged(content):
   def write(folder):
     for name in ("cat", "dog"):
@@ -412,6 +418,11 @@ NAMED_BY_SET = "1 of its 10 classes: cat"
     (no_images, FOLDER, "no images in cat, dog;"),
     (empty_test_split, FOLDER, "no class folders"),
     (other_classes_in_the_test_split, FOLDER, "cow, dog in one split only"),
+    (
+      the_same_name_in_other_letters,
+      FOLDER,
+      r"('cafe\u0301' and 'caf\xe9' differ in capitals or in how letters",
+    ),
     (damaged(lambda whole: b""), FOLDER, "bad.png cannot be decoded"),
     (damaged(lambda whole: whole[:45]), FOLDER, "bad.png cannot be decoded"),
     (damaged(lambda whole: b"a text"), FOLDER, "bad.png cannot be decoded"),

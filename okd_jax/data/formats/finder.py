@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import dataclasses
 import pathlib
 import re
+import unicodedata
 
 from okd_jax.data.formats import index, walk
 from okd_jax.data.formats.walk import (
@@ -94,6 +95,7 @@ def find(path: str) -> Found:
     folders = {ALL: ""}
     notes += _class_called_train(tops)
     used = {ALL: _classes(root, tops, root)}
+    notes += _splits_inside(used[ALL])
   else:
     folders = {role: roles[role] for role in _NAMES if role in roles}
     if TEST not in folders and VALIDATION in folders:
@@ -236,11 +238,44 @@ def _require_same_classes(
   for role, classes in splits.items():
     if odd := sorted(set(classes) ^ names):
       raise DataError(
-        f"{root} has the classes {', '.join(odd)} in one split only; "
-        f"{folders[role]} must have the same class folders as "
-        f"{folders[TRAIN]}. Add pictures of them, rename them if they are the "
-        "same by another name, or move them elsewhere."
+        f"{root} has the classes {', '.join(odd)} in one split only"
+        f"{_look_alike(odd)}; {folders[role]} must have the same class folders "
+        f"as {folders[TRAIN]}. Add pictures of them, rename them if they are "
+        "the same by another name, or move them elsewhere."
       )
+
+
+def _look_alike(names: list[str]) -> str:
+  """Which names are the same to people but not to the file system."""
+  same: dict[str, list[str]] = {}
+  for name in names:
+    form = unicodedata.normalize("NFC", name).casefold()
+    same.setdefault(form, []).append(ascii(name))
+  found = [" and ".join(group) for group in same.values() if len(group) > 1]
+  if not found:
+    return ""
+  return (
+    f" ({', '.join(found)} differ in capitals or in how letters are stored)"
+  )
+
+
+def _splits_inside(classes: Classes) -> list[str]:
+  """Notes for CLASS/train/*, which is another structure than train/CLASS/*."""
+  inside = sorted(
+    {
+      "/".join(file.split("/")[:2])
+      for files in classes.values()
+      for file in files
+      if file.count("/") > 1 and role_of(file.split("/")[1])
+    }
+  )
+  if not inside:
+    return []
+  more = f" and {len(inside) - 1} more" if len(inside) > 1 else ""
+  return [
+    f"{inside[0]}{more} named like a split belong to the class that they are "
+    "in; splits are folders around those of the classes, as train/CLASS."
+  ]
 
 
 def _class_called_train(tops: Classes) -> list[str]:
