@@ -168,6 +168,14 @@ def mesh(axis_type):
 
 
 @EVERY_LOSS
+def test_types_are_not_mixed(name):
+  """Code that forbids JAX to promote one dtype to another can call it."""
+  inputs = jax.tree.map(jnp.asarray, INPUTS)
+  with jax.numpy_dtype_promotion("strict"):
+    jax.eval_shape(CASES[name], inputs)
+
+
+@EVERY_LOSS
 def test_without_jit(name):
   assert_close(CASES[name](INPUTS), plain(name)[0])
 

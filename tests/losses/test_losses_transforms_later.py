@@ -127,6 +127,12 @@ def assert_close(actual, wanted, rtol=2e-5):
   jax.tree.map(compare, jax.device_get(actual), wanted)
 
 
+def test_types_are_not_mixed():
+  """Code that forbids JAX to promote one dtype to another can call them."""
+  with jax.numpy_dtype_promotion("strict"):
+    jax.eval_shape(call_with_gradients, jax.tree.map(jnp.asarray, draw()))
+
+
 def test_only_what_compares_examples_needs_arrays_without_some():
   """A mask does for the others: their terms are the same without the last."""
   x = draw()
