@@ -66,9 +66,9 @@ def _as_indices(function, labels, host, num_classes) -> Array:
       expected = f"class indices in [0, {num_classes})"
       refuse(function, "labels", expected, str(wrong[0]))
     return jnp.asarray(host.astype(np.int32))
-  unsigned = jnp.issubdtype(labels.dtype, jnp.unsignedinteger)
-  wide = jnp.promote_types(labels.dtype, jnp.uint32 if unsigned else jnp.int32)
-  labels = labels.astype(wide)
+  if labels.dtype.itemsize < 4:
+    unsigned = jnp.issubdtype(labels.dtype, jnp.unsignedinteger)
+    labels = labels.astype(jnp.uint32 if unsigned else jnp.int32)
   known = (labels >= 0) & (labels < num_classes)
   return jnp.where(known, labels, -1).astype(jnp.int32)
 
@@ -77,7 +77,7 @@ def as_probabilities(labels: Array, num_classes: int, dtype: Any) -> Array:
   """[..., C] from the result of `as_labels`; nan for indices out of range."""
   if is_soft(labels):
     return labels.astype(dtype)
-  one_hot = labels[..., None] == jnp.arange(num_classes)
+  one_hot = labels[..., None] == jnp.arange(num_classes, dtype=labels.dtype)
   # Not a product with nan: XLA makes that of a truth value a choice with 0.
   return jnp.where(labels[..., None] >= 0, one_hot.astype(dtype), math.nan)
 

@@ -145,7 +145,8 @@ def mean_of_others(values: Array) -> Array:
     (jnp.nan, jnp.isnan(values)),
     (-jnp.inf, values == -jnp.inf),
   ):
-    others_have_it = jnp.sum(has_it, axis=0) > has_it.astype(jnp.int32)
+    ones = has_it.astype(jnp.int32)
+    others_have_it = jnp.sum(ones, axis=0, dtype=jnp.int32) > ones
     mean = jnp.where(others_have_it, value, mean)
   return mean
 
