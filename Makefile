@@ -30,7 +30,7 @@ test-slow: $(VENV)/.installed
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy okd_jax
+	$(BIN)/mypy okd_jax benchmarks configs examples main.py
 
 smoke: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(SMOKE)

@@ -18,12 +18,11 @@ import numpy as np
 from benchmarks import setting
 from okd_jax import backbones, groups
 from okd_jax.data.info import KNOWN
-from okd_jax.devices.mesh import make_mesh
+from okd_jax.devices.mesh import make_mesh, without_peer_axis
 from okd_jax.settings import build, config as config_lib, flags, freeze
 from okd_jax.settings.schema import RunConfig
 from okd_jax.training import state as state_lib, step as steps
 from okd_jax.training.setup import random_keys, Setup
-from okd_jax.weights import teacher
 
 _COLUMNS = ("recipe", "images", "GFLOP an image", "PFLOP", "vs one")
 
@@ -67,7 +66,7 @@ def _setup(config: RunConfig, teacher_net: str) -> Setup:
   if needs.teacher:
     maps = {"raw_maps": True} if needs.raw_maps else {}
     net = backbones.make(teacher_net, info.num_classes, **maps)
-    frozen = groups.replicas(net, 1, teacher.without_peer_axis(on))
+    frozen = groups.replicas(net, 1, without_peer_axis(on))
   seen = round(info.num_train * (1 - needs.held_out))
   return build.setup(config, info, seen, on, frozen)
 
@@ -98,6 +97,8 @@ def main(argv: list[str] | None = None) -> None:
   print(f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}")
   for name in options.recipes:
     recipe = flags.read(["", f"--config={name}"])[0]
+    if "base" in recipe:  # a comparison, whose recipes have lines of their own
+      continue
     figures = cost(freeze.freeze(recipe), options.teacher_net)
     found[name] = figures
     print(

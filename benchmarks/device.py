@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     ]
     checked = checks.map(check, classifying)
     started = pool.map(
-      lambda program: start(*program, arguments[program[0]], cache), programs
+      lambda each: start(each[0], each[1], arguments[each[0]], cache), programs
     )
     workers = dict(zip(programs, started, strict=True))
     report = "\n".join(checked)

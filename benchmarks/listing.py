@@ -18,7 +18,7 @@ import time
 import numpy as np
 from PIL import Image
 
-from okd_jax.cli import common
+from okd_jax.cli import common, places
 from okd_jax.data.formats import folder, index, listing, walk
 from okd_jax.devices import host
 from okd_jax.storage import files
@@ -91,7 +91,7 @@ def _seconds(place):
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--pictures", type=int, default=200_000)
-  parser.add_argument("--place", type=common.place)
+  parser.add_argument("--place", type=places.place)
   args = parser.parse_args()
   with common.exit_codes(), tempfile.TemporaryDirectory() as made:
     place = args.place or pathlib.Path(made)

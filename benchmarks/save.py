@@ -14,7 +14,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from okd_jax.cli import common
+from okd_jax.cli import common, places
 from okd_jax.storage.checkpoint import Checkpoints
 
 # About as many arrays as those networks have.
@@ -47,7 +47,7 @@ def measure(workdir, megabytes, saves):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--workdir", type=common.place, required=True)
+  parser.add_argument("--workdir", type=places.place, required=True)
   parser.add_argument("--megabytes", type=float, default=55.0)
   parser.add_argument("--saves", type=int, default=5)
   args = parser.parse_args()

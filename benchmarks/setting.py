@@ -18,7 +18,6 @@ from okd_jax.training import state as state_lib, step as steps
 from okd_jax.training.optim import Optim
 from okd_jax.training.setup import random_keys, Setup, with_optim
 from okd_jax.training.state import TrainState
-from okd_jax.weights import teacher
 
 INFO = KNOWN["cifar100"]
 
@@ -41,14 +40,18 @@ def recipe(
   options: dict[str, Any] = {}
   if precision == "bf16":
     options["dtype"] = jnp.bfloat16
-  constructor = {"replicas": groups.replicas, "branches": groups.branches}[kind]
   made = methods.make(method)
   network = backbones.make(net, info.num_classes, **options)
   on = mesh.make_mesh(data, peer, devices)
+  if kind == "branches":
+    trunk = made.needs.trunk_gradient
+    group = groups.branches(network, peers, on, mapping, trunk)
+  else:
+    group = groups.replicas(network, peers, on, mapping)
   return with_optim(
     Optim(),
-    peers=constructor(network, peers, on, mapping),
-    teacher=groups.replicas(network, 1, teacher.without_peer_axis(on))
+    peers=group,
+    teacher=groups.replicas(network, 1, mesh.without_peer_axis(on))
     if made.needs.teacher
     else None,
     method=made,

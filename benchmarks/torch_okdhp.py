@@ -5,12 +5,10 @@ code, like benchmarks/torch_reference.py.
 """
 
 import torch
-from torch import nn
+from torch import nn, Tensor
 from torch.nn import functional as F
 
 from benchmarks.torch_gated import HourglassNet
-
-Tensor = torch.Tensor
 
 
 class Aggregation(nn.Module):

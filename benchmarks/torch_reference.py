@@ -10,10 +10,9 @@ import copy
 import math
 
 import torch
-from torch import nn
+from torch import nn, Tensor
 from torch.nn import functional as F
 
-Tensor = torch.Tensor
 # Blocks of each stage, and whether blocks are bottlenecks.
 NETWORKS = {
   "resnet8": ((1, 1, 1), False),

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 import math
 
 import torch
-from torch import nn
+from torch import nn, Tensor
 from torch.nn import functional as F
 
 from benchmarks.torch_reference import Tail, Trunk
-
-Tensor = torch.Tensor
 
 
 class Trainer:
@@ -71,7 +69,7 @@ class Trainer:
     losses = self._losses(logits, labels)
     for optimizer in self.optimizers:
       optimizer.zero_grad(set_to_none=True)
-    total = sum(loss for loss in losses if loss is not None)
+    total: Tensor = sum(loss for loss in losses if loss is not None)
     total.backward()
     for optimizer, loss in zip(self.optimizers, losses, strict=True):
       if loss is not None:

@@ -5,12 +5,10 @@ benchmarks/torch_reference.py.
 """
 
 import torch
-from torch import nn
+from torch import nn, Tensor
 from torch.nn import functional as F
 
 from benchmarks.torch_reference import _stage, Group
-
-Tensor = torch.Tensor
 
 
 class MCLOKD(nn.Module):

@@ -95,7 +95,6 @@ def compile_program(program: Program, devices: Any = None) -> tuple[Any, float]:
     program: what to compile.
     devices: to compile for; by default those of the program's slice.
   """
-  make = _plain if program.method == PLAIN else _ours
   step, arguments = make(program, devices or devices_of(program.topology))
   began = time.monotonic()
   return step.lower(*arguments).compile(), time.monotonic() - began
@@ -272,7 +271,10 @@ def devices_of(topology: str) -> Any:
   ).devices
 
 
-def _ours(program: Program, devices: Any) -> tuple[Any, tuple[Any, ...]]:
+def make(program: Program, devices: Any) -> tuple[Any, tuple[Any, ...]]:
+  """The jitted step, or loop, and shapes of what it takes."""
+  if program.method == PLAIN:
+    return _plain(program, devices)
   from benchmarks import setting
 
   data, peer = program.mesh

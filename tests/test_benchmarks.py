@@ -6,8 +6,11 @@ from pathlib import Path
 import subprocess
 import sys
 
+import chex
+import jax
 import numpy as np
 import pytest
+import quick
 
 from benchmarks import (
   cost,
@@ -19,10 +22,12 @@ from benchmarks import (
   save,
   table,
   term_gradients,
+  tpu_program,
   tpu_table,
 )
 from benchmarks.tpu_program import Program
 from configs import independent_digits
+from okd_jax import methods
 from okd_jax.settings import freeze, schema
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,6 +50,47 @@ def result(seconds, *, peers=4):
       for name, times in seconds.items()
     },
   }
+
+
+CLASSIFYING = [
+  name
+  for name in methods.names()
+  if methods.make(name).task == "classification"
+]
+
+
+# Those with a teacher, and with a trunk of its own kind.
+@pytest.mark.parametrize("name", quick.only(["kd", "cl_ilr"], CLASSIFYING))
+def test_every_method_has_a_program(name):
+  program = Program(
+    method=name,
+    net="resnet8",
+    kind=methods.make(name).needs.kind or "replicas",
+    batch=4,
+  )
+  step, arguments = tpu_program.make(program, jax.devices()[:1])
+  state, _ = jax.eval_shape(step, *arguments)
+  jax.tree.map(
+    lambda after, before: chex.assert_shape(after, before.shape),
+    state,
+    arguments[0],
+  )
+
+
+@pytest.mark.long
+def test_the_cost_of_recipes_with_a_teacher_and_not_of_comparisons(
+  monkeypatch, capsys
+):
+  monkeypatch.chdir(ROOT)
+  cost.main([f"configs/{name}_c100.py" for name in ("compare", "ctkd", "kd")])
+  _, _, *lines = capsys.readouterr().out.splitlines()
+  assert [line.split(" | ")[0] for line in lines] == [
+    "| configs/ctkd_c100.py",
+    "| configs/kd_c100.py",
+  ]
+  # As docs/results.md says.
+  page = (ROOT / "docs" / "results.md").read_text()
+  assert all(line in page for line in lines)
 
 
 def test_goals_compare_medians_of_an_image(tmp_path):
