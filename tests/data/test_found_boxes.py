@@ -192,6 +192,9 @@ def test_categories_may_have_texts_as_ids(tmp_path):
   ("content", "message"),
   [
     ({"annotations": []}, "neither images with 'id'"),
+    (annotations() | {"annotations": None}, "annotations=None is no list"),
+    (annotations() | {"images": []}, "entry 0 of its boxes"),
+    ([{**DETECTION, "category_id": float("inf")}], "entry 0 of its boxes"),
     ([{**DETECTION, "bbox": [1, 2, 3]}], "entry 0 of its boxes"),
     ([{**DETECTION, "bbox": [1, 2, -3, 4]}], "entry 0 of its boxes"),
     ([{**DETECTION, "bbox": [1, 2, float("nan"), 4]}], "entry 0 of its boxes"),

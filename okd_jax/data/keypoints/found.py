@@ -122,6 +122,8 @@ def _named(path: pathlib.Path) -> Iterator[tuple[str, Found]]:
     images = {image["id"]: image for image in content["images"]}
     annotations = content["annotations"]
     names = {key: image["file_name"] for key, image in images.items()}
+    if not isinstance(annotations, list):
+      raise TypeError(f"annotations={annotations!r:.40} is no list")
   except (LookupError, TypeError) as error:
     raise DataError(
       f"{path} has neither images with 'id' and 'file_name', and annotations, "
@@ -159,7 +161,8 @@ def _found(
       raise ValueError(f"bbox {box.tolist()}, score {score}")
     if box[2:].min() < 0:
       raise ValueError(f"bbox {box.tolist()}")
-    size = images and (images[image].get("width"), images[image].get("height"))
+    about: Mapping[str, Any] = {} if images is None else images[image]
+    size = about.get("width") or 0, about.get("height") or 0
     category = entry.get("category_id", PERSON)
     return Found(
       image,
@@ -167,9 +170,9 @@ def _found(
       category if isinstance(category, str) else int(category),
       box,
       score,
-      (int(size[0]), int(size[1])) if size and all(size) else None,
+      (int(size[0]), int(size[1])) if all(size) else None,
     )
-  except (LookupError, TypeError, ValueError) as error:
+  except (LookupError, OverflowError, TypeError, ValueError) as error:
     raise DataError(
       f"{path}: entry {number} of its boxes is not as COCO has them "
       f"({error!r}): image_id of an image, bbox x, y, width, height, and the "
