@@ -471,6 +471,18 @@ def test_boxes_away_from_their_joints_are_said(tmp_path):
   assert note.startswith("all.json: 1 figures have no labelled joint")
 
 
+def test_joints_outside_of_their_pictures_are_said(tmp_path):
+  said = annotated.content()
+  fine, _ = figures_of(annotated.write(tmp_path / "fine", said))
+  assert not any("outside of their pictures" in note for note in fine.notes)
+  keypoints = said["annotations"][0]["keypoints"]
+  # Of a larger copy of the picture; the second is not labelled.
+  keypoints[:6] = [9000, keypoints[1], 2, -9000, 1, 0]
+  found, _ = figures_of(annotated.write(tmp_path / "far", said))
+  (note,) = [n for n in found.notes if "outside of their pictures" in n]
+  assert note.startswith("all.json: 1 labelled joints lie outside")
+
+
 @pytest.mark.parametrize(
   ("names", "ids"),
   [

@@ -145,6 +145,8 @@ class _Reader:
     half = scale * boxes.SCALE_UNIT / 2
     inside = np.all(np.abs(joints - center) <= half, axis=1)
     self._counts["away"] += not np.any(inside & (visible > 0))
+    beyond = np.any((joints < 0) | (joints > size), axis=1)
+    self._counts["beyond"] += int(np.sum(beyond & (visible > 0)))
     return Figure(
       self._places[number],
       number,
@@ -172,6 +174,8 @@ class _Reader:
       "their size is not known",
       "away": "figures have no labelled joint in the crop around their box, so "
       "nothing is learned of them; boxes are x, y, width, height in pixels",
+      "beyond": "labelled joints lie outside of their pictures; x and y are in "
+      "pixels of the picture",
       "area": f"figures have no area; {AREA_SHARE} of their box's is taken",
     }
     for what, text in said.items():
