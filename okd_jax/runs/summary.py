@@ -17,7 +17,7 @@ from okd_jax.runs import (
   sizes as sizes_lib,
   spread,
 )
-from okd_jax.settings import config as config_lib, freeze
+from okd_jax.settings import config as config_lib, freeze, idle
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import files, strict_json
 from okd_jax.storage.paths import Path
@@ -92,7 +92,7 @@ def show_plan(config: RunConfig, setup: Setup, source: Source) -> None:
       f"{config.schedule.name}",
     )
   )
-  rows += [("note", note) for note in source.notes]
+  rows += [("note", note) for note in (*source.notes, *idle.notes(config))]
   display.table("Plan", ["what", "value"], rows)
 
 

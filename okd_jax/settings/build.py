@@ -99,6 +99,13 @@ def _task(config: RunConfig, info: DataInfo) -> Task:
   """The task, with the changes of pictures and targets that are asked for."""
   made = tasks.load(info.task).of(info, pad_mode=config.pad_mode)
   asked = (config.augment, config.label_smoothing, config.class_weights)
+  longest = max(info.image_shape[:2])
+  if config.augment.cutout > longest:
+    raise ConfigError(
+      f"config.augment.cutout={config.augment.cutout} must be at most "
+      f"{longest}, the longer side of the pictures, of which little would be "
+      "left; choose fewer pixels."
+    )
   return made if asked == (PLAIN, 0.0, ()) else made.changed(*asked)
 
 

@@ -247,6 +247,11 @@ def test_a_configuration_says_what_is_changed():
   with pytest.raises(ConfigError, match="has 2 numbers, and the data have 10"):
     task()
   config.class_weights = ()
+  config.augment.cutout = 9
+  with pytest.raises(ConfigError, match="cutout=9 must be at most 8, the long"):
+    task()
+  config.augment.cutout = 8
+  task()
   config.augment.mixup, config.augment.mix_per_peer = 0.2, True
   with pytest.raises(ConfigError, match="mix_per_peer=True: this method"):
     task()

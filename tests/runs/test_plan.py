@@ -1,13 +1,17 @@
 """The table before training."""
 
+from pathlib import Path
 import re
+import runpy
 import types
 
 from configs import independent_digits, kd_digits
 from okd_jax.runs import summary
+from okd_jax.settings import idle
 from okd_jax.settings.freeze import freeze
 import toys
 
+ROOT = Path(__file__).parents[2]
 SOURCE = types.SimpleNamespace(
   info=toys.INFO,
   train_size=50_000,
@@ -32,3 +36,31 @@ def test_a_teacher_is_named(capsys):
   config.peers.net, config.teacher = "toys:Toy", "runs/teacher"
   summary.show_plan(freeze(config), toys.recipe("kd", num_peers=1), SOURCE)
   assert re.search(r"^teacher +runs/teacher *$", capsys.readouterr().out, re.M)
+
+
+def test_settings_without_effect_are_noted(capsys):
+  config = independent_digits.get_config()
+  assert not [*idle.notes(freeze(config))]
+  config.peers.net, config.peers.num_peers = "toys:Toy", 1
+  config.augment.level, config.optim.beta1 = 12, 0.8
+  config.schedule.final = 0.1
+  summary.show_plan(
+    freeze(config), toys.recipe("independent", num_peers=1), SOURCE
+  )
+  plan = capsys.readouterr().out
+  for said in (
+    "augment.level=12 has no effect with config.augment.policy=none",
+    "optim.beta1=0.8 has no effect with config.optim.name=sgd",
+    "schedule.final=0.1 has no effect with config.schedule.name=multistep",
+  ):
+    assert re.search(rf"^note +config.{said}", plan, re.M), plan
+  config.augment.policy, config.optim.name = "rand_augment", "adamw"
+  config.schedule.name = "cosine"
+  assert not [*idle.notes(freeze(config))]
+
+
+def test_recipes_set_nothing_without_effect():
+  for path in sorted((ROOT / "configs").glob("*_digits.py")):
+    config = runpy.run_path(str(path))["get_config"]()
+    if "base" not in config:
+      assert not [*idle.notes(freeze(config))], path
