@@ -126,8 +126,9 @@ def search(
 
   Raises:
     ConfigError: if there are no trials or no validation data, if the folder
-      has another study, or if the values of a trial cannot be combined; the
-      same command then continues with the next trial.
+      has another study, or if the values of a trial do not fit each other or
+      the data before any other trial was trained; the same command then
+      continues with the next trial.
     Interrupted: after a signal; the same command continues.
   """
   config_lib.check(config)
@@ -287,10 +288,12 @@ def _run(
   except optuna.TrialPruned:
     print("Pruned: worse than most of the others at this epoch.", flush=True)
     study.tell(trial, state=TrialState.PRUNED)
-  except ConfigError:
-    # Its values do not go together; the same command goes on with the next.
+  except ConfigError as error:
     study.tell(trial, state=TrialState.FAIL)
-    raise
+    # Where none has been trained yet, none may be possible.
+    if not study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED)):
+      raise
+    _log.error("Trial %d has values that do not fit: %s", trial.number, error)
   except NotFiniteError as error:
     _log.error("Trial %d diverged: %s", trial.number, error)
     study.tell(trial, state=TrialState.FAIL)

@@ -91,17 +91,33 @@ def test_an_interrupted_search_makes_the_same_choices(pretending, tmp_path):
 
 
 def test_values_that_do_not_go_together_do_not_stop_it_for_good(
-  pretending, tmp_path
+  pretending, tmp_path, caplog
 ):
   ran, events = pretending
-  events[1] = ConfigError("must be even")
+  events |= {0: ConfigError("must be odd"), 2: ConfigError("must be even")}
   config, looked = read(*SEARCHED)
-  with pytest.raises(ConfigError, match="must be even"):
-    search.search(config, looked, 3, tmp_path)
-  _, trials = search.search(config, looked, 3, tmp_path)
+  # Perhaps nothing can be trained so.
+  with pytest.raises(ConfigError, match="must be odd"):
+    search.search(config, looked, 4, tmp_path)
+  _, trials = search.search(config, looked, 4, tmp_path)
   states = [trial.state.name for trial in trials]
-  assert states == ["COMPLETE", "FAIL", "COMPLETE"]
-  assert [name for name, *_ in ran] == ["trial0", "trial1", "trial2"]
+  assert states == ["FAIL", "COMPLETE", "FAIL", "COMPLETE"]
+  assert [name for name, *_ in ran] == [f"trial{i}" for i in range(4)]
+  assert "Trial 2 has values that do not fit: must be even" in caplog.text
+
+
+def test_a_search_without_a_trained_trial_has_failed(
+  pretending, tmp_path, capsys
+):
+  _, events = pretending
+  events |= {0: NotFiniteError("diverged"), 1: NotFiniteError("diverged")}
+  flags = ["search", *RECIPE, f"--workdir={tmp_path}", "--trials=2"]
+  with pytest.raises(SystemExit) as left:
+    __main__.main([*flags, SEARCHED[0]])
+  assert left.value.code == ConfigError.exit_code
+  assert (
+    "none of the 2 trials was trained to its end" in capsys.readouterr().err
+  )
 
 
 def test_a_trial_whose_values_were_not_drawn_gets_them(

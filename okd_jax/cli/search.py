@@ -4,6 +4,7 @@ import argparse
 import shlex
 
 from okd_jax.cli import common
+from okd_jax.errors import ConfigError
 from okd_jax.runs import display
 from okd_jax.settings import ranges
 
@@ -54,7 +55,11 @@ def run(args: argparse.Namespace) -> None:
       for trial in [*done, *rest_of_them]
     ],
   )
-  if done:
-    flags = [f"--config.{key}={v}" for key, v in done[0].params.items()]
-    print(f"The best one is in {workdir / f'trial{done[0].number}'}:")
-    print(shlex.join(flags))
+  if not done:
+    raise ConfigError(
+      f"none of the {len(trials)} trials was trained to its end; the messages "
+      "above say why. Search other values in another --workdir."
+    )
+  flags = [f"--config.{key}={v}" for key, v in done[0].params.items()]
+  print(f"The best one is in {workdir / f'trial{done[0].number}'}:")
+  print(shlex.join(flags))
