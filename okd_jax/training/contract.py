@@ -24,8 +24,9 @@ def checked(setup: Setup, result: Any, logits: Array) -> MethodOutput:
 
   Raises:
     ConfigError: if it is no `MethodOutput`, a term, summary or prediction has a
-      name that stands for something else in records, or terms or predictions do
-      not have the shapes that it describes.
+      name that stands for something else in records, terms, predictions or
+      `paused` do not have the shapes that it describes, or if the method names
+      a peer that the group does not have.
   """
   who = _name(setup.method)
   if not isinstance(result, MethodOutput):
@@ -35,6 +36,7 @@ def checked(setup: Setup, result: Any, logits: Array) -> MethodOutput:
     )
   _check_names(who, result, setup.task.in_step(setup.task.info).name)
   num_peers, num_examples = logits.shape[:2]
+  _check_peers(who, setup.method, num_peers)
   for name, term in result.terms.items():
     shape = jnp.shape(term)
     if (
@@ -54,6 +56,13 @@ def checked(setup: Setup, result: Any, logits: Array) -> MethodOutput:
         f"the prediction '{name}' of {who} has shape {jnp.shape(prediction)}, "
         f"and must have that of one peer's logits, {logits.shape[1:]}; return "
         "one prediction for the group."
+      )
+  if (paused := result.paused) is not None:
+    found = jnp.result_type(paused), jnp.shape(paused)
+    if found != (jnp.bool_, (num_peers,)):
+      raise ConfigError(
+        f"`paused` of {who} is {found[0]} of shape {found[1]}, and must be "
+        f"bool of shape ({num_peers},): whether each peer is left as it is."
       )
   return result
 
@@ -82,6 +91,21 @@ def check_refreshed(method: Method, memory: Variables, renewed: Any) -> None:
         f"refresh of {_name(method)} returned '{name}' with {have or 'nothing'}"
         f", and the method keeps {wanted or 'nothing'} there; return all of a "
         "collection, with names, shapes and dtypes of the first call."
+      )
+
+
+def _check_peers(who: str, method: Method, num_peers: int) -> None:
+  members = tuple(method.members(num_peers))
+  turns = tuple(method.turns(num_peers))
+  for what, named, allowed in (
+    ("members", members, range(num_peers)),
+    ("turns", turns, (None, *range(num_peers))),
+    ("leader", (method.leader,), range(-num_peers, num_peers)),
+  ):
+    if not named or any(peer not in allowed for peer in named):
+      raise ConfigError(
+        f"{what} of {who} is {named}, and must be of the {num_peers} peers of "
+        "the group, counted from 0."
       )
 
 

@@ -165,7 +165,7 @@ def _match(leaves, state_dict) -> Iterator[tuple[tuple[str, ...], str]]:
           f"network, size of images and number of classes."
         )
       yield leaf, name
-    extra = other.entries.keys() - ours.entries.keys() - layers_lib.STATISTICS
+    extra = other.entries.keys() - ours.entries.keys()
     if extra:
       raise WeightsError(
         f"'{ours.name}' has no {sorted(extra)[0]}, but '{other.name}' of the "

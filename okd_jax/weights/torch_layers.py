@@ -24,7 +24,6 @@ _LEAVES = {
     "running_var": ("batch_stats", "var"),
   },
 }
-STATISTICS = {"running_mean", "running_var"}
 # Of batch norm, and of torch.optim.swa_utils.AveragedModel.
 _COUNTERS = ("num_batches_tracked", "n_averaged")
 
@@ -83,7 +82,13 @@ def ours(leaves) -> list[Layer]:
   """
   found = []
   for collection, *path, last in leaves:
-    if collection == "params" and last not in ("kernel", "scale", "bias"):
+    of_layer = last in ("kernel", "scale") or (
+      last == "bias"
+      and any(
+        (collection, *path, other) in leaves for other in ("kernel", "scale")
+      )
+    )
+    if collection == "params" and not of_layer:
       name = "/".join((*path, last))
       leaf = {"": (collection, *path, last)}
       found.append(Layer(_PARAMETER, name, leaf, forward_order(name)))
@@ -134,7 +139,10 @@ def _of_prefix(prefix, entries, rename, state_dict) -> list[Layer]:
   """The layer of that name, or the parameters there that form no layer."""
   order = forward_order(rename(prefix))
   weight = entries.get("weight")
-  if weight is None and not entries.keys() <= _LEAVES["batch norm"].keys():
+  alone = [*entries] == ["bias"]
+  if weight is None and (
+    alone or not entries.keys() <= _LEAVES["batch norm"].keys()
+  ):
     return [
       Layer(_PARAMETER, name, {"": name}, (*order, *forward_order(entry)))
       for entry, name in entries.items()

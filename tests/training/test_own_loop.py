@@ -179,6 +179,8 @@ class Wrong(core.Method):
       "headline": core.MethodOutput({"accuracy": terms["peer_ce"]}),
       "summary": core.MethodOutput(terms, {}, {"rampup": ctx.rampup}),
       "again": core.MethodOutput(terms, {}, terms),
+      "all paused": core.MethodOutput(terms, paused=jnp.array(True)),
+      "counted": core.MethodOutput(terms, paused=jnp.zeros(3)),
       **{
         name: core.MethodOutput(terms, {name: logits[0]})
         for name in ("ensemble", "leader", "peer_0", "ema", "a/b")
@@ -199,6 +201,8 @@ class Wrong(core.Method):
     ("headline", "term 'accuracy' of .*Wrong must have another name"),
     ("summary", "summary 'rampup' of .*Wrong must have another name"),
     ("again", "summary 'peer_ce' of .*Wrong must have another name"),
+    ("all paused", r"`paused` of .* bool of shape \(\), and .* shape \(3,\)"),
+    ("counted", r"`paused` of .*Wrong is float32 of shape \(3,\)"),
     *(
       (name, f"prediction '{name}' of .*Wrong must have another name")
       for name in ("ensemble", "leader", "peer_0", "ema", "a/b")
@@ -212,6 +216,40 @@ def test_a_method_that_returns_something_else_is_refused(wrong, said):
     jax.eval_shape(
       functools.partial(training.train_step, setup),
       state,
+      toys.batch(0),
+      jax.random.key(0),
+    )
+
+
+class Elsewhere(core.Method):
+  """Names peers of a larger group."""
+
+  what: str = "members"
+
+  def members(self, num_peers):
+    return (0, 9) if self.what == "members" else (0,)
+
+  def turns(self, num_peers):
+    return (num_peers,) if self.what == "turns" else (None,)
+
+  @property
+  def leader(self):
+    return 7 if self.what == "leader" else -1
+
+  def __call__(self, outputs, batch, ctx):
+    terms = {"peer_ce": losses.cross_entropy(outputs.logits, batch.target)}
+    return core.MethodOutput(terms)
+
+
+@pytest.mark.parametrize("what", ["members", "turns", "leader"])
+def test_peers_that_the_group_does_not_have_are_refused(what):
+  setup = toys.recipe(Elsewhere(what), num_peers=3, net=toys.Quick())
+  with pytest.raises(
+    ConfigError, match=f"{what} of .*Elsewhere is .* of the 3 peers"
+  ):
+    jax.eval_shape(
+      functools.partial(training.train_step, setup),
+      training.init(setup, jax.random.key(0)),
       toys.batch(0),
       jax.random.key(0),
     )

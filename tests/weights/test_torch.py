@@ -625,3 +625,28 @@ def test_a_flipped_bit_ends_in_a_message_at_most(save):
     except WeightsError:
       refused += 1
   assert refused > 100
+
+
+def test_a_bias_outside_layers_is_a_parameter():
+  made = {
+    "params": {
+      "dense": {"kernel": np.ones((2, 3), np.float32)},
+      "bias": np.arange(3, dtype=np.float32),
+      "part": {"bias": np.full(4, 7, np.float32)},
+    }
+  }
+  written = interop.to_torch(made)
+  assert {*written} == {"dense.weight", "bias", "part.bias"}
+  blank = jax.tree.map(np.zeros_like, made)
+  jax.tree.map(
+    np.testing.assert_array_equal, interop.load_torch(blank, written), made
+  )
+
+
+def test_statistics_that_a_network_has_no_place_for_are_refused():
+  ours = {"params": {"norm": {"scale": np.ones(3), "bias": np.ones(3)}}}
+  theirs = {f"norm.{name}": np.ones(3) for name in ("weight", "bias")}
+  interop.load_torch(ours, theirs)
+  theirs |= {f"norm.running_{name}": np.ones(3) for name in ("mean", "var")}
+  with pytest.raises(WeightsError, match="'norm' has no running_mean, but"):
+    interop.load_torch(ours, theirs)
