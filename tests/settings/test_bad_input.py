@@ -522,7 +522,7 @@ ENDS = [
   (["--config=nowhere.py"], ConfigError.exit_code, "configs/"),
   ([*MISSING, "--config.data.dir=/nowhere"], DataError.exit_code, "/nowhere"),
   (
-    ["--config.data.name=folder:configs"],
+    ["--config.data.name=folder:deploy"],
     DataError.exit_code,
     "class folders",
   ),
