@@ -84,7 +84,13 @@ def _keeps_own_state(net: nn.Module, entering: Any) -> bool:
 
 
 def _check_state(net: nn.Module, variables: Variables, entering: Any) -> None:
-  """Refuses state that a step or an evaluation could not pass on."""
+  """Refuses state that a step, an evaluation or a save could not pass on."""
+  for name, leaf in _by_name(variables).items():
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      raise GroupError(
+        f"{type(net).__name__} keeps the random key '{name}', and checkpoints "
+        "hold numbers; draw from 'dropout', or keep jax.random.key_data(key)."
+      )
   # Two examples tell what has the batch's size.
   batch, part = (
     jax.tree.map(

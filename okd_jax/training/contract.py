@@ -58,7 +58,7 @@ def checked(setup: Setup, result: Any, logits: Array) -> MethodOutput:
         "one prediction for the group."
       )
   if (paused := result.paused) is not None:
-    found = jnp.result_type(paused), jnp.shape(paused)
+    found = getattr(paused, "dtype", type(paused)), jnp.shape(paused)
     if found != (jnp.bool_, (num_peers,)):
       raise ConfigError(
         f"`paused` of {who} is {found[0]} of shape {found[1]}, and must be "

@@ -160,6 +160,23 @@ def test_state_that_cannot_be_kept_is_refused(keeps, data, words):
     groups.check(group, IMAGES[:1])
 
 
+class Keyed(nn.Module):
+  """Keeps a random key."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    self.variable("own", "key", lambda: jax.random.key(7))
+    return nn.Dense(5)(x.mean((1, 2)))
+
+
+def test_a_random_key_that_a_network_keeps_is_refused():
+  group = groups.replicas(Keyed(), 2, make_mesh(1))
+  with pytest.raises(
+    groups.GroupError, match="Keyed keeps the random key 'own/key'"
+  ):
+    groups.check(group, IMAGES[:1])
+
+
 class DropPath(nn.Module):
   """Leaves whole examples out, by a mask of its own or by flax's."""
 
