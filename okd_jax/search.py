@@ -126,9 +126,8 @@ def search(
 
   Raises:
     ConfigError: if there are no trials or no validation data, if the folder
-      has another study, or if the values of a trial do not fit each other or
-      the data before any other trial was trained; the same command then
-      continues with the next trial.
+      has another study, or if the values of a trial do not fit before any
+      other trial was trained; the same command then goes on with the next.
     Interrupted: after a signal; the same command continues.
   """
   config_lib.check(config)
