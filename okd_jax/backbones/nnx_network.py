@@ -19,7 +19,6 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from okd_jax import layers
 from okd_jax.backbones import _nnx_parts
 from okd_jax.backbones._nnx_parts import Blueprint, Leaf
 from okd_jax.core import Array
@@ -91,8 +90,6 @@ class NnxNetwork(nn.Module):
       self.network
     )
     if self.is_initializing():
-      if draws:
-        _check_draws(blueprint, jnp.shape(images)[1:])
       values = _first_values(blueprint, self.make_rng("params"))
       self._store(values)
       return _run(blueprint, values, images)[0]
@@ -258,38 +255,3 @@ def _data_axis() -> str | None:
   except NameError:
     return None
   return DATA
-
-
-@functools.lru_cache(maxsize=64)
-def _check_draws(blueprint: Blueprint, image_shape: tuple[int, ...]) -> None:
-  """Raises ConfigError if random numbers would depend on the devices.
-
-  Every device draws for its own part of the batch, with the same key. So no
-  draw may have a shape that grows with the batch. `nnx.Dropout` is an
-  exception: its draws belong to an example's place in the global batch.
-  """
-
-  def draws(count):
-    values = {
-      leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-      for leaf in blueprint.leaves
-      if leaf.collection
-    }
-    images = jax.ShapeDtypeStruct((count, *image_shape), jnp.float32)
-
-    def forward(arrays, images):
-      given = dict(zip(values, arrays, strict=True))
-      key = jax.random.key(0)
-      return _run(blueprint, given, images, train=True, key=key)[0]
-
-    traced = jax.make_jaxpr(forward)(list(values.values()), images)
-    return layers.shapes_of_draws(traced)
-
-  for two, three in zip(draws(2), draws(3), strict=True):
-    if two != three:
-      raise ConfigError(
-        f"{blueprint.network.__name__} draws random numbers of shape {two} for "
-        "2 examples by itself, and these would depend on the number of "
-        "devices; use nnx.Dropout, made in the constructor and called on "
-        "values whose first axis is the batch."
-      )

@@ -12,7 +12,6 @@ from okd_jax.layers._batch_norm import (
 from okd_jax.layers._conv import conv as conv
 from okd_jax.layers._dropout import (
   drop as drop,
-  shapes_of_draws as shapes_of_draws,
 )
 from okd_jax.layers._initializers import (
   he_fan_in as he_fan_in,

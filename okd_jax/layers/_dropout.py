@@ -1,7 +1,6 @@
 """Dropout of a batch that is split over devices."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 from jax import lax
@@ -47,24 +46,3 @@ def drop(
       )
     )(first * len(x) + jnp.arange(len(x)))
   return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
-
-
-def shapes_of_draws(traced: Any) -> list[tuple[int, ...]]:
-  """Shapes of all random numbers and keys that a program draws.
-
-  Those of `drop` do not grow with the batch; any that do would be the same on
-  all devices.
-
-  Args:
-    traced: the program, as returned by `jax.make_jaxpr`.
-  """
-  shapes = []
-  for equation in traced.eqns:
-    if equation.primitive.name in ("random_bits", "random_split"):
-      shapes.append(equation.params["shape"])
-    for inner in jax.tree.leaves(
-      list(equation.params.values()), is_leaf=lambda node: hasattr(node, "eqns")
-    ):
-      if hasattr(inner, "eqns"):
-        shapes += shapes_of_draws(inner)
-  return shapes

@@ -217,6 +217,13 @@ class Noisy(Streams):
     return self.head(self.layers[0](x.reshape(len(x), -1))) + noise
 
 
+def test_noise_that_devices_would_share_is_refused():
+  net = nnx_network.make(Noisy, 5)
+  groups.check(groups.replicas(net, 2, make_mesh(1)), IMAGES[:1])
+  with pytest.raises(groups.GroupError, match="Noisy draws random numbers"):
+    groups.check(groups.replicas(net, 2, make_mesh(2)), IMAGES[:1])
+
+
 class KeepsKey(Streams):
   def __init__(self, num_classes, *, rngs):
     super().__init__(num_classes, rngs=rngs)
@@ -264,7 +271,6 @@ class MissingLayer(BothHalves):
 @pytest.mark.parametrize(
   ("network", "words"),
   [
-    (Noisy, r"draws random numbers of shape \(2, 5\)"),
     (KeepsKey, "keeps the random key 'Variable/key'"),
     (AsksMore, "asks for 'mask'"),
     (Counts, "keeps 'Variable/steps' of type int32"),

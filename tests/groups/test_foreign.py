@@ -145,7 +145,7 @@ def test_views_on_several_devices_cannot_queue():
   ("keeps", "data", "words"),
   [
     ("largest", 2, "'moving/own/largest' that depend on how the batch"),
-    ("own_norm", 2, "outputs that depend on how the batch"),
+    ("own_norm", 2, "outputs of an example depend on the other"),
     ("examples", 2, "'counter/own/examples' that depend on how the batch"),
     ("positives", 1, "'counter/own/positive' of dtype int32, which depends"),
     ("last", 1, r"'cache/own/last' as float32\[1, 6, 6, 4\] and leaves it"),
@@ -177,30 +177,68 @@ def test_a_random_key_that_a_network_keeps_is_refused():
     groups.check(group, IMAGES[:1])
 
 
-class DropPath(nn.Module):
-  """Leaves whole examples out, by a mask of its own or by flax's."""
+class Together(nn.Module):
+  """Draws for examples, or lets them depend on each other, in some way."""
 
-  own: bool
+  way: str
 
   @nn.compact
   def __call__(self, x, *, train):
-    if self.own and train:
-      key = self.make_rng("dropout")
-      x = x * jax.random.bernoulli(key, 0.5, (len(x), 1, 1, 1))
-    path = nn.Dropout(0.5, broadcast_dims=(1, 2, 3))
-    x = path(x, deterministic=self.own or not train)
+    x = nn.Conv(4, (3, 3))(x)
+    if self.way == "flax's dropout":
+      path = nn.Dropout(0.5, broadcast_dims=(1, 2, 3))
+      x = path(x, deterministic=not train)
+    elif self.way.endswith("draws") and train:
+      x = x * self._mask(len(x))[:, None, None, None]
+    elif self.way == "mean":
+      x = x - x.mean(0)
+    elif self.way == "mean in training" and train:
+      x = x - x.mean(0)
+    elif self.way == "mean of all" and train:
+      x = x - jax.lax.pmean(x.mean(0), "data")
+    elif self.way == "mean beside flax's norm":
+      x = nn.BatchNorm(not train)(x)
+      x = x - x.mean(0)
     return nn.Dense(5)(x.mean((1, 2)))
 
+  def _mask(self, count):
+    key, places = self.make_rng("dropout"), jnp.arange(count)
+    if self.way == "own draws":
+      return jax.random.bernoulli(key, 0.5, (count,))
+    if self.way == "one for all draws":
+      return jnp.repeat(jax.random.bernoulli(key, 0.5), count)
+    if self.way == "right draws":
+      places += jax.lax.axis_index("data") * count
+    return jax.vmap(
+      lambda i: jax.random.bernoulli(jax.random.fold_in(key, i), 0.5)
+    )(places)
 
-def test_masks_of_its_own_are_refused_on_several_devices():
-  def check(own, data):
-    net = DropPath(own)
-    groups.check(groups.replicas(net, 2, make_mesh(data)), IMAGES[:1])
 
-  check(own=True, data=1)
-  check(own=False, data=2)
-  with pytest.raises(groups.GroupError, match="DropPath draws random numbers"):
-    check(own=True, data=2)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+  "way",
+  ["flax's dropout", "one for all draws", "right draws", "mean of all"],
+)
+def test_examples_may_know_of_all_devices(way, dtype):
+  images = IMAGES[:1].astype(dtype)
+  groups.check(groups.replicas(Together(way), 2, make_mesh(2)), images)
+
+
+@pytest.mark.parametrize(
+  ("way", "words"),
+  [
+    ("own draws", "Together draws random numbers"),
+    ("draws", "Together draws random numbers"),
+    ("mean", "outputs of an example depend on the other"),
+    ("mean in training", "outputs of an example depend on the other"),
+    ("mean beside flax's norm", "outputs of an example depend on the other"),
+  ],
+)
+def test_examples_that_depend_on_those_beside_them_are_refused(way, words):
+  net = Together(way)
+  groups.check(groups.replicas(net, 2, make_mesh(1)), IMAGES[:1])
+  with pytest.raises(groups.GroupError, match=words):
+    groups.check(groups.replicas(net, 2, make_mesh(2)), IMAGES[:1])
 
 
 def test_state_of_one_device_may_be_anything_floating():

@@ -1,0 +1,89 @@
+"""In no network of ours examples depend on others; runs need not try it."""
+
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from examples.nnx_network import Small
+from examples.own_network import Branched
+from okd_jax import backbones
+from okd_jax.backbones import (
+  convnext,
+  densenet,
+  hcgnet,
+  hourglass,
+  imagenet_resnet,
+  mobilenet,
+  nnx_network,
+  shufflenet,
+  vgg,
+  vit,
+  wide_resnet,
+)
+from okd_jax.groups import apart
+
+# One small network of each class, with an image it takes.
+NETS = {
+  "convnext": (
+    convnext.ConvNeXt(5, blocks=(1, 1), widths=(4, 8), split=1),
+    (8, 8, 3),
+  ),
+  "deit": (vit.DeiT(5, width=8, heads=2, patch=2, depth=2), (4, 4, 3)),
+  "densenet": (densenet.DenseNet(5, blocks=(1, 2, 1), growth=4), (8, 8, 1)),
+  "hcgnet": (hcgnet.HCGNet(5, blocks=(1,), growths=(4,), split=0), (4, 4, 3)),
+  "hourglass": (
+    hourglass.Hourglass(3, stacks=1, width=8, depth=1, split=0),
+    (16, 16, 3),
+  ),
+  "imagenet_resnet": (
+    imagenet_resnet.ImageNetResNet(
+      5, blocks=(1, 1, 1, 1), widths=(8, 8, 16, 16), inner_widths=None
+    ),
+    (32, 32, 3),
+  ),
+  "mobilenet_v2": (
+    mobilenet.MobileNetV2(
+      5, factor=Fraction(1, 2), groups=(((16, 2, 1),),), split=0
+    ),
+    (8, 8, 3),
+  ),
+  "resnet": (backbones.make("resnet8@1/2", 5), (8, 8, 3)),
+  "shufflenet_v1": (
+    shufflenet.ShuffleNetV1(
+      5, widths=(48, 96), blocks=(2, 2), groups=3, stem_size=1
+    ),
+    (8, 8, 3),
+  ),
+  "shufflenet_v2": (
+    shufflenet.ShuffleNetV2(5, widths=(8, 16), blocks=(2, 2), stem_size=3),
+    (8, 8, 3),
+  ),
+  "vgg": (
+    vgg.VGG(5, widths=((4,), (4,), (8,), (8,), (8,)), hidden=(8, 8)),
+    (32, 32, 3),
+  ),
+  "vit": (vit.ViT(5, width=8, heads=2, patch=2, depth=2), (4, 4, 3)),
+  "wide_resnet": (wide_resnet.WideResNet(5, blocks=1, widen=2), (8, 8, 3)),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", NETS)
+def test_examples_are_independent(name):
+  net, image = NETS[name]
+  assert apart.is_ours(net)
+  apart.check_mixing(net, jax.ShapeDtypeStruct((1, *image), jnp.float32))
+
+
+def test_others_are_not_taken_for_ours():
+  net = nnx_network.make(Small, 5)
+  assert not any(apart.is_ours(each) for each in (net, Branched(5)))
+
+
+def test_every_class_is_tried():
+  tried = {type(net) for net, _ in NETS.values()}
+  made = {type(backbones.make(name, 5)) for name in backbones.names()}
+  # A class with another image size, or with another first block.
+  assert made - tried <= {vit.LargeViT, mobilenet.SmallMobileNetV2}
