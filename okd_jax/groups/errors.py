@@ -114,7 +114,7 @@ def check_outputs(result: Any, outputs: Outputs) -> None:
     and isinstance(features, jax.Array)
     and all(jnp.issubdtype(x.dtype, jnp.floating) for x in (logits, features))
     # Heat maps may have features of any shape.
-    and (logits.ndim != 2 or features.ndim == 2)
+    and (logits.ndim != 2 or features.shape[:-1] == logits.shape[:1])
     and isinstance(outputs.maps, tuple | list)
     and all(isinstance(each, jax.Array) for each in outputs.maps)
   ):

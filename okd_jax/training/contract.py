@@ -2,16 +2,50 @@
 
 from typing import Any
 
+from flax import errors
 import jax
 import jax.numpy as jnp
 
-from okd_jax.core import Array, Method, MethodOutput, Variables
+from okd_jax.core import (
+  Array,
+  Batch,
+  Context,
+  Method,
+  MethodOutput,
+  Outputs,
+  Variables,
+)
 from okd_jax.errors import ConfigError
 from okd_jax.tasks import figure as figure_lib
+from okd_jax.training import given
 from okd_jax.training.setup import Setup
 
 # What a record holds beside the terms.
 _TAKEN = ("step", "kind", "loss", "learning_rate", "rampup", "gradient_norm")
+
+
+def call(
+  method: Method,
+  variables: Variables,
+  outputs: Outputs,
+  batch: Batch,
+  ctx: Context,
+  **kwargs: Any,
+) -> Any:
+  """Applies a method, as `method.apply` does.
+
+  Raises:
+    ConfigError: if it asks for what it is not given.
+  """
+  try:
+    return method.apply(variables, outputs, batch, ctx, **kwargs)
+  except errors.FlaxError as error:
+    raise ConfigError(
+      f"{given.name(method)} cannot be trained and evaluated: {error} Make all "
+      "variables in the first call; change what is remembered only if "
+      "ctx.train; draw random numbers by ctx.key, which layers such as "
+      "nn.Dropout take as `rng`."
+    ) from error
 
 
 def checked(setup: Setup, result: Any, logits: Array) -> MethodOutput:
@@ -24,11 +58,10 @@ def checked(setup: Setup, result: Any, logits: Array) -> MethodOutput:
 
   Raises:
     ConfigError: if it is no `MethodOutput`, a term, summary or prediction has a
-      name that stands for something else in records, terms, predictions or
-      `paused` do not have the shapes that it describes, or if the method names
-      a peer that the group does not have.
+      name that stands for something else in records, or if terms, predictions
+      or `paused` do not have the shapes that it describes.
   """
-  who = _name(setup.method)
+  who = given.name(setup.method)
   if not isinstance(result, MethodOutput):
     raise ConfigError(
       f"{who} returned {result!r:.60}; return "
@@ -36,7 +69,6 @@ def checked(setup: Setup, result: Any, logits: Array) -> MethodOutput:
     )
   _check_names(who, result, setup.task.in_step(setup.task.info).name)
   num_peers, num_examples = logits.shape[:2]
-  _check_peers(who, setup.method, num_peers)
   for name, term in result.terms.items():
     shape = jnp.shape(term)
     if (
@@ -79,33 +111,19 @@ def check_refreshed(method: Method, memory: Variables, renewed: Any) -> None:
     ConfigError: if it is no dictionary of collections that the method has, with
       their names, shapes and dtypes.
   """
+  who = given.name(method)
   if not isinstance(renewed, dict):
     raise ConfigError(
-      f"refresh of {_name(method)} returned {renewed!r:.60}; return new values "
+      f"refresh of {who} returned {renewed!r:.60}; return new values "
       "of collections, such as {'weights': {'peers': ...}}."
     )
   for name, tree in renewed.items():
     have, wanted = _described(tree), _described(memory.get(name, {}))
     if have != wanted:
       raise ConfigError(
-        f"refresh of {_name(method)} returned '{name}' with {have or 'nothing'}"
+        f"refresh of {who} returned '{name}' with {have or 'nothing'}"
         f", and the method keeps {wanted or 'nothing'} there; return all of a "
         "collection, with names, shapes and dtypes of the first call."
-      )
-
-
-def _check_peers(who: str, method: Method, num_peers: int) -> None:
-  members = tuple(method.members(num_peers))
-  turns = tuple(method.turns(num_peers))
-  for what, named, allowed in (
-    ("members", members, range(num_peers)),
-    ("turns", turns, (None, *range(num_peers))),
-    ("leader", (method.leader,), range(-num_peers, num_peers)),
-  ):
-    if not named or any(peer not in allowed for peer in named):
-      raise ConfigError(
-        f"{what} of {who} is {named}, and must be of the {num_peers} peers of "
-        "the group, counted from 0."
       )
 
 
@@ -116,11 +134,6 @@ def _described(tree: Any) -> str:
     f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
     for path, leaf in leaves
   )
-
-
-def _name(method: Method) -> str:
-  kind = type(method)
-  return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _check_names(who: str, result: MethodOutput, headline: str) -> None:

@@ -23,6 +23,26 @@ def check(setup: Any) -> None:
   _require(callable(update), setup, "optimizer", expected)
 
 
+def check_peers(method: Method, num_peers: int) -> None:
+  """Raises ConfigError if a method names peers that a group does not have."""
+  for what, named, allowed in (
+    ("members", method.members(num_peers), range(num_peers)),
+    ("turns", method.turns(num_peers), (None, *range(num_peers))),
+    ("leader", (method.leader,), range(-num_peers, num_peers)),
+  ):
+    if not named or any(peer not in allowed for peer in named):
+      raise ConfigError(
+        f"{what} of {name(method)} is {named}, and must be of the {num_peers} "
+        "peers of the group, counted from 0."
+      )
+
+
+def name(method: Method) -> str:
+  """The class of a method and where it is."""
+  kind = type(method)
+  return f"{kind.__module__}:{kind.__qualname__}"
+
+
 def _require(holds: bool, setup: Any, name: str, expected: str) -> None:
   if not holds:
     raise ConfigError(

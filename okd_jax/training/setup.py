@@ -65,8 +65,8 @@ class Setup:
   Raises:
     ConfigError: if a part is of another kind, such as a class for an instance,
       if a number or a hyperparameter of the method is out of range, if the
-      method is for another task, or if it compares peers that see
-      different mixtures.
+      method names a peer that the group does not have, is for another task, or
+      compares peers that see different mixtures.
   """
 
   peers: Group
@@ -88,6 +88,7 @@ class Setup:
   def __post_init__(self) -> None:
     given.check(self)
     check_hyperparameters(self.method)
+    given.check_peers(self.method, self.peers.num_peers)
     self._check_numbers()
     require_task(self.task.name, self.method)
     require_one_mixture(self.task.per_peer, self.method)

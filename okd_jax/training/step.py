@@ -188,7 +188,8 @@ def predict_normalized(
   outputs, _ = setup.peers.apply(
     variables(params, memory, "peers"), batch.image, key, train=False
   )
-  result: Any = setup.method.apply(
+  result = contract.call(
+    setup.method,
     variables(params, memory, "method"),
     targets.blank(setup, outputs),
     batch,
@@ -252,7 +253,8 @@ def _loss(
   outputs = dataclasses.replace(
     outputs, ema=inputs.averaged, teacher=inputs.taught
   )
-  result, method_memory = setup.method.apply(
+  result, method_memory = contract.call(
+    setup.method,
     variables(params, memory, "method"),
     outputs,
     inputs.batch,

@@ -219,37 +219,3 @@ def test_a_method_that_returns_something_else_is_refused(wrong, said):
       toys.batch(0),
       jax.random.key(0),
     )
-
-
-class Elsewhere(core.Method):
-  """Names peers of a larger group."""
-
-  what: str = "members"
-
-  def members(self, num_peers):
-    return (0, 9) if self.what == "members" else (0,)
-
-  def turns(self, num_peers):
-    return (num_peers,) if self.what == "turns" else (None,)
-
-  @property
-  def leader(self):
-    return 7 if self.what == "leader" else -1
-
-  def __call__(self, outputs, batch, ctx):
-    terms = {"peer_ce": losses.cross_entropy(outputs.logits, batch.target)}
-    return core.MethodOutput(terms)
-
-
-@pytest.mark.parametrize("what", ["members", "turns", "leader"])
-def test_peers_that_the_group_does_not_have_are_refused(what):
-  setup = toys.recipe(Elsewhere(what), num_peers=3, net=toys.Quick())
-  with pytest.raises(
-    ConfigError, match=f"{what} of .*Elsewhere is .* of the 3 peers"
-  ):
-    jax.eval_shape(
-      functools.partial(training.train_step, setup),
-      training.init(setup, jax.random.key(0)),
-      toys.batch(0),
-      jax.random.key(0),
-    )
