@@ -1,7 +1,10 @@
 """Settings that change nothing beside others, which users would not notice."""
 
 from collections.abc import Iterator
+import dataclasses
 
+from okd_jax.data.config import Config, Keypoints
+from okd_jax.data.info import KNOWN
 from okd_jax.settings.schema import RunConfig
 
 # Which value of which setting each of these belongs to. Recipes set others,
@@ -25,6 +28,25 @@ def notes(config: RunConfig) -> Iterator[str]:
       yield (
         f"config.{key}={value} has no effect with config.{other}={said}; it "
         f"has one with {' or '.join(values)}."
+      )
+  yield from _of_data(config.data)
+
+
+def _of_data(data: Config) -> Iterator[str]:
+  default, said = Config(), f"has no effect with config.data.name={data.name}"
+  if data.image_size != default.image_size and data.name in KNOWN:
+    yield (
+      f"config.data.image_size={data.image_size} {said}, whose images have one "
+      "size."
+    )
+  if data.of_keypoints:
+    return
+  for field in dataclasses.fields(Keypoints):
+    value = getattr(data.keypoints, field.name)
+    if value != getattr(default.keypoints, field.name):
+      yield (
+        f"config.data.keypoints.{field.name}={value} {said}, which has no "
+        "joints."
       )
 
 

@@ -81,8 +81,8 @@ def fill(
     The state, on the same devices.
 
   Raises:
-    ConfigError: if an array does not fit, or the group has another number of
-      peers than that of the run at `path`.
+    ConfigError: if an array does not fit, the weights are for another task, or
+      the group has another number of peers than that of the run at `path`.
     DataError: if classifiers are taken over and the classes differ.
     LeaderError: if the exported network is damaged.
     CheckpointError: if the run at `path` has no verified checkpoint.
@@ -118,6 +118,7 @@ def _from_run(
 ) -> Variables:
   run = run_lib.run(path)
   trained = run.peers_variables
+  _require_same_task(setup, path, run.info.task)
   if head:
     _require_same_classes(setup, path, run.info.class_names)
     ours, theirs = exported.flatten(drawn), exported.flatten(trained)
@@ -144,6 +145,7 @@ def _from_leader(
   card = exported.read_card(path)
   weights = exported.read_weights(path, card)
   classes = card.get(setup.task.classes_are, ())
+  _require_same_task(setup, path, card.get("task", setup.task.name))
   if head:
     _require_same_classes(setup, path, classes)
   return _insert(
@@ -252,6 +254,14 @@ def _shapes(setup: Setup, net: nn.Module) -> Variables:
     jax.random.key(0),
     setup.example_images(),
   )
+
+
+def _require_same_task(setup: Setup, path: Path, trained: str) -> None:
+  if trained != setup.task.name:
+    raise ConfigError(
+      f"config.init_from='{path}' was trained for '{trained}', and this run is "
+      f"for '{setup.task.name}'; name weights of the same task."
+    )
 
 
 def _require_same_classes(

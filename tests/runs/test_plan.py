@@ -44,6 +44,7 @@ def test_settings_without_effect_are_noted(capsys):
   config.peers.net, config.peers.num_peers = "toys:Toy", 1
   config.augment.level, config.optim.beta1 = 12, 0.8
   config.schedule.final = 0.1
+  config.data.image_size, config.data.keypoints.rotation = 64, 5.0
   summary.show_plan(
     freeze(config), toys.recipe("independent", num_peers=1), SOURCE
   )
@@ -52,10 +53,12 @@ def test_settings_without_effect_are_noted(capsys):
     "augment.level=12 has no effect with config.augment.policy=none",
     "optim.beta1=0.8 has no effect with config.optim.name=sgd",
     "schedule.final=0.1 has no effect with config.schedule.name=multistep",
+    "data.image_size=64 has no effect with config.data.name=digits",
+    "data.keypoints.rotation=5.0 has no effect with config.data.name=digits",
   ):
     assert re.search(rf"^note +config.{said}", plan, re.M), plan
   config.augment.policy, config.optim.name = "rand_augment", "adamw"
-  config.schedule.name = "cosine"
+  config.schedule.name, config.data.name = "cosine", "keypoints:people"
   assert not [*idle.notes(freeze(config))]
 
 

@@ -144,20 +144,22 @@ def test_heads_that_are_no_linear_layers_are_drawn_anew(trained):
   assert len(kernels) == 3
 
 
-def test_heat_maps_are_read_from_pytorch(tmp_path):
+def posed():
+  """A network for keypoints, and a setup for it."""
   info = dataclasses.replace(
     toys.INFO,
     task="keypoints",
     image_shape=(16, 16, 1),
     keypoints=KeypointInfo((), (), ()),
   )
-  net = toys.hourglass(info.num_classes)
-  setup = toys.recipe(
-    "independent",
-    task=tasks.load("keypoints").of(info),
-    net=net,
-    num_peers=1,
+  net, task = toys.hourglass(info.num_classes), tasks.load("keypoints")
+  return net, toys.recipe(
+    "independent", task=task.of(info), net=net, num_peers=1
   )
+
+
+def test_heat_maps_are_read_from_pytorch(tmp_path):
+  net, setup = posed()
   weights = net.init(jax.random.key(1), setup.example_images(), train=False)
   path = tmp_path / "net.safetensors"
   safetensors.save_file(interop.to_torch(weights), path)
@@ -206,6 +208,13 @@ def test_other_classes_are_refused_with_the_remedy(trained, source):
       filled(setup_like(trained, (*map(str, range(9)), "ten")), path)
     with pytest.raises(DataError, match="class 0 was '0' and is '9'"):
       filled(setup_like(trained, tuple("9123456780")), path)
+
+
+@pytest.mark.parametrize("part", [".", "leader"])
+def test_weights_of_another_task_are_refused(trained, part):
+  _, setup = posed()
+  with pytest.raises(ConfigError, match="'classification', .* 'keypoints'"):
+    filled(setup, trained / part, head=False)
 
 
 def test_another_network_is_refused(trained, source):
