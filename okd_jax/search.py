@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import optuna
-from optuna import distributions
 from optuna.storages import journal, JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -22,13 +21,8 @@ from okd_jax import tasks, train as train_lib
 from okd_jax.devices import signals
 from okd_jax.errors import ConfigError, Interrupted, NotFiniteError
 from okd_jax.runs import workdir as workdir_lib
-from okd_jax.settings import (
-  build,
-  config as config_lib,
-  freeze,
-  layout,
-  ranges,
-)
+from okd_jax.search_space import settings, Space
+from okd_jax.settings import build, config as config_lib, freeze, layout
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import Figure, LEADER, parse
@@ -36,12 +30,7 @@ from okd_jax.tasks.measure import Measure
 from okd_jax.tasks.task import Task
 
 _log = logging.getLogger(__name__)
-# Trials that differ in them cannot be compared.
-_COMMON = {"seed", "num_seeds", "best_by", "deploy"}
-_COMMON |= {"data.name", "data.validation", "data.test_fraction"}
 _LENGTH = ("epochs", "extra_epochs", "eval_epochs", "patience")
-
-Space = dict[str, distributions.BaseDistribution]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,45 +60,6 @@ class Judge:
     return self.measure.merit(merit)  # which keeps or turns its sign
 
 
-def space(config: RunConfig, texts: Mapping[str, str]) -> Space:
-  """The values to search, from the texts of a command line.
-
-  Args:
-    config: configuration of the run.
-    texts: for every key a text for `ranges.bounds` or `ranges.values`.
-
-  Raises:
-    ConfigError: for an unknown key or wrong values, or if there is no key.
-  """
-  if not texts:
-    raise ConfigError(
-      "nothing to search: name a key with --search.KEY=LOW..HIGH, "
-      '--search.KEY=log:LOW..HIGH or --search.KEY="(VALUE,VALUE)".'
-    )
-  found: Space = {}
-  for key, text in texts.items():
-    flag = f"--search.{key}"
-    if key in _COMMON:
-      raise ConfigError(f"{flag}: all trials must have the same; leave it out.")
-    default = ranges.default_of(flag, key, config, [config.method.name])
-    if ranges.is_list(text):
-      chosen = ranges.values(flag, text, default)
-      found[key] = distributions.CategoricalDistribution(chosen)
-      tried: tuple[Any, ...] = chosen
-    else:
-      low, high, log = ranges.bounds(flag, text, default)
-      kind = (
-        distributions.IntDistribution
-        if isinstance(low, int)
-        else distributions.FloatDistribution
-      )
-      found[key] = kind(low, high, log=log)
-      tried = low, high
-    for value in tried:
-      config_lib.check(freeze.replace(config, {key: value}))
-  return found
-
-
 def search(
   config: RunConfig, looked: Space, trials: int, workdir: Path
 ) -> tuple[Judge, list[FrozenTrial]]:
@@ -117,7 +67,7 @@ def search(
 
   Args:
     config: configuration of the run whose settings are searched.
-    looked: the values to search, see `space`.
+    looked: the values to search, see `okd_jax.search_space`.
     trials: total number of trials, including earlier ones.
     workdir: work directory of the study; trial k is the run in `trial<k>`.
 
@@ -152,7 +102,7 @@ def search(
           f"Stopped before trial {trial.number} of {trials}; the same command "
           "goes on."
         )
-      shown = ", ".join(f"{k}={v}" for k, v in trial.params.items())
+      shown = ", ".join(f"{k}={v}" for k, v in settings(trial).items())
       print(f"\nTrial {trial.number} of {trials}: {shown}", flush=True)
       _run(study, trial, config, workdir, judge, stop)
     return judge, study.get_trials()
@@ -253,7 +203,7 @@ def _on_same_data(
     workdir: work directory of the study.
   """
   for done in study.get_trials(states=(TrialState.COMPLETE,)):
-    other = freeze.replace(config, done.params)
+    other = freeze.replace(config, settings(done))
     if (other.data, other.teacher) == (made.data, made.teacher):
       return _folder(workdir, done)
   return None
@@ -268,7 +218,7 @@ def _run(
   stop: signals.Stop,
 ) -> None:
   known = study.get_trials()[trial.number].intermediate_values
-  made = freeze.replace(config, trial.params)
+  made = freeze.replace(config, settings(trial))
   like = _on_same_data(study, config, made, workdir)
 
   def watch(record: Mapping[str, Any]) -> None:

@@ -35,6 +35,7 @@ PACKAGES = (
   "compare",
   "workers",
   "slurm",
+  "search_space",
   "search",
   "cli",
 )

@@ -13,7 +13,7 @@ import optuna
 import pytest
 
 from configs import independent_stickfolk
-from okd_jax import __main__, search, train
+from okd_jax import __main__, search, search_space, train
 from okd_jax.cli import common as cli
 from okd_jax.data.keypoints import stickfolk
 from okd_jax.errors import ConfigError, Interrupted, NotFiniteError
@@ -38,7 +38,7 @@ SEARCHED = (
 def read(*flags):
   rest, texts = ranges.take(flags, "search")
   config, _ = cli.read_recipe(["search", *RECIPE, *rest])
-  return config, search.space(config, texts)
+  return config, search_space.space(config, texts)
 
 
 @pytest.fixture
@@ -228,6 +228,23 @@ def test_a_kill_before_the_answer_to_a_figure_changes_nothing(
   for one, other in zip(whole, broken, strict=True):
     assert (one.state, one.params) == (other.state, other.params)
     assert one.intermediate_values == other.intermediate_values
+
+
+def test_an_interrupted_search_of_lists_goes_on(
+  pretending, tmp_path, capsys, monkeypatch
+):
+  ran, events = pretending
+  events[1] = Interrupted("stopped")
+  flags = ["search", *RECIPE, f"--workdir={tmp_path}", "--trials=3"]
+  drops = "--search.optim.drops=((0.5,),[0.6,0.8])"
+  with pytest.raises(SystemExit):
+    __main__.main([*flags, drops])
+  __main__.main([*flags, drops])
+  assert [name for name, *_ in ran] == ["trial0", "trial1", "trial1", "trial2"]
+  shown = capsys.readouterr().out
+  (best,) = (x for x in shown.splitlines() if x.startswith("'--config"))
+  config, _ = read(*shlex.split(best), *SEARCHED)
+  assert config.optim.drops in ((0.5,), (0.6, 0.8))
 
 
 def test_values_may_hold_dots():

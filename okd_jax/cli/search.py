@@ -25,14 +25,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
   try:
-    from okd_jax import search
+    from okd_jax import search, search_space
   except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] != "optuna":
       raise
     common.leave(f"{error}; pip install optuna adds it.", 2)
   rest, texts = ranges.take(args.settings, "search")
   config, workdir = common.read_recipe(["search", *rest], "search")
-  looked = search.space(config, texts)
+  looked = search_space.space(config, texts)
   common.prepare_jax(config)
   judge, trials = search.search(config, looked, args.trials, workdir)
   # Optuna gives a pruned trial a value, too: that of the step where it ended.
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
         trial.number,
         measure.text(judge.figure(trial.values[0])) if trial.values else "",
         trial.state.name.lower(),
-        *(f"{trial.params.get(key, '')}" for key in looked),
+        *(f"{search_space.settings(trial).get(key, '')}" for key in looked),
       )
       for trial in [*done, *rest_of_them]
     ],
@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> None:
       f"none of the {len(trials)} trials was trained to its end; the messages "
       "above say why. Search other values in another --workdir."
     )
-  flags = [f"--config.{key}={v}" for key, v in done[0].params.items()]
+  flags = [
+    f"--config.{key}={v}" for key, v in search_space.settings(done[0]).items()
+  ]
   print(f"The best one is in {workdir / f'trial{done[0].number}'}:")
   print(shlex.join(flags))
