@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,8 @@ def _draw(
   count = min(_SHOWN, source.train_size)
   source.batch_size = count
   task, mesh = Task.of(source.info), make_mesh(1, 1, jax.local_devices()[:1])
-  batch = next(source.batches(0))
-  seen = task.augment(batch, jax.random.key(0), num_views=None, mesh=mesh)
+  augment = functools.partial(task.augment, num_views=None, mesh=mesh)
+  seen = jax.jit(augment)(next(source.batches(0)), jax.random.key(0))
   levels = np.asarray(seen.image) * source.info.std + source.info.mean
   pixels = np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8)
   places = STRIDE * np.asarray(keypoint_maps.decode(seen.target["maps"])[0])

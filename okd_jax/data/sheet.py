@@ -45,12 +45,18 @@ def write(
   source.positions["train"] = np.concatenate(rows).astype(np.int32)
   source.batch_size = source.train_size
   batch = next(source.batches(0))
-  key = jax.random.key(0)
-  seen = data.augment(batch.image, key, info=info, how=how)
-  if how.mixes:
-    alike = dataclasses.replace(how, mix_per_peer=False)
-    targets = jax.nn.one_hot(batch.target, info.num_classes)
-    seen, _ = mixing.mix(seen, targets, key, how=alike)
+
+  @jax.jit
+  def as_trained(images, labels):
+    key = jax.random.key(0)
+    seen = data.augment(images, key, info=info, how=how)
+    if how.mixes:
+      alike = dataclasses.replace(how, mix_per_peer=False)
+      targets = jax.nn.one_hot(labels, info.num_classes)
+      seen, _ = mixing.mix(seen, targets, key, how=alike)
+    return seen
+
+  seen = as_trained(batch.image, batch.target)
   levels = np.asarray(seen) * np.array(info.std) + np.array(info.mean)
   pixels = np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8)
   by_class: list[list[np.ndarray]] = [[] for _ in classes]
