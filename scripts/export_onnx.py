@@ -20,7 +20,8 @@ import numpy as np
 import onnxruntime
 
 from okd_jax import backbones
-from okd_jax.errors import LeaderError
+from okd_jax.cli import places
+from okd_jax.errors import OkdError
 from okd_jax.groups import as_outputs
 from okd_jax.storage import paths
 from okd_jax.weights import exported
@@ -35,11 +36,13 @@ def main() -> None:
   )
   parser.add_argument("--to", type=paths.expand, help="file; LEADER/model.onnx")
   args = parser.parse_args()
+  path = args.to or args.leader / "model.onnx"
   try:
+    places.require_writable(path, folder=False)
     card = exported.read_card(args.leader)
     weights = exported.read_weights(args.leader, card)
     apply, variables = exported.load_leader(args.leader)
-  except LeaderError as error:
+  except OkdError as error:
     sys.exit(f"okd_jax: {error}")
   rebuilt = exported.unflatten(weights)
   if "params" not in rebuilt:
@@ -78,7 +81,7 @@ def main() -> None:
       f"okd_jax: logits differ from JAX's by {worst:.1e}, which is more than "
       f"{TOLERANCE}; nothing was written. Use model.stablehlo."
     )
-  path = args.to or args.leader / "model.onnx"
+  path.parent.mkdir(parents=True, exist_ok=True)
   path.write_bytes(content)
   print(f"{path}: logits differ from JAX's by {worst:.1e} at most.")
 

@@ -2,10 +2,11 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from okd_jax import data
 from okd_jax.data import mixing
@@ -71,14 +72,30 @@ def _draw(by_class: list[list[np.ndarray]], names: list[str]) -> Image.Image:
   height = _SIDE + _TEXT + _GAP
   width = _A_CLASS * (_SIDE + _GAP)
   sheet = Image.new("RGB", (width, height * len(names)), "white")
-  draw = ImageDraw.Draw(sheet)
+  draw, font = ImageDraw.Draw(sheet), _font()
   for row, (images, name) in enumerate(zip(by_class, names, strict=True)):
-    # Letters that the font lacks are drawn as a question mark.
-    said = name.encode("latin-1", "replace").decode("latin-1")
-    draw.text((0, row * height), said, fill="black")
+    # The number, as the font may lack all letters of some names.
+    said = f"{row}: {_visible(name)}"
+    draw.text((0, row * height), said, fill="black", font=font)
     for column, image in enumerate(images):
       channels = image[..., 0] if image.shape[-1] == 1 else image
       small = Image.fromarray(channels).convert("RGB")
       small = small.resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
       sheet.paste(small, (column * (_SIDE + _GAP), row * height + _TEXT))
   return sheet
+
+
+def _font() -> Any:
+  """A font of ten pixels, with the letters of most scripts where it can be."""
+  try:
+    from matplotlib import font_manager
+  except ModuleNotFoundError:
+    return ImageFont.load_default()
+  return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 10)
+
+
+def _visible(name: str) -> str:
+  """A name in one line; what cannot be printed is escaped."""
+  return "".join(
+    char if char.isprintable() else ascii(char)[1:-1] for char in name
+  )

@@ -1,6 +1,6 @@
 """The common style of all pictures, in colours safe for the colour-blind."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import logging
 import re
@@ -149,14 +149,18 @@ def panels(
   return figure, list(axes[:count])
 
 
-def legend(figure: Figure, panel: Axes) -> None:
-  """Adds a legend for the lines of a panel, if there are several."""
-  handles, labels = panel.get_legend_handles_labels()
-  if len(handles) > 1:
+def legend(figure: Figure) -> None:
+  """Adds a legend for the lines of all panels, if there are several."""
+  named: dict[str, Any] = {}
+  for panel in figure.axes:
+    for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+      named.setdefault(label, handle)
+  labels = list(named)
+  if len(labels) > 1:
     # The figure becomes wider, so that long names do not shrink the panels.
     longer = max(0, max(map(len, labels)) - _USUAL)
     figure.set_figwidth(figure.get_figwidth() + 0.085 * longer)
-    figure.legend(handles, labels, loc="outside right center")
+    figure.legend(named.values(), labels, loc="outside right center")
 
 
 def line_look(i: int) -> dict[str, Any]:
@@ -227,7 +231,13 @@ def label_of(measure: Measure) -> str:
   return f"{measure.words}{' (%)' if measure.fraction else ''}"
 
 
-def label_of_gap(measure: Measure) -> str:
-  """The label of an axis that shows a lead over the leader."""
+def label_of_gap(measure: Measure, ahead: Iterable[str]) -> str:
+  """The label of an axis that shows the lead of some predictions.
+
+  Args:
+    measure: in what they lead the leader.
+    ahead: names of the predictions.
+  """
   unit = " (percentage points)" if measure.fraction else ""
-  return f"teacher minus leader{unit}"
+  only, *others = dict.fromkeys(ahead)
+  return f"{'prediction' if others else only} minus leader{unit}"

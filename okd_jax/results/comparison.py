@@ -131,6 +131,8 @@ def _sure(title: str, rows: Sequence[Row]) -> list[Table]:
     "differ only in weights and index depend on the index (analysis of "
     "variance, seeds as blocks); a small p says that they do."
   ]
+  if any(" of " in cell for line in lines for cell in line[1:]):
+    notes.append("A difference is over those seeds that both rows have.")
   columns = [
     "method",
     "deployed - one network",
@@ -151,10 +153,12 @@ def _difference(row: Row, who: str, other: Row | None, others: str) -> str:
   found = differences.paired(ours, theirs)
   if found is None:
     return "-"
-  most = differences.MOST_SEEDS
-  if found.needed is None:
-    return str(found)
-  return f"{found} ({f'>{most}' if found.needed > most else found.needed})"
+  text, most = str(found), differences.MOST_SEEDS
+  if found.seeds < max(row.planned, other.planned):
+    text += f" of {found.seeds} seeds"
+  if found.needed is not None:
+    text += f" ({f'>{most}' if found.needed > most else found.needed})"
+  return text
 
 
 def _best(title: str, rows: Sequence[Row]) -> Table:

@@ -76,18 +76,21 @@ class Course:
     return text
 
 
-def read(workdir: Path) -> Course:
+def read(workdir: Path, of_seeds: Mapping[int, Path] | None = None) -> Course:
   """Reads the records of a run, finished or not.
 
   Of several seeds, it reads the steps that all of them have recorded.
 
   Args:
     workdir: folder of the run, or of the runs of several seeds.
+    of_seeds: folders of the runs to read, by seed; None for all in `workdir`.
 
   Raises:
     ConfigError: if there is no run.
   """
-  runs = workdir_lib.runs(workdir)
+  runs: Mapping[int | None, Path] = (
+    workdir_lib.runs(workdir) if of_seeds is None else dict(of_seeds.items())
+  )
   paths = list(runs.values())
   config, info, train_size = run_lib.about(paths[0])
   epochs_a_step = config.batch_size / train_size

@@ -23,6 +23,7 @@ class Difference:
     mean: mean of the differences.
     margin: half the width of the confidence interval of the mean, by Student's
       t at the level `CONFIDENCE`.
+    seeds: number of seeds that both have.
     needed: if the interval contains 0, the smallest number of seeds whose
       interval would not, with the same mean and deviation; infinity above
       `MOST_SEEDS`. None if the interval does not contain 0.
@@ -30,9 +31,12 @@ class Difference:
 
   mean: float
   margin: float
+  seeds: int
   needed: float | None
 
   def __str__(self) -> str:
+    if not math.isfinite(self.margin):
+      return "nan"
     # Adding 0.0 removes the sign of a negative zero.
     return f"{round(self.mean, 2) + 0.0:+.2f} ± {self.margin:.2f}"
 
@@ -76,10 +80,10 @@ def paired(
   mean, std = statistics.fmean(shared), deviation(shared)
   margin = _margin(std, len(shared))
   if not abs(mean) <= margin:  # not `>`, which would be false for nan
-    return Difference(mean, margin, None)
+    return Difference(mean, margin, len(shared), None)
   numbers = range(2, MOST_SEEDS + 1)
   enough = (n for n in numbers if abs(mean) > _margin(std, n))
-  return Difference(mean, margin, next(enough, math.inf))
+  return Difference(mean, margin, len(shared), next(enough, math.inf))
 
 
 def peer_effect(figures: Sequence[Sequence[float]]) -> PeerEffect | None:

@@ -86,7 +86,7 @@ def _loss(curves: Mapping[str, Curve], in_step: Measure, title: str) -> Figure:
     canvas.draw(panel, curves[name], **look, markevery=every, label=name)
   # Logarithmic, as terms differ by orders of magnitude.
   canvas.log_scale(panel)
-  canvas.legend(figure, panel)
+  canvas.legend(figure)
   return figure
 
 
@@ -127,7 +127,7 @@ def _headlines(course: Course) -> Figure:
         zorder=1,
       )
     canvas.set_range(panel, in_range, headline)
-  canvas.legend(figure, panels[0])
+  canvas.legend(figure)
   return figure
 
 
@@ -172,7 +172,8 @@ def _draw_everybody(
 def _gaps(course: Course) -> Figure:
   headline = course.headline
   splits = list(dict.fromkeys(figure.split for figure in course.gaps))
-  label = canvas.label_of_gap(headline)
+  ahead = [figure.prediction for figure in course.gaps]
+  label = canvas.label_of_gap(headline, ahead)
   figure, panels = canvas.panels(course.title, len(splits), label)
   for split, panel in zip(splits, panels, strict=True):
     panel.set_title(split)
@@ -186,7 +187,7 @@ def _gaps(course: Course) -> Figure:
         **canvas.line_look(i),
         label=found.prediction,
       )
-  canvas.legend(figure, panels[0])
+  canvas.legend(figure)
   return figure
 
 
@@ -204,7 +205,7 @@ def _diversity(curves: Mapping[Measured, Curve], title: str) -> Figure:
   if len(shown) == 1:
     panel.set_title(shown[0].split)
   panel.set_ylim(bottom=0)
-  canvas.legend(figure, panel)
+  canvas.legend(figure)
   return figure
 
 
@@ -233,5 +234,5 @@ def _summary(curves: Mapping[str, Curve], name: str, title: str) -> Figure:
         "linestyle": canvas.STYLES[last % len(canvas.STYLES)]
       }
       canvas.draw(panel, curve, **look, label=f"peer {last}")
-  canvas.legend(figure, axes[0])
+  canvas.legend(figure)
   return figure

@@ -147,14 +147,27 @@ def is_finished(cell: Cell) -> bool:
     return False  # the worker that tries to train it reports the error
 
 
-def begun(workdir: Path) -> list[Path]:
-  """Folders of those rows of a comparison of which a run has begun."""
-  paths = [
-    cell.workdir.parent
-    for cell in _cells(workdir)
-    if (cell.workdir / "data.json").exists()
-  ]
-  return list(dict.fromkeys(paths))
+def begun(workdir: Path) -> list[tuple[Path, dict[int, Path], int]]:
+  """The rows of a comparison of which a run has begun.
+
+  Returns:
+    For each row its folder, its runs to show, by seed, and how many it will
+    have. Shown are the finished runs; without any those that have been
+    evaluated, and without these all that have begun.
+  """
+  rows: dict[Path, list[Cell]] = {}
+  for cell in _cells(workdir):
+    rows.setdefault(cell.workdir.parent, []).append(cell)
+  found = []
+  for row, cells in rows.items():
+    there = [c for c in cells if (c.workdir / "data.json").exists()]
+    whole = [c for c in there if not failure(c) and is_finished(c)]
+    if not whole:
+      whole = [c for c in there if records.read_evaluations(c.workdir)]
+    if there:
+      shown = {c.seed: c.workdir for c in whole or there}
+      found.append((row, shown, len(cells)))
+  return found
 
 
 def read(workdir: Path) -> list[Row]:

@@ -25,10 +25,12 @@ class Entry:
   Attributes:
     label: name of the line, different for each entry.
     course: their records.
+    planned: number of seeds that there will be, with those left out.
   """
 
   label: str
   course: Course
+  planned: int
 
   @property
   def split(self) -> str:
@@ -48,16 +50,21 @@ def entries(workdirs: Sequence[Path]) -> list[Entry]:
     ConfigError: if a folder is none of these.
   """
   found: list[tuple[str, Course]] = []
+  planned: list[int] = []
   for workdir in workdirs:
     if not results.exists(workdir):
       course = course_lib.read(workdir)
       found.append((course.config.method.name, course))
+      planned.append(len(course.runs))
       continue
-    for path in results.begun(workdir):
-      found.append((path.name, course_lib.read(path)))
+    for path, of_seeds, number in results.begun(workdir):
+      found.append((path.name, course_lib.read(path, of_seeds)))
+      planned.append(number)
   return [
-    Entry(label, course)
-    for label, (_, course) in zip(_labels(found), found, strict=True)
+    Entry(label, course, number)
+    for label, (_, course), number in zip(
+      _labels(found), found, planned, strict=True
+    )
   ]
 
 
@@ -97,7 +104,7 @@ def _table(shown: Sequence[Entry], measure: Measure) -> Table:
         entry.label,
         f"{course.group} on {course.info.name}",
         str(config.epochs + config.extra_epochs),
-        str(len(course.runs)),
+        _of(len(course.runs), entry.planned),
         *(
           _last(course.evaluated.get(figure) if figure else None, measure)
           for figure in _figures(entry, measure)
@@ -108,12 +115,17 @@ def _table(shown: Sequence[Entry], measure: Measure) -> Table:
   notes = [
     f"{measure.heading}{measure.unit} at the last evaluation that all seeds of "
     "a run have, on test data, or on validation data if there are no test "
-    "data: mean ± sample standard deviation over seeds. The last column is of "
-    "the last record of training that they have."
+    "data: mean ± sample standard deviation over seeds. Of a comparison, seeds "
+    "that are not finished are left out where others are. The last column is "
+    "of the last record of training that they have."
   ]
   heads = ["run", "networks and data", "epochs", "seeds"]
   heads += results.WHO.values()
   return Table("Side by side", [*heads, "training batches"], rows, notes)
+
+
+def _of(count: int, planned: int) -> str:
+  return str(count) if count == planned else f"{count} of {planned}"
 
 
 def _figures(entry: Entry, measure: Measure) -> list[Figure | None]:

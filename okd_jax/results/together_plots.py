@@ -1,6 +1,7 @@
 """Runs side by side: pictures in which each has a line."""
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -58,22 +59,40 @@ def plot(shown: Sequence[Entry], to: Path) -> list[Path]:
     if any(distances.values()):
       figures["diversity"] = _one(shown, distances, canvas.DISTANCE)
       figures["diversity"].axes[0].set_ylim(bottom=0)
-    gaps = {i: _gap(e) for i, e in enumerate(shown)}
-    if any(gaps.values()):
-      label = canvas.label_of_gap(shown[0].course.headline)
-      figures["gap"] = _one(shown, gaps, label)
-      figures["gap"].axes[0].axhline(0, color=canvas.BLACK, linewidth=0.8)
+    if gap := _gaps(shown):
+      figures["gap"] = gap
     return canvas.save(figures, to)
 
 
-def _gap(entry: Entry) -> Curve | None:
-  """The lead of the frozen teacher or, without one, of the ensemble."""
-  of_split = {
-    f.who: c for f, c in entry.course.gaps.items() if f.split == entry.split
+def _gaps(shown: Sequence[Entry]) -> Figure | None:
+  """Leads of frozen teachers or, without one, of ensembles; None if no run has.
+
+  Where some runs have a teacher and others have not, lines say what they show.
+  """
+  ahead = {
+    i: who
+    for i, entry in enumerate(shown)
+    for who in (ENSEMBLE, TEACHER)
+    if any((f.who, f.split) == (who, entry.split) for f in entry.course.gaps)
   }
-  found = of_split.get(TEACHER, of_split.get(ENSEMBLE))
-  factor = entry.course.headline.scaled(1.0)
-  return None if found is None else found.scaled(factor)
+  if not ahead:
+    return None
+  curves, named = {}, list(shown)
+  for i, who in ahead.items():
+    course, split = shown[i].course, shown[i].split
+    factor = course.headline.scaled(1.0)
+    curves[i] = next(
+      curve.scaled(factor)
+      for f, curve in course.gaps.items()
+      if (f.who, f.split) == (who, split)
+    )
+    if len(set(ahead.values())) > 1:
+      label = f"{shown[i].label}: {who}"
+      named[i] = dataclasses.replace(shown[i], label=label)
+  label = canvas.label_of_gap(shown[0].course.headline, ahead.values())
+  figure = _one(named, curves, label)
+  figure.axes[0].axhline(0, color=canvas.BLACK, linewidth=0.8)
+  return figure
 
 
 def _headlines(shown: Mapping[int, Entry], measure: Measure) -> Figure:
@@ -109,7 +128,7 @@ def _headlines(shown: Mapping[int, Entry], measure: Measure) -> Figure:
     in_step.scaled(1.0),
   )
   canvas.set_range(panels[0], drawn + (batches if alike else []), measure)
-  canvas.legend(figure, panels[0])
+  canvas.legend(figure)
   return figure
 
 
@@ -119,7 +138,7 @@ def _one(
   """A figure of one panel, with a line for every entry that has a curve."""
   figure, (panel,) = canvas.panels("", 1, words)
   _lines(panel, dict(enumerate(shown)), curves)
-  canvas.legend(figure, panel)
+  canvas.legend(figure)
   return figure
 
 

@@ -52,13 +52,13 @@ def export(
       else; if a network needs a fixed batch size; or, for "savedmodel", if
       TensorFlow is missing or too old.
   """
+  apply, variables = function(run, what)
   is_empty = to.is_dir() and not any(to.iterdir())
   if to.exists() and not is_empty and not (to / exported.CARD).exists():
     raise ConfigError(
       f"{to} must be empty or hold an exported network, which is then "
       "replaced; it holds something else. Choose another folder."
     )
-  apply, variables = function(run, what)
   weights = mesh.to_host(exported.flatten(variables))
   if jax.process_index() != 0:
     return

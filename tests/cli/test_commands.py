@@ -351,6 +351,7 @@ def test_training_says_how_it_is_used(word, monkeypatch, capsys):
       "is empty; choose test.",
     ),
     (["export", "{run}", "--what=me"], ConfigError.exit_code, "leader, peer_0"),
+    (["export", "{run}", "--what="], ConfigError.exit_code, "leader, peer_0"),
     (["data", "{tmp}"], DataError.exit_code, "class folders"),
   ],
 )

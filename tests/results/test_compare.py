@@ -32,6 +32,7 @@ from okd_jax.results import (
   grid,
   relative,
   rows as results,
+  together,
 )
 from okd_jax.settings import freeze
 from okd_jax.tasks import classification
@@ -752,3 +753,44 @@ def test_a_table_says_how_sure_differences_are(known):
   assert f"| dml | {sure} | {sure} | {sure} | {sure} | - |" in text
   # Without validation data there is no table of them.
   assert "epoch, validation data" not in text
+
+
+def test_a_difference_over_few_seeds_says_over_how_many(known):
+  config = small(methods=("independent", "dml", "ffl"), seeds=(0, 1, 2))
+  compare._remember(config, known)
+  for cell in grid.cells(config, known):
+    if cell.row in ("baseline", "dml") and cell.seed == 2:
+      pretend(cell.config, cell.workdir, 0.8, 0.8)
+  result_tables.write(known)
+  text = (known / "table.md").read_text()
+  # Baseline and dml have three seeds, and independent has two.
+  (line,) = (x for x in text.splitlines() if x.startswith("| dml | +"))
+  assert line.split(" | ")[1:3] == ["+0.00 ± 0.00 (>1000)"] + [
+    "+0.00 ± 0.00 of 2 seeds (>1000)"
+  ]
+  assert "over those seeds that both rows have" in text
+
+
+@pytest.mark.parametrize("left", ["failed", "begun"])
+def test_pictures_show_the_seeds_that_the_tables_show(known, left):
+  config = small(methods=("independent", "dml", "ffl"))
+  cells = {cell.name: cell for cell in grid.cells(config, known)}
+  (cell,) = (c for n, c in cells.items() if n.endswith("dml/seed1"))
+  lines = (cell.workdir / "metrics.jsonl").read_text().splitlines()
+  # It has been evaluated once, but has no further record.
+  (cell.workdir / "metrics.jsonl").write_text(lines[0] + "\n")
+  (cell.workdir / "summary.json").unlink()
+  if left == "failed":
+    (cell.workdir / "error.txt").write_text("NotFiniteError: nan")
+  shown = {entry.label: entry for entry in together.entries([known])}
+  entry = shown["dml"]
+  assert (list(entry.course.runs), entry.planned) == ([0], 2)
+  (table,) = together.tables(list(shown.values()))
+  rows = {row[0]: row for row in table.rows}
+  assert rows["dml"][3:5] == ["1 of 2", "90.00"]
+  assert rows["baseline"][3:5] == ["2", "92.00 ± 2.83"]
+  # Without a finished run, those that have been evaluated are shown.
+  (other,) = (c for n, c in cells.items() if n.endswith("dml/seed0"))
+  (other.workdir / "summary.json").unlink()
+  shown = {entry.label: entry for entry in together.entries([known])}
+  assert list(shown["dml"].course.runs) == [0, 1]

@@ -14,7 +14,7 @@ def test_differences_are_paired_by_seed():
   assert found.margin == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
   # t(3) 3.182446 / 2 = 1.591 is below 2.
   assert found.needed == 4
-  assert str(found) == "+2.00 ± 2.48"
+  assert (found.seeds, str(found)) == (3, "+2.00 ± 2.48")
 
 
 def test_a_difference_that_is_sure_needs_no_more_seeds():
@@ -29,7 +29,7 @@ def test_a_difference_of_nothing_would_need_endless_seeds():
   equal = differences.paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})
   assert (equal.margin, equal.needed) == (0, np.inf)
   assert differences.paired({0: 2, 1: 3}, {0: 1, 1: 2}).needed is None
-  assert str(differences.Difference(-0.001, 1, None)) == "+0.00 ± 1.00"
+  assert str(differences.Difference(-0.001, 1, 5, None)) == "+0.00 ± 1.00"
   assert differences.paired({0: 1.0}, {0: 0.0, 1: 0.0}) is None
 
 
@@ -37,7 +37,7 @@ def test_a_figure_that_is_no_number_gives_no_difference():
   for figure in (np.nan, np.inf):
     found = differences.paired({0: figure, 1: 1.0}, {0: 0.0, 1: 0.0})
     assert np.isnan(found.margin)
-    assert found.needed is None
+    assert found.needed is None and str(found) == "nan"
     assert differences.peer_effect([[figure, 1.0], [1.0, 2.0]]) is None
 
 

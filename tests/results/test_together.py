@@ -1,5 +1,6 @@
 """Runs and comparisons in one picture of each kind, and in one table."""
 
+import dataclasses
 import json
 import shutil
 
@@ -88,6 +89,41 @@ def test_pictures_show_every_run(runs, tmp_path):
   assert set(canvas.COLORS[:3]) <= seen
   # Of the seeds alone there is a band.
   assert (tmp_path / "loss.svg").read_text().count('id="FillBetween') == 1
+
+
+def test_a_gap_says_whose_it_is(runs, trained, tmp_path):
+  def drawn(workdirs):
+    figure = together_plots._gaps(together.entries(workdirs))
+    lines = figure.axes[0].get_legend_handles_labels()[1]
+    return figure.get_supylabel(), lines
+
+  unit = "minus leader (percentage points)"
+  assert drawn(runs[1:]) == (f"ensemble {unit}", ["okddip", "independent"])
+  taught = tmp_path / "taught"
+  shutil.copytree(runs[1], taught)
+  config = json.loads((taught / "config.json").read_text())
+  (taught / "config.json").write_text(
+    json.dumps(config | {"teacher": str(runs[0])})
+  )
+  assert drawn([taught, runs[2]]) == (
+    f"prediction {unit}",
+    ["okddip: frozen teacher", "independent: ensemble"],
+  )
+
+
+def test_a_legend_names_lines_of_all_panels(runs, tmp_path):
+  entries = together.entries(runs[1:])
+  # One of the two has been measured on training batches only.
+  course = dataclasses.replace(entries[0].course, evaluated={})
+  entries[0] = dataclasses.replace(entries[0], course=course)
+  figure = together_plots._headlines(
+    dict(enumerate(entries)), entries[0].course.headline
+  )
+  (legend,) = figure.legends
+  assert {text.get_text() for text in legend.get_texts()} == {
+    "okddip",
+    "independent",
+  }
 
 
 @pytest.mark.long

@@ -53,9 +53,18 @@ def run(made, monkeypatch, to):
 
 
 def test_a_network_that_agrees_is_written(script, monkeypatch, tmp_path):
-  to = tmp_path / "model.onnx"
+  to = tmp_path / "new" / "model.onnx"
   run(script[0], monkeypatch, to)
   assert to.read_bytes() == b"a program"
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+  script, monkeypatch, tmp_path
+):
+  (tmp_path / "file").write_text("")
+  monkeypatch.setattr(exported, "load_leader", None)
+  with pytest.raises(SystemExit, match="okd_jax: .*file is no folder"):
+    run(script[0], monkeypatch, tmp_path / "file" / "model.onnx")
 
 
 def test_a_network_for_keypoints_is_built_again(script):
