@@ -238,6 +238,6 @@ def label_of_gap(measure: Measure, ahead: Iterable[str]) -> str:
     measure: in what they lead the leader.
     ahead: names of the predictions.
   """
-  unit = " (percentage points)" if measure.fraction else ""
+  unit = " (% points)" if measure.fraction else ""
   only, *others = dict.fromkeys(ahead)
   return f"{'prediction' if others else only} minus leader{unit}"

@@ -97,7 +97,7 @@ def test_a_gap_says_whose_it_is(runs, trained, tmp_path):
     lines = figure.axes[0].get_legend_handles_labels()[1]
     return figure.get_supylabel(), lines
 
-  unit = "minus leader (percentage points)"
+  unit = "minus leader (% points)"
   assert drawn(runs[1:]) == (f"ensemble {unit}", ["okddip", "independent"])
   taught = tmp_path / "taught"
   shutil.copytree(runs[1], taught)
