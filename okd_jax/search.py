@@ -135,11 +135,38 @@ def _judge(config: RunConfig) -> Judge:
   return judge
 
 
+class _NoLock(journal.JournalFileOpenLock):
+  """In place of a lock of Optuna, which a killed process would leave behind.
+
+  The lock of the work directory is held.
+  """
+
+  def acquire(self) -> bool:
+    return True
+
+  def release(self) -> None:
+    pass
+
+
+def _storage(path: pathlib.Path) -> JournalStorage:
+  """Opens the file of a study, without a line that a kill has left half."""
+  if path.exists():
+    with path.open("r+b") as file:
+      file.truncate(file.read().rfind(b"\n") + 1)
+  try:
+    return JournalStorage(
+      journal.JournalFileBackend(str(path), _NoLock(str(path)))
+    )
+  except (ValueError, LookupError) as error:
+    raise ConfigError(
+      f"{path} is damaged ({error!r}); search in another --workdir."
+    ) from error
+
+
 def _open(config: RunConfig, looked: Space, workdir: Path) -> optuna.Study:
   optuna.logging.set_verbosity(optuna.logging.ERROR)
-  file = journal.JournalFileBackend(str(workdir / "study.journal"))
   study = optuna.create_study(
-    storage=JournalStorage(file),
+    storage=_storage(workdir / "study.journal"),
     study_name="search",
     direction="maximize",
     load_if_exists=True,

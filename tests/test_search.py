@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 import re
 import shlex
 import signal
@@ -228,6 +229,26 @@ def test_a_kill_before_the_answer_to_a_figure_changes_nothing(
   for one, other in zip(whole, broken, strict=True):
     assert (one.state, one.params) == (other.state, other.params)
     assert one.intermediate_values == other.intermediate_values
+
+
+def test_what_a_kill_leaves_of_the_study_stops_nothing(
+  pretending, tmp_path, monkeypatch
+):
+  ran, _ = pretending
+  config, looked = read(*SEARCHED)
+  monkeypatch.chdir(tmp_path)
+  folder = pathlib.Path("study")
+  search.search(config, looked, 2, folder)
+  file = folder / "study.journal"
+  # In the middle of a line, and with the lock that Optuna would take.
+  file.write_bytes(file.read_bytes() + b'{"op_code": 4, "wor')
+  (folder / "study.journal.lock").symlink_to(file)
+  _, trials = search.search(config, looked, 3, folder)
+  assert len(trials) == len(ran) == 3
+  lines = file.read_bytes().splitlines()
+  file.write_bytes(b"\n".join([*lines[:2], b"nothing", *lines[2:], b""]))
+  with pytest.raises(ConfigError, match="study.journal is damaged"):
+    search.search(config, looked, 4, folder)
 
 
 def test_an_interrupted_search_of_lists_goes_on(

@@ -1,16 +1,16 @@
 """The records that a run writes: JSON lines, CSV, TensorBoard, trackers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import csv
 import io
 import json
 import logging
 import pathlib
-import tempfile
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
-from okd_jax.errors import CheckpointError
+from okd_jax.runs.events import Events
 from okd_jax.storage import files, growing, strict_json
 from okd_jax.storage.paths import Path
 from okd_jax.tasks.figure import Figure, of_record
@@ -61,11 +61,12 @@ class Writer:
     text = "".join(json.dumps(record) + "\n" for record in kept)
     self._lines = growing.text(self.workdir / _LINES, text)
     self._closed = False
+    self._last = 0
     self._trackers: list[Tracker] = list(trackers)
     if tensorboard:
       first_step = None if resume_step is None else resume_step + 1
       try:
-        self._trackers.append(_TensorBoard(self.workdir, first_step))
+        self._trackers.append(Events(self.workdir, first_step))
       except ImportError:
         _log.warning(
           "No TensorBoard events: tensorboardX is not installed; "
@@ -91,21 +92,30 @@ class Writer:
     self._lines.add(strict_json.text(record, indent=None) + "\n")
     if kind == "eval" and isinstance(self.workdir, pathlib.Path):
       self._write_table()
+    self._last = int(step)
     for tracker in tuple(self._trackers):
-      try:
+      with self._left_out_if_it_fails(tracker):
         tracker.log(int(step), dict(scalars))
-      except Exception as error:
-        self._trackers.remove(tracker)
-        name = type(tracker).__name__.lstrip("_")
-        _log.warning(
-          "%s failed at step %d and is left out from now on: %r; %s in %s "
-          "goes on.",
-          *(name, step, error, _LINES, self.workdir),
-        )
 
   def flush(self) -> None:
-    """Starts to write everything; a bucket gets the rest at intervals."""
+    """Writes everything, or starts to where it goes to a bucket."""
     self._lines.flush()
+    for tracker in tuple(self._trackers):
+      if isinstance(tracker, Events):
+        with self._left_out_if_it_fails(tracker):
+          tracker.flush()
+
+  @contextlib.contextmanager
+  def _left_out_if_it_fails(self, tracker: Tracker) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:
+      self._trackers.remove(tracker)
+      _log.warning(
+        "%s failed at step %d and is left out from now on: %r; %s in %s "
+        "goes on.",
+        *(type(tracker).__name__, self._last, error, _LINES, self.workdir),
+      )
 
   def close(self) -> None:
     """Writes the CSV and closes all files; may be called twice."""
@@ -117,7 +127,7 @@ class Writer:
       self._write_table()
     finally:
       for tracker in self._trackers:
-        if isinstance(tracker, _TensorBoard):
+        if isinstance(tracker, Events):
           tracker.close()
 
   def _write_table(self) -> None:
@@ -213,46 +223,3 @@ def _records(workdir: Path) -> list[dict[str, Any]]:
       if number < len(lines):
         _log.warning("%s line %d is damaged and left out.", path, number)
   return records
-
-
-class _TensorBoard:
-  """TensorBoard events as a tracker."""
-
-  def __init__(self, workdir: Path, first_step: int | None):
-    # Optional, and slow to import where TensorFlow is installed too.
-    import tensorboardX
-
-    self._events = workdir / "tensorboard"
-    folder, self._uploads = self._events, None
-    if not isinstance(folder, pathlib.Path):
-      self._local = tempfile.TemporaryDirectory(prefix="okd_jax_")
-      folder = pathlib.Path(self._local.name)
-      self._uploads = growing.Uploads(self._upload, every_secs=120.0)
-    if first_step is None and self._events.is_dir():
-      first_step = 0  # a run that broke off before its first checkpoint
-    # Events from this step on, of the run that broke off, are hidden.
-    self._writer = tensorboardX.SummaryWriter(
-      str(folder), purge_step=first_step
-    )
-
-  def log(self, step: int, metrics: dict[str, float]) -> None:
-    for name, value in metrics.items():
-      self._writer.add_scalar(name, value, step)
-    if self._uploads is not None:
-      self._uploads.changed()
-
-  def close(self) -> None:
-    try:
-      self._writer.close()
-      if self._uploads is not None:
-        self._uploads.finish()
-    except (CheckpointError, OSError) as error:
-      # All that counts is elsewhere, or has failed for a reason of its own.
-      _log.warning("%s lacks the last events: %s", self._events, error)
-    if self._uploads is not None:
-      self._local.cleanup()
-
-  def _upload(self) -> None:
-    self._writer.flush()
-    for file in pathlib.Path(self._local.name).iterdir():
-      files.write(self._events / file.name, file.read_bytes())

@@ -160,6 +160,35 @@ def test_tensorboard_events(tmp_path: Path):
   assert names.count(b"test/leader/accuracy") == 1
 
 
+def test_a_save_finds_its_events_written(tmp_path: Path):
+  writer = records.Writer(tmp_path)
+  for step in range(1, 4):
+    writer.write(step, {"loss": 2.0})
+  writer.flush()  # after which a kill is as if nothing more were done
+  events = [event_pb2.Event.FromString(e) for e in events_of(tmp_path)]
+  assert [e.step for e in events if e.summary.value] == [1, 2, 3]
+  writer.close()
+
+
+def test_events_that_fail_before_a_save_are_left_out(
+  tmp_path: Path, monkeypatch, caplog
+):
+  with records.Writer(tmp_path) as writer:
+    writer.write(3, {"loss": 2.0})
+    (events,) = writer._trackers
+
+    def full():
+      raise OSError("no space left")
+
+    monkeypatch.setattr(events._file, "flush", full)
+    writer.flush()
+    writer.flush()
+    monkeypatch.undo()
+  events.close()
+  (message,) = caplog.messages
+  assert "Events failed at step 3" in message and "no space left" in message
+
+
 def test_a_full_disk_closes_events_too(tmp_path: Path, monkeypatch):
   writer = records.Writer(tmp_path)
   writer.write(1, {"loss": 2.0})
@@ -184,9 +213,11 @@ def test_events_that_cannot_be_written_hide_no_other_failure(
     raise OSError("no space left")
 
   (events,) = writer._trackers
-  monkeypatch.setattr(events._writer, "close", full)
+  monkeypatch.setattr(events._file, "close", full)
   with pytest.raises(CheckpointError, match="the reason"), writer:
     raise CheckpointError("the reason")
+  monkeypatch.undo()
+  events.close()
   assert "lacks the last events: no space left" in caplog.text
 
 
