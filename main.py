@@ -15,6 +15,10 @@ BEGAN = time.monotonic()  # before the imports, for the time to the first step
 import sys
 
 from okd_jax.cli import missing
+from okd_jax.devices import early
+
+if __name__ == "__main__":
+  early.watch()
 
 with missing.explained():
   from okd_jax import seeds

@@ -9,6 +9,7 @@ import importlib
 import sys
 
 from okd_jax.cli import missing
+from okd_jax.devices import early
 
 # Each is a module of `okd_jax.cli`: the first line of its docstring is its
 # description, `add_arguments` adds its flags to a parser, `run` runs it.
@@ -55,4 +56,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+  early.watch()
   main()

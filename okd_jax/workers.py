@@ -13,7 +13,7 @@ import sys
 import time
 from types import FrameType
 
-from okd_jax.devices import distributed, host, signals
+from okd_jax.devices import distributed, early, host, signals
 from okd_jax.errors import ConfigError, Interrupted, InUseError, OkdError
 from okd_jax.results import rows
 from okd_jax.results.board import Board
@@ -263,15 +263,18 @@ def _stop(workers: Sequence[_Worker]) -> None:
 def _passing_on(workers: Sequence[_Worker]) -> Iterator[list[float]]:
   """Passes signals on to the workers; yields the times of the signals."""
   received: list[float] = []
+  terminals = early.terminals()
 
   def handle(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGHUP:
+      early.hang_up(terminals)
     now = time.monotonic()
     if received and now - received[-1] < signals.ECHO_SECONDS:
       return
     received.append(now)
     _stop(workers)
 
-  before = {each: signal.signal(each, handle) for each in signals.SIGNALS}
+  before = {each: signal.signal(each, handle) for each in early.heard()}
   try:
     yield received
   finally:

@@ -86,6 +86,13 @@ def explain(error: Exception) -> None:
   if _CUT_OFF.search(str(error)):
     # If another process is lost, the watch ends this one in the meantime.
     time.sleep(_SILENT_SECONDS + 5 * _BEAT_SECONDS)
+    if "DEADLINE_EXCEEDED" in str(error):
+      why = (
+        "another process was too late for a collective; the last save stands. "
+        "Run the same command again in all processes."
+      )
+      print(f"okd_jax: {why}", file=sys.stderr, flush=True)
+      leave(signals.EXIT_CODE, why)
   traceback.print_exception(error)
   leave(1, f"{type(error).__name__}: {error}")
 

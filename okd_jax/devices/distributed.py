@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from okd_jax.devices import alive, signals
+from okd_jax.devices import alive, early, signals
 from okd_jax.errors import ConfigError
 
 _COORDINATOR = "JAX_COORDINATOR_ADDRESS"
@@ -40,6 +40,7 @@ def initialize() -> None:
         initialization_timeout=round(2 * _GIVE_UP_SECONDS) + 60,
         heartbeat_timeout_seconds=alive.JAX_SECONDS,
       )
+    early.renew()  # JAX has a handler of its own
     alive.start()
     if jax.process_index() != 0:
       sys.stdout = open(os.devnull, "w")

@@ -7,29 +7,20 @@ pipe.
 
 from collections.abc import Iterator
 import contextlib
+import functools
 import os
 import select
 import signal
-import sys
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import NoReturn
 
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from okd_jax.devices import processes
-
-# EX_TEMPFAIL: running the same command again continues the run.
-EXIT_CODE = 75
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
-# Enough to flush a terminal or a file. A pipe whose reader hangs must not keep
-# the process alive for longer.
-_FLUSH_SECONDS = 1.0
+from okd_jax.devices import early, processes
+from okd_jax.devices.early import EXIT_CODE as EXIT_CODE, exit_now as exit_now
 
 # A run that makes no progress for this long after a signal counts as hung: it
 # may wait for a process that has died. The limit is longer if steps are long.
@@ -71,6 +62,7 @@ class Stop:
     self._reached = False
     self._progress_at = time.monotonic()
     self._longest = 0.0
+    self._terminals = early.terminals()
     self._restore = contextlib.ExitStack()
 
   @property
@@ -135,7 +127,7 @@ class Stop:
       stack.callback(os.close, writer)
       previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
       stack.callback(signal.set_wakeup_fd, previous)
-      for number in SIGNALS:
+      for number in early.heard():
         handler = signal.signal(number, _leave_to_watcher)
         # None stands for a handler that was not installed from Python, which
         # Python cannot restore.
@@ -162,7 +154,7 @@ class Stop:
       if not received:
         return
       for number in received:
-        if number in SIGNALS:
+        if number in early.SIGNALS:
           self._receive(signal.Signals(number).name)
 
   def _patience(self) -> float | None:
@@ -188,6 +180,8 @@ class Stop:
     )
 
   def _receive(self, name: str) -> None:
+    if name == "SIGHUP":
+      early.hang_up(self._terminals)
     with self._lock:
       if self._requested:
         if time.monotonic() - self._received_at < ECHO_SECONDS:
@@ -200,7 +194,7 @@ class Stop:
       self._received_at = time.monotonic()
       self._name = name
       self._requested = True
-    _say(f"{name}: stopping after this step. Again to stop at once.")
+    early.say(f"{name}: stopping after this step. Again to stop at once.")
 
 
 def agree(flag: bool) -> bool:
@@ -217,37 +211,19 @@ def agree(flag: bool) -> bool:
   """
   if jax.process_count() == 1:
     return flag
+  _meet()
   with jax.transfer_guard("allow"):
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
+@functools.cache
+def _meet() -> None:
+  """Waits for all processes before their first collective.
+
+  Gloo waits half a minute, and one may have read its data sooner than others.
+  """
+  processes.gather("")
+
+
 def _leave_to_watcher(number: int, frame: FrameType | None) -> None:
   """Replaces the default action of a signal; the watcher does the work."""
-
-
-def _say(text: str) -> None:
-  # Not through sys.stderr, whose lock the interrupted main thread may hold.
-  with contextlib.suppress(OSError):
-    os.write(2, f"{text}\n".encode())
-
-
-def exit_now(text: str, code: int = EXIT_CODE) -> NoReturn:
-  """Ends this process at once, whatever its threads do.
-
-  Args:
-    text: message for standard error; nothing is written if it is empty.
-    code: exit code of the process.
-  """
-  if text:
-    _say(text)
-  flusher = threading.Thread(target=_flush, daemon=True)
-  flusher.start()
-  flusher.join(_FLUSH_SECONDS)
-  os._exit(code)
-
-
-def _flush() -> None:
-  with contextlib.suppress(OSError, ValueError):
-    if sys.stdout.isatty():
-      sys.stdout.write("\x1b[?25h")  # a live display has hidden the cursor
-    sys.stdout.flush()

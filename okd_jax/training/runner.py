@@ -11,7 +11,7 @@ import numpy as np
 from okd_jax.core import Array, Batch, Variables
 from okd_jax.data.sources.memory import MemorySource
 from okd_jax.data.sources.source import Source
-from okd_jax.devices import mesh as mesh_lib, signals
+from okd_jax.devices import mesh as mesh_lib, processes, signals
 from okd_jax.groups import once
 from okd_jax.training import (
   chunk,
@@ -182,6 +182,8 @@ class Runner:
     lowered = self._program.lower(state, self._sums, *args, *self._rest)
     self._compiled = lowered.compile()
     self.compile_seconds = time.monotonic() - began
+    # Gloo waits half a minute where devices first meet, and compilers differ.
+    processes.gather("compiled")
 
   def _time(self, count, seconds):
     """Counts the time of a call, and chooses the length of the next."""
