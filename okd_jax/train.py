@@ -12,9 +12,10 @@ import jax
 from okd_jax.core import Variables
 from okd_jax.data import Source
 from okd_jax.devices import signals
-from okd_jax.errors import ConfigError, Interrupted
+from okd_jax.errors import CheckpointError, ConfigError, Interrupted
 from okd_jax.runs import (
   length,
+  outcome,
   records,
   run as run_lib,
   same_processes,
@@ -210,6 +211,13 @@ def _new_or_saved(
     state, step, extra = checkpoints.restore(abstract, newest)
     # Absent in runs of earlier releases.
     return state, step, extra.get("unrecorded", {})
+  workdir = checkpoints.directory.parent
+  if outcome.read(workdir / "summary.json") is not None:
+    raise CheckpointError(
+      f"{workdir} holds a finished run, and {checkpoints.directory} no "
+      "checkpoint that counts (a step and its .manifest.json); restore them, "
+      "or begin a new run in another --workdir."
+    )
   state = state_lib.init(setup, key)
   if config.init_from:
     path = paths.anywhere(config.init_from)

@@ -27,7 +27,7 @@ from okd_jax.storage.lock import RunLock
 
 pytestmark = pytest.mark.long
 
-SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP]
 
 LOOP = """
 import sys, time

@@ -217,12 +217,11 @@ def begun_by(monkeypatch, then):
   return begun
 
 
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_workers_start_reaches_them(
-  listed, tmp_path, monkeypatch
+  listed, tmp_path, monkeypatch, sent
 ):
-  begun = begun_by(
-    monkeypatch, lambda number: os.kill(os.getpid(), signal.SIGTERM)
-  )
+  begun = begun_by(monkeypatch, lambda number: os.kill(os.getpid(), sent))
   with pytest.raises(Interrupted, match="Stopped with 8 of 8 cells left"):
     workers.run(listed, SLEEPS, tmp_path, TWO)
   (worker,) = begun  # no second one

@@ -9,7 +9,7 @@ import pytest
 
 from configs import common, okddip_digits
 from okd_jax import train
-from okd_jax.errors import ConfigError, Interrupted
+from okd_jax.errors import CheckpointError, ConfigError, Interrupted
 from okd_jax.runs import records, run as run_lib
 from okd_jax.settings import build
 from okd_jax.settings.freeze import freeze
@@ -101,6 +101,18 @@ def test_a_finished_run_without_its_records_is_refused(longer, tmp_path):
     ConfigError, match="end .* at step 15, .*extra_epochs to 2 or"
   ):
     train.train(tiny(extra_epochs=1), workdir)
+
+
+def test_a_finished_run_without_its_manifests_is_not_begun_anew(
+  longer, tmp_path
+):
+  workdir = shutil.copytree(longer[1], tmp_path / "run")
+  for path in (workdir / "checkpoints").glob("*.manifest.json"):
+    path.unlink()
+  before = (workdir / "metrics.jsonl").read_bytes()
+  with pytest.raises(CheckpointError, match="a finished run, .*restore them"):
+    train.train(tiny(extra_epochs=1), workdir)
+  assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
 @pytest.mark.long
