@@ -196,3 +196,22 @@ def test_in_less_than_two_minutes(number):
   code, seconds, said = lost(processes, number, 1)
   assert code == 75, said
   assert alive._SILENT_SECONDS <= seconds + 2 < 120
+
+
+LATE = """
+import os, time
+from okd_jax.cli import common
+from okd_jax.devices import distributed, signals
+with common.exit_codes():
+  distributed.initialize()
+  if os.environ["JAX_PROCESS_ID"] == "1":
+    time.sleep(40)
+  assert not signals.agree(False)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_late_is_waited_for():
+  """Gloo alone waits 30 s."""
+  codes, said = pairs.finish(several.begin(*[("-c", LATE)] * 2), 300)
+  assert codes == [0, 0], said
