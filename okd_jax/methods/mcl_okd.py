@@ -97,7 +97,7 @@ class Method(core.Method):
     embeddings = self._embed(outputs.features)
     shape = (ctx.num_examples, len(outputs.logits), self.embedding_size)
     bank = self.variable("bank", "rows", self._first_rows, shape)
-    rows = jnp.asarray(bank.value)
+    rows = bank.value
     own = found = rows[batch.index]
     if self.positive == "relax":
       # The key itself is that of the negatives.

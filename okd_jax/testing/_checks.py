@@ -85,42 +85,13 @@ def depends_on_arguments_alone(method: core.Method) -> None:
     )(random_outputs(method), _outputs.random_batch(method))
     for _ in range(2)
   )
-  _require_close(
+  require_close(
     second,
     first,
     1e-4,
     method,
     "returns something else when it is traced again; keep no state outside "
     "variables, and draw random numbers by ctx.key",
-  )
-
-
-def soft_labels_are_taken(method: core.Method) -> None:
-  """Labels as probabilities that are 0 or 1 give what integers give."""
-  if _outputs.of_maps(method):
-    return
-  with jax.enable_x64(True):
-    seen = random_outputs(method, dtype=jnp.float64)
-    wide = jax.tree.map(_widen, variables_of(method))
-    jitted = jax.jit(
-      lambda batch: apply(method, {}, seen, batch, wide),
-      compiler_options=_outputs.QUICK,
-    )
-    hard = jitted(_outputs.random_batch(method, False, jnp.float64))
-    try:
-      soft = jitted(_outputs.random_batch(method, True, jnp.float64))
-    except (TypeError, ValueError) as error:
-      raise AssertionError(
-        f"{name_of(method)} takes labels [B] alone: {error}. Take also one-hot "
-        "labels [B, C], as okd_jax.losses do."
-      ) from error
-  _require_close(
-    soft.terms,
-    hard.terms,
-    1e-10,
-    method,
-    "gives other losses for one-hot labels [B, C] than for integers [B]; use "
-    "okd_jax.losses, which take both",
   )
 
 
@@ -161,60 +132,6 @@ def missing_trunk_or_maps_are_refused(method: core.Method) -> None:
     )
 
 
-def evaluation_reads_no_target(method: core.Method) -> None:
-  """Predictions depend only on the outputs of the group itself.
-
-  In evaluation the outputs of averages and teachers are NaN, the indices are
-  those of another split than the memory per example has, and targets are what
-  predictions are compared with. Only there predictions are measured.
-  """
-  variables = variables_of(method)
-  hidden = dict(variables)
-  for name in method.needs.per_example:
-    hidden[name] = jax.tree.map(_not_a_number, variables[name])
-  seen = random_outputs(method)
-  blind = dataclasses.replace(
-    seen,
-    ema=jax.tree.map(_not_a_number, seen.ema),
-    teacher=jax.tree.map(_not_a_number, seen.teacher),
-  )
-
-  def predictions(variables, outputs, batch):
-    result: Any = method.apply(
-      variables, outputs, batch, _outputs.context(method, False)
-    )
-    return result.predictions
-
-  jitted = jax.jit(predictions, compiler_options=_outputs.QUICK)
-  batch = _outputs.random_batch(method)
-  expected = jitted(variables, seen, batch)
-  trained: Any = jax.eval_shape(functools.partial(apply, method, {}), seen)
-  for name in trained.predictions:
-    require(
-      name in expected,
-      method,
-      f"predicts '{name}' in training alone; return it if not ctx.train, too, "
-      "as predictions are measured in evaluation",
-    )
-  _require_close(
-    jitted(hidden, blind, batch),
-    expected,
-    0,
-    method,
-    "needs averages, a teacher or memory per example for its predictions, and "
-    "evaluation has none",
-  )
-  target = jax.tree.map(lambda leaf: jnp.roll(leaf, 1, 0), batch.target)
-  _require_close(
-    jitted(variables, seen, dataclasses.replace(batch, target=target)),
-    expected,
-    0,
-    method,
-    "predicts something else for other targets, so its figures would be of "
-    "what it was told; compute predictions from the outputs alone",
-  )
-
-
 def apply(
   method: core.Method,
   params: Any,
@@ -225,6 +142,8 @@ def apply(
   """The method's output for its initial memory and the given parameters."""
   start = variables_of(method) if variables is None else variables
   start = start | ({"params": params} if params else {})
+  # As in training, where nothing is of NumPy, whose arrays have no `at`.
+  start = jax.tree.map(jnp.asarray, start)
   memory = [name for name in start if name != "params"]
   batch = _outputs.random_batch(method) if batch is None else batch
   result: Any = method.apply(
@@ -238,31 +157,26 @@ def apply(
 def variables_of(method: core.Method) -> Any:
   """The variables of a method for random outputs, drawn once."""
   with jax.ensure_compile_time_eval():  # may be called while tracing
-    # As arguments: what is known would be computed operation by operation.
-    init = jax.jit(
-      lambda key, seen, batch: method.init(
-        key, seen, batch, _outputs.context(method)
-      ),
-      compiler_options=_outputs.QUICK,
-    )
     seen, batch = random_outputs(method), _outputs.random_batch(method)
-    return jax.device_get(init(jax.random.key(0), seen, batch))
+    return jax.device_get(init(method)(seen, batch))
 
 
-def _not_a_number(leaf: Any) -> Any:
-  if not jnp.issubdtype(leaf.dtype, jnp.floating):
-    return leaf
-  return jnp.full(leaf.shape, jnp.nan, leaf.dtype)
+@functools.cache
+def init(method: core.Method) -> Any:
+  # As arguments: what is known would be computed operation by operation.
+  return jax.jit(
+    lambda seen, batch: method.init(
+      jax.random.key(0), seen, batch, _outputs.context(method)
+    ),
+    compiler_options=_outputs.QUICK,
+  )
 
 
-def _widen(leaf: Any) -> Any:
-  wide = jnp.issubdtype(leaf.dtype, jnp.floating)
-  return np.asarray(leaf, np.float64) if wide else leaf
-
-
-def _require_close(
+def require_close(
   actual: Any, desired: Any, rtol: float, method: core.Method, problem: str
 ) -> None:
+  structures = [jax.tree.structure(tree) for tree in (actual, desired)]
+  require(structures[:1] == structures[1:], method, problem)
   for a, b in zip(
     jax.tree.leaves(actual), jax.tree.leaves(desired), strict=True
   ):

@@ -17,6 +17,14 @@ def loss_is_finite(method: core.Method) -> None:
   """Loss and gradients are finite for logits of 1000, and in bfloat16."""
   if _is_finite(method, random_outputs(method, scale=1e3, dtype=jnp.bfloat16)):
     return
+  labels = "" if _outputs.of_maps(method) else _labels(method)
+  _checks.require(
+    _is_finite(method, random_outputs(method)),
+    method,
+    f"has a loss or a gradient that is not finite for ordinary outputs{labels};"
+    " do not divide by what may be 0, such as the number of examples of a "
+    "class",
+  )
   _checks.require(
     _is_finite(method, random_outputs(method, scale=1e3)),
     method,
@@ -28,6 +36,26 @@ def loss_is_finite(method: core.Method) -> None:
     method,
     "has a loss or a gradient that is not finite for features and maps in "
     "bfloat16; compute losses of them in float32",
+  )
+
+
+def _labels(method: core.Method) -> str:
+  labels = np.asarray(_outputs.random_batch(method).target)
+  return f" and the labels {' '.join(map(str, labels))} of {_outputs.C} classes"
+
+
+def gradients_reach_the_peers(method: core.Method) -> None:
+  """Some term trains some peer."""
+  by_peer, others = _jacobian(method)
+  live = [
+    dataclasses.replace(by_outputs, ema=None, teacher=None)
+    for by_outputs in (*by_peer.values(), *others.values())
+  ]
+  _checks.require(
+    any(np.any(leaf) for leaf in jax.tree.leaves(live)),
+    method,
+    "trains nothing: no term has a gradient by the peers' outputs; look for "
+    "jax.lax.stop_gradient, argmax and comparisons",
   )
 
 
@@ -53,8 +81,8 @@ def targets_are_constant_unless_joint(method: core.Method) -> None:
 
 def averages_and_teachers_are_constant(method: core.Method) -> None:
   """No term sends gradient into averaged peers or teachers."""
-  jacobian = _jacobian(method)
-  for name, by_outputs in jacobian.items():
+  by_peer, others = _jacobian(method)
+  for name, by_outputs in (by_peer | others).items():
     frozen = jax.tree.leaves((by_outputs.ema, by_outputs.teacher))
     _checks.require(
       not any(np.any(leaf) for leaf in frozen),
@@ -65,23 +93,27 @@ def averages_and_teachers_are_constant(method: core.Method) -> None:
 
 
 @functools.cache
-def _jacobian(method: core.Method) -> Any:
-  """Jacobian of every term with one row per peer, summed over examples."""
+def _jacobian(method: core.Method) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Jacobians of terms, summed over examples: with a row a peer, and others."""
 
-  def loss_of_each_peer(seen):
+  def losses_of_terms(seen):
     terms = _checks.apply(method, {}, seen).terms
-    return {k: jnp.sum(t, -1) for k, t in terms.items() if t.ndim == 2}
+    sums = {name: jnp.sum(term, -1) for name, term in terms.items()}
+    return tuple(
+      {name: s for name, s in sums.items() if s.ndim == ndim} for ndim in (1, 0)
+    )
 
   jacobian = jax.jit(
-    jax.jacrev(loss_of_each_peer), compiler_options=_outputs.QUICK
+    jax.jacrev(losses_of_terms), compiler_options=_outputs.QUICK
   )
-  return jax.device_get(jacobian(random_outputs(method)))
+  by_peer, others = jax.device_get(jacobian(random_outputs(method)))
+  return by_peer, others
 
 
 def _reach(method: core.Method) -> dict[str, np.ndarray]:
   """How much each row of a term affects peers other than its own."""
   reach = {}
-  for name, by_outputs in _jacobian(method).items():
+  for name, by_outputs in _jacobian(method)[0].items():
     live = dataclasses.replace(by_outputs, trunk=None, ema=None, teacher=None)
     # [Q, P]: how much row q of the term sends into peer p.
     rows = np.asarray(

@@ -97,14 +97,48 @@ def random_batch(
   )
 
 
-def context(method: core.Method, train: bool = True) -> core.Context:
+def other_batch(batch: core.Batch) -> core.Batch:
+  """A batch in which every field is another, and a third example padding."""
+
+  def other(leaf):
+    integers = jnp.issubdtype(leaf.dtype, jnp.integer)
+    return (leaf + 1) % C if integers else 1 - leaf
+
+  return core.Batch(
+    image=batch.image + 1,
+    target=jax.tree.map(other, batch.target),
+    index=batch.index + 7,
+    mask=batch.mask.at[2].set(False),
+  )
+
+
+def first(seen: core.Outputs, count: int) -> core.Outputs:
+  """The outputs of the first examples of a batch, all else included."""
+
+  def cut(group):
+    return dataclasses.replace(
+      group,
+      logits=group.logits[:, :count],
+      features=group.features[:, :count],
+      maps=tuple(stage[:, :count] for stage in group.maps),
+      trunk=None if group.trunk is None else group.trunk[:count],
+    )
+
+  return dataclasses.replace(
+    cut(seen), ema=cut(seen.ema), teacher=cut(seen.teacher)
+  )
+
+
+def context(
+  method: core.Method, train: bool = True, *, later: bool = False
+) -> core.Context:
   """The context of a step in the middle of a run of this method."""
   labels = jnp.arange(NUM_EXAMPLES, dtype=jnp.int32) % C
   return core.Context(
-    epoch=jnp.float32(1),
-    step=jnp.int32(3),
-    rampup=jnp.float32(0.5),
-    key=jax.random.key(0),
+    epoch=jnp.float32(1 + later),
+    step=jnp.int32(3 + later),
+    rampup=jnp.float32(0.5 + 0.25 * later),
+    key=jax.random.key(int(later)),
     num_examples=NUM_EXAMPLES,
     train=train,
     train_labels=labels if train and method.needs.train_labels else None,

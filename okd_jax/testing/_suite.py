@@ -7,8 +7,10 @@ from okd_jax.testing import (
   _checks,
   _declared,
   _draws,
+  _evaluation,
+  _float64,
   _gradients,
-  _refreshed,
+  _memory,
   _training,
 )
 
@@ -16,17 +18,26 @@ CHECKS: tuple[Callable[[core.Method], None], ...] = (
   _declared.properties_make_sense,
   _checks.terms_are_named_and_shaped,
   _gradients.loss_is_finite,
+  _gradients.gradients_reach_the_peers,
   _checks.depends_on_arguments_alone,
   _draws.random_numbers_change,
-  _checks.soft_labels_are_taken,
+  _float64.soft_labels_are_taken,
   _gradients.targets_are_constant_unless_joint,
   _gradients.averages_and_teachers_are_constant,
   _checks.too_few_peers_are_refused,
   _checks.missing_trunk_or_maps_are_refused,
-  _checks.evaluation_reads_no_target,
-  _refreshed.refresh_fits_the_state,
+  _memory.memory_begins_alike,
+  _evaluation.evaluation_reads_no_target,
+  _evaluation.predictions_are_of_single_examples,
+  _memory.refresh_fits_the_state,
   _training.state_stays_as_it_is,
   _training.lowers_for_accelerators,
+  _training.goes_on_exactly,
+  _training.meshes_agree,
+)
+
+_IN_FLOAT64 = (
+  _float64.soft_labels_are_taken,
   _training.goes_on_exactly,
   _training.meshes_agree,
 )
@@ -55,7 +66,8 @@ def check_method(method: core.Method | type[core.Method]) -> None:
     except (AssertionError, _training.TooFewDevices):
       raise
     except Exception as error:  # of the method, whatever it is
+      how = ", with jax_enable_x64" if check in _IN_FLOAT64 else ""
       raise AssertionError(
-        f"{_checks.name_of(made)} fails where {check.__name__} is checked: "
-        f"{type(error).__name__}: {error}. The traceback above says where."
+        f"{_checks.name_of(made)} fails where {check.__name__} is checked{how}:"
+        f" {type(error).__name__}: {error}. The traceback above says where."
       ) from error

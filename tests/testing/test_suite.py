@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from okd_jax import core, losses, testing
+from okd_jax import core, losses, methods, testing
+from okd_jax.testing import _float64
 
 
 class Right(core.Method):
@@ -147,6 +148,95 @@ class PredictsByTarget(Right):
     return core.MethodOutput(
       {"ce": losses.cross_entropy(best, batch.target)}, {"best": best}
     )
+
+
+class PredictsBy(Right):
+  what: str
+
+  def __call__(self, outputs, batch, ctx):
+    logits = outputs.logits[0]
+    added = {
+      "prior": lambda: jnp.log(jax.nn.one_hot(batch.target, 5).mean(0)),
+      "index": lambda: batch.index[:, None],
+      "mask": lambda: batch.mask[:, None],
+      "ramp-up": lambda: ctx.rampup * outputs.logits[1],
+      "noise": lambda: jax.random.normal(ctx.key, (5,)),
+      "batch": lambda: logits.mean(0),
+    }[self.what]()
+    loss = self.loss(outputs, batch, ctx)
+    return core.MethodOutput({"ce": loss}, {"all": logits + added})
+
+
+class NoGradient(Right):
+  def loss(self, outputs, batch, ctx):
+    return jax.lax.stop_gradient(super().loss(outputs, batch, ctx))
+
+
+class NamesAnew(Counting):
+  def __call__(self, outputs, batch, ctx):
+    self.calls[0] += 1
+    loss = Right.loss(self, outputs, batch, ctx)
+    return core.MethodOutput({f"ce{self.calls[0]}": loss})
+
+
+class GroupTrainsTeacher(Right):
+  def __call__(self, outputs, batch, ctx):
+    mean = jnp.mean(outputs.logits, 0)
+    teacher = outputs.teacher.logits[0]
+    kl = losses.softened_kl(mean, teacher, temperature=1.0)
+    ce = losses.cross_entropy(outputs.logits, batch.target)
+    return core.MethodOutput({"peer_ce": ce, "kl": kl})
+
+
+class RemembersItsFirstCall(Right):
+  guarded: bool = False
+
+  @nn.compact
+  def __call__(self, outputs, batch, ctx):
+    mean = self.variable("memory", "mean", jnp.zeros, ())
+    if ctx.train and not (self.guarded and self.is_initializing()):
+      mean.value = 0.9 * mean.value + 0.1 * jnp.mean(outputs.logits)
+    return super().__call__(outputs, batch, ctx)
+
+
+class DividesByClass(Right):
+  def loss(self, outputs, batch, ctx):
+    hot = jax.nn.one_hot(batch.target, 5)
+    own = super().loss(outputs, batch, ctx)
+    return own + jnp.sum(own.mean(0) @ hot / hot.sum(0))
+
+
+class OfEachExample(Right):
+  """Remembers the logits of every example, with ordinary code of JAX."""
+
+  collection: str = "seen"
+
+  @property
+  def needs(self):
+    return core.Needs(per_example=(self.collection,))
+
+  @nn.compact
+  def __call__(self, outputs, batch, ctx):
+    seen = self.variable("seen", "logits", jnp.zeros, (ctx.num_examples, 5))
+    if ctx.train and not self.is_initializing():
+      old = seen.value[batch.index]
+      mean = (old + outputs.logits.mean(0)) / 2
+      seen.value = seen.value.at[batch.index].set(jax.lax.stop_gradient(mean))
+    return super().__call__(outputs, batch, ctx)
+
+
+class InFloat32(Right):
+  def loss(self, outputs, batch, ctx):
+    logits = outputs.logits.astype(jnp.float32)
+    return losses.cross_entropy(logits, batch.target)
+
+
+class MixesTypes(Right):
+  """What x64 alone refuses: indices of two types."""
+
+  def loss(self, outputs, batch, ctx):
+    last = jax.lax.dynamic_slice(outputs.logits, (ctx.step, 0, 0), (1, 8, 5))
+    return super().loss(outputs, batch, ctx) + 0 * jnp.mean(last)
 
 
 class PredictsInTraining(Right):
@@ -296,7 +386,15 @@ WRONG = [
   ("terms_are_named_and_shaped", Silent, "return one loss at least"),
   ("loss_is_finite", Unstable, "take jax.nn.log_softmax"),
   ("loss_is_finite", Coarse, "not finite .* in bfloat16"),
+  ("loss_is_finite", DividesByClass, "labels 2 2 3 4 0 0 4 4 of 5 classes; do"),
+  ("gradients_reach_the_peers", NoGradient, "trains nothing"),
+  (
+    "memory_begins_alike",
+    functools.partial(OfEachExample, "sene"),
+    "per_example='sene' and has no such collection; name one of seen",
+  ),
   ("depends_on_arguments_alone", Counting, "no state outside variables"),
+  ("depends_on_arguments_alone", NamesAnew, "no state outside variables"),
   *(
     ("random_numbers_change", functools.partial(DrawsTheSame, where), "ctx.key")
     for where in ("here", "in a loop", "in a call")
@@ -306,12 +404,38 @@ WRONG = [
   ("targets_are_constant_unless_joint", SecretlyJoint, "stop_gradient"),
   ("targets_are_constant_unless_joint", NeverJoint, "leave `joint` out"),
   ("averages_and_teachers_are_constant", TrainsTeacher, "stop_gradient"),
+  (
+    "averages_and_teachers_are_constant",
+    GroupTrainsTeacher,
+    "of 'kl' into",
+  ),
   ("too_few_peers_are_refused", TakesOnePeer, "call core.require_peers"),
   ("too_few_peers_are_refused", FailsOnOnePeer, "call core.require_peers"),
   ("missing_trunk_or_maps_are_refused", ReadsMaps, "call core.require_maps"),
   ("evaluation_reads_no_target", PredictsByTeacher, "evaluation has none"),
   ("evaluation_reads_no_target", PredictsByTarget, "from the outputs alone"),
   ("evaluation_reads_no_target", PredictsInTraining, "'all' in training alone"),
+  *(
+    ("evaluation_reads_no_target", functools.partial(PredictsBy, what), message)
+    for what, message in [
+      ("prior", "for other targets"),
+      ("index", "for other images, indices or masks"),
+      ("mask", "for other images, indices or masks"),
+    ]
+  ),
+  *(
+    (
+      "predictions_are_of_single_examples",
+      functools.partial(PredictsBy, what),
+      message,
+    )
+    for what, message in [
+      ("ramp-up", "at another step"),
+      ("noise", "with another key"),
+      ("batch", "where fewer are beside it"),
+    ]
+  ),
+  ("memory_begins_alike", RemembersItsFirstCall, "not self.is_initializing"),
   *(
     ("refresh_fits_the_state", functools.partial(Refreshed, what), message)
     for what, message in [
@@ -373,5 +497,28 @@ def test_errors_of_a_method_are_said_to_be_its_own(method, message):
 
 
 @pytest.mark.long
-def test_a_class_is_checked_with_its_defaults():
-  testing.check_method(Right)
+@pytest.mark.parametrize(
+  "method",
+  [
+    Right,
+    OfEachExample,
+    InFloat32,
+    functools.partial(RemembersItsFirstCall, guarded=True),
+  ],
+)
+def test_right_methods_pass(method):
+  testing.check_method(method if isinstance(method, type) else method())
+
+
+def test_errors_of_float64_are_said_to_be_so():
+  with pytest.raises(
+    AssertionError,
+    match="soft_labels_are_taken is checked, with jax_enable_x64",
+  ):
+    testing.check_method(MixesTypes)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_no_method_of_ours_computes_in_narrower_floats(name):
+  """So that theirs are held to a few last bits of float64."""
+  assert not _float64.rounds(methods.make(name))
