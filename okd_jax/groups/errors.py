@@ -23,6 +23,11 @@ class GroupError(ConfigError):
 
 def check_sizes(stacks: Sequence[Stack], mesh: Mesh, mapping: str) -> None:
   """Raises GroupError unless the mesh can hold the stacks."""
+  if not {DATA, PEER} <= {*mesh.axis_names}:
+    raise GroupError(
+      f"the mesh has the axes {mesh.axis_names}, and must have '{DATA}' and "
+      f"'{PEER}'; okd_jax.devices.mesh.make_mesh makes one."
+    )
   peer, num_peers = mesh.shape[PEER], sum(stack.count for stack in stacks)
   counts = [stack.count for stack in stacks]
   whole = all(isinstance(count, numbers.Integral) for count in counts)
@@ -101,6 +106,19 @@ def check_variables(net: nn.Module, variables: Any) -> None:
     )
 
 
+def check_counts(stacks: Sequence[Stack], variables: Sequence[Any]) -> None:
+  """Raises GroupError unless variables are of as many peers as the group."""
+  for stack, own in zip(stacks, variables, strict=True):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(own):
+      if leaf.shape[:1] != (stack.count,):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        raise GroupError(
+          f"'{name}' has shape {list(leaf.shape)}, and the group has "
+          f"{stack.count} peer(s) of {type(stack.net).__name__}, which the "
+          "first axis must have; take variables of a group of this size."
+        )
+
+
 def check_outputs(result: Any, outputs: Outputs) -> None:
   """Raises GroupError unless a network returned what it must return.
 
@@ -113,6 +131,7 @@ def check_outputs(result: Any, outputs: Outputs) -> None:
     isinstance(logits, jax.Array)
     and isinstance(features, jax.Array)
     and all(jnp.issubdtype(x.dtype, jnp.floating) for x in (logits, features))
+    and logits.ndim > 1
     # Heat maps may have features of any shape.
     and (logits.ndim != 2 or features.shape[:-1] == logits.shape[:1])
     and isinstance(outputs.maps, tuple | list)

@@ -55,6 +55,12 @@ def _apply(net: nn.Module, *args: Any, **kwargs: Any) -> Any:
       f"{type(net).__name__} draws random numbers that it is not given: "
       f"{error} Draw them from 'dropout', and only if `train`."
     ) from error
+  except errors.ScopeParamShapeError as error:
+    raise GroupError(
+      f"{type(net).__name__} was made for images of another shape than "
+      f"{jnp.shape(args[1])}: {error} Give it images like those it was made "
+      "with (Task.image_shape)."
+    ) from error
   except TypeError as error:
     # In `shard_map`, JAX tells what is equal on all devices from what is not.
     if "manual axis types" not in str(error):

@@ -23,6 +23,7 @@ from okd_jax.groups import layout, local, once
 from okd_jax.groups.errors import (
   check_batch,
   check_call,
+  check_counts,
   check_sizes,
   check_variables,
   GroupError,
@@ -139,12 +140,14 @@ class Group:
 
     Raises:
       GroupError: if a network keeps state that would differ between devices of
-        this mesh, or if the examples cannot be divided among them.
+        this mesh, if the examples cannot be divided among them, or if the
+        variables are of another number of peers.
     """
     check_batch(images, self.mesh)
     has_views = images.ndim == 5
     batch = P(PEER, DATA) if has_views else P(DATA)
     stem, stacks = self._separate(variables)
+    check_counts(self.stacks, stacks)
     results, pooled, stem_after, after = jax.shard_map(
       functools.partial(self._on_this_device, train),
       mesh=self.mesh,

@@ -1,12 +1,14 @@
 """The training step, its state and its evaluation, for your own training loop.
 
-`Setup` says what stays fixed, `init` draws a `TrainState`, and `train_step`,
+`Setup` says what stays fixed, `init` draws a `TrainState`, `abstract` gives the
+shapes and shardings of one, to restore it, and `train_step`,
 `loss_fn`, `eval_step` and `predict` are pure functions of both. They need no
 configuration and no files.
 """
 
 from okd_jax.training.setup import Setup as Setup, with_optim as with_optim
 from okd_jax.training.state import (
+  abstract as abstract,
   init as init,
   shardings as shardings,
   TrainState as TrainState,

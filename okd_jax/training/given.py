@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from okd_jax.core import Method
+import jax
+import jax.numpy as jnp
+
+from okd_jax.core import Batch, Method
 from okd_jax.errors import ConfigError
 from okd_jax.groups import Group
 from okd_jax.tasks.task import Task
@@ -35,6 +38,34 @@ def check_peers(method: Method, num_peers: int) -> None:
         f"{what} of {name(method)} is {named}, and must be of the {num_peers} "
         "peers of the group, counted from 0."
       )
+
+
+def check_batch(batch: Any) -> None:
+  """Raises ConfigError unless it is a batch of examples with all fields."""
+  shapes: dict[str, Any] = {
+    field: getattr(getattr(batch, field, None), "shape", ())
+    for field in ("image", "index", "mask")
+  }
+  size = shapes["index"]
+  if not isinstance(batch, Batch) or not (
+    len(size) == 1
+    and shapes["mask"] == size
+    and size in (shapes["image"][:1], shapes["image"][1:2])
+  ):
+    raise ConfigError(
+      f"a batch must be core.Batch(image [B, H, W, c], target, index [B], mask "
+      f"[B]); got a {type(batch).__name__} with the shapes {shapes}."
+    )
+
+
+def check_key(key: Any) -> None:
+  """Raises ConfigError unless it is a random key."""
+  if jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
+    return
+  if jnp.result_type(key) != jnp.uint32 or jnp.ndim(key) != 1:
+    raise ConfigError(
+      f"key={key!r:.60} must be a random key, such as jax.random.key(0)."
+    )
 
 
 def name(method: Method) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from okd_jax.core import Array, Batch, Context, Outputs, Variables
 from okd_jax.devices.mesh import DATA
 from okd_jax.errors import ConfigError
-from okd_jax.training import average as average_lib, parts
+from okd_jax.training import average as average_lib, given, parts
 from okd_jax.training.setup import Setup
 from okd_jax.training.state import TrainState
 
@@ -51,10 +51,13 @@ def prepare(
     the pass.
 
   Raises:
-    ConfigError: if the batch cannot be divided, or the method needs views, a
+    ConfigError: if the batch or the key is none, if the batch cannot be
+      divided, or the method needs views, a
       teacher, labels or another kind of group and does not get them; also for
       known labels that are unsuitable.
   """
+  given.check_batch(batch)
+  given.check_key(key)
   devices = setup.mesh.shape[DATA]
   if len(batch.index) % (devices * setup.accumulate):
     raise ConfigError(

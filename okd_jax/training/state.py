@@ -53,10 +53,15 @@ def variables(params: Any, memory: Any, part: str) -> Variables:
 def init(setup: Setup, key: Array) -> TrainState:
   """Draws the initial state at random and places it on the mesh.
 
+  In a program that is traced, it only draws; what the program returns lies
+  where its `out_shardings` say.
+
   Raises:
     ConfigError: if the logits do not have the shape that the task needs.
   """
   state = _initial_values(setup, key)
+  if isinstance(key, jax.core.Tracer):
+    return state
   return mesh_lib.place(state, shardings(setup, state))
 
 

@@ -11,10 +11,12 @@ import optax
 
 from okd_jax import core, layers
 from okd_jax.core import Array, Batch, Context, MethodOutput, Variables
+from okd_jax.errors import ConfigError
 from okd_jax.tasks import figure as figure_lib
 from okd_jax.training import (
   average as average_lib,
   contract,
+  given,
   parts,
   targets,
   turns as turns_lib,
@@ -79,8 +81,8 @@ def train_step(
     loss, grads, new_memory, measured, paused = _gradients(
       setup, params, memory, inputs, ctx
     )
-    updates, opt_state = optimizer.update(
-      grads, opt_state, params, value=loss, **rate
+    updates, opt_state = _update(
+      optimizer, grads, opt_state, params, {"value": loss, **rate}
     )
     after = (optax.apply_updates(params, updates), new_memory, opt_state)
     before = turns_lib.take(setup, before, after, turn, paused)
@@ -98,6 +100,19 @@ def train_step(
     "rampup": ctx.rampup,
     "gradient_norm": optax.tree.norm(grads),
   }
+
+
+def _update(
+  optimizer: Any, grads: Any, opt_state: Any, params: Any, more: dict[str, Any]
+) -> tuple[Any, Any]:
+  try:
+    return optimizer.update(grads, opt_state, params, **more)
+  except (TypeError, ValueError, AttributeError) as error:
+    raise ConfigError(
+      "the optimizer cannot be updated with the gradients, its state, the "
+      f"parameters and {', '.join(more)}: {error}. Take one that needs no "
+      "more, and the state that training.init made with it."
+    ) from error
 
 
 def loss_fn(
@@ -171,6 +186,7 @@ def predict(
   setup: Setup, params: Any, memory: Any, batch: Batch
 ) -> tuple[Array, dict[str, Array]]:
   """Logits of every peer [P, B, *out] and, by name, of the group [B, *out]."""
+  given.check_batch(batch)
   views = setup.task.test_views(setup.task.normalize(batch))
   each = [predict_normalized(setup, params, memory, view) for view in views]
   merge = setup.task.merge_views
@@ -214,7 +230,9 @@ def _gradients(
       "terms": {n: jnp.mean(t, -1) for n, t in aux.result.terms.items()},
       "figures": {setup.task.in_step(setup.task.info).name: headline},
       # Wide enough to be summed over many steps.
-      "summaries": jax.tree.map(layers.at_least_float32, aux.result.summaries),
+      "summaries": jax.tree.map(
+        lambda x: layers.at_least_float32(jnp.asarray(x)), aux.result.summaries
+      ),
     }
     return value, grads, aux.memory, measured, aux.result.paused
 
