@@ -171,7 +171,7 @@ def test_names_are_drawn_as_they_are(tmp_path, caplog):
     for name in names:
       panel.plot([1, 2], [0.1, 10.0], label=name)
     canvas.log_scale(panel)
-    canvas.legend(figure, panel)
+    canvas.legend(figure)
     files = canvas.save({"drawn": figure, "again": figure}, tmp_path)
   text = files[1].read_text()
   for name in (*names, "costs $5_$10", "$_{$", "0.1", "10"):
