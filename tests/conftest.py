@@ -4,6 +4,7 @@ import gc
 from importlib import metadata
 import os
 from pathlib import Path
+import signal
 
 import pruned
 import pytest
@@ -32,6 +33,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Every change of a program adds to it. One session prunes, not its workers.
 if "PYTEST_XDIST_WORKER" not in os.environ:
   pruned.prune(cache, 2**30)
+# `nohup` would ignore it, also in the processes that tests start.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Tracing makes many objects and hardly any garbage.
 gc.set_threshold(100_000, 20, 100)
 
