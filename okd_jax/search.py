@@ -19,7 +19,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from okd_jax import tasks, train as train_lib
 from okd_jax.devices import signals
-from okd_jax.errors import ConfigError, Interrupted, NotFiniteError
+from okd_jax.errors import (
+  ConfigError,
+  DataError,
+  Interrupted,
+  LeaderError,
+  NotFiniteError,
+  WeightsError,
+)
 from okd_jax.runs import workdir as workdir_lib
 from okd_jax.search_space import settings, Space
 from okd_jax.settings import build, config as config_lib, freeze, layout
@@ -30,6 +37,7 @@ from okd_jax.tasks.measure import Measure
 from okd_jax.tasks.task import Task
 
 _log = logging.getLogger(__name__)
+_OF_FILES = ("data.", "batch_size", "init_from", "teacher", "peers.")
 _LENGTH = ("epochs", "extra_epochs", "eval_epochs", "patience")
 
 
@@ -264,7 +272,9 @@ def _run(
   except optuna.TrialPruned:
     print("Pruned: worse than most of the others at this epoch.", flush=True)
     study.tell(trial, state=TrialState.PRUNED)
-  except ConfigError as error:
+  except (ConfigError, DataError, LeaderError, WeightsError) as error:
+    if not isinstance(error, ConfigError) and not _choose_files(trial):
+      raise  # it is not for the values; what is wrong can be mended
     study.tell(trial, state=TrialState.FAIL)
     # Where none has been trained yet, none may be possible.
     if not study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED)):
@@ -275,3 +285,8 @@ def _run(
     study.tell(trial, state=TrialState.FAIL)
   else:
     study.tell(trial, judge.merit(summary[made.deploy]))
+
+
+def _choose_files(trial: Trial) -> bool:
+  """Whether values of a trial say which data or weights are read, and how."""
+  return any(key.startswith(_OF_FILES) for key in trial.params)

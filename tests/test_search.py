@@ -17,7 +17,14 @@ from configs import independent_stickfolk
 from okd_jax import __main__, search, search_space, train
 from okd_jax.cli import common as cli
 from okd_jax.data.keypoints import stickfolk
-from okd_jax.errors import ConfigError, Interrupted, NotFiniteError
+from okd_jax.errors import (
+  ConfigError,
+  DataError,
+  Interrupted,
+  LeaderError,
+  NotFiniteError,
+  WeightsError,
+)
 from okd_jax.settings import ranges
 from okd_jax.settings.freeze import freeze
 from okd_jax.tasks.figure import parse
@@ -105,6 +112,30 @@ def test_values_that_do_not_go_together_do_not_stop_it_for_good(
   assert states == ["FAIL", "COMPLETE", "FAIL", "COMPLETE"]
   assert [name for name, *_ in ran] == [f"trial{i}" for i in range(4)]
   assert "Trial 2 has values that do not fit: must be even" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [DataError, WeightsError, LeaderError])
+def test_data_and_weights_that_do_not_fit_fail_their_trial(
+  pretending, tmp_path, kind
+):
+  ran, events = pretending
+  events |= {0: kind("10 images of class 0"), 2: kind("10 images of class 0")}
+  chosen = "--search.data.per_class=(2,5)"
+  # Perhaps nothing can be trained so.
+  with pytest.raises(kind):
+    search.search(*read(chosen), 4, tmp_path / "chosen")
+  _, trials = search.search(*read(chosen), 4, tmp_path / "chosen")
+  states = [trial.state.name for trial in trials]
+  assert states == ["FAIL", "COMPLETE", "FAIL", "COMPLETE"]
+  # What no searched value can be the reason of ends the search until mended.
+  ran.clear()
+  rates = read("--search.optim.learning_rate=log:0.001..0.1")
+  with pytest.raises(kind):
+    search.search(*rates, 2, tmp_path / "rates")
+  events.clear()
+  _, trials = search.search(*rates, 2, tmp_path / "rates")
+  assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2
+  assert [name for name, *_ in ran] == ["trial0", "trial0", "trial1"]
 
 
 def test_a_search_without_a_trained_trial_has_failed(

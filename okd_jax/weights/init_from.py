@@ -283,9 +283,12 @@ def _shape(arrays: Weights, name: str) -> tuple[int, ...] | None:
 
 def _require_same(path: Path, name: str, ours: Any, theirs: Any) -> None:
   if ours != theirs:
+    there, here = (
+      "absent" if shape is None else f"of shape {shape}"
+      for shape in (theirs, ours)
+    )
     raise ConfigError(
-      f"config.init_from='{path}': the shape of '{name}' is "
-      f"{theirs or 'absent'} there and {ours or 'absent'} in this run; name a "
-      "leader of the same network or a run of the same group. With "
-      "config.init_from_head=false the number of classes may differ."
+      f"config.init_from='{path}': '{name}' is {there} there and {here} in "
+      "this run; name a leader of the same network or a run of the same group. "
+      "With config.init_from_head=false the number of classes may differ."
     )

@@ -100,8 +100,9 @@ def ours(leaves) -> list[Layer]:
     if kind is None or (kind == "batch norm") != (last == "scale"):
       raise WeightsError(
         f"'{name}/{last}' has {rank} axes, so it is no convolution, linear or "
-        f"batch-norm layer of one network; if it is of a group, extract one "
-        f"peer first."
+        "batch-norm layer of one network. If it is of a group, extract one "
+        "peer first; attention of Flax (MultiHeadDotProductAttention) is not "
+        "read or written, so make it of linear layers."
       )
     entries = {
       entry: (group, *path, leaf)
