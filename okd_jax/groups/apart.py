@@ -6,7 +6,7 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, PartitionSpec as P
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec as P
 import numpy as np
 
 from okd_jax.core import Array, Variables
@@ -71,14 +71,13 @@ def _draws(net: nn.Module, entering: Any, count: int) -> list[tuple[int, ...]]:
     entering: shapes of its input.
     count: number of examples on each device.
   """
-
   forward = apply_network(net, train=True)
   batch = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((2 * count, *x.shape[1:]), x.dtype), entering
   )
   program = jax.shard_map(
     lambda variables, batch: forward(variables, batch, jax.random.key(0))[0],
-    mesh=AbstractMesh((2,), (DATA,)),
+    mesh=AbstractMesh((2,), (DATA,), axis_types=(AxisType.Auto,)),
     in_specs=(P(), P(DATA)),
     out_specs=P(DATA),
   )
