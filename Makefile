@@ -4,8 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # What another version of Python has to pass in any case.
 SMOKE := tests/losses/test_losses_okddip.py tests/training/test_optim.py \
-	tests/groups/test_group.py tests/groups/test_foreign.py \
-	tests/devices/test_mesh.py tests/test_train.py
+	tests/groups/test_group.py tests/devices/test_mesh.py tests/test_train.py \
+	tests/groups/test_foreign.py::test_other_axes_and_fields_of_arrays_are_allowed
 
 .PHONY: demo docs test test-long test-slow check smoke tpu matrix clean
 
