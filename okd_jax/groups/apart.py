@@ -1,6 +1,6 @@
 """Refuses networks whose results depend on how devices share a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from flax import linen as nn
@@ -87,18 +87,25 @@ def _draws(net: nn.Module, entering: Any, count: int) -> list[tuple[int, ...]]:
 
 def _shapes_of_draws(traced: Any) -> list[tuple[int, ...]]:
   """Shapes of random numbers and keys that do not vary over devices."""
-  shapes = []
+  drawn = [
+    equation.outvars[0].aval
+    for equation in equations(traced)
+    if equation.primitive.name in _DRAWS
+  ]
+  return [
+    found.shape for found in drawn if DATA not in found.manual_axis_type.varying
+  ]
+
+
+def equations(traced: Any) -> Iterator[Any]:
+  """The equations of a traced program and of all programs inside of it."""
   for equation in traced.eqns:
-    if equation.primitive.name in _DRAWS:
-      drawn = equation.outvars[0].aval
-      if DATA not in drawn.manual_axis_type.varying:
-        shapes.append(drawn.shape)
+    yield equation
     for inner in jax.tree.leaves(
       list(equation.params.values()), is_leaf=lambda node: hasattr(node, "eqns")
     ):
       if hasattr(inner, "eqns"):
-        shapes += _shapes_of_draws(inner)
-  return shapes
+        yield from equations(inner)
 
 
 @once.remembered

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from okd_jax import core
+from okd_jax.groups import apart
 from okd_jax.testing import _checks, _outputs
 
 # What is allowed if a method casts to float32: sums in another order differ.
@@ -53,21 +54,13 @@ def rounds(method: core.Method) -> bool:
     traced = jax.make_jaxpr(
       lambda seen, batch: _checks.apply(method, {}, seen, batch, wide)
     )(seen, batch)
-  return _narrows(traced)
-
-
-def _narrows(traced: Any) -> bool:
-  for equation in traced.eqns:
-    if equation.primitive.name == "convert_element_type":
-      (of,), to = equation.invars, equation.params["new_dtype"]
-      if of.aval.dtype == jnp.float64 and jnp.issubdtype(to, jnp.floating):
-        return bool(to != jnp.float64)
-    for inner in jax.tree.leaves(
-      list(equation.params.values()), is_leaf=lambda node: hasattr(node, "eqns")
-    ):
-      if hasattr(inner, "eqns") and _narrows(inner):
-        return True
-  return False
+  return any(
+    equation.primitive.name == "convert_element_type"
+    and equation.invars[0].aval.dtype == jnp.float64
+    and jnp.issubdtype(equation.params["new_dtype"], jnp.floating)
+    and equation.params["new_dtype"] != jnp.float64
+    for equation in apart.equations(traced)
+  )
 
 
 def _widen(leaf: Any) -> Any:

@@ -5,20 +5,18 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 import pytest
+from test_backbones import SMALL
 
 from examples.nnx_network import Small
 from examples.own_network import Branched
 from okd_jax import backbones
 from okd_jax.backbones import (
   convnext,
-  densenet,
   hcgnet,
   hourglass,
-  imagenet_resnet,
   mobilenet,
   nnx_network,
   shufflenet,
-  vgg,
   vit,
   wide_resnet,
 )
@@ -26,22 +24,16 @@ from okd_jax.groups import apart
 
 # One small network of each class, with an image it takes.
 NETS = {
+  **{name: SMALL[name] for name in ("densenet", "imagenet_resnet", "vgg")},
   "convnext": (
     convnext.ConvNeXt(5, blocks=(1, 1), widths=(4, 8), split=1),
     (8, 8, 3),
   ),
   "deit": (vit.DeiT(5, width=8, heads=2, patch=2, depth=2), (4, 4, 3)),
-  "densenet": (densenet.DenseNet(5, blocks=(1, 2, 1), growth=4), (8, 8, 1)),
   "hcgnet": (hcgnet.HCGNet(5, blocks=(1,), growths=(4,), split=0), (4, 4, 3)),
   "hourglass": (
     hourglass.Hourglass(3, stacks=1, width=8, depth=1, split=0),
     (16, 16, 3),
-  ),
-  "imagenet_resnet": (
-    imagenet_resnet.ImageNetResNet(
-      5, blocks=(1, 1, 1, 1), widths=(8, 8, 16, 16), inner_widths=None
-    ),
-    (32, 32, 3),
   ),
   "mobilenet_v2": (
     mobilenet.MobileNetV2(
@@ -59,10 +51,6 @@ NETS = {
   "shufflenet_v2": (
     shufflenet.ShuffleNetV2(5, widths=(8, 16), blocks=(2, 2), stem_size=3),
     (8, 8, 3),
-  ),
-  "vgg": (
-    vgg.VGG(5, widths=((4,), (4,), (8,), (8,), (8,)), hidden=(8, 8)),
-    (32, 32, 3),
   ),
   "vit": (vit.ViT(5, width=8, heads=2, patch=2, depth=2), (4, 4, 3)),
   "wide_resnet": (wide_resnet.WideResNet(5, blocks=1, widen=2), (8, 8, 3)),
