@@ -32,7 +32,8 @@ class Events:
     # Optional, and slow to import where TensorFlow is installed too.
     from tensorboardX import event_file_writer, proto
 
-    self._proto, self._events = proto.event_pb2, workdir / "tensorboard"
+    self._proto, self._summary = proto.event_pb2, proto.summary_pb2.Summary
+    self._events = workdir / "tensorboard"
     folder, self._uploads = self._events, None
     if not isinstance(folder, pathlib.Path):
       self._local = tempfile.TemporaryDirectory(prefix="okd_jax_")
@@ -50,13 +51,11 @@ class Events:
 
   def log(self, step: int, metrics: dict[str, float]) -> None:
     """Adds the metrics of one step."""
-    from tensorboardX.proto.summary_pb2 import Summary
-
     values = [
-      Summary.Value(tag=name, simple_value=value)
+      self._summary.Value(tag=name, simple_value=value)
       for name, value in metrics.items()
     ]
-    self._write(step, summary=Summary(value=values))
+    self._write(step, summary=self._summary(value=values))
     if time.monotonic() - self._flushed > _EVERY_SECS:
       self._flush()
     if self._uploads is not None:
