@@ -154,8 +154,24 @@ def test_cvat(tmp_path):
     assert note in text
   batch = next(made.batches(0))
   box = np.asarray(batch.target.box)[0]
-  np.testing.assert_allclose(box, [15 - 1.1, 9 - 1.1, 12.2, 13.2], rtol=1e-6)
-  np.testing.assert_allclose(batch.target.area, 0.53 * 12.2 * 13.2, rtol=1e-6)
+  # As annotated; padding is for the crop alone.
+  np.testing.assert_allclose(box, [15, 9, 10, 11], rtol=1e-6)
+  np.testing.assert_allclose(batch.target.area, 0.53 * 10 * 11, rtol=1e-6)
+  np.testing.assert_allclose(batch.target.scale, 13.2 * 1.25 / 200, rtol=1e-6)
+
+
+def test_figures_that_are_lines_have_an_area(tmp_path):
+  said = annotated.content(2)
+  for entry in said["annotations"]:
+    entry |= {
+      "bbox": [10, 15, 20, 0],
+      "area": 0,
+      "keypoints": [10, 15, 2, 30, 15, 2] + [0] * 9,
+    }
+  made = make(annotated.write(tmp_path, said), test_fraction=0.0)
+  target = next(made.batches(0)).target
+  np.testing.assert_allclose(target.area, 0.53 * 24 * 4, rtol=1e-6)
+  np.testing.assert_array_equal(target.torso, 20)
 
 
 def test_people_without_a_label_and_groups_are_beside_figures(tmp_path):
@@ -218,7 +234,7 @@ def test_label_studio(tmp_path):
   made = make(folder)
   assert made.info.num_train == 3
   box = np.asarray(next(made.batches(0)).target.box)[0]
-  np.testing.assert_allclose(box, [13.9, 7.9, 12.2, 13.2], rtol=1e-6)
+  np.testing.assert_allclose(box, [15, 9, 10, 11], rtol=1e-6)
 
 
 def test_pictures_are_turned_as_annotators_saw_them(tmp_path):
@@ -457,8 +473,8 @@ def test_joints_make_the_box_that_nobody_drew(tmp_path, empty):
   folder = annotated.write(tmp_path, said)
   found, figures = figures_of(folder)
   boxes = {f.image_id: f.box for f in figures}
-  np.testing.assert_allclose(boxes[1], [13.9, 7.9, 12.2, 13.2])
-  np.testing.assert_allclose(boxes[2], [-1, 4, 2, 12])
+  np.testing.assert_allclose(boxes[1], [15, 9, 10, 11])
+  np.testing.assert_allclose(boxes[2], [0, 5, 0, 10])
   assert not any("left out" in note for note in found.notes)
 
 

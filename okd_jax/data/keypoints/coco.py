@@ -140,7 +140,8 @@ class _Reader:
     if (box := self._box(entry, *labelled, size)) is None:
       self._counts["outside" if self._official else "point"] += 1
       return None
-    center, scale = boxes.center_and_scale(box, self._aspect)
+    framed = box if self._official else boxes.padded(box, self._padding)
+    center, scale = boxes.center_and_scale(framed, self._aspect)
     joints, visible = labelled
     half = scale * boxes.SCALE_UNIT / 2
     inside = np.all(np.abs(joints - center) <= half, axis=1)
@@ -154,7 +155,7 @@ class _Reader:
       box=box,
       center=center,
       scale=float(scale[0]),
-      area=self._area(entry, box),
+      area=self._area(entry, box if box[2:].all() else framed),
       head_box=self._head_box(entry),
       size=size,
     )
@@ -221,7 +222,7 @@ class _Reader:
         f"bbox {box.tolist()} lies outside the picture of {size[0]} x "
         f"{size[1]}",
       )
-    return boxes.padded(box, self._padding)
+    return box
 
   def _area(self, entry, box) -> float:
     if area := entries.number(entry, "area"):
