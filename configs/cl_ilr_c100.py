@@ -14,7 +14,4 @@ def get_config(words: str = "", data_set: str = "cifar100"):
   config = common.cifar(common.base(), data_set)
   config.method = common.method("cl_ilr")
   config.peers.kind = "branches"
-  config = common.variant(config, words)
-  if config.peers.net == "vgg16":
-    config.peers.dropout = 0.5  # as in the code of Chen et al., AAAI 2020
-  return config
+  return common.branch_dropout(common.variant(config, words))

@@ -89,6 +89,13 @@ def variant(config: ConfigDict, words: str | None) -> ConfigDict:
   return config
 
 
+def branch_dropout(config: ConfigDict) -> ConfigDict:
+  """Adds the dropout of VGG-16's branches, as in the code of Chen et al."""
+  if config.peers.net == "vgg16" and config.peers.kind == "branches":
+    config.peers.dropout = 0.5
+  return config
+
+
 def take(words: str, word: str) -> tuple[str, bool]:
   """Takes a recipe's own word out of the words behind the colon."""
   given = words.split(",")

@@ -7,6 +7,9 @@ All branches share the first two of three stages; the authors of MCL and MCL-OKD
 share one. Behind a colon come other networks:
 configs/compare_c100.py:resnet32,vgg16.
 
+VGG-16 has no dropout here, in branches neither, so that it is the same in all
+rows; config.base.peers.dropout changes that.
+
 OEM narrows ResNets and DenseNets; other networks are not narrowed. CTKD's
 student shares its first convolution with config.teacher_net, so the row fails
 unless both are of one family.

@@ -14,7 +14,4 @@ from configs import common
 def get_config(words: str = "", data_set: str = "cifar100"):
   config = common.cifar(common.base(), data_set)
   config.method = common.method("okddip")
-  config = common.variant(config, words)
-  if config.peers.net == "vgg16" and config.peers.kind == "branches":
-    config.peers.dropout = 0.5  # as in the authors' code, in branches only
-  return config
+  return common.branch_dropout(common.variant(config, words))

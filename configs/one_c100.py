@@ -22,7 +22,4 @@ def get_config(words: str = "", data_set: str = "cifar100"):
     config.peers.num_peers = 3
     config.optim.nesterov = False
     config.optim.weight_decay = 1e-4
-  config = common.variant(config, words)
-  if config.peers.net == "vgg16":
-    config.peers.dropout = 0.5  # as in the code of Chen et al., AAAI 2020
-  return config
+  return common.branch_dropout(common.variant(config, words))
