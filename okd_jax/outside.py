@@ -1,9 +1,18 @@
 """Things of the user's that a recipe names as "module:attribute"."""
 
+from collections.abc import Iterable
 import importlib
 from typing import Any
 
 from okd_jax.errors import ConfigError
+
+# Why a network is made with more arguments than the number of classes, and what
+# makes it none of them.
+_SETTINGS = {
+  "split": "config.peers.split=0",
+  "dropout": "config.peers.dropout=0",
+  "dtype": "config.precision=float32",
+}
 
 
 def find(key: str, name: str, what: str) -> Any:
@@ -26,3 +35,13 @@ def find(key: str, name: str, what: str) -> Any:
       f"module:{what.capitalize()} ({error}); check the spelling, and that the "
       "module is installed, in the working directory or in one of PYTHONPATH."
     ) from error
+
+
+def or_unset(options: Iterable[str]) -> str:
+  """A remedy for a network that does not take some arguments, if there is one.
+
+  Args:
+    options: names of the arguments.
+  """
+  settings = [_SETTINGS[name] for name in options if name in _SETTINGS]
+  return f", or set {' and '.join(settings)}" if settings else ""

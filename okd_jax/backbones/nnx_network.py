@@ -19,6 +19,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from okd_jax import outside
 from okd_jax.backbones import _nnx_parts
 from okd_jax.backbones._nnx_parts import Blueprint, Leaf
 from okd_jax.core import Array
@@ -56,7 +57,8 @@ def make(
     given = ", ".join(["num_classes", "rngs", *sorted(options)])
     raise ConfigError(
       f"{network.__name__} is a network of flax nnx that cannot be made with "
-      f"the arguments {given} ({error}); give its constructor these arguments."
+      f"the arguments {given} ({error}); give its constructor these arguments"
+      f"{outside.or_unset(options)}."
     ) from error
   _nnx_parts.check_call(network)
   has_part = "part" in constructor.parameters

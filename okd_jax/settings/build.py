@@ -167,7 +167,9 @@ def network(
     ConfigError: if the name is unknown or an option is not the network's.
   """
   options: dict[str, Any] = {}
-  if config.peers.split:
+  # Whole networks from outside need not know that they could be split.
+  ours_or_branches = ":" not in name or config.peers.kind == "branches"
+  if config.peers.split and ours_or_branches:
     options["split"] = max(config.peers.split, 0)
   if config.peers.dropout:
     options["dropout"] = config.peers.dropout
@@ -191,7 +193,7 @@ def network(
     raise ConfigError(
       f"config.peers.net='{name}' could not be made with num_classes and "
       f"{sorted(options) or 'no options'} ({error}); give the class these "
-      "fields."
+      f"fields{outside.or_unset(options)}."
     ) from error
   if not isinstance(net, nn.Module):
     raise ConfigError(

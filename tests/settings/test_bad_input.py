@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from okd_jax import methods, rules, train
+from okd_jax import data as okd_data, methods, rules, train
 from okd_jax.cli import common as cli
 from okd_jax.errors import ConfigError, DataError, RunLockError
 from okd_jax.settings import build, config as config_lib
@@ -297,6 +297,35 @@ def test_a_recipe_may_name_any_network_behind_its_colon():
   for word in ("resnet8@4/5", "examples.own_network:Small"):
     config = read(f"--config=configs/okddip_c100.py:{word}")
     assert config.peers.net == word
+
+
+@pytest.mark.parametrize(
+  "net", ["examples.own_network:Small", "examples.nnx_network:Small"]
+)
+def test_networks_without_an_option_are_told_what_asks_for_it(net):
+  def made(*flags):
+    config = read("--config=configs/mcl_okd_digits.py", *flags)
+    assert config.peers.split
+    config_lib.check(config)
+    info = okd_data.make(
+      config.data, batch_size=2, eval_batch_size=2, seed=0
+    ).info
+    return build.network(net, config, info, raw_maps=False)
+
+  assert made("--config.peers.kind=replicas")
+  remedy = "set config.peers.split=0 and config.precision=float32"
+  with pytest.raises(ConfigError, match=remedy):
+    made("--config.precision=bfloat16")
+
+
+def test_dropout_of_vgg_is_that_of_its_branches():
+  """Chen et al. have it in OKDDip, ONE, CL-ILR and Ind."""
+  for name in ("okddip", "one", "cl_ilr", "independent"):
+    recipe = f"--config=configs/{name}_c100.py:vgg16"
+    assert read(f"{recipe},branches").peers.dropout == 0.5
+  for name in ("okddip", "independent", "dml"):
+    recipe = f"--config=configs/{name}_c100.py:vgg16"
+    assert read(f"{recipe},replicas").peers.dropout == 0
 
 
 def test_a_recipe_is_needed():
