@@ -19,4 +19,5 @@ from okd_jax.layers._initializers import (
   uniform_bias as uniform_bias,
   uniform_fan_in as uniform_fan_in,
 )
+from okd_jax.layers._linear import linear as linear
 from okd_jax.layers._together import convolve_together as convolve_together

@@ -27,7 +27,8 @@ class BatchNorm(nn.Module):
 
   Attributes:
     axis_name: mesh axis that the batch is split over, inside `shard_map`.
-      `okd_jax.groups.group` sets it; leave it None elsewhere.
+      `okd_jax.groups.map_peers.across_devices` sets it; leave it None
+      elsewhere.
     dtype: dtype of the result; None uses that of the input.
   """
 

@@ -40,13 +40,8 @@ class Fusion(nn.Module):
     joined = [_shrink(layers.at_least_float32(m), size) for m in maps]
     fused = conv_norm_relu(jnp.concatenate(joined, -1), None, train, "depth")
     fused = conv_norm_relu(fused, width, train, "point")
-    logits = nn.Dense(
-      self.num_classes,
-      kernel_init=layers.uniform_fan_in,
-      bias_init=layers.uniform_bias(width),
-      name="head",
-    )(jnp.mean(fused, (1, 2)))
-    return fused, logits
+    pooled = jnp.mean(fused, (1, 2))
+    return fused, layers.linear(pooled, self.num_classes, name="head")
 
 
 class Depthwise(nn.Module):

@@ -90,20 +90,8 @@ class Method(core.Method):
 
   def _embed(self, features):
     """Unit vectors [P, B, d]; every peer has a head of its own."""
-
-    def dense(x, name):
-      return nn.Dense(
-        self.embedding_size,
-        kernel_init=layers.uniform_fan_in,
-        bias_init=layers.uniform_bias(x.shape[-1]),
-        precision="highest",
-        name=name,
-      )(x)
-
-    raw = jnp.stack(
-      [
-        dense(nn.relu(dense(own, f"hidden_{i}")), f"head_{i}")
-        for i, own in enumerate(features)
-      ]
-    )
-    return layers.unit_vectors(layers.at_least_float32(raw))
+    width, raw = self.embedding_size, []
+    for i, own in enumerate(features):
+      hidden = nn.relu(layers.linear(own, width, name=f"hidden_{i}"))
+      raw.append(layers.linear(hidden, width, name=f"head_{i}"))
+    return layers.unit_vectors(layers.at_least_float32(jnp.stack(raw)))

@@ -135,13 +135,11 @@ class Method(core.Method):
     """Projections of length 1, [P, B, d]."""
     projected = jnp.stack(
       [
-        nn.Dense(
+        layers.linear(
+          layers.at_least_float32(own),
           self.embedding_size,
-          kernel_init=layers.uniform_fan_in,
-          bias_init=layers.uniform_bias(own.shape[-1]),
-          precision="highest",
           name=f"projection_{i}",
-        )(layers.at_least_float32(own))
+        )
         for i, own in enumerate(features)
       ]
     )

@@ -84,7 +84,11 @@ class Method(core.Method):
     if self.adapters:
       adapted = [
         [
-          self._adapter(maps, blocks[block][0].shape[-1], f"{block}_{student}")
+          layers.linear(
+            maps,
+            blocks[block][0].shape[-1],
+            name=f"adapter_{block}_{student}",
+          )
           for student, maps in enumerate(stage[1:], 1)
         ]
         for block, stage in enumerate(blocks)
@@ -108,13 +112,3 @@ class Method(core.Method):
         feature_reduction=self.feature_reduction,
       )
     )
-
-  def _adapter(self, maps: core.Array, width: int, name: str) -> core.Array:
-    adapted: core.Array = nn.Dense(
-      width,
-      kernel_init=layers.uniform_fan_in,
-      bias_init=layers.uniform_bias(maps.shape[-1]),
-      precision="highest",
-      name=f"adapter_{name}",
-    )(maps)
-    return adapted

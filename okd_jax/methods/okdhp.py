@@ -133,19 +133,9 @@ class Aggregation(nn.Module):
       norm = layers.BatchNorm(name=f"conv{size}_bn")
       views.append(nn.relu(norm(y, use_running_average=not train)))
     pooled = jnp.mean(sum(views[1:], views[0]), axis=(1, 2))
-    hidden = _linear(pooled, width // _NARROWER, "hidden")
+    hidden = layers.linear(pooled, width // _NARROWER, name="hidden")
     logits = [
-      _linear(hidden, self.num_joints, f"branch{i}")
+      layers.linear(hidden, self.num_joints, name=f"branch{i}")
       for i in range(self.num_branches)
     ]
     return nn.softmax(jnp.stack(logits, 1), axis=1)
-
-
-def _linear(x: core.Array, width: int, name: str) -> core.Array:
-  return nn.Dense(
-    width,
-    kernel_init=layers.uniform_fan_in,
-    bias_init=layers.uniform_bias(x.shape[-1]),
-    precision="highest",
-    name=name,
-  )(x)

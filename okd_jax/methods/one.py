@@ -50,13 +50,7 @@ class Method(core.Method):
   def __call__(self, outputs, batch, ctx):
     core.require_peers("one", outputs, self.min_peers)
     trunk = core.require_trunk("one", outputs)
-    scores = nn.Dense(
-      len(outputs.logits),
-      kernel_init=layers.uniform_fan_in,
-      bias_init=layers.uniform_bias(trunk.shape[-1]),
-      precision="highest",
-      name="gate",
-    )(trunk)
+    scores = layers.linear(trunk, len(outputs.logits), name="gate")
     norm = layers.BatchNorm(name="norm")
     scores = nn.relu(norm(scores, use_running_average=not ctx.train))
     gate = jax.nn.softmax(scores).T

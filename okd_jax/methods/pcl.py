@@ -63,13 +63,8 @@ class Method(core.Method):
   def __call__(self, outputs, batch, ctx):
     core.require_peers("pcl", outputs, self.min_peers)
     joined = jnp.concatenate(tuple(outputs.features), -1)
-    ensemble = nn.Dense(
-      outputs.logits.shape[-1],
-      kernel_init=layers.uniform_fan_in,
-      bias_init=layers.uniform_bias(joined.shape[-1]),
-      precision="highest",
-      name="ensemble",
-    )(joined)
+    num_classes = outputs.logits.shape[-1]
+    ensemble = layers.linear(joined, num_classes, name="ensemble")
     terms = losses.pcl(
       outputs.logits,
       ensemble,
