@@ -113,4 +113,5 @@ def _by_part(parts: Mapping[str, Variables]) -> Variables:
 
 
 def _part(variables: Variables, part: str) -> Variables:
-  return {name: tree[part] for name, tree in variables.items()}
+  # Files keep no empty collections.
+  return {name: tree.get(part, {}) for name, tree in variables.items()}

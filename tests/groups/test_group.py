@@ -12,6 +12,7 @@ from okd_jax.backbones.network import Network
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.groups.map_peers import map_peers
 from okd_jax.training.setup import random_keys
+from okd_jax.weights import exported
 import toys
 
 IMAGES = jax.random.normal(jax.random.key(3), (8, 6, 6, 1))
@@ -219,6 +220,41 @@ def test_mixture_joins_logits_and_keeps_features_apart():
   np.testing.assert_allclose(evaluated.logits[2], alone.logits, atol=1e-5)
   with pytest.raises(ValueError, match="must be 1 for a group of different"):
     groups.mixed((NET, wide), make_mesh(1, 2))
+
+
+class Bare(nn.Module):
+  """Without statistics, whole or as the trunk of others."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    return nn.Conv(4, (3, 3))(x)
+
+
+class Normed(nn.Module):
+  """With statistics, whole or on a trunk."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = nn.BatchNorm(use_running_average=not train)(x)
+    return nn.Dense(5)(x.mean((1, 2)))
+
+
+@pytest.mark.parametrize(
+  "peers",
+  [
+    groups.Group((groups.Stack(Normed(), 2),), make_mesh(1), stem=Bare()),
+    groups.mixed((NET, toys.Quick(5)), make_mesh(1)),
+  ],
+  ids=["branches", "mixed"],
+)
+def test_variables_come_back_from_a_file(peers):
+  """Which keeps no empty collections."""
+  variables = peers.init(jax.random.key(0), IMAGES[:1])
+  kept = exported.unflatten(exported.flatten(variables))
+  assert kept["batch_stats"].keys() < variables["batch_stats"].keys()
+  expected, _ = passed(peers, variables, IMAGES)
+  found, _ = passed(peers, kept, IMAGES)
+  np.testing.assert_array_equal(found.logits, expected.logits)
 
 
 class Plain(nn.Module):
