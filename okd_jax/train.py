@@ -85,7 +85,7 @@ def train(
     still_ours = still_ours or stack.enter_context(lock)
     workdir_lib.require_shared(workdir)
     stop = stop or stack.enter_context(signals.Stop())
-    checkpoints = workdir_lib.checkpoints(config, workdir)
+    checkpoints = run_lib.checkpoints(config, workdir)
     stack.callback(checkpoints.close)
     summary.show_plan(config, setup, source)
     with stop.busy("initialising"):
@@ -173,7 +173,7 @@ def _open(
   mesh = layout.mesh(config)
   source = build.source(config, mesh)
   same_processes.require_data(source)
-  steps = workdir_lib.checkpoints(config, workdir).steps()
+  steps = run_lib.checkpoints(config, workdir).steps()
   others = [] if like is None else [like]
   # Without a step it begins anew, and may do so with other data.
   for begun in [workdir, *others] if steps else others:
@@ -212,7 +212,7 @@ def _new_or_saved(
     # Absent in runs of earlier releases.
     return state, step, extra.get("unrecorded", {})
   workdir = checkpoints.directory.parent
-  if outcome.read(workdir / "summary.json") is not None:
+  if outcome.read(workdir) is not None:
     raise CheckpointError(
       f"{workdir} holds a finished run, and {checkpoints.directory} no "
       "checkpoint that counts (a step and its .manifest.json); restore them, "

@@ -21,6 +21,7 @@ from okd_jax.results.grid import Cell
 from okd_jax.runs import workdir as workdir_lib
 from okd_jax.settings import layout
 from okd_jax.settings.schema import RunConfig
+from okd_jax.storage import files
 from okd_jax.storage.paths import Path
 
 # The command of a worker, before its arguments.
@@ -157,7 +158,7 @@ def run(
 def forget_failures(cells: Sequence[Cell]) -> None:
   """Removes the records of failures, so that workers try these cells again."""
   for cell in cells:
-    if (cell.workdir / rows.ERROR).exists():
+    if files.exists(cell.workdir / rows.ERROR):
       with contextlib.suppress(InUseError), workdir_lib.lock(cell.workdir):
         (cell.workdir / rows.ERROR).unlink(missing_ok=True)
 

@@ -158,12 +158,14 @@ def _flush_output() -> None:
 
 
 @contextlib.contextmanager
-def needing_matplotlib() -> Iterator[None]:
-  """Ends the program with a remedy if Matplotlib is not installed."""
+def needing(package: str) -> Iterator[None]:
+  """Ends the program with a remedy if an optional package is missing."""
   try:
     yield
   except ModuleNotFoundError as error:
-    leave(f"{error}; pip install matplotlib adds it.", ConfigError.exit_code)
+    if (error.name or "").partition(".")[0] != package:
+      raise
+    leave(f"{error}; pip install {package} adds it.", ConfigError.exit_code)
 
 
 def read_recipe(argv: Sequence[str], what: str = "") -> tuple[RunConfig, Path]:
@@ -231,8 +233,8 @@ def prepare_jax(config: RunConfig | None = None) -> None:
     ):
       jax.config.update("jax_num_cpu_devices", layout.cpu_devices(config))
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    cache = pathlib.Path.home() / ".cache" / "okd_jax" / "xla"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    cache = str(paths.cache("xla"))
+    jax.config.update("jax_compilation_cache_dir", cache)
 
 
 def default_workdir(config: RunConfig, config_file: str) -> Path:

@@ -97,12 +97,8 @@ def _submit(
   workdir: Path,
 ) -> None:
   """Leaves the training to a cluster."""
-  try:
+  with common.needing("submitit"):
     from okd_jax import slurm
-  except ModuleNotFoundError as error:
-    if error.name != "submitit":
-      raise
-    common.leave(f"{error}; pip install submitit adds it.", 2)
   if not (args.workers or "").isdecimal() or not int(args.workers):
     raise ConfigError(
       f"--workers={args.workers} must be the number of tasks that run at once."

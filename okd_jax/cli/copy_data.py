@@ -2,14 +2,12 @@
 
 from okd_jax.cli import common
 from okd_jax.runs import display
-from okd_jax.storage import bucket, paths
+from okd_jax.storage import files, paths
 
 
 def is_copy(path: str) -> bool:
   """Whether a path is a folder that TensorFlow Datasets has prepared."""
-  place = paths.anywhere(path)
-  with bucket.reached(place):
-    return (place / "dataset_info.json").exists()
+  return files.exists(paths.anywhere(path) / "dataset_info.json")
 
 
 def run(path: str, *, write_index: bool, as_json: bool) -> None:

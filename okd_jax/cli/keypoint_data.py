@@ -12,7 +12,7 @@ import numpy as np
 from okd_jax import data
 from okd_jax.cli import common
 from okd_jax.data.augmentation import Augment, PLAIN
-from okd_jax.data.keypoints import description, load, pictures
+from okd_jax.data.keypoints import description, load, own, pictures
 from okd_jax.data.keypoints.figures import Figure
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.runs import display
@@ -87,7 +87,7 @@ def _labelled(
 def _show(
   name: str,
   counts: dict[str, Any],
-  found: Any,
+  found: own.Set,
   used: dict[str, int],
   *,
   flip: bool,
@@ -111,7 +111,7 @@ def _show(
   display.table("What training makes of it", ["what", "value"], rows)
 
 
-def _left_first(found: Any) -> list[tuple[int, int]]:
+def _left_first(found: own.Set) -> list[tuple[int, int]]:
   """The pairs of joints, left and right where their names say it."""
   known = description.mirrored(found.names)
   return [(b, a) if (b, a) in known else (a, b) for a, b in found.info.pairs]
@@ -126,8 +126,7 @@ def _draw(
   task, mesh = Task.of(source.info), make_mesh(1, 1, jax.local_devices()[:1])
   augment = functools.partial(task.augment, num_views=None, mesh=mesh)
   seen = jax.jit(augment)(next(source.batches(0)), jax.random.key(0))
-  levels = np.asarray(seen.image) * source.info.std + source.info.mean
-  pixels = np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8)
+  pixels = data.denormalize(seen.image, source.info)
   places = STRIDE * np.asarray(keypoint_maps.decode(seen.target["maps"])[0])
   labelled = np.asarray(seen.target["weight"])
   bones = source.info.of_keypoints.bones

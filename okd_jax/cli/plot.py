@@ -30,7 +30,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
-  with common.needing_matplotlib():
+  with common.needing("matplotlib"):
     from okd_jax.results import examples, pictures, rows
   workdirs: list[Path] = args.workdirs
   if args.seed is not None:

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
   """
   target: Path = args.target
   targets = [target]
-  if args.seed is not None or not (target / exported.CARD).exists():
+  if args.seed is not None or not storage.exists(target / exported.CARD):
     targets = common.runs(target, args.seed)
   if len(targets) > 1 and (args.to or args.draw):
     raise ConfigError(

@@ -24,12 +24,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
-  try:
+  with common.needing("optuna"):
     from okd_jax import search, search_space
-  except ModuleNotFoundError as error:
-    if (error.name or "").split(".")[0] != "optuna":
-      raise
-    common.leave(f"{error}; pip install optuna adds it.", 2)
   rest, texts = ranges.take(args.settings, "search")
   config, workdir = common.read_recipe(["search", *rest], "search")
   looked = search_space.space(config, texts)

@@ -249,7 +249,7 @@ def write(found: Closer, folder: Path) -> list[Path]:
 def read(folder: Path) -> Closer | None:
   """Reads the files of `write`; None if there are none in the folder."""
   path = folder / _FILE
-  if not path.exists():
+  if not files.exists(path):
     return None
   saved = json.loads(files.text(path))
   return Closer(

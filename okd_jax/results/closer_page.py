@@ -7,6 +7,7 @@ import tempfile
 
 from okd_jax.results import closer as closer_lib, closer_plots, formats, page
 from okd_jax.results.closer import Closer
+from okd_jax.storage import bucket
 from okd_jax.storage.paths import Path
 
 # Tables with more rows are folded.
@@ -21,7 +22,9 @@ def parts(workdir: Path, prefix: str) -> list[str]:
     prefix: prefix of identifiers, which no other call uses on this page.
   """
   made = []
-  for folder in sorted((workdir / "per_class").glob("*")):
+  with bucket.reached(workdir):
+    folders = sorted((workdir / "per_class").glob("*"))
+  for folder in folders:
     found = closer_lib.read(folder)
     if found is not None:
       made += _of_split(found, f"{prefix}_{folder.name}")

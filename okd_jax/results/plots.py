@@ -20,9 +20,10 @@ from okd_jax.tasks.figure import (
   peer_index,
 )
 from okd_jax.tasks.measure import Measure
+from okd_jax.training import measures
 
 # Entries of a training record that are neither loss terms nor task figures.
-_NO_TERMS = ("loss", "learning_rate", "rampup", "gradient_norm")
+_NO_TERMS = ("loss", *measures.SCALARS)
 
 
 def plot(workdir: Path, to: Path | None = None) -> list[Path]:

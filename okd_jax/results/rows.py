@@ -16,7 +16,7 @@ from okd_jax.results.grid import BASELINE, Cell, KD_TEACHER
 from okd_jax.runs import outcome, records, run as run_lib
 from okd_jax.runs.spread import deviation
 from okd_jax.settings import config as config_lib, freeze
-from okd_jax.storage import bucket, files
+from okd_jax.storage import files
 from okd_jax.storage.paths import Path
 from okd_jax.tasks.measure import Measure
 
@@ -113,8 +113,7 @@ class Row:
 
 def exists(workdir: Path) -> bool:
   """Whether a folder is the work directory of a comparison."""
-  with bucket.reached(workdir):
-    return (workdir / CONFIG).exists()
+  return files.exists(workdir / CONFIG)
 
 
 def reason(error: str) -> str:
@@ -160,7 +159,7 @@ def begun(workdir: Path) -> list[tuple[Path, dict[int, Path], int]]:
     rows.setdefault(cell.workdir.parent, []).append(cell)
   found = []
   for row, cells in rows.items():
-    there = [c for c in cells if (c.workdir / "data.json").exists()]
+    there = [c for c in cells if run_lib.has_data(c.workdir)]
     whole = [c for c in there if not failure(c) and is_finished(c)]
     if not whole:
       whole = [c for c in there if records.read_evaluations(c.workdir)]
@@ -261,7 +260,7 @@ def _measures(cells: Sequence[Cell]) -> dict[str, Measure]:
   for cell in cells:
     if cell.config.data.name in found:
       continue
-    if (cell.workdir / "data.json").exists():
+    if run_lib.has_data(cell.workdir):
       info = run_lib.about(cell.workdir)[1]
       found[cell.config.data.name] = tasks.load(info.task).headline(info)
   for cell in cells:

@@ -27,7 +27,7 @@ class Due:
   def next_stop(self, step: int, most_steps: int) -> int:
     """The last step to run before something else is due."""
     setup = self._setup
-    epoch_end = setup.first_step(self._epoch(step) + 1)
+    epoch_end = setup.clock.first_step(self._epoch(step) + 1)
     record = (step // self._log_steps + 1) * self._log_steps
     return min(epoch_end, record, step + most_steps, setup.total_steps)
 
@@ -36,7 +36,7 @@ class Due:
     epoch = self._epoch(step)
     if not self._setup.method.needs.held_out or epoch == 0:
       return False
-    return step == self._setup.first_step(epoch)
+    return step == self._setup.clock.first_step(epoch)
 
   def record(self, step: int) -> bool:
     """Whether measures are to be recorded after a step."""

@@ -39,7 +39,7 @@ class Events:
       self._local = tempfile.TemporaryDirectory(prefix="okd_jax_")
       folder = pathlib.Path(self._local.name)
       self._uploads = growing.Uploads(self._upload, every_secs=120.0)
-    if first_step is None and self._events.is_dir():
+    if first_step is None and files.is_folder(self._events):
       first_step = 0  # a run that broke off before its first checkpoint
     folder.mkdir(parents=True, exist_ok=True)
     # In this thread, so that what was logged can be written before a save.

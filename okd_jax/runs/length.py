@@ -23,10 +23,10 @@ def require_begun(
   So it would be if the run was interrupted at this length while it had more
   epochs, and did not record there what is recorded at an end.
   """
-  newest = max(steps, default=0)
-  least = begun = setup.clock.epoch(newest - 1) + 1
+  newest, clock = max(steps, default=0), setup.clock
+  least = begun = clock.epoch(newest - 1) + 1
   why = f"are fewer than the {begun} epochs that {workdir} has begun"
-  if newest == setup.first_step(begun) and not _is_recorded(workdir, newest):
+  if newest == clock.first_step(begun) and not _is_recorded(workdir, newest):
     least += 1
     if begun == setup.epochs:
       why = (

@@ -10,6 +10,7 @@ from okd_jax.storage import files, strict_json
 from okd_jax.storage.paths import Path
 from okd_jax.training.clock import Clock
 
+SUMMARY = "summary.json"
 # Of a summary: whether what follows training was done, too. Summaries of
 # earlier releases do not say so.
 FINISHED = "finished"
@@ -17,14 +18,14 @@ FINISHED = "finished"
 RECORDS = ("last", "best", "terms")
 
 
-def read(path: Path) -> dict[str, Any] | None:
-  """Reads a summary.json of a run; None if it is missing or damaged.
+def read(workdir: Path) -> dict[str, Any] | None:
+  """Reads the summary of a run; None if it is missing or damaged.
 
   Both are treated alike, as a run that continues writes it again. Figures that
   were not finite are nan.
   """
   try:
-    found = dict(json.loads(files.text(path)))
+    found = dict(json.loads(files.text(workdir / SUMMARY)))
     records = {name: found[name] for name in RECORDS if name in found}
     return found | {n: strict_json.with_nan(r) for n, r in records.items()}
   except (OSError, ValueError, TypeError, AttributeError):
@@ -37,7 +38,7 @@ def finished(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
   Raises:
     ConfigError: if the folder holds a run of another configuration.
   """
-  result = read(workdir / "summary.json")
+  result = read(workdir)
   if result is None or not result.get(FINISHED, True):
     return None
   saved = run_lib.saved_config(workdir)

@@ -48,7 +48,7 @@ class Recorder:
     self._display.update(step, line, runner.images_per_second)
 
   def flush(self) -> None:
-    """Starts to write everything, as a checkpoint is about to be written."""
+    """Makes records outlast a loss of power, as a checkpoint is to be next."""
     self._writer.flush()
 
   def evaluated(

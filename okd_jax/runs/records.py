@@ -206,9 +206,10 @@ def read_evaluations(
 def _records(workdir: Path) -> list[dict[str, Any]]:
   """The complete lines; a line that a killed process began is left out."""
   path = workdir / _LINES
-  if not path.exists():
+  try:
+    lines = files.content(path).splitlines()
+  except (FileNotFoundError, NotADirectoryError):
     return []
-  lines = path.read_bytes().splitlines()
   records = []
   for number, line in enumerate(lines, 1):
     try:

@@ -65,7 +65,7 @@ class Run:
   @property
   def leader(self) -> int:
     """Index of the peer that is deployed, counted from 0."""
-    return range(self.setup.peers.num_peers)[self.setup.method.leader]
+    return self.setup.leader
 
   @property
   def deployed(self) -> tuple[Any, Any]:
@@ -97,7 +97,9 @@ def remember(
     if (outputs := targets.teacher_example(setup)) is not None:
       contents[_TEACHER] = targets.to_json(outputs)
     for name, content in contents.items():
-      files.write(workdir / name, json.dumps(content, indent=2) + "\n")
+      files.write(
+        workdir / name, json.dumps(content, indent=2) + "\n", durable=True
+      )
     same_data.remember(workdir, source)
 
 
@@ -107,7 +109,7 @@ def require_same_data(workdir: Path, source: Source) -> None:
   Raises:
     DataError: saying what has changed.
   """
-  if (workdir / _DATA).exists():
+  if has_data(workdir):
     # Without config.json, which a user may have removed as damaged.
     with _explained(workdir):
       info, _ = _read_data(workdir)
@@ -120,14 +122,19 @@ def require_same_order(workdir: Path, source: Source) -> None:
   Raises:
     DataError: if they are.
   """
-  if (workdir / _DATA).exists():
+  if has_data(workdir):
     known = _object(workdir / _DATA).get(_LABELS)
     same_data.require_order(workdir, known, source)
 
 
 def exists(workdir: Path) -> bool:
   """Whether a run has begun in a folder."""
-  return (workdir / _CONFIG).exists()
+  return files.exists(workdir / _CONFIG)
+
+
+def has_data(workdir: Path) -> bool:
+  """Whether a run in a folder has read its data."""
+  return files.exists(workdir / _DATA)
 
 
 def saved_config(workdir: Path) -> dict[str, Any] | None:
@@ -162,6 +169,13 @@ def _object(path: Path) -> dict[str, Any]:
   return content
 
 
+def checkpoints(config: RunConfig, workdir: Path) -> Checkpoints:
+  """The checkpoints of a run; nothing is written yet."""
+  return Checkpoints(
+    workdir / "checkpoints", config_hash=config_lib.digest(config)
+  )
+
+
 def run(workdir: Path, on: Mesh | None = None) -> Run:
   """Reopens a run, also while it trains, without its data or compiling.
 
@@ -180,12 +194,10 @@ def run(workdir: Path, on: Mesh | None = None) -> Run:
     build.setup(config, info, train_size, on),
     teacher_example=_teacher_example(workdir),
   )
-  checkpoints = Checkpoints(
-    workdir / "checkpoints", config_hash=config_lib.digest(config)
-  )
+  saved = checkpoints(config, workdir)
   key = setup_lib.random_keys(config.seed)[0]
-  chosen = checkpoints.best_verified() if config.deploy == "best" else None
-  state, step, _ = checkpoints.restore(state_lib.abstract(setup, key), chosen)
+  chosen = saved.best_verified() if config.deploy == "best" else None
+  state, step, _ = saved.restore(state_lib.abstract(setup, key), chosen)
   return Run(workdir, config, setup, state, step)
 
 

@@ -45,7 +45,7 @@ def require(
     ConfigError: if the weights differ, wherever the teacher is stored.
   """
   path = workdir / _FILE
-  if path.exists():
+  if files.exists(path):
     found = None if weights is None else _sum(weights)
     if _read(path) == found:
       return

@@ -5,13 +5,14 @@ import math
 import statistics
 from typing import Any
 
+from okd_jax.runs.outcome import SUMMARY
 from okd_jax.runs.workdir import of_seed
 from okd_jax.storage import files, strict_json
 from okd_jax.storage.paths import Path
+from okd_jax.tasks.figure import NOT_FIGURES
 
 # Of the summary of a run, what all seeds have in common.
 _COMMON = ("method", "net", "kind", "num_peers", "data", "epochs", "best_by")
-_NO_FIGURES = ("step", "kind")
 _WHEN = ("last", "best")
 
 
@@ -51,11 +52,10 @@ def write(workdir: Path, results: Sequence[Mapping[str, Any]]) -> None:
     "runs": [of_seed(workdir, seed).name for seed in seeds],
     **{when: over([_figures(r[when]) for r in results]) for when in _WHEN},
   }
-  path = workdir / "summary.json"
-  files.write(path, strict_json.text(content) + "\n")
+  files.write(workdir / SUMMARY, strict_json.text(content) + "\n")
 
 
 def _figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
   return {
-    name: value for name, value in evaluation.items() if name not in _NO_FIGURES
+    name: value for name, value in evaluation.items() if name not in NOT_FIGURES
   }

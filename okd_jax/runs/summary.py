@@ -40,7 +40,7 @@ _TIMES = ("images_per_second", "compile_seconds")
 def show_plan(config: RunConfig, setup: Setup, source: Source) -> None:
   """Prints what will be trained."""
   peers = range(setup.peers.num_peers)
-  leader = peers[setup.method.leader]
+  leader = setup.leader
   sizes = sizes_lib.of_peers(setup, [leader] if setup.peers.equal else peers)
   devices = setup.mesh.devices.flat
   num_test = len(source.positions["test"])
@@ -145,13 +145,12 @@ def write(
   }
   if not setup.peers.equal:
     result["sizes"] = sizes_lib.of_peers(setup, range(setup.peers.num_peers))
-  path = workdir / "summary.json"
   if runner.images_per_second:
     result["images_per_second"] = runner.images_per_second
     result["compile_seconds"] = runner.compile_seconds
   else:  # nothing was trained, so nothing was timed
-    result |= _timed_before(path, result)
-  _write(path, result)
+    result |= _timed_before(workdir, result)
+  _write(workdir, result)
   return result
 
 
@@ -166,18 +165,18 @@ def finish(workdir: Path, result: dict[str, Any]) -> dict[str, Any]:
     The content of summary.json.
   """
   result = result | {outcome.FINISHED: True}
-  _write(workdir / "summary.json", result)
+  _write(workdir, result)
   return result
 
 
-def _write(path: Path, result: dict[str, Any]) -> None:
+def _write(workdir: Path, result: dict[str, Any]) -> None:
   if jax.process_index() == 0:
-    files.write(path, strict_json.text(result) + "\n")
+    files.write(workdir / outcome.SUMMARY, strict_json.text(result) + "\n")
 
 
-def _timed_before(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+def _timed_before(workdir: Path, result: dict[str, Any]) -> dict[str, Any]:
   """The times in an earlier summary of the same steps."""
-  earlier = outcome.read(path) or {}
+  earlier = outcome.read(workdir) or {}
   if earlier.get("last", {}).get("step") != result["last"]["step"]:
     return {}
   return {name: earlier[name] for name in _TIMES if name in earlier}

@@ -14,7 +14,6 @@ from okd_jax.runs import run as run_lib
 from okd_jax.settings import config as config_lib
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import bucket, files, lock as lock_lib
-from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.storage.lease import Lease
 from okd_jax.storage.paths import Path
 
@@ -47,13 +46,6 @@ def runs(workdir: Path) -> dict[int | None, Path]:
   if is_run or not seeds:
     return {None: workdir}
   return dict(sorted(seeds.items()))
-
-
-def checkpoints(config: RunConfig, workdir: Path) -> Checkpoints:
-  """The checkpoints of a run; nothing is written yet."""
-  return Checkpoints(
-    workdir / "checkpoints", config_hash=config_lib.digest(config)
-  )
 
 
 @contextlib.contextmanager

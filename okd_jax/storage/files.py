@@ -105,6 +105,22 @@ def names_below(folder: Path) -> list[str]:
   return sorted(found)
 
 
+def exists(path: Path) -> bool:
+  """Whether there is a file or a folder.
+
+  Raises:
+    UnreachableError: if the path is in a bucket that cannot be reached.
+  """
+  with bucket.reached(path):
+    return path.exists()
+
+
+def is_folder(path: Path) -> bool:
+  """Whether there is a folder; errors as for `exists`."""
+  with bucket.reached(path):
+    return path.is_dir()
+
+
 class Look:
   """Tells which files exist; a folder of a bucket is listed only once.
 

@@ -18,6 +18,8 @@ from okd_jax.storage.paths import Path
 _VERSION = 1
 # Bytes that are read at once.
 _PART = 2**20
+# Differences that a message describes.
+_MOST_DIFFERENCES = 5
 
 # (path, shape, dtype) of one leaf of a state.
 Leaf = tuple[str, tuple[int, ...], str]
@@ -96,15 +98,12 @@ def check_files(directory: Path, manifest: Manifest) -> None:
       raise ManifestError(f"{path} is damaged: its SHA-256 has changed")
 
 
-def compare_leaves(
-  saved: Sequence[Leaf], wanted: Sequence[Leaf], *, limit: int = 5
-) -> list[str]:
+def compare_leaves(saved: Sequence[Leaf], wanted: Sequence[Leaf]) -> list[str]:
   """Describes the first differences between the leaves of two states.
 
   Args:
     saved: leaves of the checkpoint.
     wanted: leaves of the state to fill.
-    limit: how many differences to describe.
 
   Returns:
     One line per difference; empty if the states have the same leaves.
@@ -117,8 +116,10 @@ def compare_leaves(
     for path in want | have
     if have.get(path) != want.get(path)
   ]
-  more = len(differences) - limit
-  return differences[:limit] + ([f"and {more} more"] if more > 0 else [])
+  more = len(differences) - _MOST_DIFFERENCES
+  return differences[:_MOST_DIFFERENCES] + (
+    [f"and {more} more"] if more > 0 else []
+  )
 
 
 def _describe(shape: Sequence[int], dtype: str) -> str:

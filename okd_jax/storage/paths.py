@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import tempfile
 from typing import TYPE_CHECKING, TypeAlias
 
 from okd_jax.errors import ConfigError
@@ -86,6 +87,15 @@ def absolute(path: str | Path) -> Path:
   if isinstance(path, str | pathlib.Path):
     return pathlib.Path(path).absolute()
   return path
+
+
+def cache(name: str) -> pathlib.Path:
+  """A folder of this user for what can be computed again; it may not exist."""
+  try:
+    home = pathlib.Path.home()
+  except RuntimeError:  # as for a container's user without an entry
+    home = pathlib.Path(tempfile.gettempdir())
+  return home / ".cache" / "okd_jax" / name
 
 
 def _with_variables(written: str) -> str:

@@ -10,7 +10,7 @@ import shutil
 import jax
 
 from okd_jax.errors import CheckpointError
-from okd_jax.storage import files, manifest as manifest_lib
+from okd_jax.storage import bucket, files, manifest as manifest_lib
 from okd_jax.storage.manifest import (
   Manifest,
   ManifestError,
@@ -196,10 +196,6 @@ class Steps:
     return sorted({*self.with_manifest(), *folders})
 
   def _inside(self, pattern: str) -> list[Path]:
-    if not self.directory.is_dir():
-      return []
-    return [
-      path
-      for path in self.directory.iterdir()
-      if fnmatch.fnmatchcase(path.name, pattern)
-    ]
+    with bucket.reached(self.directory):
+      there = self.directory.iterdir() if self.directory.is_dir() else ()
+      return [p for p in there if fnmatch.fnmatchcase(p.name, pattern)]

@@ -18,7 +18,8 @@ GROUP = ""  # how the members differ
 DIVERSITY = "diversity"
 _AVERAGED = "ema"
 _REFERENCE = "reference_"
-_NO_FIGURES = ("step", "kind")
+# Entries of every record.
+NOT_FIGURES = ("step", "kind")
 
 _T = TypeVar("_T")
 
@@ -71,7 +72,7 @@ def of_record(record: Mapping[str, Any]) -> dict[Figure, float]:
   return {
     parse(name): value
     for name, value in record.items()
-    if name not in _NO_FIGURES
+    if name not in NOT_FIGURES
   }
 
 

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 import numpy as np
 
 from okd_jax.core import Array, Batch
-from okd_jax.data.augment import normalize
+from okd_jax.data.augment import denormalize, normalize
 from okd_jax.data.info import DataInfo
 from okd_jax.data.keypoints.figures import Joints
 from okd_jax.data.keypoints.info import TURNED
@@ -210,12 +210,10 @@ class Task(task.Task):
   def pictures(self, batch, logits):
     points, peak = maps_lib.decode(logits)
     sure = np.asarray(peak) > keypoint_metrics.SURE
-    view = np.asarray(self.normalize(batch).image)
-    mean, std = np.array(self.info.mean), np.array(self.info.std)
     drawn = [
       keypoint_drawing.compare(*each, self._known.bones)
       for each in zip(
-        np.rint(np.clip(view * std + mean, 0, 1) * 255).astype(np.uint8),
+        denormalize(self.normalize(batch).image, self.info),
         np.asarray(batch.target.points),
         np.asarray(batch.target.visible),
         STRIDE * np.asarray(points),

@@ -19,16 +19,16 @@ import jax.numpy as jnp
 from okd_jax.core import Array
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.groups import Group
-from okd_jax.storage import files
+from okd_jax.groups.layout import without_params
+from okd_jax.storage import files, paths
 from okd_jax.training.setup import Setup
 
-CACHE = Path.home() / ".cache" / "okd_jax" / "mappings"
 _log = logging.getLogger(__name__)
 _CANDIDATES = ("unroll", "vmap")
 _WARM_UP, _ROUNDS = 2, 7
 
 
-def choose_mapping(setup: Setup, cache: Path = CACHE) -> Setup:
+def choose_mapping(setup: Setup, cache: Path | None = None) -> Setup:
   """Replaces the mapping "auto" of a setup by the faster one.
 
   On CPU "unroll" is known to be faster. Elsewhere the forward and backward pass
@@ -37,7 +37,7 @@ def choose_mapping(setup: Setup, cache: Path = CACHE) -> Setup:
 
   Args:
     setup: setup of a run.
-    cache: folder that keeps the times.
+    cache: folder that keeps the times; one of this user by default.
 
   Returns:
     The setup, with "unroll" or "vmap" for "auto"; the same in all processes.
@@ -50,7 +50,7 @@ def choose_mapping(setup: Setup, cache: Path = CACHE) -> Setup:
   if device.platform == "cpu":
     choice = "unroll"
   else:
-    seconds = _kept(setup, group, cache)
+    seconds = _kept(setup, group, cache or paths.cache("mappings"))
     choice = (
       "vmap" if _agreed(seconds["vmap"] < seconds["unroll"]) else "unroll"
     )
@@ -136,7 +136,7 @@ def _pass(group: Group, key: Array) -> Callable[..., Any]:
     return jnp.mean(jnp.square(outputs.logits)), after
 
   def both(variables, images):
-    rest = {name: v for name, v in variables.items() if name != "params"}
+    rest = without_params(variables)
     return jax.grad(loss, has_aux=True)(variables["params"], rest, images)
 
   return both

@@ -17,6 +17,9 @@ from okd_jax.tasks.task import Rows, total
 from okd_jax.training import step as steps
 from okd_jax.training.setup import Setup
 
+# With their images.
+_MOST_MISTAKES = 48
+
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
@@ -40,22 +43,21 @@ class Seen:
 class Closely:
   """Replaces `eval_step` and keeps further results of its batches."""
 
-  def __init__(self, setup: Setup, *, per_class: bool, most: int = 48):
+  def __init__(self, setup: Setup, *, per_class: bool):
     """Compiles nothing yet.
 
     Args:
       setup: what stays fixed during the run.
       per_class: whether to keep which class every example was given.
-      most: how many mistakes to keep with their images.
 
     Raises:
       ConfigError: if the task does not tell classes apart.
     """
     if per_class:
       setup.task.require_classes()
-    self._setup, self._per_class, self._most = setup, per_class, most
+    self._setup, self._per_class = setup, per_class
     self._look_fn = once.jitted(_look, setup, per_class)
-    self._merge_fn = once.jitted(_merge, most)
+    self._merge_fn = once.jitted(_merge)
     self._first: list[Any] = []
     self._choices: list[Any] = []
     self._names: tuple[str, ...] = ()
@@ -67,7 +69,7 @@ class Closely:
     sums, first, choices = self._look_fn(params, memory, batch)
     self._first.append(first)
     if choices is not None:
-      size, leader = len(batch.mask), self._leader
+      size, leader = len(batch.mask), self._setup.leader
       rows = jnp.arange(size, dtype=jnp.int32) + self._rows
       found = _mistakes(choices.values, leader), rows, batch.image
       self._worst = self._merge_fn(self._worst, found)
@@ -96,11 +98,6 @@ class Closely:
     choices = jax.tree.map(lambda leaf: leaf[..., every.mask], every)
     return Seen(first, self._names, choices, mistakes)
 
-  @property
-  def _leader(self) -> int:
-    setup = self._setup
-    return range(setup.peers.num_peers)[setup.method.leader]
-
 
 def _look(
   setup: Setup, per_class: bool, params: Any, memory: Any, batch: Batch
@@ -126,9 +123,9 @@ def _mistakes(choices: Choices, leader: int) -> Array:
   return jnp.where(wrong, choices.confidence[leader], -1.0)
 
 
-def _merge(most: int, before: Any, found: Any) -> Any:
+def _merge(before: Any, found: Any) -> Any:
   """The most confident mistakes of both, each with its row and image."""
   if before is not None:
     found = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), before, found)
-  _, chosen = jax.lax.top_k(found[0], min(most, len(found[0])))
+  _, chosen = jax.lax.top_k(found[0], min(_MOST_MISTAKES, len(found[0])))
   return jax.tree.map(lambda leaf: leaf[chosen], found)

@@ -17,11 +17,11 @@ from okd_jax.core import (
 )
 from okd_jax.errors import ConfigError
 from okd_jax.tasks import figure as figure_lib
-from okd_jax.training import given
+from okd_jax.training import given, measures
 from okd_jax.training.setup import Setup
 
 # What a record holds beside the terms.
-_TAKEN = ("step", "kind", "loss", "learning_rate", "rampup", "gradient_norm")
+_TAKEN = (*figure_lib.NOT_FIGURES, "loss", *measures.SCALARS)
 
 
 def call(

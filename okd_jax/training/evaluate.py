@@ -121,7 +121,7 @@ class Evaluator:
       )
       average = state.average.params
       figures |= self._of_variables(closely, average, memory, split, True)
-    leader = figure_lib.peer(range(setup.peers.num_peers)[setup.method.leader])
+    leader = figure_lib.peer(setup.leader)
     deployed = {
       Figure(split, figure_lib.LEADER, False, figure.measure): value
       for figure, value in figures.items()

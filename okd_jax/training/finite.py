@@ -11,6 +11,7 @@ import numpy as np
 from okd_jax.devices import mesh
 from okd_jax.errors import NotFiniteError
 from okd_jax.tasks.figure import element
+from okd_jax.training import measures
 from okd_jax.training.state import like_params, TrainState
 
 
@@ -49,7 +50,7 @@ def check_measures(step: int, measured: Mapping[str, Any]) -> dict[str, float]:
   record = {"loss": sum(terms.values()), **terms}
   for name, value in host["figures"].items():
     record[name] = float(np.mean(value))
-  for name in ("learning_rate", "rampup", "gradient_norm"):
+  for name in measures.SCALARS:
     if name in host:
       record[name] = float(host[name])
   for name, value in host["summaries"].items():

@@ -18,6 +18,8 @@ Measures = dict[str, Any]  # as from `okd_jax.training.step.train_step`
 # These follow from the step; a record holds their last value. The learning rate
 # is not always known.
 _LAST = ("learning_rate", "rampup")
+# What one number says of all peers.
+SCALARS = (*_LAST, "gradient_norm")
 
 
 def add(sums: Measures, measured: Measures) -> Measures:

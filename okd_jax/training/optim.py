@@ -262,7 +262,8 @@ def _labels(prefixes: tuple[str, ...]) -> Callable[[Any], Any]:
 
   def labels(params):
     found = jax.tree_util.tree_map_with_path(label, params)
-    for prefix in set(prefixes) - set(jax.tree.leaves(found)):
+    used = set(jax.tree.leaves(found))
+    for prefix in (each for each in prefixes if each not in used):
       paths = jax.tree_util.tree_leaves_with_path(params)
       names = sorted({"/".join(_name(p).split("/")[:2]) for p, _ in paths})
       raise ConfigError(

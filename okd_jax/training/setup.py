@@ -113,6 +113,11 @@ class Setup:
     return self.peers.mesh
 
   @property
+  def leader(self) -> int:
+    """Index of the peer that is deployed, counted from 0."""
+    return range(self.peers.num_peers)[self.method.leader]
+
+  @property
   def image_dtype(self) -> Any:
     """Dtype of the images that networks see."""
     return self.task.blank(1).image.dtype
@@ -143,14 +148,6 @@ class Setup:
     """Steps until every example is seen `epochs` times, rounded up."""
     return self.clock.total_steps
 
-  def first_step(self, epoch: int) -> int:
-    """The first step that begins in a 0-based epoch."""
-    return self.clock.first_step(epoch)
-
-  def epoch(self, step: Array) -> Array:
-    """The 0-based epoch that a step begins in: examples seen // N."""
-    return self.clock.epoch(step)
-
   def context(
     self,
     step: Array,
@@ -163,7 +160,7 @@ class Setup:
     if self.rampup_per_step:
       epoch = self.clock.time(step)
     else:
-      epoch = self.epoch(step).astype(jnp.float32)
+      epoch = self.clock.epoch(step).astype(jnp.float32)
     return Context(
       epoch=epoch,
       step=step,

@@ -12,6 +12,7 @@ from okd_jax.core import Array, Method, Outputs, Variables
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError
 from okd_jax.groups import Group, once
+from okd_jax.groups.layout import without_params
 from okd_jax.training import targets
 from okd_jax.training.setup import Setup
 
@@ -80,15 +81,8 @@ def abstract(setup: Setup, key: Array) -> Any:
 def _initial_values(setup: Setup, key: Array) -> TrainState:
   peers_key, method_key = jax.random.split(key)
   peers_variables = setup.peers.init(peers_key, setup.example_images())
-  parts = {
-    "peers": peers_variables,
-    "method": _init_method(setup, peers_variables, method_key),
-  }
-  params = {part: tree.get("params", {}) for part, tree in parts.items()}
-  memory = {
-    part: {name: v for name, v in tree.items() if name != "params"}
-    for part, tree in parts.items()
-  }
+  method_variables = _init_method(setup, peers_variables, method_key)
+  params, memory = _params_and_memory(peers_variables, method_variables)
   averaged = setup.average_decay is not None
   return TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -143,11 +137,8 @@ def owners(setup: Setup, params: Any, memory: Any) -> tuple[Any, Any]:
 def _params_and_memory(peers: Any, method: Any) -> tuple[Any, Any]:
   parts = {"peers": peers, "method": method}
   return (
-    {part: tree["params"] for part, tree in parts.items()},
-    {
-      part: {name: v for name, v in tree.items() if name != "params"}
-      for part, tree in parts.items()
-    },
+    {part: tree.get("params", {}) for part, tree in parts.items()},
+    {part: without_params(tree) for part, tree in parts.items()},
   )
 
 

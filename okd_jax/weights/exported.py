@@ -37,7 +37,7 @@ def folder_of(path: Path) -> Path | None:
   folders = [path]
   if path.name in (CARD, WEIGHTS, PROGRAM):
     folders.append(path.parent)
-  return next((f for f in folders if (f / CARD).exists()), None)
+  return next((f for f in folders if files.exists(f / CARD)), None)
 
 
 def load_leader(

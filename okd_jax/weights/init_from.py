@@ -12,7 +12,7 @@ from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError, DataError, WeightsError
 from okd_jax.runs import run as run_lib, same_data
 from okd_jax.settings.schema import RunConfig
-from okd_jax.storage import bucket, paths
+from okd_jax.storage import bucket, files, paths
 from okd_jax.storage.paths import Path
 from okd_jax.training import state as state_lib
 from okd_jax.training.setup import Setup
@@ -91,7 +91,7 @@ def fill(
   drawn = state_lib.variables(state.params, state.memory, "peers")
   if path.is_file():
     filled = _from_file(setup, drawn, path, head)
-  elif (path / exported.CARD).exists():
+  elif files.exists(path / exported.CARD):
     filled = _from_leader(setup, drawn, path, head)
   else:
     filled = _from_run(setup, drawn, path, head)
@@ -190,8 +190,7 @@ def _leader_alone(setup: Setup, head: bool) -> Callable[[int], bool]:
 
   Only the leader does, as all peers get weights of the same network.
   """
-  leader = range(setup.peers.num_peers)[setup.method.leader]
-  return lambda peer: head and peer == leader
+  return lambda peer: head and peer == setup.leader
 
 
 def _insert(
@@ -226,6 +225,9 @@ def _insert(
     for name in sorted((own | weights).keys() - put.keys()):
       _require_same(path, name, _shape(own, name), _shape(weights, name))
       put[name] = weights[name]
+      if isinstance(put[name], jax.ShapeDtypeStruct):
+        # State of the network's own, which PyTorch has no counterpart for.
+        put[name] = own[name]
     filled = peers.insert(filled, peer, exported.unflatten(put))
   return filled
 

@@ -12,6 +12,7 @@ from okd_jax.data.formats import walk
 from okd_jax.devices import host
 from okd_jax.errors import DataError
 from okd_jax.runs import run as run_lib
+from okd_jax.storage import files as storage
 from okd_jax.storage.paths import Path
 from okd_jax.tasks.asking import Asking, Question
 from okd_jax.weights import export, exported
@@ -75,7 +76,7 @@ def open_network(
   target: Path, top: int = 5, boxes: Path | None = None
 ) -> Network:
   """Opens a network; arguments and errors as for `predict`."""
-  if (target / exported.CARD).exists():
+  if storage.exists(target / exported.CARD):
     # Cards of earlier releases have no entries for task and EXIF.
     card = exported.read_card(target)
     card.setdefault("task", "classification")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-from typing import Any
 
 from flax import linen as nn
 import jax
@@ -18,7 +17,7 @@ from okd_jax.errors import ConfigError, DataError
 from okd_jax.runs import run as run_lib, same_data
 from okd_jax.settings import build, config as config_lib
 from okd_jax.settings.schema import RunConfig
-from okd_jax.storage import bucket, paths
+from okd_jax.storage import files, paths
 from okd_jax.storage.paths import Path
 from okd_jax.weights import exported, torch as interop, torch_archive
 
@@ -60,8 +59,7 @@ def load(
       f"among {devices.size} device(s); change one of them."
     )
   path = paths.anywhere(config.teacher)
-  with bucket.reached(path):
-    leader = exported.folder_of(path)
+  leader = exported.folder_of(path)
   if leader:
     raise ConfigError(
       f"config.teacher='{path}' is an exported network, which does not say how "
@@ -69,8 +67,10 @@ def load(
       "config.teacher_net empty."
     )
   info = build.with_normalization(config, info)
-  read = _from_run if path.is_dir() else _from_state_dict
-  net, variables = read(path, config, info)
+  if files.is_folder(path):
+    net, variables = _from_run(path, info)
+  else:
+    net, variables = _from_state_dict(path, config, info)
   if config_lib.make_method(config).needs.raw_maps:
     net = _with_raw_maps(net)
   group = groups.replicas(net, 1, devices, config.peers.mapping)
@@ -79,7 +79,7 @@ def load(
   return group, mesh_lib.place(stacked, where)
 
 
-def _from_run(path: Path, config: RunConfig, info: DataInfo) -> Any:
+def _from_run(path: Path, info: DataInfo) -> tuple[nn.Module, Variables]:
   run = run_lib.run(path)
   theirs = run.info
   for field in ("num_classes", "image_shape", "mean", "std"):
@@ -136,7 +136,9 @@ def _with_raw_maps(net: nn.Module) -> nn.Module:
   return net.clone(raw_maps=True) if isinstance(net, Network) else net
 
 
-def _from_state_dict(path: Path, config: RunConfig, info: DataInfo) -> Any:
+def _from_state_dict(
+  path: Path, config: RunConfig, info: DataInfo
+) -> tuple[nn.Module, Variables]:
   net = backbones.make(config.teacher_net, info.num_classes)
   image = jax.ShapeDtypeStruct((1, *info.image_shape), "float32")
   shapes = jax.eval_shape(

@@ -47,7 +47,8 @@ def load_torch(
 
   Returns:
     New variables of the same structure. Each leaf has the wider of the two
-    dtypes.
+    dtypes. What PyTorch has no counterpart for, the state that a network keeps
+    in collections of its own, is as it was given.
 
   Raises:
     WeightsError: at the first layer that does not fit, with both names and

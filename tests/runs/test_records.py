@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import math
+import os
 from pathlib import Path
 import pty
 import struct
@@ -158,6 +159,29 @@ def test_tensorboard_events(tmp_path: Path):
   names = b"".join(events_of(tmp_path))
   assert names.count(b"loss") == 2
   assert names.count(b"test/leader/accuracy") == 1
+
+
+def test_a_save_finds_its_records_on_the_disk(tmp_path: Path, monkeypatch):
+  """Checkpoints outlive a loss of power, so what came before must, too."""
+  synced = []
+  sync = os.fsync
+
+  def fsync(descriptor):
+    path = os.readlink(f"/proc/self/fd/{descriptor}")
+    content = "" if os.path.isdir(path) else Path(path).read_text()
+    synced.append((Path(path).name, content.count("\n")))
+    sync(descriptor)
+
+  monkeypatch.setattr(os, "fsync", fsync)
+  with records.Writer(tmp_path, tensorboard=False) as writer:
+    for step in range(1, 4):
+      writer.write(step, {"loss": 2.0})
+    writer.flush()
+    assert synced[-1] == ("metrics.jsonl", 3)
+  synced.clear()
+  with records.Writer(tmp_path, tensorboard=False, resume_step=2):
+    # Written anew, beside its place, before it replaces the old one.
+    assert [count for _, count in synced] == [2, 0]
 
 
 def test_a_save_finds_its_events_written(tmp_path: Path):

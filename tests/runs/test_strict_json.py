@@ -29,7 +29,7 @@ def test_a_summary_has_null_and_is_read_as_nan(tmp_path):
   summary.finish(tmp_path, RUN)
   path = tmp_path / "summary.json"
   assert strict(path.read_text())["last"]["test/leader/pck_wrist"] is None
-  found = outcome.read(path)
+  found = outcome.read(tmp_path)
   assert found["best_by"] is None and found["last"]["test/leader/pck"] == 50
   for name in ("last", "best"):
     assert math.isnan(found[name]["test/leader/pck_wrist"])
@@ -59,4 +59,4 @@ def test_only_what_is_not_finite_changes(value):
 def test_a_damaged_summary_is_none(tmp_path):
   path = tmp_path / "summary.json"
   path.write_text('{"last": [1]}')
-  assert outcome.read(path) is None
+  assert outcome.read(tmp_path) is None

@@ -19,12 +19,13 @@ from okd_jax import __main__, compare, data, train
 from okd_jax.cli import common
 from okd_jax.data.formats import finder, tfds
 from okd_jax.errors import CheckpointError, ConfigError, UnreachableError
-from okd_jax.runs import run as run_lib
+from okd_jax.results import closer_page, rows
+from okd_jax.runs import records, run as run_lib
 from okd_jax.settings import config as config_lib, freeze
-from okd_jax.storage import arrays, paths
+from okd_jax.storage import arrays, bucket, paths
 from okd_jax.storage.checkpoint import Checkpoints
 from okd_jax.training import state as state_lib
-from okd_jax.weights import init_from
+from okd_jax.weights import exported, init_from, predict
 
 ODD = (
   "lr=[0.1,0.01]",
@@ -259,7 +260,11 @@ class Away:
   def exists(self):
     raise ConnectionError("nobody answers")
 
-  is_file = exists
+  is_file = is_dir = exists
+  name, parent = "run", property(lambda self: self)
+
+  def glob(self, pattern):
+    self.exists()
 
 
 def test_weights_in_a_bucket_out_of_reach_are_said(tmp_path, monkeypatch):
@@ -270,6 +275,39 @@ def test_weights_in_a_bucket_out_of_reach_are_said(tmp_path, monkeypatch):
   taught = {"teacher": "x", "method": freeze.method_section("kd")}
   with pytest.raises(UnreachableError, match="gs://away/run .*nobody"):
     config_lib.check(freeze.replace(config, taught))
+
+
+@pytest.mark.parametrize(
+  "read",
+  [
+    records.read_metrics,
+    run_lib.exists,
+    run_lib.has_data,
+    run_lib.saved_config,
+    rows.exists,
+    exported.folder_of,
+    predict.open_network,
+    lambda path: Checkpoints(path).steps(),
+    lambda path: closer_page.parts(path, "a"),
+  ],
+)
+def test_a_bucket_out_of_reach_is_said_whatever_reads_it(read, monkeypatch):
+  def away(folder, parts):
+    return [bucket._explained(ConnectionError("nobody"), os.fspath(folder))]
+
+  monkeypatch.setattr(bucket, "read", away)
+  with pytest.raises(UnreachableError, match="gs://away/run .*nobody"):
+    read(Away())
+
+
+def test_what_can_be_computed_again_needs_no_home(monkeypatch):
+  assert paths.cache("x") == Path.home() / ".cache" / "okd_jax" / "x"
+
+  def unknown():
+    raise RuntimeError("Could not determine home directory.")
+
+  monkeypatch.setattr(Path, "home", unknown)
+  assert paths.cache("x").parts[-3:] == (".cache", "okd_jax", "x")
 
 
 def test_every_argument_that_is_a_path_is_expanded(home):

@@ -168,6 +168,24 @@ def test_heat_maps_are_read_from_pytorch(tmp_path):
     np.testing.assert_array_equal(leader[name], value, err_msg=name)
 
 
+@pytest.mark.parametrize("head", [True, False])
+def test_state_of_a_networks_own_keeps_its_initial_values(
+  trained, tmp_path, head
+):
+  """PyTorch has no counterpart for it."""
+  setup = setup_like(trained, net="own_networks:Foreign", num_peers=2)
+  net = setup.peers.stacks[0].net
+  weights = net.init(jax.random.key(1), setup.example_images(), train=False)
+  path = tmp_path / "net.safetensors"
+  safetensors.save_file(interop.to_torch(weights), path)
+  drawn, found = filled(setup, path, head=head)
+  assert any(name.startswith("moving/") for name in drawn[0])
+  kept = ("moving/",) if head else ("moving/", "params/last/")
+  for name, value in exported.flatten(weights).items():
+    expected = drawn[setup.leader][name] if name.startswith(kept) else value
+    np.testing.assert_array_equal(found[setup.leader][name], expected, name)
+
+
 def test_networks_that_do_not_say_lose_linear_layers_of_that_width(trained):
   setup = setup_like(trained)
   net = nn.Sequential([nn.Dense(4), nn.Dense(10)])
