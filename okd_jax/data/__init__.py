@@ -4,7 +4,11 @@
 not as expected raise `DataError`; a wrong configuration raises `ConfigError`.
 """
 
-from okd_jax.data.augment import augment as augment, normalize as normalize
+from okd_jax.data.augment import (
+  augment as augment,
+  denormalize as denormalize,
+  normalize as normalize,
+)
 from okd_jax.data.config import check as check, Config as Config
 from okd_jax.data.info import DataInfo as DataInfo
 from okd_jax.data.make import division as division, make as make

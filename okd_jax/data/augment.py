@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
+import numpy as np
 
 from okd_jax.data import erasing, policies
 from okd_jax.data.augmentation import Augment, PLAIN
@@ -106,6 +107,13 @@ def normalize(images: Array, info: DataInfo, dtype: Any = jnp.float32) -> Array:
   wide = jnp.promote_types(dtype, jnp.float32)
   mean, std = (jnp.asarray(x, wide) for x in (info.mean, info.std))
   return ((images.astype(wide) / 255 - mean) / std).astype(dtype)
+
+
+def denormalize(images: Any, info: DataInfo) -> np.ndarray:
+  """The inverse of `normalize` on the host: uint8, clipped to 0 to 255."""
+  levels = np.asarray(images) * np.array(info.std) + np.array(info.mean)
+  pixels: np.ndarray = np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8)
+  return pixels
 
 
 def _check_divides(what, size, mesh, axis):

@@ -13,11 +13,12 @@ where Pillow leaves a choice:
 - Of several frames the first one is taken.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import functools
 import io
 import os
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import (
@@ -29,7 +30,14 @@ from PIL import (
 )
 
 from okd_jax.data import png
+from okd_jax.devices import host
 
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Pictures that are read together, which is faster in a bucket, and how many
+# times that are decoded before they are asked for.
+TOGETHER, _AHEAD = 16, 4
 # Shorter side of a test image to the side of the crop: 256 to 224.
 MARGIN = 256 / 224
 # Longer side to the shorter one. Of a longer picture the middle is resized,
@@ -58,6 +66,22 @@ _BACK = {
   7: Image.Transpose.TRANSVERSE,
   8: Image.Transpose.ROTATE_270,
 }
+
+
+def in_parts(
+  function: Callable[[Sequence[T]], R], items: Sequence[T]
+) -> Iterator[R]:
+  """Calls a function, in threads, for parts of what names pictures.
+
+  Args:
+    function: function that reads the pictures of a part.
+    items: one for each picture.
+
+  Yields:
+    The results, in the order of the parts.
+  """
+  parts = (items[at : at + TOGETHER] for at in range(0, len(items), TOGETHER))
+  return host.in_threads(function, parts, _AHEAD)
 
 
 class Undecodable(ValueError):

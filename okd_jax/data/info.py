@@ -6,15 +6,14 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from okd_jax.data.checks import (
-  check_every_class as check_every_class,
-  check_labels as check_labels,
-  check_split,
-)
+from okd_jax.data.checks import check_every_class, check_split
 from okd_jax.data.keypoints.info import KeypointInfo, tuples
 from okd_jax.errors import DataError
 
 Rows = TypeVar("Rows")
+
+# Of pictures of anything; the published code of pose networks has them, too.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)

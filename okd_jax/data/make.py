@@ -9,6 +9,7 @@ import numpy as np
 
 from okd_jax.data import checks, order
 from okd_jax.data.config import check, Config, FOLDER
+from okd_jax.data.info import DataSet
 from okd_jax.data.sources.source import Batching, divide, Source
 from okd_jax.errors import ConfigError
 
@@ -75,14 +76,11 @@ def make(
     mesh=mesh,
     per_class=config.per_class,
   )
-  source = _source(config, data, positions, num_views, batching)
-  source.notes, source.files = data.notes, data.files
-  source.image_names = data.image_names
-  return source
+  return _source(config, data, positions, num_views, batching)
 
 
 def division(
-  config: Config, data: Any, held_out: float = 0.0
+  config: Config, data: DataSet[Any], held_out: float = 0.0
 ) -> dict[str, np.ndarray]:
   """Positions of the examples of each split.
 
@@ -119,8 +117,9 @@ def division(
       "examples, or add some to these classes."
     )
   if config.per_class:
-    names = data.info.class_names
-    checks.check_draws(config.name, left, names, config.per_class)
+    checks.check_draws(
+      config.name, left, data.info.class_names, config.per_class
+    )
   if num_validation:
     positions["validation"] = np.arange(train, num_train, dtype=np.int32)
   positions["test"] = np.arange(data.info.num_test, dtype=np.int32)
@@ -147,7 +146,7 @@ def _source(
   return kind(data, positions, **batching)
 
 
-def _load(config: Config) -> Any:
+def _load(config: Config) -> DataSet[Any]:
   """Reads a data set (`HostData`), or lists its files (`Listing`)."""
   from okd_jax.data.formats import (
     folder,

@@ -58,8 +58,7 @@ def write(
     return seen
 
   seen = as_trained(batch.image, batch.target)
-  levels = np.asarray(seen) * np.array(info.std) + np.array(info.mean)
-  pixels = np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8)
+  pixels = data.denormalize(seen, info)
   by_class: list[list[np.ndarray]] = [[] for _ in classes]
   for image, label in zip(pixels, np.asarray(batch.target), strict=True):
     by_class[label].append(image)

@@ -169,13 +169,9 @@ def softened_kl(
   2.92
   """
   check_not_negative("softened_kl", "eps", eps)
-  student_logits, teacher_logits = as_floats(
-    "softened_kl",
-    student_logits=(student_logits, "... C"),
-    teacher_logits=(teacher_logits, "... C"),
+  student_logits, teacher_logits = _checked(
+    "softened_kl", student_logits, teacher_logits, temperature
   )
-  predictions = (student_logits.shape[:-1], teacher_logits.shape[:-1])
-  check_temperature("softened_kl", temperature, predictions=predictions)
   return kl(student_logits, teacher_logits, temperature, eps)
 
 
@@ -242,14 +238,8 @@ def softened_cross_entropy(
   >>> softened_cross_entropy(x, x, temperature=1.0).round(2)
   Array([0.69], dtype=float32)
   """
-  student_logits, teacher_logits = as_floats(
-    "softened_cross_entropy",
-    student_logits=(student_logits, "... C"),
-    teacher_logits=(teacher_logits, "... C"),
-  )
-  predictions = (student_logits.shape[:-1], teacher_logits.shape[:-1])
-  check_temperature(
-    "softened_cross_entropy", temperature, predictions=predictions
+  student_logits, teacher_logits = _checked(
+    "softened_cross_entropy", student_logits, teacher_logits, temperature
   )
   log_probs = softened_log_softmax(student_logits, temperature)
   target_log_probs = softened_log_softmax(teacher_logits, temperature)
@@ -260,3 +250,16 @@ def softened_cross_entropy(
   )
   entropy = -jnp.sum(jnp.where(barred, -jnp.inf, summands), axis=-1)
   return jnp.square(jnp.asarray(temperature, entropy.dtype)) * entropy
+
+
+def _checked(
+  function: str, student: Array, teacher: Array, temperature: Scalar
+) -> tuple[Array, Array]:
+  student, teacher = as_floats(
+    function,
+    student_logits=(student, "... C"),
+    teacher_logits=(teacher, "... C"),
+  )
+  predictions = (student.shape[:-1], teacher.shape[:-1])
+  check_temperature(function, temperature, predictions=predictions)
+  return student, teacher

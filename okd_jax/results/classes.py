@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-NUM_BINS = 15
+from okd_jax.tasks.classification import NUM_BINS
 
 
 def confusion(

@@ -64,7 +64,11 @@ def cells(config: Comparison, workdir: Path) -> list[Cell]:
   Args:
     config: configuration of the comparison.
     workdir: work directory of the comparison.
+
+  Raises:
+    ConfigError: if a value breaks its rule.
   """
+  _check_values(config)
   return [
     _cell(config, workdir, net, method, values, seed)
     for net in config.nets
@@ -72,6 +76,14 @@ def cells(config: Comparison, workdir: Path) -> list[Cell]:
     for values in _choices(config, method)
     for seed in config.seeds
   ]
+
+
+def _check_values(config: Comparison) -> None:
+  """Applies the rules of all values but those of runs, which `check` does."""
+  for described in dataclasses.fields(config):
+    value = getattr(config, described.name)
+    if described.name != "base" and value is not None:
+      rules.check_value(described, value, "config")
 
 
 def rows(config: Comparison) -> Iterator[str]:
@@ -137,13 +149,7 @@ def check(config: Comparison, grid: list[Cell]) -> None:
       f"config.base.num_seeds={config.base.num_seeds} must be 1, as the seeds "
       "of a comparison are in config.seeds; change that instead."
     )
-  for key in ("methods", "nets", "seeds"):
-    values = getattr(config, key)
-    if not values or len(set(values)) < len(values):
-      raise ConfigError(
-        f"config.{key}={values} must have at least one entry, and none twice."
-      )
-  for name in config.kinds:
+  for name in config.kinds or {}:
     methods.load(name)
   for name in config.options or {}:
     _options(config, name)
@@ -213,15 +219,16 @@ def _cell(
 ) -> Cell:
   alone = _alone(row)
   section, method = _method(config, row, values)
-  if not alone and row not in config.kinds:
+  kinds = config.kinds or {}
+  if not alone and row not in kinds:
     raise ConfigError(
       f"config.kinds has no entry for the method '{row}'; add one, or choose "
-      f"from {', '.join(config.kinds)}."
+      f"from {', '.join(kinds)}."
     )
   changes: dict[str, Any] = {
     "seed": seed,
     "peers.net": config.teacher_net if row == KD_TEACHER else net,
-    "peers.kind": "replicas" if alone else config.kinds[row],
+    "peers.kind": "replicas" if alone else kinds[row],
     "method": section,
   }
   if alone:

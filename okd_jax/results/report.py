@@ -130,8 +130,7 @@ def _evaluation(runs: Sequence[Path]) -> list[Table]:
       return "-"
     if len(runs) > 1:
       return measure.spread(**last[figure])
-    value = last[figure]["mean"]
-    return f"{value:.2%}" if measure.fraction else f"{value:.4f}"
+    return measure.text(last[figure]["mean"])
 
   measured = {figure.measure for figure in last}
   shown = task.tabled(measured, info)

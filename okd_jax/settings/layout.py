@@ -1,5 +1,7 @@
 """Decides which devices a run is spread over."""
 
+import math
+
 import jax
 from jax.sharding import Mesh
 
@@ -61,8 +63,7 @@ def peers_apart(config: RunConfig, devices: int) -> int:
   """
   if not _alike(config):
     return 1
-  common = _divisors(config.peers.num_peers)
-  return max(n for n in common if devices % n == 0)
+  return math.gcd(config.peers.num_peers, devices)
 
 
 def _axes(config: RunConfig) -> tuple[int, int]:

@@ -34,11 +34,19 @@ _TRACKERS = Rule(
 )
 _PATH = "a path, or empty"
 _SOME_TEXTS = Rule(
-  lambda v: 0 < len(v) == len(set(v)) and all(isinstance(w, str) for w in v),
+  lambda v: (
+    isinstance(v, tuple)
+    and 0 < len(v) == len(set(v))
+    and all(isinstance(w, str) for w in v)
+  ),
   "names, at least one, and none twice",
 )
 _SOME_SEEDS = Rule(
-  lambda v: 0 < len(v) == len(set(v)) and all(0 <= w < _MOST for w in v),
+  lambda v: (
+    isinstance(v, tuple)
+    and 0 < len(v) == len(set(v))
+    and all(type(w) is int and 0 <= w < _MOST for w in v)
+  ),
   f"whole numbers from 0 and below {_MOST}, at least one, and none twice",
 )
 _WEIGHTS = Rule(
@@ -230,22 +238,26 @@ class Comparison:
   methods: tuple[str, ...] = rules.field((), _SOME_TEXTS)
   nets: tuple[str, ...] = rules.field((), _SOME_TEXTS)
   seeds: tuple[int, ...] = rules.field((), _SOME_SEEDS)
-  kinds: Mapping[str, str] = rules.field(
+  kinds: Mapping[str, str] | None = rules.field(
     None,
     Rule(
-      lambda v: set(v.values()) <= set(_KINDS),
+      lambda v: isinstance(v, Mapping) and set(v.values()) <= set(_KINDS),
       f"{' or '.join(_KINDS)} for every method",
     ),
   )
   options: Mapping[str, Mapping[str, Any]] | None = rules.field(
     None,
     Rule(
-      lambda v: all(isinstance(each, Mapping) for each in v.values()),
+      lambda v: (
+        isinstance(v, Mapping)
+        and all(isinstance(each, Mapping) for each in v.values())
+      ),
       "a section for every method",
     ),
   )
   teacher_net: str = rules.text("", "the name of a network")
   published: str = rules.text("", "a file like configs/published.json")
   grid: Mapping[str, tuple[Any, ...]] | None = rules.field(
-    None, Rule(lambda v: True, "a tuple of values for every key")
+    None,
+    Rule(lambda v: isinstance(v, Mapping), "a tuple of values for every key"),
   )

@@ -294,8 +294,8 @@ def test_files_that_people_have_are_found(tmp_path):
   red = [name.removeprefix("red/") for name in found.splits["all"]["red"]]
   assert red == sorted(["00.png", "01.png", *names])
   assert {why: len(files) for why, files in found.left_out.items()} == {
-    finder.HIDDEN: 8,
-    finder.FOREIGN: 2,
+    walk.HIDDEN: 8,
+    walk.FOREIGN: 2,
     finder.STRAY: 1,
   }
   made = make(tmp_path, "memory", test_fraction=0.0)
@@ -319,7 +319,7 @@ def test_links_to_themselves_and_to_nothing(tmp_path):
   write_classes(tmp_path, 2)
   (tmp_path / "red" / "loop").symlink_to(tmp_path / "red" / "loop")
   found = finder.find(str(tmp_path))
-  assert found.left_out == {finder.BROKEN: (tmp_path / "red" / "loop",)}
+  assert found.left_out == {walk.BROKEN: (tmp_path / "red" / "loop",)}
   lost = [tmp_path / "red" / "lost.png", tmp_path / "red" / "loop.png"]
   lost[0].symlink_to(tmp_path / "unmounted.png")
   lost[1].symlink_to(lost[1])
@@ -363,7 +363,7 @@ def test_pipes_are_not_read(tmp_path):
   for pipe in pipes:
     os.mkfifo(pipe)
   found = finder.find(str(tmp_path))
-  assert found.left_out == {finder.FOREIGN: tuple(pipes)}
+  assert found.left_out == {walk.FOREIGN: tuple(pipes)}
   assert not folder.check_folder(str(tmp_path)).damaged
 
 

@@ -504,6 +504,6 @@ def test_recipe_of_imagenet_is_the_specifications():
   )
   recipe = build.setup(freeze(config), info, info.num_train, make_mesh(1))
   for epoch, rate in ((0, 0.1), (29, 0.1), (30, 0.01), (60, 1e-3), (80, 1e-4)):
-    step = jax.numpy.asarray(recipe.first_step(epoch))
+    step = jax.numpy.asarray(recipe.clock.first_step(epoch))
     np.testing.assert_allclose(recipe.learning_rate(step), rate, rtol=1e-5)
   build.check_networks(recipe)

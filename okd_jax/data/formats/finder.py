@@ -7,18 +7,13 @@ import re
 import unicodedata
 
 from okd_jax.data.formats import index, walk
-from okd_jax.data.formats.walk import (
-  BROKEN as BROKEN,
-  FOREIGN as FOREIGN,
-  HIDDEN as HIDDEN,
-)
 from okd_jax.errors import DataError
 from okd_jax.storage import paths
 from okd_jax.storage.paths import Path
 
 # Splits; the pictures of a folder without splits are all of `ALL`.
 TRAIN, VALIDATION, TEST, ALL = "train", "validation", "test", "all"
-# What people call them, in small letters, without what `_role` takes away.
+# What people call them, in small letters, without what `role_of` takes away.
 _NAMES = {
   TRAIN: frozenset("train training trn".split()),
   VALIDATION: frozenset("val valid validation validate dev".split()),
@@ -223,7 +218,7 @@ def _require_no_lost_folder(seen: walk.Seen, roles: dict[str, str]) -> None:
   """Refuses broken links among the folders of splits or classes."""
   places = {"", *roles.values()}
   # Indices of earlier releases do not tell links to nothing.
-  for name in seen.left_out.get(BROKEN, ()):
+  for name in seen.left_out.get(walk.BROKEN, ()):
     if name.rpartition("/")[0] in places:
       raise DataError(
         f"{seen.root / name} is a link to nothing, and may have been a folder "

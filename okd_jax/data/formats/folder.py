@@ -1,11 +1,11 @@
 """Folders of images, one folder for each class."""
 
 import collections
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 import itertools
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 import zlib
 
 import numpy as np
@@ -19,16 +19,9 @@ from okd_jax.data.formats import (
   tfds as prepared,
 )
 from okd_jax.data.info import describe, HostData, Split
-from okd_jax.devices import host
 from okd_jax.errors import DataError
 from okd_jax.storage import files
 from okd_jax.storage.paths import Path
-
-# Pictures that are read together, which is faster in a bucket, and how many
-# times that are decoded before they are asked for.
-_TOGETHER, _AHEAD = 16, 4
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,9 +116,7 @@ def check_folder(
   }
   # An index has those as well that are in no split.
   every = found.seen.names if write_index else list(place)
-  looks = host.in_threads(
-    lambda names: _look(found.root, names, exif), _parts(every), _AHEAD
-  )
+  looks = images.in_parts(lambda names: _look(found.root, names, exif), every)
   written = []
   together = itertools.chain.from_iterable(looks)
   for name, looked in zip(every, together, strict=True):
@@ -180,10 +171,6 @@ class _Looked(NamedTuple):
   sum: int = 0
 
 
-def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
-  return (items[at : at + _TOGETHER] for at in range(0, len(items), _TOGETHER))
-
-
 def _look(root: Path, names: Sequence[str], exif: bool) -> list[_Looked]:
   contents = files.read(root, [(name, 0, -1) for name in names])
   return [_about(content, exif) for content in contents]
@@ -228,7 +215,7 @@ def _decode(
       ) from error
     return image, zlib.crc32(content)
 
-  parts = host.in_threads(decode, _parts(range(len(pixels))), _AHEAD)
+  parts = images.in_parts(decode, range(len(pixels)))
   decoded = itertools.chain.from_iterable(parts)
   for row, name, (image, crc) in zip(
     pixels, listed.image_names, decoded, strict=True

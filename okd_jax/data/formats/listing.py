@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from okd_jax.data.checks import check_every_class, check_labels
 from okd_jax.data.formats import (
   finder,
   fingerprint,
@@ -11,15 +12,12 @@ from okd_jax.data.formats import (
 )
 from okd_jax.data.formats.stored import Files
 from okd_jax.data.info import (
-  check_every_class,
-  check_labels,
   DataInfo,
   DataSet,
+  IMAGENET_MEAN,
+  IMAGENET_STD,
   may_flip,
 )
-
-# Those of ImageNet, which pictures of anything share well enough.
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Listing(DataSet[Files]):
@@ -84,8 +82,8 @@ def _list(name, train, test, class_names, image_size):
     name=name,
     num_classes=len(class_names),
     image_shape=(image_size, image_size, 3),
-    mean=_MEAN,
-    std=_STD,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
     pad=0,
     flip=may_flip(name),
     num_train=len(train.labels),

@@ -174,7 +174,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _read_cifar(name, found):
-  archive, folder, train, test = _CIFAR_FILES[name]
+  _, folder, train, test = _CIFAR_FILES[name]
   wanted = (*train, test)
   if len(found) == 1:
     contents = _read_members(found[0], [f"{folder}/{file}" for file in wanted])

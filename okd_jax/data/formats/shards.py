@@ -72,17 +72,9 @@ def write_index(copy: prepared.Copy) -> Path:
   return index.write_records(copy.path, content)
 
 
-def _names(copy: prepared.Copy, split: str) -> tuple[str, ...]:
-  count = len(copy.shards[split])
-  return tuple(
-    f"{copy.file_name}-{split}.tfrecord-{i:05d}-of-{count:05d}"
-    for i in range(count)
-  )
-
-
 def _sizes(copy: prepared.Copy) -> dict[str, int]:
   """Sizes in bytes of the record files that exist."""
-  names = {name for split in copy.shards for name in _names(copy, split)}
+  names = {name for split in copy.shards for name in copy.names(split)}
   if isinstance(copy.path, pathlib.Path):
     found = {e.name: e.stat().st_size for e in os.scandir(copy.path)}
   else:
@@ -103,7 +95,7 @@ def _locate(copy: prepared.Copy, split: str) -> np.ndarray:
         f"{path} is damaged ({error!r}); remove the folder to prepare it again."
       ) from error
 
-  names, lengths = _names(copy, split), copy.shards[split]
+  names, lengths = copy.names(split), copy.shards[split]
   at_a_time = _ON_DISK if isinstance(copy.path, pathlib.Path) else _IN_BUCKET
   # Waits for the disk more than it computes.
   with futures.ThreadPoolExecutor(at_a_time) as pool:
@@ -123,7 +115,7 @@ def _files(copy: prepared.Copy, split: str, rows: np.ndarray) -> Files:
   lengths = copy.shards[split]
   return Files(
     copy.path,
-    names=_names(copy, split),
+    names=copy.names(split),
     file=np.repeat(np.arange(len(lengths), dtype=np.int32), lengths),
     offset=offset,
     length=length,

@@ -69,6 +69,14 @@ class Copy:
     """The split to test on; None if the copy has training data only."""
     return next((s for s in ("test", "validation") if s in self.shards), None)
 
+  def names(self, split: str) -> tuple[str, ...]:
+    """Names of the record files of a split, one for each of `shards`."""
+    count = len(self.shards[split])
+    return tuple(
+      f"{self.file_name}-{split}.tfrecord-{i:05d}-of-{count:05d}"
+      for i in range(count)
+    )
+
   def shape(self, image_size: int) -> tuple[int, int, int]:
     """The shape of images after those of varying size are resized."""
     height, width, channels = self.image_shape
@@ -246,11 +254,7 @@ def _read_split(copy: Copy, split: str, image_size: int, exif: bool) -> Split:
   mode = "L" if images.shape[-1] == 1 else "RGB"
   at = 0
   lengths = copy.shards[split]
-  shards = [
-    copy.path
-    / f"{copy.file_name}-{split}.tfrecord-{i:05d}-of-{len(lengths):05d}"
-    for i in range(len(lengths))
-  ]
+  shards = [copy.path / name for name in copy.names(split)]
   contents = host.in_threads(records.content, shards, _AHEAD)
   for file, length, content in zip(shards, lengths, contents, strict=True):
     count = 0

@@ -6,7 +6,7 @@ except for the rounding of OpenCV, it is what the published code computes from
 the whole picture. For training the window is turned, zoomed and mirrored.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
 import functools
 
@@ -15,19 +15,19 @@ from PIL import Image
 
 from okd_jax.data import images
 from okd_jax.data.formats import tfds as prepared
-from okd_jax.data.info import DataInfo, DataSet, HostData, Split
+from okd_jax.data.info import (
+  DataInfo,
+  DataSet,
+  HostData,
+  IMAGENET_MEAN,
+  IMAGENET_STD,
+  Split,
+)
 from okd_jax.data.keypoints import boxes, info as info_lib
 from okd_jax.data.keypoints.figures import Figure, Joints, to_arrays
 from okd_jax.data.keypoints.own import Set
-from okd_jax.devices import host
 from okd_jax.errors import DataError
 from okd_jax.storage import files
-
-# Those of ImageNet, as the published code has them.
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Pictures that are read together, which is faster in a bucket, and how many
-# times that are decoded before they are asked for.
-TOGETHER, _AHEAD = 16, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +91,8 @@ def describe(
     name=name,
     num_classes=len(found.names),
     image_shape=(height, width, 3),
-    mean=_MEAN,
-    std=_STD,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
     pad=0,
     flip=found.flip,
     num_train=len(train.labels),
@@ -201,7 +201,7 @@ def check(figures: Iterable[Figure], *, exif: bool) -> None:
       _decoded(figure, content, exif=exif)
 
   once = {figure.picture: figure for figure in figures}
-  for _ in host.in_threads(look, _parts(list(once.values())), _AHEAD):
+  for _ in images.in_parts(look, list(once.values())):
     pass
 
 
@@ -252,12 +252,7 @@ def _windows(listed: Files, info: DataInfo) -> np.ndarray:
   pixels = room(listed, info)
   cut = functools.partial(windows, info=info)
   row = 0
-  for part in host.in_threads(cut, _parts(listed.figures), _AHEAD):
+  for part in images.in_parts(cut, listed.figures):
     pixels[row : row + len(part)] = part
     row += len(part)
   return pixels
-
-
-def _parts(figures: Sequence[Figure]) -> Iterator[Sequence[Figure]]:
-  for first in range(0, len(figures), TOGETHER):
-    yield figures[first : first + TOGETHER]

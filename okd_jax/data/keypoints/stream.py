@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from okd_jax import core
+from okd_jax.data import images
 from okd_jax.data.keypoints import pictures
 from okd_jax.data.keypoints.pictures import Files, Listing
 from okd_jax.data.sources.source import (
@@ -33,7 +34,7 @@ class KeypointStream(Source):
     positions: dict[str, np.ndarray],
     **batching: Unpack[Batching],
   ):
-    super().__init__(data.info, positions, data.train.labels, **batching)
+    super().__init__(data, positions, **batching)
     self._train, self._test = data.train, data.test
 
   def batches(self, first_step: int) -> Iterator[core.Batch]:
@@ -56,7 +57,7 @@ class KeypointStream(Source):
 
     # One by one on a disk, so that no thread waits for the pictures of another.
     first = files.figures[0].picture if files.figures else None
-    step = 1 if isinstance(first, pathlib.Path) else pictures.TOGETHER
+    step = 1 if isinstance(first, pathlib.Path) else images.TOGETHER
 
     def cut(rows: np.ndarray) -> np.ndarray:
       figures = [files.figures[row] for row in rows]

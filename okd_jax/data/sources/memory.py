@@ -31,7 +31,7 @@ class MemorySource(Source):
     positions: dict[str, np.ndarray],
     **batching: Unpack[Batching],
   ):
-    super().__init__(data.info, positions, data.train.labels, **batching)
+    super().__init__(data, positions, **batching)
     self.images = jax.tree.map(self._replicate, Flat.of(data.train.images))
     self.labels = jax.tree.map(self._replicate, data.train.predicted)
     self._test = (

@@ -1,8 +1,8 @@
 """The interface of all data sources and what they share."""
 
 import abc
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NotRequired, TypedDict, Unpack
+from collections.abc import Iterator, Sequence
+from typing import Any, NotRequired, TypedDict, Unpack
 import zlib
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 
 from okd_jax import core
 from okd_jax.data import checks, order
-from okd_jax.data.info import DataInfo
+from okd_jax.data.info import DataSet
 from okd_jax.errors import ConfigError, DataError
 
 # Fixed, so that every run holds out the same examples.
@@ -131,33 +131,29 @@ class Source(abc.ABC):
       "held_out" and "test".
     batch_size: batch size B of training.
     eval_batch_size: batch size B of evaluation.
-    notes: sentences about what users may not expect of the data.
-    files: the files of a folder of pictures, see
-      `formats.fingerprint.describe`.
-    image_names: as in `okd_jax.data.info.DataSet`.
+    notes: as in `okd_jax.data.info.DataSet`.
+    files: likewise.
+    image_names: likewise.
   """
 
   def __init__(
     self,
-    info: DataInfo,
+    data: DataSet[Any],
     positions: dict[str, np.ndarray],
-    labels: np.ndarray,
     **batching: Unpack[Batching],
   ):
     """Keeps what all sources share.
 
     Args:
-      info: what is known about the data set.
+      data: the data set.
       positions: positions of each split.
-      labels: int [N], labels of the publisher's training split.
       **batching: the fields of `Batching`.
     """
-    self.info = info
+    self.info = data.info
     self.positions = positions
-    self.notes: tuple[str, ...] = ()
-    self.files: tuple[str, ...] = ()
-    self.image_names: Mapping[str, Sequence[str]] = {}
-    self._labels = labels
+    self.notes, self.files = data.notes, data.files
+    self.image_names = data.image_names
+    self._labels = data.train.labels
     self.batch_size = batching["batch_size"]
     self.eval_batch_size = batching["eval_batch_size"]
     self._seed = batching["seed"]

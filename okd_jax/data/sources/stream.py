@@ -45,7 +45,7 @@ class StreamSource(Source):
     num_views: int | None = None,
     **batching: Unpack[Batching],
   ):
-    super().__init__(data.info, positions, data.train.labels, **batching)
+    super().__init__(data, positions, **batching)
     # Imported here once, and kept off the accelerators.
     prepare.import_tfds()
     self._train, self._test = data.train, data.test

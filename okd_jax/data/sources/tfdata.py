@@ -100,7 +100,7 @@ class TfdsSource(Source):
     positions: dict[str, np.ndarray],
     **batching: Unpack[Batching],
   ):
-    super().__init__(data.info, positions, data.train.labels, **batching)
+    super().__init__(data, positions, **batching)
     prepare.import_tfds()
     import tensorflow as tf
 
