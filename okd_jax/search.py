@@ -27,7 +27,7 @@ from okd_jax.errors import (
   NotFiniteError,
   WeightsError,
 )
-from okd_jax.runs import workdir as workdir_lib
+from okd_jax.runs import best, workdir as workdir_lib
 from okd_jax.search_space import settings, Space
 from okd_jax.settings import build, config as config_lib, freeze, layout
 from okd_jax.settings.schema import RunConfig
@@ -56,12 +56,11 @@ class Judge:
   @property
   def measure(self) -> Measure:
     """What the figure measures."""
-    name = parse(self.name).measure
-    return next(each for each in self.task.measures if each.name == name)
+    return best.measure(self.task, self.name)
 
   def merit(self, record: Mapping[str, Any]) -> float:
     """The value of an evaluation for the search; higher is better."""
-    return self.measure.merit(record[self.name])
+    return best.merit(self.task, record, self.name)
 
   def figure(self, merit: float) -> float:
     """The figure that belongs to a merit."""

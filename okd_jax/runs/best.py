@@ -7,6 +7,7 @@ from typing import Any
 from okd_jax.errors import ConfigError
 from okd_jax.settings.schema import RunConfig
 from okd_jax.tasks.figure import Figure, LEADER, parse
+from okd_jax.tasks.measure import Measure
 from okd_jax.tasks.task import Task
 
 
@@ -77,11 +78,17 @@ def _listed(names: list[str]) -> str:
   )
 
 
-def merit(task: Task, record: Mapping[str, Any], name: str) -> float:
-  """How good an evaluation is by a figure: higher is better."""
+def measure(task: Task | type[Task], name: str) -> Measure:
+  """What a figure of a task measures."""
   found = parse(name).measure
-  measure = next(m for m in task.measures if m.name == found)
-  return measure.merit(record[name])
+  return next(each for each in task.measures if each.name == found)
+
+
+def merit(
+  task: Task | type[Task], record: Mapping[str, Any], name: str
+) -> float:
+  """How good an evaluation is by a figure: higher is better."""
+  return measure(task, name).merit(record[name])
 
 
 class Best:

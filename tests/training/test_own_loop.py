@@ -20,6 +20,7 @@ from okd_jax.core import Batch
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.errors import ConfigError
 from okd_jax.tasks import classification
+import runs
 import toys
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +78,33 @@ def test_a_loop_of_the_page_trains(loop):
   assert done.returncode == 0, done.stderr
   (right,) = re.findall(r"right on (\d+)%", done.stdout)
   assert int(right) > 80, done.stdout
+
+
+@pytest.mark.parametrize(
+  ("name", "options"), [("kd", {}), ("mcl_okd", {"num_negatives": 4})]
+)
+def test_gradients_of_ones_own_are_those_of_a_step(name, options):
+  """Also for a method that asks a teacher, or the labels of all examples."""
+  method = methods.make(name, **options)
+  made = toys.recipe(method, num_peers=2, net=toys.Quick())
+  setup = dataclasses.replace(made, optimizer=optax.sgd(1.0))
+  state = runs.start(setup)
+  key, batch = jax.random.key(1), toys.batch(0, setup.batch_size)
+  more = runs.teacher(setup), runs.train_labels(setup)
+
+  @jax.jit
+  def both(state, batch, more):
+    def loss(params):
+      return training.loss_fn(setup, params, state, batch, key, *more)[0]
+
+    after, _ = training.train_step(setup, state, batch, key, *more)
+    return jax.value_and_grad(loss)(state.params), after.params
+
+  (value, grads), after = both(state, batch, more)
+  assert np.isfinite(value)
+  runs.assert_close(
+    jax.tree.map(jnp.subtract, state.params, grads), after, 1e-6
+  )
 
 
 def test_a_batch_without_the_views_of_a_method_is_refused():

@@ -169,7 +169,7 @@ class Source(abc.ABC):
   @property
   def labels_sum(self) -> int:
     """CRC-32 of the publisher's training labels, which tells their order."""
-    return zlib.crc32(np.ascontiguousarray(self._labels, "<i4"))
+    return zlib.crc32(self._labels.astype("<i4").tobytes())
 
   def names_in(self, split: str) -> Sequence[str]:
     """Names of the files of a split by `Batch.index`, see `image_names`."""
