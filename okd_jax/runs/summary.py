@@ -31,6 +31,7 @@ from okd_jax.tasks.figure import (
   parse,
 )
 from okd_jax.tasks.measure import Measure, place_of_best
+from okd_jax.training import average
 from okd_jax.training.runner import Runner
 from okd_jax.training.setup import Setup
 
@@ -92,7 +93,8 @@ def show_plan(config: RunConfig, setup: Setup, source: Source) -> None:
       f"{config.schedule.name}",
     )
   )
-  rows += [("note", note) for note in (*source.notes, *idle.notes(config))]
+  notes = *source.notes, *idle.notes(config), average.note(setup)
+  rows += [("note", note) for note in notes if note]
   display.table("Plan", ["what", "value"], rows)
 
 

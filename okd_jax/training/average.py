@@ -11,6 +11,23 @@ from okd_jax.training import state as state_lib
 from okd_jax.training.setup import Setup
 from okd_jax.training.state import Average, TrainState, variables
 
+# Averages over a larger part of a run hold weights from before its rate has
+# fallen for the last time.
+_MOST_OF_RUN = 0.25
+
+
+def note(setup: Setup) -> str:
+  """A sentence if averages reach back over too much of a run; else ""."""
+  decay, total = setup.average_decay, setup.total_steps
+  if decay is None or (steps := 1 / (1 - decay)) <= _MOST_OF_RUN * total:
+    return ""
+  shorter = f"{1 - 5 / max(total, 5):.{len(str(total)) - 1}f}"
+  key = "config.ema_decay" if setup.ema_decay else "config.method.ema_decay"
+  return (
+    f"averages reach back over {steps:,.0f} steps and the run has {total:,}, "
+    f"so they may be worse than the live networks; {key}={shorter} fits."
+  )
+
 
 def outputs(
   setup: Setup, average: Average | None, memory: Any, images: Array, key: Array

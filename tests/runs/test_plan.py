@@ -5,10 +5,13 @@ import re
 import runpy
 import types
 
-from configs import independent_digits, kd_digits
+import pytest
+
+from configs import independent_digits, kd_digits, pcl_digits
 from okd_jax.runs import summary
 from okd_jax.settings import idle
 from okd_jax.settings.freeze import freeze
+from okd_jax.training import average
 import toys
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +39,34 @@ def test_a_teacher_is_named(capsys):
   config.peers.net, config.teacher = "toys:Toy", "runs/teacher"
   summary.show_plan(freeze(config), toys.recipe("kd", num_peers=1), SOURCE)
   assert re.search(r"^teacher +runs/teacher *$", capsys.readouterr().out, re.M)
+
+
+@pytest.mark.parametrize(
+  ("method", "decay", "epochs", "key"),
+  [
+    ("pcl", None, 480, "config.method.ema_decay=0.996"),
+    ("pcl", None, 1601, None),
+    ("dml", 0.99, 4, "config.ema_decay=0.5"),
+    ("dml", 0.99, 161, None),
+    ("dml", None, 4, None),
+  ],
+)
+def test_averages_over_much_of_a_run_are_noted(method, decay, epochs, key):
+  setup = toys.recipe(method, ema_decay=decay, epochs=epochs)
+  said = average.note(setup)
+  assert bool(said) == bool(key)
+  if key:
+    assert f"steps and the run has {setup.total_steps:,}, so" in said
+    assert said.endswith(f"{key} fits.")
+    fits = float(key.partition("=")[2])
+    assert 1 / (1 - fits) <= setup.total_steps / 4
+
+
+def test_the_note_on_averages_is_in_the_plan(capsys):
+  config = pcl_digits.get_config()
+  config.peers.net = "toys:Toy"
+  summary.show_plan(freeze(config), toys.recipe("pcl"), SOURCE)
+  assert re.search("^note +averages reach back", capsys.readouterr().out, re.M)
 
 
 def test_settings_without_effect_are_noted(capsys):
