@@ -1,8 +1,9 @@
 """Show what training would use of a folder of images or annotated joints."""
 
 import argparse
+from collections.abc import Sequence
 import dataclasses
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,10 @@ from okd_jax.data.config import KEYPOINTS, Keypoints
 from okd_jax.errors import ConfigError, DataError
 from okd_jax.runs import display
 from okd_jax.storage import paths
+
+if TYPE_CHECKING:
+  # Pillow, which it needs, is imported where it is used.
+  from okd_jax.data.formats.folder import FolderReport
 
 # Keys that change which pictures are used, or how.
 _KEYS = {
@@ -104,12 +109,12 @@ def run(args: argparse.Namespace) -> None:
   config = data.check({"name": f"folder:{path}", **_given(args, "data")})
   if args.index:
     index.remove(paths.anywhere(path))
-  used = _division(config, path)
+  used, notes = _division(config, path)
   report = folder.check_folder(path, exif=config.exif, write_index=args.index)
   if args.json:
-    common.print_json(_as_json(report, used))
+    common.print_json(_as_json(report, used, notes))
   else:
-    _show(path, report, used)
+    _show(path, report, used, notes)
   if report.damaged:
     raise DataError(
       f"{len(report.damaged)} file(s) in {path} are damaged; replace or remove "
@@ -145,8 +150,10 @@ def _flags(args: argparse.Namespace, section: str) -> list[str]:
   return [f"--config.{section}.{key}" for key in _given(args, section)]
 
 
-def _division(config: data.Config, path: str) -> dict[str, int]:
-  """Number of examples that training uses of each split, without decoding."""
+def _division(
+  config: data.Config, path: str
+) -> tuple[dict[str, int], tuple[str, ...]]:
+  """How many examples of each split training uses, and notes; not decoded."""
   from okd_jax.data.formats import finder, listing, tfds as prepared
 
   found = finder.find(path)
@@ -158,9 +165,10 @@ def _division(config: data.Config, path: str) -> dict[str, int]:
     for part in (listed.train, listed.test):
       prepared.allocate(path, (len(part.labels), size, size, 3))
   positions = data.division(config, listed)
-  return {
+  used = {
     split: len(positions[split]) for split in ("train", "validation", "test")
   }
+  return used, (*listed.notes, *data.untested(listed))
 
 
 def _png(text: str) -> paths.Path:
@@ -190,7 +198,9 @@ def _flag(text: str) -> bool:
 _READ: dict[type, Any] = {bool: _flag, tuple: _numbers}
 
 
-def _as_json(report: Any, used: dict[str, int]) -> dict[str, Any]:
+def _as_json(
+  report: "FolderReport", used: dict[str, int], notes: Sequence[str]
+) -> dict[str, Any]:
   return {
     "counts": report.counts,
     "used": used,
@@ -203,15 +213,15 @@ def _as_json(report: Any, used: dict[str, int]) -> dict[str, Any]:
     "left_out": {
       why: list(map(str, files)) for why, files in report.left_out.items()
     },
-    "notes": list(report.notes),
+    "notes": list(notes),
   }
 
 
-def _sizes(report: Any) -> list[tuple[tuple[int, int], int]]:
+def _sizes(report: "FolderReport") -> list[tuple[tuple[int, int], int]]:
   return sorted(report.sizes.items(), key=lambda item: -item[1])
 
 
-def _extent(report: Any) -> dict[str, list[int]]:
+def _extent(report: "FolderReport") -> dict[str, list[int]]:
   """Smallest, median and largest width and height."""
   if not report.sizes:
     return {}
@@ -225,7 +235,12 @@ def _extent(report: Any) -> dict[str, list[int]]:
   }
 
 
-def _show(path: str, report: Any, used: dict[str, int]) -> None:
+def _show(
+  path: str,
+  report: "FolderReport",
+  used: dict[str, int],
+  notes: Sequence[str],
+) -> None:
   classes = {name: None for split in report.counts.values() for name in split}
   rows = [
     (name, *(split.get(name, 0) for split in report.counts.values()))
@@ -251,7 +266,7 @@ def _show(path: str, report: Any, used: dict[str, int]) -> None:
       ("division", division),
       ("most frequent class to rarest", f"{report.imbalance:.1f} to 1"),
       *((f"size, {what}", text) for what, text in extent.items()),
-      *(("note", note) for note in report.notes),
+      *(("note", note) for note in notes),
     ],
   )
   sizes = _sizes(report)

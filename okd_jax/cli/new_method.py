@@ -277,7 +277,7 @@ def _listed(root: Path, name: str) -> dict[Path, str]:
     readme: _after_last(
       readme,
       r"\| \[`\w+`\]\(docs/methods/\w+\.md\) \|.*",
-      f"| [`{name}`](docs/methods/{name}.md) | {does}",
+      f"| [`{name}`](docs/methods/{name}.md) | {does} |",  # and the paper
     ),
   }
 

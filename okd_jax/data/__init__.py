@@ -11,5 +11,9 @@ from okd_jax.data.augment import (
 )
 from okd_jax.data.config import check as check, Config as Config
 from okd_jax.data.info import DataInfo as DataInfo
-from okd_jax.data.make import division as division, make as make
+from okd_jax.data.make import (
+  division as division,
+  make as make,
+  untested as untested,
+)
 from okd_jax.data.sources.source import Source as Source

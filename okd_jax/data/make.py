@@ -13,6 +13,9 @@ from okd_jax.data.info import DataSet
 from okd_jax.data.sources.source import Batching, divide, Source
 from okd_jax.errors import ConfigError
 
+# Classes that a note names.
+_MOST_NAMED = 5
+
 
 def make(
   config_data: Config | Mapping[str, Any],
@@ -67,7 +70,8 @@ def make(
     # Of some sets it is known whether annotators saw pictures turned.
     exif=data.info.exif if config.of_keypoints else config.exif,
   )
-  data = dataclasses.replace(data, info=info)
+  notes = (*data.notes, *untested(data))
+  data = dataclasses.replace(data, info=info, notes=notes)
   positions = division(config, data, held_out)
   batching = Batching(
     batch_size=batch_size,
@@ -124,6 +128,19 @@ def division(
     positions["validation"] = np.arange(train, num_train, dtype=np.int32)
   positions["test"] = np.arange(data.info.num_test, dtype=np.int32)
   return positions
+
+
+def untested(data: DataSet[Any]) -> tuple[str, ...]:
+  """A note if the test split lacks classes, as a fraction of few pictures."""
+  if data.info.task != "classification" or not len(data.test.labels):
+    return ()
+  lost = np.setdiff1d(data.train.labels, data.test.labels)
+  if not len(lost):
+    return ()
+  names = ", ".join(data.info.class_names[c] for c in lost[:_MOST_NAMED])
+  more = max(0, len(lost) - _MOST_NAMED)
+  rest = f" and {more} more" if more else ""
+  return (f"classes without a test picture: {len(lost)} ({names}{rest})",)
 
 
 def _source(

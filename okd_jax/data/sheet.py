@@ -85,12 +85,13 @@ def _draw(by_class: list[list[np.ndarray]], names: list[str]) -> Image.Image:
 
 
 def _font() -> Any:
-  """A font of ten pixels, with the letters of most scripts where it can be."""
+  """A font of ten pixels: Matplotlib's, which has most scripts, if there is."""
   try:
     from matplotlib import font_manager
   except ModuleNotFoundError:
     return ImageFont.load_default()
-  return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 10)
+  font = font_manager.findfont(font_manager.FontProperties())
+  return ImageFont.truetype(font, 10)
 
 
 def _visible(name: str) -> str:

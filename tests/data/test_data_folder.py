@@ -2,6 +2,8 @@
 
 import errno
 import os
+from pathlib import Path
+import re
 import shutil
 
 import jax
@@ -116,8 +118,23 @@ def test_damaged_file_is_named(tmp_path, kept):
 def test_wrong_structure_is_refused(tmp_path):
   with pytest.raises(DataError, match="is not a folder"):
     make(tmp_path / "missing")
-  with pytest.raises(DataError, match="no class folders"):
+  with pytest.raises(DataError, match="no class folders; .* Add pictures"):
     make(tmp_path)
+  for name in ("a", "b", "c"):
+    save(tmp_path / f"{name}.png", (255, 0, 0))
+  flat = "no class folders but 3 pictures; .* of each class into a folder"
+  with pytest.raises(DataError, match=rf"{flat} .*{tmp_path}/CLASS"):
+    make(tmp_path)
+  save(tmp_path / "images" / "a.png", (255, 0, 0))
+  one = "1 class folder but 3 pictures; .* of each class into a folder"
+  with pytest.raises(DataError, match=one):
+    make(tmp_path)
+  save(tmp_path / "images" / "red" / "a.png", (255, 0, 0))
+  (tmp_path / "images" / "a.png").unlink()
+  inside = f"set config.data.name=folder:{tmp_path}/images"
+  with pytest.raises(DataError, match=inside):
+    make(tmp_path)
+  shutil.rmtree(tmp_path / "images")
   write_classes(tmp_path, 2)
   (tmp_path / "yellow").mkdir()
   with pytest.raises(DataError, match="no images in yellow"):
@@ -133,6 +150,45 @@ def test_splits_must_have_the_same_classes(tmp_path):
     make(tmp_path)
   with pytest.raises(DataError, match="classes yellow in one split"):
     folder.check_folder(str(tmp_path))
+
+
+@pytest.mark.checklist("H1")
+def test_a_test_folder_that_lacks_classes_is_told_which(tmp_path):
+  write_classes(tmp_path / "train", 2)
+  save(tmp_path / "test" / "red" / "a.png", (255, 0, 0))
+  with pytest.raises(DataError, match="classes blue, green in one split only"):
+    make(tmp_path)
+
+
+def test_classes_without_a_test_picture_are_named(tmp_path):
+  write_classes(tmp_path, 10)
+  # Two of each, too few for a fifth of every class.
+  for name in ("café", *"abcdefghi"):
+    for i in range(2):
+      save(tmp_path / name / f"{i}.png", (255, 0, 0))
+  (note,) = make(tmp_path).notes
+  assert note == (
+    "classes without a test picture: 6 (d, e, f, g, h and 1 more)"
+  )
+  assert not make(tmp_path, test_fraction=0.0).notes
+
+
+def test_pictures_beside_a_table_are_sorted_as_the_page_says(
+  tmp_path, monkeypatch
+):
+  page = Path(__file__).parents[2] / "docs" / "data.md"
+  (program,) = re.findall(
+    r"```python\n(import csv.*?)```", page.read_text(), re.DOTALL
+  )
+  rows = ["file,label"]
+  for i in range(6):
+    save(tmp_path / f"{i}.png", (255, 0, 0))
+    rows.append(f"{i}.png,{'Katze' if i % 2 else 'größer Hund'}")
+  (tmp_path / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
+  monkeypatch.chdir(tmp_path)
+  exec(program, {})
+  made = make(tmp_path / "sorted")
+  assert made.info.class_names == ("Katze", "größer Hund")
 
 
 def test_too_large_for_memory_is_refused(tmp_path):

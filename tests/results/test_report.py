@@ -85,7 +85,8 @@ def test_the_page_tells_everything(page, trained):
   ):
     assert words in read.text, words
   (record,) = [r for r in records.read_metrics(trained) if r["kind"] == "eval"]
-  assert f"{record['test/ensemble/accuracy']:.2%}" in read.text
+  accuracy = 100 * record["test/ensemble/accuracy"]
+  assert f"{accuracy:.2f} %" in read.text
   assert "Not finished" not in read.text
 
 

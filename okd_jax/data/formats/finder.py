@@ -87,10 +87,9 @@ def find(path: str) -> Found:
   roles = _roles(root, tops)
   _require_no_lost_folder(seen, roles)
   if not roles:
-    folders = {ALL: ""}
-    notes += _class_called_train(tops)
-    used = {ALL: _classes(root, tops, root)}
-    notes += _splits_inside(used[ALL])
+    folders, used = {ALL: ""}, {ALL: tops}
+    _require_classes(seen, "", tops)
+    notes += [*_class_called_train(tops), *_splits_inside(tops)]
   else:
     folders = {role: roles[role] for role in _NAMES if role in roles}
     if TEST not in folders and VALIDATION in folders:
@@ -100,10 +99,12 @@ def find(path: str) -> Found:
         "chosen on it."
       )
     used = {
-      role: _classes(root / name, _by_folder(seen, name, tops[name]), root)
-      for role, name in folders.items()
+      role: _by_folder(seen, name, tops[name]) for role, name in folders.items()
     }
+    _require_classes(seen, folders[TRAIN], used[TRAIN])
     _require_same_classes(root, used, folders)
+    for role, name in folders.items():
+      _require_classes(seen, name, used[role])
   kept = {file for c in used.values() for files in c.values() for file in files}
   names = dict(seen.left_out)
   names[STRAY] = [file for file in seen.names if file not in kept]
@@ -193,24 +194,31 @@ def _is_divided(names: list[str]) -> bool:
   return bool(names) and all(name.count("/") > 1 for name in names)
 
 
-def _classes(folder: Path, classes: Classes, root: Path) -> Classes:
+def _require_classes(seen: walk.Seen, inside: str, classes: Classes) -> None:
+  """Refuses a folder without two folders of classes, each with pictures."""
   empty = [name for name, files in classes.items() if not files]
-  if len(classes) - len(empty) >= 2 and not empty:
-    return classes
-  count = f"{len(classes)} class folder{'s' * (len(classes) != 1)}"
-  without = f", and no images in {', '.join(empty)}" if empty else ""
-  said = (
-    f"{folder} has {count if classes else 'no class folders'}{without}; at "
-    "least two classes were expected, each with pictures that Pillow reads."
-  )
-  if len(classes) == 1 and not empty and folder == root:
-    (only,) = classes
-    raise DataError(
-      f"{said} If the classes are in {folder / only}, set "
-      f"config.data.name=folder:{folder / only}."
+  if len(classes) >= 2 and not empty:
+    return
+  folder = seen.root / inside
+  flat = sum(name.rpartition("/")[0] == inside for name in seen.names)
+  count = f"{len(classes) or 'no'} class folder{'s' * (len(classes) != 1)}"
+  count += f" but {flat} pictures" if flat else ""
+  count += f", and no images in {', '.join(empty)}" if empty else ""
+  remedy = "Add pictures, or move folders that are no classes elsewhere."
+  (only,) = classes if len(classes) == 1 and not empty else ("",)
+  if only and not inside and _is_divided(classes[only]):
+    remedy = (
+      f"If the classes are in {folder / only}, set config.data.name=folder:"
+      f"{folder / only}."
+    )
+  elif only or flat:
+    remedy = (
+      "Put the pictures of each class into a folder of their own, "
+      f"{folder / 'CLASS'}; classes are known by folders only."
     )
   raise DataError(
-    f"{said} Add pictures, or move folders that are no classes elsewhere."
+    f"{folder} has {count}; at least two classes were expected, each with "
+    f"pictures that Pillow reads. {remedy}"
   )
 
 
@@ -274,10 +282,10 @@ def _splits_inside(classes: Classes) -> list[str]:
 
 
 def _class_called_train(tops: Classes) -> list[str]:
-  called = [name for name in tops if role_of(name)]
   return [
     f"{name} is taken as a class, as other classes are beside it."
-    for name in called
+    for name in tops
+    if role_of(name)
   ]
 
 

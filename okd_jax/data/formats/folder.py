@@ -35,7 +35,6 @@ class FolderReport:
     duplicates: groups of files with the same contents.
     across: those of these groups that are in several splits or classes.
     left_out: files and folders that are not used, by reason.
-    notes: sentences about what users may not expect.
   """
 
   counts: dict[str, dict[str, int]]
@@ -44,7 +43,6 @@ class FolderReport:
   duplicates: tuple[tuple[Path, ...], ...]
   across: tuple[tuple[Path, ...], ...]
   left_out: dict[str, tuple[Path, ...]]
-  notes: tuple[str, ...]
 
   @property
   def imbalance(self) -> float:
@@ -145,7 +143,6 @@ def check_folder(
     duplicates=_paths(found.root, duplicates),
     across=_paths(found.root, across),
     left_out=found.left_out,
-    notes=found.notes,
   )
 
 
