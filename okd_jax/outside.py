@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 import importlib
+import inspect
 from typing import Any
 
 from okd_jax.errors import ConfigError
@@ -35,6 +36,15 @@ def find(key: str, name: str, what: str) -> Any:
       f"module:{what.capitalize()} ({error}); check the spelling, and that the "
       "module is installed, in the working directory or in one of PYTHONPATH."
     ) from error
+
+
+def takes(made: Any, name: str) -> bool:
+  """Whether a class has an argument of that name."""
+  # The signature of a class of flax nnx itself is that of its metaclass.
+  arguments = inspect.signature(getattr(made, "__init__", made)).parameters
+  return name in arguments or any(
+    each.kind is each.VAR_KEYWORD for each in arguments.values()
+  )
 
 
 def or_unset(options: Iterable[str]) -> str:

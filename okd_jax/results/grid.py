@@ -82,7 +82,8 @@ def _check_values(config: Comparison) -> None:
   """Applies the rules of all values but those of runs, which `check` does."""
   for described in dataclasses.fields(config):
     value = getattr(config, described.name)
-    if described.name != "base" and value is not None:
+    is_unset = value is None and described.default is None
+    if described.name != "base" and not is_unset:
       rules.check_value(described, value, "config")
 
 

@@ -48,7 +48,7 @@ class Recorder:
     self._display.update(step, line, runner.images_per_second)
 
   def flush(self) -> None:
-    """Makes records outlast a loss of power, as a checkpoint is to be next."""
+    """Makes records as safe as the checkpoint that is to be written next."""
     self._writer.flush()
 
   def evaluated(

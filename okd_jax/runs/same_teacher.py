@@ -28,7 +28,7 @@ def remember(workdir: Path, weights: Variables | None) -> None:
     return
   content = json.dumps({"sha256": _sum(weights)}) + "\n"
   if jax.process_index() == 0:
-    files.write(workdir / _FILE, content)
+    files.write(workdir / _FILE, content, durable=True)
 
 
 def require(

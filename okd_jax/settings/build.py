@@ -167,9 +167,7 @@ def network(
     ConfigError: if the name is unknown or an option is not the network's.
   """
   options: dict[str, Any] = {}
-  # Whole networks from outside need not know that they could be split.
-  ours_or_branches = ":" not in name or config.peers.kind == "branches"
-  if config.peers.split and ours_or_branches:
+  if config.peers.split:
     options["split"] = max(config.peers.split, 0)
   if config.peers.dropout:
     options["dropout"] = config.peers.dropout
@@ -180,6 +178,8 @@ def network(
       options["raw_maps"] = True
     return backbones.make(name, info.num_classes, **options)
   made = outside.find("config.peers.net", name, "class")
+  if config.peers.kind == "replicas" and not outside.takes(made, "split"):
+    options.pop("split", None)  # whole networks need not know of it
   if isinstance(made, type) and not issubclass(made, nn.Module):
     from flax import nnx  # which takes long, and few runs need it
 

@@ -39,7 +39,7 @@ _SOME_TEXTS = Rule(
     and 0 < len(v) == len(set(v))
     and all(isinstance(w, str) for w in v)
   ),
-  "names, at least one, and none twice",
+  "a tuple of names, at least one, and none twice",
 )
 _SOME_SEEDS = Rule(
   lambda v: (
@@ -47,7 +47,8 @@ _SOME_SEEDS = Rule(
     and 0 < len(v) == len(set(v))
     and all(type(w) is int and 0 <= w < _MOST for w in v)
   ),
-  f"whole numbers from 0 and below {_MOST}, at least one, and none twice",
+  f"a tuple of whole numbers from 0 and below {_MOST}, at least one, and none "
+  "twice",
 )
 _WEIGHTS = Rule(
   lambda v: (
@@ -259,5 +260,11 @@ class Comparison:
   published: str = rules.text("", "a file like configs/published.json")
   grid: Mapping[str, tuple[Any, ...]] | None = rules.field(
     None,
-    Rule(lambda v: isinstance(v, Mapping), "a tuple of values for every key"),
+    Rule(
+      lambda v: (
+        isinstance(v, Mapping)
+        and all(isinstance(each, tuple | list) for each in v.values())
+      ),
+      "a tuple of values for every key",
+    ),
   )

@@ -1,5 +1,6 @@
 """Averages of variables over the steps of a run."""
 
+import math
 from typing import Any
 
 import jax
@@ -14,18 +15,26 @@ from okd_jax.training.state import Average, TrainState, variables
 # Averages over a larger part of a run hold weights from before its rate has
 # fallen for the last time.
 _MOST_OF_RUN = 0.25
+# Of fewer no average makes sense.
+_FEW_STEPS = 10
 
 
 def note(setup: Setup) -> str:
   """A sentence if averages reach back over too much of a run; else ""."""
   decay, total = setup.average_decay, setup.total_steps
-  if decay is None or (steps := 1 / (1 - decay)) <= _MOST_OF_RUN * total:
+  if decay is None or total < _FEW_STEPS:
     return ""
-  shorter = f"{1 - 5 / max(total, 5):.{len(str(total)) - 1}f}"
+  steps, most = 1 / (1 - decay), _MOST_OF_RUN * total
+  if steps <= most * (1 + 1e-9):
+    return ""
+  # Rounded down, so that it fits.
+  digits = len(str(total)) - 1
+  fits = math.floor(10**digits * (1 - 1 / most)) / 10**digits
   key = "config.ema_decay" if setup.ema_decay else "config.method.ema_decay"
   return (
     f"averages reach back over {steps:,.0f} steps and the run has {total:,}, "
-    f"so they may be worse than the live networks; {key}={shorter} fits."
+    "so they may be worse than the live networks; "
+    f"{key}={fits:.{digits}f} fits."
   )
 
 

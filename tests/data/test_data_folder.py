@@ -182,13 +182,14 @@ def test_pictures_beside_a_table_are_sorted_as_the_page_says(
   )
   rows = ["file,label"]
   for i in range(6):
-    save(tmp_path / f"{i}.png", (255, 0, 0))
-    rows.append(f"{i}.png,{'Katze' if i % 2 else 'größer Hund'}")
+    save(tmp_path / f"{i}" / "same.png", (255, 0, 0))
+    rows.append(f"{i}/same.png,{'Katze' if i % 2 else 'größer Hund'}")
   (tmp_path / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
   monkeypatch.chdir(tmp_path)
   exec(program, {})
   made = make(tmp_path / "sorted")
   assert made.info.class_names == ("Katze", "größer Hund")
+  assert made.info.num_train + made.info.num_test == 6
 
 
 def test_too_large_for_memory_is_refused(tmp_path):

@@ -691,6 +691,24 @@ def test_joints_without_another_side_are_said(tmp_path, names, alone):
   assert said == [] if alone is None else said[0].startswith(f"{alone} of one")
 
 
+def test_joints_with_a_side_beside_pairs_of_ones_own_are_said(tmp_path):
+  names = ("left_eye", "right_eye", "left_ear", "right_ear", "nose")
+  _, notes = description.describe(
+    tmp_path, names, (), {"flip_pairs": [["left_eye", "right_eye"]]}
+  )
+  (said,) = [note for note in notes if "keep their names" in note]
+  assert said.startswith(
+    "left_ear, right_ear have a side by name and are in no"
+  )
+
+
+def test_pairs_that_are_none_are_shown(tmp_path):
+  given = {"flip_pairs": [["a", "b", "c"]]}
+  expected = r"as \[\[one, other\], ...\], not \[\['a', 'b', 'c'\]\]"
+  with pytest.raises(DataError, match=expected):
+    description.describe(tmp_path, ("a", "b", "c"), (), given)
+
+
 @pytest.mark.parametrize(
   "names, pairs",
   [
@@ -816,6 +834,20 @@ def test_a_box_of_one_pixel_is_empty(coco2017):
   assert source.train_size == 2
   assert np.isfinite(source.info.of_keypoints.mean_pose).all()
   assert any("1 figures whose box is empty" in note for note in source.notes)
+
+
+@pytest.mark.parametrize("name", ["train2017", "val2017"])
+def test_other_joints_than_those_of_coco_are_refused(coco2017, name):
+  """Their sigmas are not known, and evaluation failed."""
+  file = coco2017 / "annotations" / f"person_keypoints_{name}.json"
+  said = json.loads(file.read_text())
+  said["categories"][0] |= {"keypoints": ["a", "b"], "skeleton": []}
+  for entry in said["annotations"]:
+    entry["keypoints"] = entry["keypoints"][:6]
+  file.write_text(json.dumps(said))
+  message = rf"{file} has 2 joints .a, b.; the 17 of COCO, .*name=keypoints:"
+  with pytest.raises(DataError, match=message):
+    coco_source(coco2017)
 
 
 DETECTED = {"image_id": 7, "category_id": 1, "bbox": [2, 3, 9, 8], "score": 0.3}

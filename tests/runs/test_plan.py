@@ -46,7 +46,7 @@ def test_a_teacher_is_named(capsys):
   [
     ("pcl", None, 480, "config.method.ema_decay=0.996"),
     ("pcl", None, 1601, None),
-    ("dml", 0.99, 4, "config.ema_decay=0.5"),
+    ("dml", 0.99, 4, "config.ema_decay=0.6"),
     ("dml", 0.99, 161, None),
     ("dml", None, 4, None),
   ],
@@ -60,6 +60,20 @@ def test_averages_over_much_of_a_run_are_noted(method, decay, epochs, key):
     assert said.endswith(f"{key} fits.")
     fits = float(key.partition("=")[2])
     assert 1 / (1 - fits) <= setup.total_steps / 4
+
+
+def test_the_decay_that_is_named_fits():
+  for total in (*range(1, 5000), 99_999, 100_000, 117_000):
+    run = types.SimpleNamespace(
+      average_decay=0.99999, ema_decay=0.99999, total_steps=total
+    )
+    said = average.note(run)
+    assert bool(said) == (total >= 10), total
+    if said:
+      fits = float(said.partition("ema_decay=")[2].removesuffix(" fits."))
+      assert 0 < fits < 1
+      run.average_decay = fits
+      assert not average.note(run), total
 
 
 def test_the_note_on_averages_is_in_the_plan(capsys):

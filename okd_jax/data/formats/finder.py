@@ -98,10 +98,10 @@ def find(path: str) -> Found:
         f"{folders[TEST]} is the test split, as there is no other; best is "
         "chosen on it."
       )
-    used = {
-      role: _by_folder(seen, name, tops[name]) for role, name in folders.items()
-    }
-    _require_classes(seen, folders[TRAIN], used[TRAIN])
+    used = {r: _by_folder(seen, n, tops[n]) for r, n in folders.items()}
+    for role, name in folders.items():
+      if role == TRAIN or not used[role]:
+        _require_classes(seen, name, used[role])
     _require_same_classes(root, used, folders)
     for role, name in folders.items():
       _require_classes(seen, name, used[role])
@@ -202,7 +202,7 @@ def _require_classes(seen: walk.Seen, inside: str, classes: Classes) -> None:
   folder = seen.root / inside
   flat = sum(name.rpartition("/")[0] == inside for name in seen.names)
   count = f"{len(classes) or 'no'} class folder{'s' * (len(classes) != 1)}"
-  count += f" but {flat} pictures" if flat else ""
+  count += f" but {flat} picture{'s' * (flat != 1)}" if flat else ""
   count += f", and no images in {', '.join(empty)}" if empty else ""
   remedy = "Add pictures, or move folders that are no classes elsewhere."
   (only,) = classes if len(classes) == 1 and not empty else ("",)
@@ -211,7 +211,7 @@ def _require_classes(seen: walk.Seen, inside: str, classes: Classes) -> None:
       f"If the classes are in {folder / only}, set config.data.name=folder:"
       f"{folder / only}."
     )
-  elif only or flat:
+  elif only or (flat and len(classes) - len(empty) < 2):
     remedy = (
       "Put the pictures of each class into a folder of their own, "
       f"{folder / 'CLASS'}; classes are known by folders only."

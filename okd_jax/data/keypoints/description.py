@@ -99,7 +99,8 @@ def describe(
       return tuple((joint(a), joint(b)) for a, b in said[key] or ())
     except (TypeError, ValueError) as error:
       raise DataError(
-        f"{path}: '{key}' must be a list of pairs of joint names."
+        f"{path}: '{key}' must be a list of pairs of joint names, as [[one, "
+        f"other], ...], not {said[key]!r:.80}."
       ) from error
 
   pairs = joints("flip_pairs", mirrored(names))
@@ -112,8 +113,7 @@ def describe(
       f"'flip_pairs' in {path.name} names them, or [] if there are none."
     )
   by_joint = {joint(name): value for name, value in _sigmas(path, said).items()}
-  if pairs:
-    notes += _alone(names, paired)
+  notes += _alone(names, paired, named="flip_pairs" in said)
   if (rest := len(names) - len(by_joint)) > 0:
     some = "all" if not by_joint else f"{rest} of {len(names)}"
     notes.append(
@@ -153,7 +153,9 @@ def _with_side(name: str, side: str, other: str) -> str:
   return re.sub(rf"(?<![a-zA-Z]){side}(?![a-z])", other, name)
 
 
-def _alone(names: Sequence[str], paired: Sequence[int]) -> list[str]:
+def _alone(
+  names: Sequence[str], paired: Sequence[int], *, named: bool
+) -> list[str]:
   """A note on joints that are named after one side but are in no pair."""
   alone = [
     name
@@ -161,11 +163,17 @@ def _alone(names: Sequence[str], paired: Sequence[int]) -> list[str]:
     if i not in paired
     and any(_with_side(name, side, "") != name for side in sum(_SIDES, ()))
   ]
-  if not alone:
+  if not paired or not alone:
     return []
+  joints = ", ".join(alone)
+  if named:
+    return [
+      f"{joints} have a side by name and are in no pair of 'flip_pairs', so "
+      "they keep their names in the mirror."
+    ]
   return [
-    f"{', '.join(alone)} of one side by name have no joint of the other to "
-    "change places with in the mirror; correct the names, or say 'flip_pairs'."
+    f"{joints} of one side by name have no joint of the other to change places "
+    "with in the mirror; correct the names, or say 'flip_pairs'."
   ]
 
 

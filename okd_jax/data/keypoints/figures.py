@@ -24,7 +24,7 @@ class Figure:
     image_id: number of the picture, different for every picture.
     joints: float [J, 2].
     visible: int [J]; 0 not labelled, 1 labelled but hidden, 2 visible.
-    box: (x, y, w, h), as annotated.
+    box: (x, y, w, h), not padded.
     center: centre of the crop, (x, y).
     scale: width of the crop in units of 200 pixels.
     area: area of the figure, for OKS.

@@ -1,5 +1,6 @@
 """Finds and reads the data set of keypoints that a configuration names."""
 
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 
@@ -99,6 +100,8 @@ def coco2017(root: Path, aspect: float, found: str = "") -> Set:
     split: coco.read(*place, aspect, official=True)
     for split, place in places.items()
   }
+  for split, file in files.items():
+    _require_those_of_coco(places[split][0], file.names, files["train"].names)
   splits = {split: file.figures for split, file in files.items()}
   if found:
     path = paths.expand(found)
@@ -116,6 +119,19 @@ def coco2017(root: Path, aspect: float, found: str = "") -> Set:
     tuple(note for file in files.values() for note in file.notes),
     exif=False,
   )
+
+
+def _require_those_of_coco(
+  path: Path, names: Sequence[str], trained: Sequence[str]
+) -> None:
+  """Refuses joints of another set, whose sigmas are not known."""
+  wanted = len(coco.SIGMAS)
+  if len(names) != wanted or names != trained:
+    raise DataError(
+      f"{path} has {len(names)} joints ({', '.join(names)}); the {wanted} of "
+      "COCO, the same in both files, were expected. Joints of your own are for "
+      "config.data.name=keypoints:PATH."
+    )
 
 
 def _check_heads(config: Config, found: Set) -> None:
