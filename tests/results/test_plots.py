@@ -111,7 +111,7 @@ def test_one_network_is_not_drawn_as_a_group(workdir):
   assert canvas.COLORS[0] not in found and "#D55E00" not in found
   assert "#888888" in found
   text = report.run_section(workdir, "s0")
-  assert "test/leader" in text and "70.00%" in text
+  assert "test/leader" in text and "70.00 %" in text
   for words in ("peer_0", "peers_mean", "ensemble", "diversity"):
     assert words not in text
 

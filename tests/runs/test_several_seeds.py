@@ -304,7 +304,7 @@ def test_the_report_shows_the_spread_or_one_seed(folder, tmp_path):
   mean, deviation = statistics.fmean(values), statistics.stdev(values)
   assert f"{100 * mean:.2f} ± {100 * deviation:.2f} %" in both
   assert "seeds 3, 4" in both and "Not finished" not in both
-  assert f"{values[1]:.2%}" in one and "±" not in one
+  assert f"{100 * values[1]:.2f} %" in one and "±" not in one
   assert "seed 4, 2 epochs" in one
   command("report", folder, "--seed=3")
   assert (folder / "seed3" / "report.html").exists()
