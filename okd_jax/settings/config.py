@@ -12,7 +12,7 @@ from okd_jax.data import order
 from okd_jax.errors import ConfigError
 from okd_jax.settings.freeze import flatten, replace
 from okd_jax.settings.schema import RunConfig
-from okd_jax.storage import bucket, paths
+from okd_jax.storage import files, paths
 from okd_jax.tasks import figure
 from okd_jax.training.setup import (
   require_one_average,
@@ -140,9 +140,8 @@ def _check_teacher(config: RunConfig, needed: bool) -> None:
       "or .pth file and config.teacher_net to its network."
     )
   path = paths.anywhere(config.teacher)
-  with bucket.reached(path):
-    there, is_file = path.exists(), path.is_file()
-  if not there:
+  is_file = files.is_file(path)
+  if not is_file and not files.exists(path):
     raise ConfigError(
       f"config.teacher={config.teacher!r} must be an existing path."
     )

@@ -115,6 +115,12 @@ def exists(path: Path) -> bool:
     return path.exists()
 
 
+def is_file(path: Path) -> bool:
+  """Whether there is a file; errors as for `exists`."""
+  with bucket.reached(path):
+    return path.is_file()
+
+
 def is_folder(path: Path) -> bool:
   """Whether there is a folder; errors as for `exists`."""
   with bucket.reached(path):

@@ -12,7 +12,7 @@ from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError, DataError, WeightsError
 from okd_jax.runs import run as run_lib, same_data
 from okd_jax.settings.schema import RunConfig
-from okd_jax.storage import bucket, files, paths
+from okd_jax.storage import files, paths
 from okd_jax.storage.paths import Path
 from okd_jax.training import state as state_lib
 from okd_jax.training.setup import Setup
@@ -39,8 +39,7 @@ def check(config: RunConfig, workdir: Path) -> None:
   if not config.init_from or run_lib.saved_config(workdir) is not None:
     return
   path = paths.anywhere(config.init_from)
-  with bucket.reached(path):
-    is_file, leader = path.is_file(), exported.folder_of(path)
+  is_file, leader = files.is_file(path), exported.folder_of(path)
   if is_file and leader:
     raise ConfigError(
       f"config.init_from='{path}' is a file of an exported network; name the "
@@ -89,7 +88,7 @@ def fill(
     WeightsError: if the file does not hold the weights of such a network.
   """
   drawn = state_lib.variables(state.params, state.memory, "peers")
-  if path.is_file():
+  if files.is_file(path):
     filled = _from_file(setup, drawn, path, head)
   elif files.exists(path / exported.CARD):
     filled = _from_leader(setup, drawn, path, head)

@@ -1,6 +1,7 @@
 """Folders of images of several kinds, sizes and states."""
 
 import errno
+import json
 import os
 from pathlib import Path
 import re
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from okd_jax import data
+from okd_jax import __main__, data
 from okd_jax.data.formats import finder, folder, walk
 from okd_jax.errors import ConfigError, DataError
 
@@ -137,7 +138,8 @@ def test_wrong_structure_is_refused(tmp_path):
   shutil.rmtree(tmp_path / "images")
   write_classes(tmp_path, 2)
   (tmp_path / "yellow").mkdir()
-  with pytest.raises(DataError, match="no images in yellow"):
+  # Pictures that stray beside classes are not what is wrong.
+  with pytest.raises(DataError, match="no images in yellow; .* Add pictures"):
     make(tmp_path)
 
 
@@ -160,7 +162,7 @@ def test_a_test_folder_that_lacks_classes_is_told_which(tmp_path):
     make(tmp_path)
 
 
-def test_classes_without_a_test_picture_are_named(tmp_path):
+def test_classes_without_a_test_picture_are_named(tmp_path, capsys):
   write_classes(tmp_path, 10)
   # Two of each, too few for a fifth of every class.
   for name in ("café", *"abcdefghi"):
@@ -170,6 +172,8 @@ def test_classes_without_a_test_picture_are_named(tmp_path):
   assert note == (
     "classes without a test picture: 6 (d, e, f, g, h and 1 more)"
   )
+  __main__.main(["data", str(tmp_path), "--json"])
+  assert json.loads(capsys.readouterr().out)["notes"] == [note]
   assert not make(tmp_path, test_fraction=0.0).notes
 
 

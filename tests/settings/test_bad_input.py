@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from okd_jax import data as okd_data, methods, rules, train
+from okd_jax import data as okd_data, methods, outside, rules, train
 from okd_jax.cli import common as cli
 from okd_jax.errors import ConfigError, DataError, RunLockError
 from okd_jax.settings import build, config as config_lib
@@ -299,23 +299,36 @@ def test_a_recipe_may_name_any_network_behind_its_colon():
     assert config.peers.net == word
 
 
+def network(net, *flags):
+  config = read("--config=configs/mcl_okd_digits.py", *flags)
+  assert config.peers.split
+  config_lib.check(config)
+  sizes = {"batch_size": 2, "eval_batch_size": 2}
+  info = okd_data.make(config.data, **sizes, seed=0).info
+  return build.network(net, config, info, raw_maps=False)
+
+
 @pytest.mark.parametrize(
   "net", ["examples.own_network:Small", "examples.nnx_network:Small"]
 )
 def test_networks_without_an_option_are_told_what_asks_for_it(net):
-  def made(*flags):
-    config = read("--config=configs/mcl_okd_digits.py", *flags)
-    assert config.peers.split
-    config_lib.check(config)
-    info = okd_data.make(
-      config.data, batch_size=2, eval_batch_size=2, seed=0
-    ).info
-    return build.network(net, config, info, raw_maps=False)
-
-  assert made("--config.peers.kind=replicas")
+  assert network(net, "--config.peers.kind=replicas")
   remedy = "set config.peers.split=0 and config.precision=float32"
   with pytest.raises(ConfigError, match=remedy):
-    made("--config.precision=bfloat16")
+    network(net, "--config.precision=bfloat16")
+
+
+class Deep(nn.Module):
+  """A network that can be split."""
+
+  num_classes: int
+  split: int = 1
+
+
+def test_networks_with_an_option_get_it_whole_too(monkeypatch):
+  monkeypatch.setattr(outside, "find", lambda *args: Deep)
+  flags = "--config.peers.kind=replicas", "--config.peers.split=2"
+  assert network("some:Deep", *flags).split == 2
 
 
 def test_dropout_of_vgg_is_that_of_its_branches():
