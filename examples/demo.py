@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sklearn.linear_model import LogisticRegression
 
 from configs import okddip_digits
-from okd_jax import train
+from okd_jax import tasks, train
 from okd_jax.cli import common as cli
 from okd_jax.data.formats import publisher
 from okd_jax.runs import display, records as records_lib, summary
@@ -39,12 +39,13 @@ def main() -> None:
     digits.test.labels,
   )
   leader = result["last"]["test/leader/accuracy"]
+  accuracy = tasks.load("classification").headline()
   display.table(
     "Accuracy on the test digits",
     ["model", "accuracy"],
     [
-      ("group leader of OKDDip (ResNet-8)", f"{leader:.2%}"),
-      ("logistic regression", f"{score:.2%}"),
+      ("group leader of OKDDip (ResNet-8)", accuracy.text(leader)),
+      ("logistic regression", accuracy.text(score)),
     ],
   )
   records = [
