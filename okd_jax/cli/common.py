@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 import contextlib
 import errno
+import gc
 import io
 import logging
 import os
@@ -223,6 +224,8 @@ def prepare_jax(config: RunConfig | None = None) -> None:
   Args:
     config: configuration of the run that will be trained.
   """
+  # Tracing makes many objects and hardly any garbage.
+  gc.set_threshold(20_000)
   xla_flags = os.environ.get("XLA_FLAGS", "")
   if config is not None:
     if config.deterministic:

@@ -29,7 +29,7 @@ _REMEDY = (
 def check(net: nn.Module, entering: Any, *, keeps_state: bool) -> None:
   """Traces a network, and runs it in parts as if on several devices.
 
-  Networks of `okd_jax.backbones` are not run, as its tests do that.
+  For networks of `okd_jax.backbones` the tests do that.
 
   Args:
     net: a network, or the trunk or the tail of one.
@@ -39,9 +39,10 @@ def check(net: nn.Module, entering: Any, *, keeps_state: bool) -> None:
   Raises:
     GroupError: if outputs, state or random numbers depend on the parts.
   """
-  _check_draws(net, entering)
-  if not is_ours(net):
-    check_mixing(net, entering)
+  if is_ours(net):
+    return
+  check_draws(net, entering)
+  check_mixing(net, entering)
   if keeps_state:
     _check_split(net, entering)
 
@@ -51,7 +52,7 @@ def is_ours(net: nn.Module) -> bool:
   return type(net).__module__.startswith("okd_jax.backbones.")
 
 
-def _check_draws(net: nn.Module, entering: Any) -> None:
+def check_draws(net: nn.Module, entering: Any) -> None:
   """Refuses random numbers that would be the same on all devices."""
   two = _draws(net, entering, 2)
   if two and two != _draws(net, entering, 3):

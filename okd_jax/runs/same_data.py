@@ -26,7 +26,9 @@ def remember(workdir: Path, source: Source) -> None:
   """Records which pictures a run is trained on, if they are from a folder."""
   if source.files:
     text = "\n".join(source.files).encode()
-    files.write(workdir / _FILES, gzip.compress(text, mtime=0), durable=True)
+    # The default level takes twelve times as long, and saves a tenth.
+    packed = gzip.compress(text, compresslevel=1, mtime=0)
+    files.write(workdir / _FILES, packed, durable=True)
 
 
 def require(workdir: Path, trained: DataInfo, source: Source) -> None:

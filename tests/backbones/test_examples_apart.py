@@ -1,4 +1,4 @@
-"""In no network of ours examples depend on others; runs need not try it."""
+"""What runs try with other networks holds for all of ours."""
 
 from fractions import Fraction
 
@@ -21,6 +21,8 @@ from okd_jax.backbones import (
   wide_resnet,
 )
 from okd_jax.groups import apart
+from okd_jax.groups.check import check_state
+from okd_jax.groups.views import foreign, momenta
 
 # One small network of each class, with an image it takes.
 NETS = {
@@ -61,8 +63,13 @@ NETS = {
 @pytest.mark.parametrize("name", NETS)
 def test_examples_are_independent(name):
   net, image = NETS[name]
+  entering = jax.ShapeDtypeStruct((1, *image), jnp.float32)
   assert apart.is_ours(net)
-  apart.check_mixing(net, jax.ShapeDtypeStruct((1, *image), jnp.float32))
+  apart.check_mixing(net, entering)
+  apart.check_draws(net, entering)
+  variables, known = momenta(net, entering)
+  assert not foreign(variables, known)
+  check_state(net, variables, entering)
 
 
 def test_others_are_not_taken_for_ours():
