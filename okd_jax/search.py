@@ -254,14 +254,16 @@ def _run(
   known = study.get_trials()[trial.number].intermediate_values
   made = freeze.replace(config, settings(trial))
   like = _on_same_data(study, config, made, workdir)
+  epochs = made.epochs + made.extra_epochs
 
   def watch(record: Mapping[str, Any]) -> None:
     """Ends a run that is worse than most other runs were at this epoch."""
     epoch = record["epoch"]
     if epoch not in known:  # or evaluated again after an interruption
       trial.report(judge.merit(record), epoch)
-    # Also then: the interruption may have come before the answer.
-    if trial.should_prune():
+    # Also if known: the interruption may have come before the answer. Not at
+    # the end, where nothing would be saved by it.
+    if epoch < epochs and trial.should_prune():
       raise optuna.TrialPruned
 
   try:

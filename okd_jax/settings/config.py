@@ -143,7 +143,8 @@ def _check_teacher(config: RunConfig, needed: bool) -> None:
   is_file = files.is_file(path)
   if not is_file and not files.exists(path):
     raise ConfigError(
-      f"config.teacher={config.teacher!r} must be an existing path."
+      f"config.teacher={config.teacher!r} must be an existing path; if the "
+      "teacher has moved, name where it is now."
     )
   if is_file and not config.teacher_net:
     raise ConfigError(
