@@ -17,7 +17,8 @@ from okd_jax.data.keypoints.figures import Figure
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.runs import display
 from okd_jax.tasks import keypoint_drawing, keypoint_maps
-from okd_jax.tasks.keypoints import STRIDE, Task
+from okd_jax.tasks.keypoint_batches import STRIDE
+from okd_jax.tasks.keypoints import Task
 
 _SHOWN = 32
 

@@ -14,6 +14,8 @@ _COMMON = (
   "class_answers",
   "figure",
   "keypoint_answers",
+  "keypoint_augment",
+  "keypoint_batches",
   "keypoint_drawing",
   "keypoint_figures",
   "keypoint_maps",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 import jax
@@ -13,12 +14,12 @@ from okd_jax.core import Array, Batch
 from okd_jax.data.augment import denormalize, normalize
 from okd_jax.data.info import DataInfo
 from okd_jax.data.keypoints.figures import Joints
-from okd_jax.data.keypoints.info import TURNED
+from okd_jax.data.keypoints.info import Pairs
 from okd_jax.devices.mesh import DATA
 from okd_jax.errors import ConfigError
 from okd_jax.tasks import (
-  keypoint_answers,
-  keypoint_drawing,
+  keypoint_augment,
+  keypoint_batches,
   keypoint_figures,
   keypoint_maps as maps_lib,
   keypoint_metrics,
@@ -27,8 +28,6 @@ from okd_jax.tasks import (
 from okd_jax.tasks.measure import Measure
 from okd_jax.tasks.task import Rows
 
-# Heat maps are that much smaller than images.
-STRIDE = 4
 # Of the figure that the published code shows in training: distances are in
 # tenths of a map's sides, and half of one is near.
 _TENTHS, _NEAR = 10, 0.5
@@ -38,9 +37,11 @@ _TENTHS, _NEAR = 10, 0.5
 class Task(task.Task):
   """Finds joints.
 
-  In batches of a source the target is `Joints`; networks and methods get
-  {"maps": float [B, h, w, J], "weight": float [B, J]}, where the weight is 0
-  for joints that are not labelled or not in the crop.
+  In batches of a source the target is `Joints`, and images are uint8 crops with
+  the margin of `KeypointInfo`; networks and methods get normalised floats
+  [B, H, W, c] and {"maps": float [B, h, w, J], "weight": float [B, J]}, where
+  the weight is 0 for joints that are not labelled or not in the crop. Batches
+  that hold these already are passed on as they are.
 
   Attributes:
     info: facts about the data set.
@@ -59,6 +60,30 @@ class Task(task.Task):
   image_dtype: Any = jnp.float32
 
   @classmethod
+  def of_maps(
+    cls,
+    num_joints: int,
+    image_shape: tuple[int, int, int],
+    *,
+    pairs: Pairs | None = None,
+    image_dtype: Any = jnp.float32,
+  ) -> "Task":
+    """A task for batches that hold what networks and methods get.
+
+    It has no figures, which are in units of the picture.
+
+    Args:
+      num_joints: number J of joints.
+      image_shape: (height, width, channels), multiples of 4 in height and
+        width.
+      pairs: pairs of joints that change places when a picture is mirrored, if
+        predictions should be means over the image and its mirror image.
+      image_dtype: dtype of the images that networks see.
+    """
+    info = keypoint_batches.info_of_maps(num_joints, image_shape, pairs)
+    return cls(info, image_dtype)
+
+  @classmethod
   def headline(cls, info=None):
     return keypoint_figures.headline(info)
 
@@ -72,8 +97,7 @@ class Task(task.Task):
     return cls(info, image_dtype)
 
   def out_shape(self):
-    height, width = self.info.image_shape[:2]
-    return (height // STRIDE, width // STRIDE, self.info.num_classes)
+    return keypoint_batches.maps_shape(self.info)
 
   def blank(self, size):
     num_joints = self.info.num_classes
@@ -93,10 +117,13 @@ class Task(task.Task):
         "a method that gives every peer a view of its own is not for keypoints,"
         " where a view has targets of its own; choose another method."
       )
+    if keypoint_batches.are_ready(batch, self.info):
+      return batch
+    change = functools.partial(keypoint_augment.change, info=self.info)
     # The random numbers of an example follow from its place in the whole batch.
     split = PartitionSpec(DATA)
-    image, points, visible = jax.shard_map(
-      jax.vmap(self._augment_one, in_axes=(0, 0, 0, None, 0)),
+    crop, points, visible = jax.shard_map(
+      jax.vmap(change, in_axes=(0, 0, 0, None, 0)),
       mesh=mesh,
       in_specs=(split, split, split, PartitionSpec(), split),
       out_specs=split,
@@ -107,11 +134,14 @@ class Task(task.Task):
       key,
       jnp.arange(len(batch.image)),
     )
+    image = self.normalize_floats(crop)
     return dataclasses.replace(
       batch, image=image, target=self._targets(points, visible)
     )
 
   def normalize(self, batch):
+    if keypoint_batches.are_ready(batch, self.info):
+      return batch
     (across, down), (width, height) = self._known.margin, self._size
     crop = batch.image[:, down : down + height, across : across + width]
     return dataclasses.replace(
@@ -138,6 +168,7 @@ class Task(task.Task):
 
   def references(self, batch):
     """The mean pose of training, and the targets themselves."""
+    keypoint_batches.require_joints(batch)
     known = self._known
     exact = self._targets(batch.target.points, batch.target.visible)["maps"]
     pose = jnp.asarray(known.mean_pose, exact.dtype)
@@ -163,6 +194,7 @@ class Task(task.Task):
     return hits / jnp.maximum(jnp.sum(counts), 1)
 
   def measure(self, logits, batch):
+    keypoint_batches.require_joints(batch)
     leading = logits.shape[:-4]
     joints: Joints = batch.target
     scale = jnp.stack([joints.scale, joints.scale], -1)
@@ -208,6 +240,9 @@ class Task(task.Task):
     return jnp.sum(jnp.where(batch.mask, each, 0))
 
   def pictures(self, batch, logits):
+    # Pillow is no part of the base install.
+    from okd_jax.tasks import keypoint_drawing
+
     points, peak = maps_lib.decode(logits)
     sure = np.asarray(peak) > keypoint_metrics.SURE
     drawn = [
@@ -216,7 +251,7 @@ class Task(task.Task):
         denormalize(self.normalize(batch).image, self.info),
         np.asarray(batch.target.points),
         np.asarray(batch.target.visible),
-        STRIDE * np.asarray(points),
+        keypoint_batches.STRIDE * np.asarray(points),
         np.where(sure, 2, 1),
         strict=True,
       )
@@ -235,6 +270,8 @@ class Task(task.Task):
   @classmethod
   def asking(cls, card, *, top=5, boxes=None):
     del top
+    from okd_jax.tasks import keypoint_answers
+
     return keypoint_answers.Asking(card, boxes)
 
   @property
@@ -252,41 +289,3 @@ class Task(task.Task):
       points, visible, self._size, (width, height), self._known.sigma
     )
     return {"maps": maps, "weight": weight}
-
-  def _augment_one(
-    self,
-    image: Array,
-    points: Array,
-    visible: Array,
-    key: Array,
-    slot: Array,
-  ) -> tuple[Array, Array, Array]:
-    """The crop and the joints of one figure, zoomed, turned and mirrored."""
-    known, (width, height) = self._known, self._size
-    normal_key, uniform_key = jax.random.split(jax.random.fold_in(key, slot))
-    zoom, turn = jax.random.normal(normal_key, (2,))
-    turned, mirrored = jax.random.uniform(uniform_key, (2,))
-    factor = jnp.clip(1 + known.scale * zoom, 1 - known.scale, 1 + known.scale)
-    most = 2 * known.rotation
-    angle = jnp.clip(known.rotation * turn, -most, most)
-    angle = jnp.where(turned < TURNED, angle, 0)
-    flip = (mirrored < 0.5) & self.info.flip
-    middle = jnp.array([width / 2, height / 2])
-    scale = jnp.full(2, factor * width / maps_lib.SCALE_UNIT)
-    # Mirrored about the crop's middle, which has no pixel at its place.
-    swapped = maps_lib.flip_joints(points, visible, width + 1, known.pairs)
-    points, visible = (
-      jnp.where(flip, a, b)
-      for a, b in zip(swapped, (points, visible), strict=True)
-    )
-    forward = maps_lib.crop_matrix(middle, scale, angle, (width, height))
-    back = maps_lib.image_matrix(middle, scale, angle, (width, height))
-    across = jnp.where(flip, jnp.array([0, 0, width]) - back[0], back[0])
-    margin = jnp.array(known.margin, back.dtype)
-    source = jnp.stack([across, back[1]]).at[:, 2].add(margin)
-    crop = maps_lib.warp(image, source, (width, height)) / 255
-    return (
-      self.normalize_floats(crop),
-      maps_lib.transform(forward, points),
-      visible,
-    )

@@ -71,7 +71,9 @@ def test_the_blocker_blocks():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("loop", LOOPS, ids=["replicas", "branches"])
+@pytest.mark.parametrize(
+  "loop", LOOPS, ids=["replicas", "branches", "keypoints"]
+)
 def test_a_loop_of_the_page_trains(loop):
   assert len(loop.strip().splitlines()) <= 40
   done = run(loop)
