@@ -1,4 +1,4 @@
-"""Starts runs of several processes, for tests."""
+"""Starts runs of several processes, for tests, with one device each."""
 
 import os
 import subprocess
@@ -22,7 +22,8 @@ def begin(*commands):
         "JAX_COORDINATOR_ADDRESS": address,
         "JAX_NUM_PROCESSES": str(len(commands)),
         "JAX_PROCESS_ID": str(i),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"]
+        + " --xla_force_host_platform_device_count=1",
       },
     )
     for i, command in enumerate(commands)
