@@ -225,9 +225,9 @@ def test_no_trial_that_was_pruned_is_the_best(monkeypatch, tmp_path, capsys):
 
   def fake(config, workdir, stop, watch, like):
     ran.append(workdir.name)
-    watch({"epoch": 1, JUDGE: 0.7 if len(ran) > 4 else 0.8})
+    watch({"epoch": 1, JUDGE: 0.3 if len(ran) > 4 else 0.4})
     # Behind the others at its end, where it is over.
-    watch({"epoch": config.epochs, JUDGE: 0.5 - len(ran) / 100})
+    watch({"epoch": config.epochs, JUDGE: 0.9 - len(ran) / 100})
     return None, {"last": {JUDGE: 0.5 + len(ran) / 100}}
 
   monkeypatch.setattr(train, "train", fake)

@@ -48,8 +48,13 @@ def check(net: nn.Module, entering: Any, *, keeps_state: bool) -> None:
 
 
 def is_ours(net: nn.Module) -> bool:
-  """Whether the class of a network is one of `okd_jax.backbones`."""
-  return type(net).__module__.startswith("okd_jax.backbones.")
+  """Whether the class of a network is one of `okd_jax.backbones`.
+
+  One that runs a network of flax nnx is not, as that is the user's.
+  """
+  module = type(net).__module__
+  ours = module.startswith("okd_jax.backbones.")
+  return ours and module != "okd_jax.backbones.nnx_network"
 
 
 def check_draws(net: nn.Module, entering: Any) -> None:

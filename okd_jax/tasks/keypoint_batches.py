@@ -1,8 +1,11 @@
 """Batches of keypoints: as sources give them, and as networks get them."""
 
 from collections.abc import Mapping
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from okd_jax.core import Batch
 from okd_jax.data.info import DataInfo
@@ -27,6 +30,7 @@ def are_ready(batch: Batch, info: DataInfo) -> bool:
     ConfigError: if it holds neither.
   """
   image, target = batch.image, batch.target
+  shapes: Any = type(target).__name__
   height, width, channels = info.image_shape
   across, down = info.of_keypoints.margin
   window = (height + 2 * down, width + 2 * across, channels)
@@ -45,9 +49,8 @@ def are_ready(batch: Batch, info: DataInfo) -> bool:
   raise ConfigError(
     f"a batch of keypoints has uint8 images [B, {_list(window)}] and Joints, "
     f"or floats [B, {_list(info.image_shape)}] and a target of 'maps' "
-    f"[B, {_list(maps)}] and 'weight' [B, {maps[2]}]; got images "
-    f"{image.dtype} {list(image.shape)} and a target of type "
-    f"{type(target).__name__}."
+    f"[B, {_list(maps)}] and 'weight' [B, {maps[2]}]; got {image.dtype} images "
+    f"[B, {_list(image.shape[1:])}] and a target of {shapes}."
   )
 
 
@@ -69,20 +72,28 @@ def info_of_maps(
   Raises:
     ConfigError: if maps do not fit the images, or a pair is none of joints.
   """
-  height, width, channels = image_shape
-  if height % STRIDE or width % STRIDE:
+  shape: Any = tuple(image_shape)
+  known = jax.tree.leaves(pairs)
+  if len(shape) != 3 or any(side < 1 or side % STRIDE for side in shape[:2]):
     raise ConfigError(
-      f"image_shape={image_shape} must have multiples of {STRIDE} for height "
-      "and width, as heat maps are that much smaller."
+      f"image_shape={image_shape} must be (height, width, channels) with "
+      f"multiples of {STRIDE} for height and width, as heat maps are that much "
+      "smaller."
     )
-  if not all(0 <= joint < num_joints for pair in pairs or () for joint in pair):
+  if num_joints < 1:
+    raise ConfigError(f"num_joints={num_joints} must be at least 1.")
+  if any(np.shape(pair) != (2,) for pair in pairs or ()) or not all(
+    0 <= joint < num_joints for joint in known
+  ):
     raise ConfigError(
-      f"pairs={pairs} must be pairs of the {num_joints} joints, counted from 0."
+      f"pairs={pairs} must be pairs of the {num_joints} joints, counted from "
+      "0, such as ((1, 2),)."
     )
+  channels = shape[2]
   return DataInfo(
     name="heat maps",
     num_classes=num_joints,
-    image_shape=image_shape,
+    image_shape=shape,
     mean=(0.0,) * channels,
     std=(1.0,) * channels,
     pad=0,
@@ -91,7 +102,11 @@ def info_of_maps(
     num_test=0,
     class_names=tuple(map(str, range(num_joints))),
     task="keypoints",
-    keypoints=KeypointInfo(pairs=pairs or (), bones=(), sigmas=()),
+    keypoints=KeypointInfo(
+      pairs=tuple((one, other) for one, other in pairs or ()),
+      bones=(),
+      sigmas=(),
+    ),
   )
 
 

@@ -41,7 +41,7 @@ class Task(task.Task):
   the margin of `KeypointInfo`; networks and methods get normalised floats
   [B, H, W, c] and {"maps": float [B, h, w, J], "weight": float [B, J]}, where
   the weight is 0 for joints that are not labelled or not in the crop. Batches
-  that hold these already are passed on as they are.
+  that hold these already are passed on.
 
   Attributes:
     info: facts about the data set.
@@ -118,7 +118,7 @@ class Task(task.Task):
         " where a view has targets of its own; choose another method."
       )
     if keypoint_batches.are_ready(batch, self.info):
-      return batch
+      return self._cast(batch)
     change = functools.partial(keypoint_augment.change, info=self.info)
     # The random numbers of an example follow from its place in the whole batch.
     split = PartitionSpec(DATA)
@@ -141,7 +141,7 @@ class Task(task.Task):
 
   def normalize(self, batch):
     if keypoint_batches.are_ready(batch, self.info):
-      return batch
+      return self._cast(batch)
     (across, down), (width, height) = self._known.margin, self._size
     crop = batch.image[:, down : down + height, across : across + width]
     return dataclasses.replace(
@@ -240,6 +240,7 @@ class Task(task.Task):
     return jnp.sum(jnp.where(batch.mask, each, 0))
 
   def pictures(self, batch, logits):
+    keypoint_batches.require_joints(batch)
     # Pillow is no part of the base install.
     from okd_jax.tasks import keypoint_drawing
 
@@ -282,6 +283,10 @@ class Task(task.Task):
   def _size(self) -> maps_lib.Size:
     height, width, _ = self.info.image_shape
     return width, height
+
+  def _cast(self, batch: Batch) -> Batch:
+    image = jnp.asarray(batch.image, self.image_dtype)
+    return dataclasses.replace(batch, image=image)
 
   def _targets(self, points: Array, visible: Array) -> Mapping[str, Array]:
     height, width, _ = self.out_shape()

@@ -54,6 +54,7 @@ NETS = {
     shufflenet.ShuffleNetV2(5, widths=(8, 16), blocks=(2, 2), stem_size=3),
     (8, 8, 3),
   ),
+  "vgg_dropout": (SMALL["vgg"][0].clone(dropout=0.5), SMALL["vgg"][1]),
   "vit": (vit.ViT(5, width=8, heads=2, patch=2, depth=2), (4, 4, 3)),
   "wide_resnet": (wide_resnet.WideResNet(5, blocks=1, widen=2), (8, 8, 3)),
 }
@@ -73,8 +74,8 @@ def test_examples_are_independent(name):
 
 
 def test_others_are_not_taken_for_ours():
-  net = nnx_network.make(Small, 5)
-  assert not any(apart.is_ours(each) for each in (net, Branched(5)))
+  others = nnx_network.make(Small, 5), nnx_network.NnxNetwork(Small, 5)
+  assert not any(apart.is_ours(each) for each in (*others, Branched(5)))
 
 
 def test_every_class_is_tried():

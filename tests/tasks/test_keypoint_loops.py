@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -46,7 +47,12 @@ def test_ready_batches_are_passed_on_as_they_are():
   given = TASK.augment(
     batch, jax.random.key(0), num_views=None, mesh=make_mesh(1, 1)
   )
-  assert given is batch and TASK.normalize(batch) is batch
+  for passed in (given, TASK.normalize(batch)):
+    assert passed.target is batch.target
+    np.testing.assert_array_equal(passed.image, batch.image)
+  shape = [SIDE, SIDE, 3]
+  small = keypoints.Task.of_maps(J, shape, image_dtype=jnp.bfloat16)
+  assert small.normalize(batch).image.dtype == jnp.bfloat16
   # Predictions are means over the image and its mirror image.
   first, mirrored = TASK.test_views(batch)
   np.testing.assert_array_equal(mirrored.image, first.image[:, :, ::-1])
@@ -85,6 +91,8 @@ def test_figures_need_the_picture():
   made = setup()
   state = training.abstract(made, jax.random.key(0))
   with pytest.raises(ConfigError, match="in units of the picture"):
+    TASK.pictures(ready(), np.zeros((SIZE, 4, 4, J)))
+  with pytest.raises(ConfigError, match="in units of the picture"):
     jax.eval_shape(
       functools.partial(training.eval_step, made),
       state.params,
@@ -96,5 +104,10 @@ def test_figures_need_the_picture():
 def test_maps_that_do_not_fit_are_refused():
   with pytest.raises(ConfigError, match="multiples of 4"):
     keypoints.Task.of_maps(J, (18, 16, 3))
-  with pytest.raises(ConfigError, match="pairs of the 3 joints"):
-    keypoints.Task.of_maps(J, (16, 16, 3), pairs=((1, 3),))
+  with pytest.raises(ConfigError, match="height, width, channels"):
+    keypoints.Task.of_maps(J, (16, 16))
+  with pytest.raises(ConfigError, match="at least 1"):
+    keypoints.Task.of_maps(0, (16, 16, 3))
+  for pairs in ((1, 3),), (1, 2), ((0, 1, 2),):
+    with pytest.raises(ConfigError, match="pairs of the 3 joints"):
+      keypoints.Task.of_maps(J, (16, 16, 3), pairs=pairs)
