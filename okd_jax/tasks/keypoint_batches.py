@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -73,7 +72,6 @@ def info_of_maps(
     ConfigError: if maps do not fit the images, or a pair is none of joints.
   """
   shape: Any = tuple(image_shape)
-  known = jax.tree.leaves(pairs)
   if len(shape) != 3 or any(side < 1 or side % STRIDE for side in shape[:2]):
     raise ConfigError(
       f"image_shape={image_shape} must be (height, width, channels) with "
@@ -82,8 +80,9 @@ def info_of_maps(
     )
   if num_joints < 1:
     raise ConfigError(f"num_joints={num_joints} must be at least 1.")
-  if any(np.shape(pair) != (2,) for pair in pairs or ()) or not all(
-    0 <= joint < num_joints for joint in known
+  if any(
+    np.shape(pair) != (2,) or min(pair) < 0 or max(pair) >= num_joints
+    for pair in pairs or ()
   ):
     raise ConfigError(
       f"pairs={pairs} must be pairs of the {num_joints} joints, counted from "

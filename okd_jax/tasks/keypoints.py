@@ -79,6 +79,9 @@ class Task(task.Task):
       pairs: pairs of joints that change places when a picture is mirrored, if
         predictions should be means over the image and its mirror image.
       image_dtype: dtype of the images that networks see.
+
+    Raises:
+      ConfigError: if maps do not fit the images, or a pair is none of joints.
     """
     info = keypoint_batches.info_of_maps(num_joints, image_shape, pairs)
     return cls(info, image_dtype)
