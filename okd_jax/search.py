@@ -254,7 +254,6 @@ def _run(
   known = study.get_trials()[trial.number].intermediate_values
   made = freeze.replace(config, settings(trial))
   like = _on_same_data(study, config, made, workdir)
-  epochs = made.epochs + made.extra_epochs
 
   def watch(record: Mapping[str, Any]) -> None:
     """Ends a run that is worse than most other runs were at this epoch."""
@@ -263,7 +262,7 @@ def _run(
       trial.report(judge.merit(record), epoch)
     # Also if known: the interruption may have come before the answer. Not at
     # the end, where nothing would be saved by it.
-    if epoch < epochs and trial.should_prune():
+    if not record["ended"] and trial.should_prune():
       raise optuna.TrialPruned
 
   try:

@@ -60,8 +60,8 @@ def train(
       first step; now by default.
     stop: context that reacts to signals, entered already, if it is also needed
       outside this run.
-    watch: function that is called with every evaluation and the "epoch" that
-      it is after, and may raise to end the run.
+    watch: function that is called with every evaluation, the "epoch" that it
+      is after and whether the run has "ended", and may raise to end the run.
     still_ours: function of the lock on the work directory, if that is already
       held.
     like: work directory of a run that must have had the same data and, if it
@@ -118,11 +118,12 @@ def train(
         if due.evaluation(step):
           evaluated = recorder.evaluated(step, evaluator.figures(state))
           best.evaluated(evaluated)
-          if watch is not None:
-            watch(evaluated | {"epoch": setup.clock.epoch(step)})
           if best.exhausted and not due.record(step):
             recorder.trained(step, runner)
         ended = step == total or best.exhausted
+        if due.evaluation(step) and watch is not None:
+          epoch = setup.clock.epoch(step)
+          watch(evaluated | {"epoch": epoch, "ended": ended})
 
         # Saved last, so that what is saved was recorded.
         still_ours()

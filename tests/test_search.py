@@ -58,10 +58,10 @@ def pretending(monkeypatch):
     number = len(ran)
     rate = config.optim.learning_rate
     ran.append((workdir.name, rate, config.batch_size))
-    watch({"epoch": 1, JUDGE: rate})
+    watch({"epoch": 1, "ended": False, JUDGE: rate})
     if number in events:
       raise events[number]
-    watch({"epoch": 2, JUDGE: 2 * rate})
+    watch({"epoch": 2, "ended": True, JUDGE: 2 * rate})
     return None, {"last": {JUDGE: 2 * rate}}
 
   monkeypatch.setattr(train, "train", fake)
@@ -225,9 +225,10 @@ def test_no_trial_that_was_pruned_is_the_best(monkeypatch, tmp_path, capsys):
 
   def fake(config, workdir, stop, watch, like):
     ran.append(workdir.name)
-    watch({"epoch": 1, JUDGE: 0.3 if len(ran) > 4 else 0.4})
+    worse = 0.3 if len(ran) > 4 else 0.4
+    watch({"epoch": 1, "ended": False, JUDGE: worse})
     # Behind the others at its end, where it is over.
-    watch({"epoch": config.epochs, JUDGE: 0.9 - len(ran) / 100})
+    watch({"epoch": 2, "ended": True, JUDGE: 0.9 - len(ran) / 100})
     return None, {"last": {JUDGE: 0.5 + len(ran) / 100}}
 
   monkeypatch.setattr(train, "train", fake)

@@ -140,8 +140,9 @@ def follow(monkeypatch, values):
 
 
 def test_the_best_step_is_kept_deployed_and_told(tmp_path, rising, capsys):
-  made = config(deploy="best", patience=3, log_steps=7)
-  state, result = train.train(made, tmp_path)
+  made, seen = config(deploy="best", patience=3, log_steps=7), []
+  state, result = train.train(made, tmp_path, watch=seen.append)
+  assert [record["ended"] for record in seen] == [False] * 4 + [True]
   steps = Checkpoints(tmp_path / "checkpoints").steps()
   assert result["best"]["step"] in steps and result["best_by"] == LEADER
   second = records.read_evaluations(tmp_path)[1][0]
