@@ -185,7 +185,10 @@ def outputs_like(setup: Setup, peers_variables: Variables) -> Outputs:
   if setup.has_views:
     images = jnp.stack([images] * setup.peers.num_peers)
 
-  outputs = _forward(setup.peers).eval_shape(peers_variables, images)
+  peers = setup.peers
+  if peers.mapping == "auto":  # traced once, and not again when it is chosen
+    peers = dataclasses.replace(peers, mapping="unroll")
+  outputs = _forward(peers).eval_shape(peers_variables, images)
   found, wanted = outputs.logits.shape[2:], setup.task.out_shape()
   if found != wanted:
     raise ConfigError(
