@@ -26,7 +26,7 @@ from okd_jax.training import (
   state as state_lib,
   step as steps,
 )
-from okd_jax.training.setup import random_keys, Setup
+from okd_jax.training.setup import initial_key, Setup
 
 STEPS, BATCH = 3, 32
 # Three steps amplify the rounding of float32.
@@ -77,7 +77,7 @@ def main() -> int:
       setting.recipe, method, "resnet8", kind, 4, BATCH
     )
     reference = recipe(mapping="unroll", devices=on_cpu)
-    state = jax.device_get(state_lib.init(reference, random_keys(0)[0]))
+    state = jax.device_get(state_lib.init(reference, initial_key(0)))
     expected = train(reference, state, chunk=False)
     for name, mapping, chunk in (
       ("unrolled", "unroll", False),

@@ -22,7 +22,7 @@ from okd_jax.devices.mesh import make_mesh, without_peer_axis
 from okd_jax.settings import build, config as config_lib, flags, freeze
 from okd_jax.settings.schema import RunConfig
 from okd_jax.training import state as state_lib, step as steps
-from okd_jax.training.setup import random_keys, Setup
+from okd_jax.training.setup import initial_key, Setup
 
 _COLUMNS = ("recipe", "images", "GFLOP an image", "PFLOP", "vs one")
 
@@ -74,7 +74,7 @@ def _setup(config: RunConfig, teacher_net: str) -> Setup:
 def _multiply_adds(made: Setup) -> int:
   """Of one step on a batch."""
   key = jax.eval_shape(lambda: jax.random.key(0))
-  state = state_lib.abstract(made, random_keys(0)[0])
+  state = state_lib.abstract(made, initial_key(0))
   batch = setting.random_batch(made.batch_size, made.task.info)
   variables = labels = None
   if made.teacher is not None:

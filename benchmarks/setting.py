@@ -16,7 +16,7 @@ from okd_jax.devices import mesh
 from okd_jax.tasks import classification
 from okd_jax.training import state as state_lib, step as steps
 from okd_jax.training.optim import Optim
-from okd_jax.training.setup import random_keys, Setup, with_optim
+from okd_jax.training.setup import initial_key, Setup, with_optim
 from okd_jax.training.state import TrainState
 
 INFO = KNOWN["cifar100"]
@@ -88,7 +88,7 @@ def step_and_arguments(setup: Setup) -> tuple[Any, tuple[Any, ...]]:
 
 def state(setup: Setup, seed: int = 0) -> TrainState:
   """The initial state of a seed."""
-  return state_lib.init(setup, random_keys(seed)[0])
+  return state_lib.init(setup, initial_key(seed))
 
 
 def batch_and_key(setup: Setup) -> tuple[Batch, jax.Array]:

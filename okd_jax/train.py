@@ -34,7 +34,7 @@ from okd_jax.storage.paths import Path
 from okd_jax.training import autotune, finite, state as state_lib
 from okd_jax.training.evaluate import Evaluator
 from okd_jax.training.runner import Runner
-from okd_jax.training.setup import random_keys, Setup
+from okd_jax.training.setup import initial_key, Setup, steps_key
 from okd_jax.training.state import TrainState
 from okd_jax.weights import export, init_from, teacher
 
@@ -96,7 +96,7 @@ def train(
     # Not before: a run that cannot start must not bind the work directory.
     run_lib.remember(config, setup, source, workdir)
     same_teacher.remember(workdir, frozen)
-    key = random_keys(config.seed)[1]
+    key = steps_key(config.seed)
     runner = Runner(setup, source, state, key, frozen, unrecorded=unrecorded)
     due = Due(setup, config)
     first, total = step, setup.total_steps
@@ -205,7 +205,7 @@ def _new_or_saved(
     CheckpointError: if nothing that was saved can be used; to begin anew would
       erase it.
   """
-  key = random_keys(config.seed)[0]
+  key = initial_key(config.seed)
   newest = checkpoints.latest_verified()
   if newest is not None or signals.agree(bool(checkpoints.steps())):
     abstract = state_lib.abstract(setup, key)

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 import json
-import os
-import socket
 import threading
 import time
 import uuid
@@ -58,8 +56,7 @@ def examine(
 
 def _hosts() -> list[Finding]:
   said = processes.gather(
-    f"{socket.gethostname()}, process id {os.getpid()}, "
-    f"{jax.local_device_count()} device(s)"
+    f"{processes.whoami()}, {jax.local_device_count()} device(s)"
   )
   return [(f"process {i}", each, True) for i, each in enumerate(said)]
 

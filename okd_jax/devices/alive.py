@@ -8,10 +8,8 @@ hang in a collective with a process that has died.
 import contextlib
 import ctypes
 import json
-import os
 import re
 import signal
-import socket
 import sys
 import threading
 import time
@@ -107,7 +105,7 @@ class _Watch:
   def __init__(self, process: int, count: int):
     self._process, self._count = process, count
     self._client = processes.client()
-    self._own = f"host {socket.gethostname()}, process id {os.getpid()}"
+    self._own = processes.whoami()
     self._names = {process: self._own}
     # Used in process 0: the last word of each process, and for how many beats
     # it has stayed the same.

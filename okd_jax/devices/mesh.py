@@ -64,6 +64,17 @@ def without_peer_axis(mesh: Mesh) -> Mesh:
   )
 
 
+def on_cpu(mesh: Mesh) -> bool:
+  """Whether its devices are CPUs."""
+  platform: str = mesh.devices.flat[0].platform
+  return platform == "cpu"
+
+
+def sharding(mesh: Mesh, *axes: str) -> NamedSharding:
+  """Splits the leading axes of an array over mesh axes, and no others."""
+  return NamedSharding(mesh, PartitionSpec(*axes))
+
+
 def shardings(mesh: Mesh, specs: Any) -> Any:
   """Turns a tree of partition specs into a tree of shardings."""
   return jax.tree.map(
@@ -103,9 +114,7 @@ def to_host(tree: Any) -> Any:
 @functools.cache
 def _collector(mesh: Mesh) -> Any:
   """A program that replicates arrays; cached, as each batch needs it."""
-  return jax.jit(
-    lambda arrays: arrays, out_shardings=NamedSharding(mesh, PartitionSpec())
-  )
+  return jax.jit(lambda arrays: arrays, out_shardings=sharding(mesh))
 
 
 def place(tree: Any, sharding: Any) -> Any:

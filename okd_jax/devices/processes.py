@@ -7,6 +7,7 @@ service and may be sent from any thread.
 
 from collections.abc import Callable
 import itertools
+import os
 import socket
 import time
 from typing import Any
@@ -137,6 +138,11 @@ class Meeting:
       other = problem and process != jax.process_index()
       said.append(f"In process {process}: {problem}" if other else problem)
     return said
+
+
+def whoami() -> str:
+  """This process in words, for messages and logs."""
+  return f"host {socket.gethostname()}, process id {os.getpid()}"
 
 
 def serves_others() -> bool:

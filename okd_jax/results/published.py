@@ -25,9 +25,7 @@ def parse(content: bytes) -> dict[str, Any]:
   Raises:
     ValueError: if it is not JSON or lacks something that tables need.
   """
-  measures = [
-    m.name for name in tasks.names() for m in tasks.load(name).measures
-  ]
+  measures = [m.name for name in tasks.NAMES for m in tasks.load(name).measures]
   known = json.loads(content)
   if not isinstance(known, dict) or not {"sources", "figures"} <= set(known):
     raise ValueError("it has no 'sources' and 'figures'")

@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 import contextlib
 import datetime
 import logging
-import os
-import socket
 import time
 import traceback
 
 import jax
 
+from okd_jax.devices import processes
 from okd_jax.errors import (
   ConfigError,
   InUseError,
@@ -106,11 +105,10 @@ class Share:
     if jax.process_index() != 0:
       return
     _log.error("%s failed: %s", cell.name, why)
-    where = f"host {socket.gethostname()}, process id {os.getpid()}"
     now = datetime.datetime.now(datetime.UTC)
     trace = "".join(traceback.format_exception(error))
     files.make_folder(cell.workdir)
-    text = f"{why}\n\n{trace}\nOn {where}, {now.isoformat()}\n"
+    text = f"{why}\n\n{trace}\nOn {processes.whoami()}, {now.isoformat()}\n"
     files.write(cell.workdir / rows.ERROR, text)
 
   def give_back(self, cell: Cell) -> None:

@@ -195,7 +195,7 @@ def run(workdir: Path, on: Mesh | None = None) -> Run:
     teacher_example=_teacher_example(workdir),
   )
   saved = checkpoints(config, workdir)
-  key = setup_lib.random_keys(config.seed)[0]
+  key = setup_lib.initial_key(config.seed)
   chosen = saved.best_verified() if config.deploy == "best" else None
   state, step, _ = saved.restore(state_lib.abstract(setup, key), chosen)
   return Run(workdir, config, setup, state, step)

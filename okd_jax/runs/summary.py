@@ -221,7 +221,7 @@ def _headline(config: RunConfig, result: dict[str, Any]) -> Measure:
   if result["best_by"] is None:
     return tasks.load(config_lib.make_method(config).task).headline()
   name = parse(result["best_by"]).measure
-  known = (m for task in tasks.names() for m in tasks.load(task).measures)
+  known = (m for task in tasks.NAMES for m in tasks.load(task).measures)
   return next(measure for measure in known if measure.name == name)
 
 

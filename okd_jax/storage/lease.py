@@ -6,7 +6,6 @@ program that sees it unchanged for longer takes it over. No clocks are compared.
 """
 
 from collections.abc import Callable
-import json
 import logging
 import os
 import socket
@@ -15,8 +14,8 @@ import time
 from typing import TYPE_CHECKING
 import uuid
 
-from okd_jax.errors import InUseError, RunLockError
-from okd_jax.storage import bucket
+from okd_jax.errors import RunLockError
+from okd_jax.storage import bucket, owner
 from okd_jax.storage.lock import Held
 
 if TYPE_CHECKING:
@@ -71,7 +70,8 @@ class Lease(Held):
         "and your access to it, or choose another workdir."
       ) from error
     if taken is None:
-      raise self._in_use(self._object.read())
+      found = self._object.read()
+      raise owner.in_use(self.workdir, found and found[0])
     self._generation = taken
     self._thread = threading.Thread(target=self._renew, daemon=True)
     self._thread.start()
@@ -109,7 +109,7 @@ class Lease(Held):
       return found[1]
     _log.warning(
       "%s is held by %s; waiting up to %g s to see whether it lives.",
-      *(self.workdir, _describe(found[0]), self.dead_secs),
+      *(self.workdir, owner.name(found[0]), self.dead_secs),
     )
     until = time.monotonic() + self.dead_secs
     while time.monotonic() < until:
@@ -118,7 +118,7 @@ class Lease(Held):
       if now is None:
         return 0
       if now[1] != found[1]:
-        raise self._in_use(now)
+        raise owner.in_use(self.workdir, now[0])
     return found[1]
 
   def _renew(self) -> None:
@@ -132,22 +132,15 @@ class Lease(Held):
     if taken is None:
       found = self._object.read()
       # An upload that was repeated may have met its own first attempt.
-      if found is None or _field(found[0], "token") != self._token:
+      if found is None or owner.field(found[0], "token") != self._token:
         self._lost.set()
         return
       taken = found[1]
     self._generation = taken
 
   def _content(self) -> bytes:
-    owner = _here() | {"pid": os.getpid(), "token": self._token}
-    return (json.dumps(owner) + "\n").encode()
-
-  def _in_use(self, found: tuple[bytes, int] | None) -> InUseError:
-    owner = _describe(found[0]) if found else "which has not said who it is"
-    return InUseError(
-      f"{self.workdir} is in use by another run ({owner}). Wait until it ends, "
-      "stop it, or choose another workdir."
-    )
+    said = owner.content(processes=_space(), token=self._token)
+    return (said + "\n").encode()
 
 
 def _quietly(what: str, act: Callable[[], None]) -> None:
@@ -158,32 +151,20 @@ def _quietly(what: str, act: Callable[[], None]) -> None:
     _log.warning("The lease could not be %s: %s", what, error)
 
 
-def _field(content: bytes, name: str) -> object:
+def _space() -> str:
+  """The space in which a process id means the same process, if known."""
   try:
-    return json.loads(content)[name]
-  except (ValueError, LookupError, TypeError):
-    return None
-
-
-def _describe(content: bytes) -> str:
-  host, pid = _field(content, "host"), _field(content, "pid")
-  return f"host {host}, process id {pid}"
-
-
-def _here() -> dict[str, str]:
-  """Identity of the machine, on which a process id means the same process."""
-  try:
-    space = os.readlink("/proc/self/ns/pid")
+    return os.readlink("/proc/self/ns/pid")
   except OSError:
-    space = ""
-  return {"host": socket.gethostname(), "processes": space}
+    return ""
 
 
 def _is_dead(content: bytes) -> bool:
   """Whether the owner was a process of this machine that no longer exists."""
-  pid, here = _field(content, "pid"), _here()
-  same = all(_field(content, name) == value for name, value in here.items())
-  if not (same and here["processes"] and isinstance(pid, int)):
+  host, pid = owner.field(content, "host"), owner.field(content, "pid")
+  space = owner.field(content, "processes")
+  here = (host, space) == (socket.gethostname(), _space())
+  if not (here and space and isinstance(pid, int)):
     return False
   try:
     os.kill(pid, 0)

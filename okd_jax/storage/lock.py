@@ -1,17 +1,15 @@
 """One run at a time in one work directory."""
 
 import abc
-import json
 import os
 from pathlib import Path
-import socket
 from types import TracebackType
 from typing import Self
 
 import filelock
 
-from okd_jax.errors import InUseError, RunLockError
-from okd_jax.storage import files
+from okd_jax.errors import RunLockError
+from okd_jax.storage import files, owner
 
 # What the owner of a folder says of itself.
 OWNER = "run.lock.json"
@@ -65,10 +63,7 @@ class RunLock(Held):
       self.workdir.mkdir(parents=True, exist_ok=True)
       self._take()
     except filelock.Timeout:
-      raise InUseError(
-        f"{self.workdir} is in use by another run ({self._describe_owner()}). "
-        "Wait until it ends, stop it, or choose another workdir."
-      ) from None
+      raise owner.in_use(self.workdir, self._said()) from None
     except OSError as error:
       raise RunLockError(
         f"{self.workdir} cannot be locked: {error}. Choose another workdir."
@@ -76,9 +71,8 @@ class RunLock(Held):
 
   def _take(self) -> None:
     self._lock.acquire(blocking=False)
-    owner = {"host": socket.gethostname(), "pid": os.getpid()}
     try:
-      files.write(self._owner, json.dumps(owner) + "\n")
+      files.write(self._owner, owner.content() + "\n")
     except OSError:
       self._lock.release()
       raise
@@ -92,9 +86,8 @@ class RunLock(Held):
       finally:
         self._lock.release()
 
-  def _describe_owner(self) -> str:
+  def _said(self) -> str | None:
     try:
-      owner = json.loads(self._owner.read_text())
-      return f"host {owner['host']}, process id {owner['pid']}"
-    except (OSError, ValueError, LookupError, TypeError):
-      return "which has not said yet who it is"
+      return self._owner.read_text()
+    except (OSError, ValueError):
+      return None

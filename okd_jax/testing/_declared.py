@@ -17,7 +17,7 @@ def properties_make_sense(method: core.Method) -> None:
     raise AssertionError(
       f"{error} Give the field a default that its rule allows."
     ) from error
-  known = tasks.names()
+  known = tasks.NAMES
   require(
     set(method.tasks) <= set(known),
     method,

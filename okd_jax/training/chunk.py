@@ -5,11 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec as P
 
 from okd_jax.core import Array, Batch
 from okd_jax.data.sources.flat import Flat
-from okd_jax.devices.mesh import DATA
+from okd_jax.devices import mesh as mesh_lib
 from okd_jax.training import measures as measures_lib
 from okd_jax.training.measures import Measures
 from okd_jax.training.setup import Setup
@@ -66,7 +65,7 @@ def many_steps(
   Returns:
     The state after the updates, and the sums with their measures.
   """
-  split = NamedSharding(setup.mesh, P(DATA))
+  split = mesh_lib.sharding(setup.mesh, mesh_lib.DATA)
 
   def body(i, carry):
     index = rows[i]
@@ -93,7 +92,7 @@ def batch_like(setup: Setup, images: Flat, labels: Any) -> Batch:
     images: the N images of the data set.
     labels: a tree of [N, ...].
   """
-  split = NamedSharding(setup.mesh, P(DATA))
+  split = mesh_lib.sharding(setup.mesh, mesh_lib.DATA)
 
   def like(dtype, *shape):
     return jax.ShapeDtypeStruct(

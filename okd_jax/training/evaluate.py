@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from okd_jax.core import Batch
@@ -99,7 +98,7 @@ class Evaluator:
     """The state after `Method.refresh` with the held-out data."""
     setup = self._setup
     logits, labels = self._held_out_logits(state)
-    everywhere = NamedSharding(setup.mesh, PartitionSpec())
+    everywhere = mesh_lib.sharding(setup.mesh)
     renewed = setup.method.refresh(logits, labels)
     contract.check_refreshed(setup.method, state.memory["method"], renewed)
     renewed = mesh_lib.place(

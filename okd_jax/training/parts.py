@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from okd_jax.core import Array, Batch, Context
+from okd_jax.devices import mesh as mesh_lib
 from okd_jax.training.setup import Setup
 
 
@@ -47,6 +48,6 @@ def scan(
 ) -> tuple[Any, Any]:
   """Calls `body(carry, part)` for every part, as `jax.lax.scan`."""
   # Convolutions in a loop are many times slower on CPU.
-  on_cpu = setup.mesh.devices.flat[0].platform == "cpu"
-  result: tuple[Any, Any] = jax.lax.scan(body, carry, xs, unroll=on_cpu)
+  unroll = mesh_lib.on_cpu(setup.mesh)
+  result: tuple[Any, Any] = jax.lax.scan(body, carry, xs, unroll=unroll)
   return result

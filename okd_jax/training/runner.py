@@ -5,7 +5,6 @@ import time
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 
 from okd_jax.core import Array, Batch, Variables
@@ -68,8 +67,7 @@ class Runner:
     """
     memory = source if isinstance(source, MemorySource) else None
     if chunked is None:
-      on_cpu = setup.mesh.devices.flat[0].platform == "cpu"
-      chunked = memory is not None and not on_cpu
+      chunked = memory is not None and not mesh_lib.on_cpu(setup.mesh)
     elif chunked and memory is None:
       raise ValueError(
         f"chunked={chunked} needs the data set on the device, but the source "
@@ -77,7 +75,7 @@ class Runner:
       )
     self._setup, self._source = setup, source
     self._memory = memory if chunked else None
-    self._everywhere = NamedSharding(setup.mesh, P())
+    self._everywhere = mesh_lib.sharding(setup.mesh)
     labels = None
     if setup.method.needs.train_labels:
       labels = mesh_lib.place(

@@ -288,9 +288,13 @@ def _learning_rate(
   )
 
 
-def random_keys(seed: int) -> tuple[Array, Array]:
-  """The random keys of a run: for its initial values and for its steps."""
-  # Programs that draw many arrays compile three times faster with "rbg". But
-  # what it draws for many keys at once depends on which, and so on the mesh.
-  steps = jax.random.key(seed, impl="threefry2x32")
-  return jax.random.key(seed, impl="rbg"), steps
+def initial_key(seed: int) -> Array:
+  """The random key of a run for its initial values."""
+  # Programs that draw many arrays compile three times faster with "rbg".
+  return jax.random.key(seed, impl="rbg")
+
+
+def steps_key(seed: int) -> Array:
+  """The random key of a run for its steps."""
+  # What "rbg" draws for many keys at once depends on which, and so on the mesh.
+  return jax.random.key(seed, impl="threefry2x32")

@@ -11,7 +11,7 @@ from okd_jax import groups, layers
 from okd_jax.backbones.network import Network
 from okd_jax.devices.mesh import make_mesh
 from okd_jax.groups.map_peers import map_peers
-from okd_jax.training.setup import random_keys
+from okd_jax.training.setup import initial_key
 from okd_jax.weights import exported
 import toys
 
@@ -61,9 +61,7 @@ def test_every_peer_is_the_network_alone(kind):
 
 def test_the_first_network_starts_as_one_alone():
   made = [
-    groups.replicas(NET, count, make_mesh(1)).init(
-      random_keys(3)[0], IMAGES[:1]
-    )
+    groups.replicas(NET, count, make_mesh(1)).init(initial_key(3), IMAGES[:1])
     for count in (1, 4)
   ]
   firsts = [jax.tree.map(lambda leaf: leaf[0], each) for each in made]

@@ -1,7 +1,6 @@
 """Work directories in a bucket, of a real server on this machine."""
 
 import contextlib
-import json
 import logging
 import os
 from pathlib import Path
@@ -30,6 +29,7 @@ from okd_jax.storage import (
   growing,
   lease as lease_lib,
   manifest,
+  owner,
   paths,
 )
 from okd_jax.storage.checkpoint import Checkpoints
@@ -144,8 +144,8 @@ def test_a_comparison_is_shared_there(place, monkeypatch):
   monkeypatch.setenv("CELLS_LOG", os.devnull)
   monkeypatch.setenv("CELLS_SECONDS", "0")
   lease = bucket.Object(listed[1].workdir / "run.lease.json")
-  owner = lease_lib._here() | {"pid": ended_process(), "token": ""}
-  lease.replace(json.dumps(owner).encode(), 0)
+  died = owner.content(processes=lease_lib._space(), pid=ended_process())
+  lease.replace(died.encode(), 0)
 
   def end():
     time.sleep(1)

@@ -10,7 +10,7 @@ import numpy as np
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.groups import once
 from okd_jax.training import state as state_lib, step as steps
-from okd_jax.training.setup import random_keys, Setup
+from okd_jax.training.setup import initial_key, Setup
 import toys
 
 
@@ -53,7 +53,7 @@ def train_labels(setup: Setup) -> Any:
 
 def start(setup: Setup, seed: int = 0) -> Any:
   """The initial state; float64 if the images are."""
-  state = state_lib.init(setup, random_keys(seed)[0])
+  state = state_lib.init(setup, initial_key(seed))
   if setup.image_dtype == jnp.float64:
     where = state_lib.shardings(setup, state)
     state = mesh_lib.place(toys.widen(state), where)

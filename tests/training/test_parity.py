@@ -15,7 +15,7 @@ from okd_jax import backbones
 from okd_jax.devices import mesh
 from okd_jax.training import state as state_lib
 from okd_jax.training.optim import Optim
-from okd_jax.training.setup import random_keys, Setup
+from okd_jax.training.setup import initial_key, Setup
 from okd_jax.weights import torch as interop
 import runs
 import toys
@@ -120,7 +120,7 @@ def test_twenty_steps_equal_the_reference(method, kind, net):
   rng = np.random.default_rng(0)
   with jax.enable_x64(True):
     ours = recipe(method, kind, net)
-    state = state_lib.init(ours, random_keys(0)[0])
+    state = state_lib.init(ours, initial_key(0))
     where = state_lib.shardings(ours, state)
     state = mesh.place(toys.widen(state), where)
     theirs = torch_reference.make(method, net, kind, PEERS, INFO.num_classes)

@@ -16,7 +16,7 @@ from okd_jax import backbones, groups, methods
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.training import state as state_lib
 from okd_jax.training.optim import Optim
-from okd_jax.training.setup import random_keys
+from okd_jax.training.setup import initial_key
 import runs
 import toys
 
@@ -59,7 +59,7 @@ def test_twenty_steps_equal_the_reference(
   found = []
   with jax.enable_x64(True):
     ours = recipe(names, num_teachers, pause_statistics)
-    state = state_lib.init(ours, random_keys(0)[0])
+    state = state_lib.init(ours, initial_key(0))
     where = state_lib.shardings(ours, state)
     state = mesh_lib.place(toys.widen(state), where)
     theirs = torch_switokd.Trainer(

@@ -16,7 +16,7 @@ from okd_jax import backbones, groups, methods
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.methods import _contrast
 from okd_jax.training import state as state_lib
-from okd_jax.training.setup import random_keys
+from okd_jax.training.setup import initial_key
 import runs
 import toys
 
@@ -26,7 +26,7 @@ INFO, NUM_NEGATIVES, EMBEDDING_SIZE = parity.INFO, 12, 16
 
 
 def started(setup):
-  state = state_lib.init(setup, random_keys(0)[0])
+  state = state_lib.init(setup, initial_key(0))
   return mesh_lib.place(toys.widen(state), state_lib.shardings(setup, state))
 
 

@@ -40,7 +40,7 @@ def source(recipe) -> MemorySource:
 
 
 def start(recipe):
-  state = state_lib.init(recipe, setup_lib.random_keys(0)[0])
+  state = state_lib.init(recipe, setup_lib.initial_key(0))
   if recipe.image_dtype == jnp.float64:
     where = state_lib.shardings(recipe, state)
     state = mesh_lib.place(toys.widen(state), where)

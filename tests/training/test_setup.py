@@ -11,7 +11,7 @@ from okd_jax.methods import dml
 from okd_jax.training import state as state_lib
 from okd_jax.training.optim import Optim
 from okd_jax.training.schedule import Schedule
-from okd_jax.training.setup import random_keys
+from okd_jax.training.setup import steps_key
 import toys
 
 KEY = jax.random.key(0)
@@ -66,7 +66,7 @@ def test_a_network_for_other_classes_is_not_trained():
 
 def test_steps_of_a_run_draw_alike_on_every_mesh_whatever_the_default():
   with jax.default_prng_impl("rbg"):
-    key = random_keys(3)[1]
+    key = steps_key(3)
   np.testing.assert_array_equal(
     jax.random.key_data(key),
     jax.random.key_data(jax.random.key(3, impl="threefry2x32")),

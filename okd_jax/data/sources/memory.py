@@ -11,7 +11,8 @@ import numpy as np
 from okd_jax import core
 from okd_jax.data.info import HostData
 from okd_jax.data.sources.flat import Flat
-from okd_jax.data.sources.source import Batching, sharding, Source
+from okd_jax.data.sources.source import Batching, Source
+from okd_jax.devices import mesh as mesh_lib
 
 
 class MemorySource(Source):
@@ -66,7 +67,7 @@ class MemorySource(Source):
     if self._mesh is None:
       return jax.device_put(x)
     return jax.make_array_from_process_local_data(
-      sharding(self._mesh), x, x.shape
+      mesh_lib.sharding(self._mesh), x, x.shape
     )
 
 
@@ -80,4 +81,6 @@ def _take(images, labels, rows, mask, *, mesh):
   )
   if mesh is None:
     return batch
-  return jax.lax.with_sharding_constraint(batch, sharding(mesh, "data"))
+  return jax.lax.with_sharding_constraint(
+    batch, mesh_lib.sharding(mesh, mesh_lib.DATA)
+  )

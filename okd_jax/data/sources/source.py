@@ -6,12 +6,13 @@ from typing import Any, NotRequired, TypedDict, Unpack
 import zlib
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 import numpy as np
 
 from okd_jax import core
 from okd_jax.data import checks, order
 from okd_jax.data.info import DataSet
+from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError, DataError
 
 # Fixed, so that every run holds out the same examples.
@@ -230,17 +231,12 @@ class Source(abc.ABC):
       yield rows, np.arange(size) < len(part)
 
 
-def sharding(mesh: Mesh, *axes: str) -> NamedSharding:
-  """The sharding of arrays whose leading axis is split over mesh axes."""
-  return NamedSharding(mesh, PartitionSpec(*axes))
-
-
 def local_slots(mesh: Mesh | None, size: int, axis: str = "data") -> np.ndarray:
   """Returns which parts of an axis this process must load, rising."""
   slots = np.arange(size)
   if mesh is None:
     return slots
-  parts = sharding(mesh, axis).addressable_devices_indices_map((size,))
+  parts = mesh_lib.sharding(mesh, axis).addressable_devices_indices_map((size,))
   mine = np.zeros(size, bool)
   for part in parts.values():
     assert part is not None, "every local device holds a part"
@@ -268,7 +264,7 @@ def to_devices(
 
   def put(x, leading, axes):
     return jax.make_array_from_process_local_data(
-      sharding(mesh, *axes), x, (*leading, *x.shape[len(leading) :])
+      mesh_lib.sharding(mesh, *axes), x, (*leading, *x.shape[len(leading) :])
     )
 
   placed = {
