@@ -82,7 +82,8 @@ def _last(title: str, rows: Sequence[Row]) -> Table:
     "without the leader of okddip and ffsd and the teacher of ctkd; for pcl "
     "they are of the averaged peers, and for oem and switokd of different "
     "networks. Group prediction: "
-    "the gated ensemble of one, the fused classifier of ffl and ffsd, PCL-E. "
+    "the gated ensemble of one, the fused classifier of ffl and ffsd, PCL-E, "
+    "the aggregated maps of okdhp. "
     "Time: to train on one image, relative to a single network and to P "
     "independent networks."
   ]

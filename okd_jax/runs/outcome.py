@@ -1,6 +1,7 @@
 """Whether a run is complete, and the summary that it left."""
 
 import json
+import logging
 from typing import Any
 
 from okd_jax.runs import run as run_lib
@@ -9,6 +10,8 @@ from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import files, strict_json
 from okd_jax.storage.paths import Path
 from okd_jax.training.clock import Clock
+
+_log = logging.getLogger(__name__)
 
 SUMMARY = "summary.json"
 # Of a summary: whether what follows training was done, too. Summaries of
@@ -55,6 +58,16 @@ def finished(config: RunConfig, workdir: Path) -> dict[str, Any] | None:
     return None
   # A run that got more epochs and was interrupted in them has its old summary.
   return result if result.get("epochs") == sum(now) else None
+
+
+def warn_if_unfinished(setting: str, run: run_lib.Run) -> None:
+  """Warns that the weights which `setting` names are of a run that goes on."""
+  if finished(run.config, run.workdir) is None:
+    _log.warning(
+      "%s='%s' has not finished: its weights are those of step %s of %s. Train "
+      "it to its end first, if this is not wanted.",
+      *(setting, run.workdir, f"{run.step:,}", f"{run.setup.total_steps:,}"),
+    )
 
 
 def _ended_early(workdir: Path, result: dict[str, Any]) -> bool:

@@ -4,20 +4,25 @@ from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
-from flax import linen as nn
 import jax
 
 from okd_jax.core import Variables
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError, DataError, WeightsError
-from okd_jax.runs import run as run_lib, same_data
+from okd_jax.runs import outcome, run as run_lib, same_data
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import files, paths
 from okd_jax.storage.paths import Path
 from okd_jax.training import state as state_lib
 from okd_jax.training.setup import Setup
 from okd_jax.training.state import Average, TrainState
-from okd_jax.weights import exported, torch, torch_archive, torch_layers
+from okd_jax.weights import (
+  classifier,
+  exported,
+  torch,
+  torch_archive,
+  torch_layers,
+)
 
 # Weights of one network by path, as from `exported.flatten`.
 Weights = dict[str, Any]
@@ -116,6 +121,7 @@ def _from_run(
   setup: Setup, drawn: Variables, path: Path, head: bool
 ) -> Variables:
   run = run_lib.run(path)
+  outcome.warn_if_unfinished("config.init_from", run)
   trained = run.peers_variables
   _require_same_task(setup, path, run.info.task)
   if head:
@@ -168,20 +174,14 @@ def _from_file(
     )
 
   def network(peer: int) -> Weights:
-    net = _of_classes(setup.peers.extract(drawn, peer)[0], count)
+    net = classifier.of_classes(setup.peers.extract(drawn, peer)[0], count)
     try:
-      return exported.flatten(torch.load_torch(_shapes(setup, net), state_dict))
+      like = classifier.shapes(setup, net)
+      return exported.flatten(torch.load_torch(like, state_dict))
     except WeightsError as error:
       raise WeightsError(f"config.init_from='{path}': {error}") from error
 
   return _insert(setup, drawn, path, network, _leader_alone(setup, head))
-
-
-def _of_classes(net: nn.Module, count: int) -> nn.Module:
-  """The same network with `count` classes."""
-  if getattr(net, "num_classes", count) == count:
-    return net
-  return net.clone(num_classes=count)
 
 
 def _leader_alone(setup: Setup, head: bool) -> Callable[[int], bool]:
@@ -220,7 +220,7 @@ def _insert(
     own = exported.flatten(variables)
     put = {}
     if not keeps_head(peer):
-      put = {name: own[name] for name in _classifier(setup, net, own)}
+      put = {name: own[name] for name in classifier.names(setup, net, own)}
     for name in sorted((own | weights).keys() - put.keys()):
       _require_same(path, name, _shape(own, name), _shape(weights, name))
       put[name] = weights[name]
@@ -229,32 +229,6 @@ def _insert(
         put[name] = own[name]
     filled = peers.insert(filled, peer, exported.unflatten(put))
   return filled
-
-
-def _classifier(setup: Setup, net: nn.Module, own: Weights) -> set[str]:
-  """Names of the arrays whose shapes depend on the number of classes."""
-  count = getattr(net, "num_classes", None)
-  if count is not None:
-    other = exported.flatten(_shapes(setup, _of_classes(net, count + 1)))
-    return {name for name in own if _shape(own, name) != _shape(other, name)}
-  # A network without this field: the linear layers with C outputs.
-  layers = {
-    name.removesuffix("kernel")
-    for name, value in own.items()
-    if name.endswith("/kernel")
-    and value.ndim == 2
-    and value.shape[-1] == setup.task.out_shape()[-1]
-  }
-  return {name for name in own if name[: name.rfind("/") + 1] in layers}
-
-
-def _shapes(setup: Setup, net: nn.Module) -> Variables:
-  """The variables of a network, without their values."""
-  return jax.eval_shape(
-    lambda key, x: net.init(key, x, train=False),
-    jax.random.key(0),
-    setup.example_images(),
-  )
 
 
 def _require_same_task(setup: Setup, path: Path, trained: str) -> None:

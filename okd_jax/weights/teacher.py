@@ -14,7 +14,7 @@ from okd_jax.core import Array, Outputs, Variables
 from okd_jax.data.info import DataInfo
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError, DataError
-from okd_jax.runs import run as run_lib, same_data
+from okd_jax.runs import outcome, run as run_lib, same_data
 from okd_jax.settings import build, config as config_lib
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import files, paths
@@ -81,6 +81,7 @@ def load(
 
 def _from_run(path: Path, info: DataInfo) -> tuple[nn.Module, Variables]:
   run = run_lib.run(path)
+  outcome.warn_if_unfinished("config.teacher", run)
   theirs = run.info
   for field in ("num_classes", "image_shape", "mean", "std"):
     ours = getattr(info, field)

@@ -25,7 +25,13 @@ from okd_jax.runs import run as run_lib
 from okd_jax.settings import build
 from okd_jax.settings.freeze import freeze, method_section, replace
 from okd_jax.training import state as state_lib
-from okd_jax.weights import exported, init_from, teacher, torch as interop
+from okd_jax.weights import (
+  classifier as classifier_lib,
+  exported,
+  init_from,
+  teacher,
+  torch as interop,
+)
 import toys
 
 # Classes of another run.
@@ -134,7 +140,7 @@ def test_heads_that_are_no_linear_layers_are_drawn_anew(trained):
       jax.random.key(0),
     )
   )
-  heads = init_from._classifier(setup, net, own)
+  heads = classifier_lib.names(setup, net, own)
   # Heat maps leave each stack, and enter the next one again.
   kernels = {name for name in heads if name.endswith("/kernel")}
   assert {tuple(own[name].shape) for name in kernels} == {
@@ -186,14 +192,29 @@ def test_state_of_a_networks_own_keeps_its_initial_values(
     np.testing.assert_array_equal(found[setup.leader][name], expected, name)
 
 
-def test_networks_that_do_not_say_lose_linear_layers_of_that_width(trained):
-  setup = setup_like(trained)
-  net = nn.Sequential([nn.Dense(4), nn.Dense(10)])
-  own = exported.flatten(net.init(jax.random.key(0), np.zeros((1, 4))))
-  assert init_from._classifier(setup, net, own) == {
+def classifier(setup, *layers):
+  """Names of the arrays of the classifier of layers that do not say."""
+  net = nn.Sequential(layers)
+  own = net.init(jax.random.key(0), np.zeros((1, 4, 4, 4)))
+  return classifier_lib.names(setup, net, exported.flatten(own))
+
+
+@pytest.mark.parametrize("last", [nn.Dense(10), nn.Conv(10, (1, 1))])
+def test_networks_that_do_not_say_lose_the_layer_of_that_width(trained, last):
+  assert classifier(setup_like(trained), nn.Dense(4), last) == {
     "params/layers_1/bias",
     "params/layers_1/kernel",
   }
+
+
+@pytest.mark.parametrize(
+  "layers",
+  [(nn.Dense(10), nn.Conv(10, (1, 1))), (nn.Dense(4), lambda x: x[..., :1])],
+  ids=["two", "none"],
+)
+def test_a_classifier_that_cannot_be_told_is_refused(trained, layers):
+  with pytest.raises(ConfigError, match="a field `num_classes`"):
+    classifier(setup_like(trained), *layers)
 
 
 def test_a_run_that_has_begun_needs_the_weights_no_more(trained, monkeypatch):
