@@ -52,9 +52,8 @@ def prepare(
 
   Raises:
     ConfigError: if the batch or the key is none, if the batch cannot be
-      divided, or the method needs views, a
-      teacher, labels or another kind of group and does not get them; also for
-      known labels that are unsuitable.
+      divided, or the method needs views, a teacher, labels or another kind of
+      group and does not get them; also for known labels that are unsuitable.
   """
   given.check_batch(batch)
   given.check_key(key)
