@@ -12,6 +12,7 @@ PACKAGES = (
   "errors",
   "rules",
   "outside",
+  "trees",
   "schedules",
   "losses",
   "layers",

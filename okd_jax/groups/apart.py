@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec as P
 import numpy as np
 
+from okd_jax import trees
 from okd_jax.core import Array, Variables
 from okd_jax.devices.mesh import DATA
 from okd_jax.groups import once
 from okd_jax.groups.errors import GroupError
-from okd_jax.groups.forward import apply_network, name_of
+from okd_jax.groups.forward import apply_network
 from okd_jax.groups.map_peers import across_devices
 from okd_jax.groups.views import momenta
 
@@ -162,7 +163,7 @@ def _check_split(net: nn.Module, entering: Any) -> None:
   def passed(variables, batch):
     with across_devices(DATA):
       outputs, state = train(net, variables, batch, jax.random.key(1))
-    return jax.tree.leaves(outputs), by_name(state)
+    return jax.tree.leaves(outputs), dict(trees.named(state))
 
   @jax.jit
   def whole_and_parts(key):
@@ -225,11 +226,3 @@ def train(net: nn.Module, variables: Variables, x: Any, key: Array) -> Any:
   return net.apply(
     variables, x, train=True, mutable=mutable, rngs={"dropout": key}
   )
-
-
-def by_name(tree: Any) -> dict[str, Any]:
-  """The leaves of a tree by their names."""
-  return {
-    name_of(path): leaf
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }

@@ -7,6 +7,7 @@ from flax import errors, linen as nn
 import jax
 import jax.numpy as jnp
 
+from okd_jax import trees
 from okd_jax.core import Array, Variables
 from okd_jax.devices.mesh import DATA
 from okd_jax.groups import apart, once
@@ -79,7 +80,7 @@ def _keeps_own_state(net: nn.Module, entering: Any) -> bool:
 
 def check_state(net: nn.Module, variables: Variables, entering: Any) -> None:
   """Refuses state that a step, an evaluation or a save could not pass on."""
-  for name, leaf in apart.by_name(variables).items():
+  for name, leaf in trees.named(variables):
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       raise GroupError(
         f"{type(net).__name__} keeps the random key '{name}', and checkpoints "
@@ -126,5 +127,5 @@ def _shapes(tree: Any, first: int) -> dict[str, str]:
   """Shapes and dtypes to be read, from axis `first` on."""
   return {
     name: f"{leaf.dtype}{list(leaf.shape[first:])}"
-    for name, leaf in apart.by_name(tree).items()
+    for name, leaf in trees.named(tree)
   }

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from okd_jax import trees
 from okd_jax.core import Outputs
 from okd_jax.devices.mesh import DATA, PEER
 from okd_jax.errors import ConfigError
@@ -109,9 +110,8 @@ def check_variables(net: nn.Module, variables: Any) -> None:
 def check_counts(stacks: Sequence[Stack], variables: Sequence[Any]) -> None:
   """Raises GroupError unless variables are of as many peers as the group."""
   for stack, own in zip(stacks, variables, strict=True):
-    for path, leaf in jax.tree_util.tree_leaves_with_path(own):
+    for name, leaf in trees.named(own):
       if leaf.shape[:1] != (stack.count,):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
         raise GroupError(
           f"'{name}' has shape {list(leaf.shape)}, and the group has "
           f"{stack.count} peer(s) of {type(stack.net).__name__}, which the "

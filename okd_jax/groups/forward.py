@@ -17,7 +17,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from okd_jax import layers
+from okd_jax import layers, trees
 from okd_jax.core import Array, Outputs, Variables
 from okd_jax.devices.mesh import DATA, PEER
 from okd_jax.groups.errors import check_alike, check_outputs, GroupError
@@ -166,17 +166,13 @@ def _mean_over_data(network: str, path: Any, value: Array) -> Array:
     return value
   if jnp.issubdtype(value.dtype, jnp.inexact):
     return lax.pmean(value, DATA)
+  name = trees.name(path)
   raise GroupError(
-    f"{network} keeps '{name_of(path)}' of dtype {value.dtype}, which depends "
+    f"{network} keeps '{name}' of dtype {value.dtype}, which depends "
     "on the examples; such state is averaged over the devices' parts of the "
     "batch, so it must be floating; keep a float, or count steps, which are "
     "equal everywhere."
   )
-
-
-def name_of(path: Any) -> str:
-  """The name of a variable, such as `batch_stats/norm/mean`."""
-  return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _varying(value: Array) -> frozenset[str]:

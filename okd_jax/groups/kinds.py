@@ -8,8 +8,8 @@ from flax import linen as nn
 import jax
 from jax.sharding import Mesh
 
+from okd_jax import trees
 from okd_jax.groups.errors import check_network, GroupError
-from okd_jax.groups.forward import name_of
 from okd_jax.groups.group import Group
 from okd_jax.groups.layout import Stack
 
@@ -95,10 +95,8 @@ def _check_alike(
       jax.random.key(0),
       example,
     )
-    leaves = jax.tree_util.tree_leaves_with_path(
-      {"output": hidden, **variables}
-    )
-    return {name_of(path): leaf.shape for path, leaf in leaves}
+    leaves = trees.named({"output": hidden, **variables})
+    return {name: leaf.shape for name, leaf in leaves}
 
   first = shapes(trunks[0])
   for number, trunk in enumerate(trunks):

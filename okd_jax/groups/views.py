@@ -12,12 +12,12 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from okd_jax import layers
+from okd_jax import layers, trees
 from okd_jax.core import Array, Variables
 from okd_jax.devices.mesh import PEER
 from okd_jax.groups import once
 from okd_jax.groups.errors import GroupError
-from okd_jax.groups.forward import apply_network, name_of, over_peers, Pass
+from okd_jax.groups.forward import apply_network, over_peers, Pass
 from okd_jax.groups.layout import without_params
 from okd_jax.groups.map_peers import map_peers
 
@@ -63,11 +63,9 @@ def momenta(net: nn.Module, images: Any) -> tuple[Variables, Momenta]:
 def foreign(variables: Variables, known: Momenta) -> list[str]:
   """Names of the state that does not belong to batch normalisation."""
   return [
-    name_of(path)
-    for path, _ in jax.tree_util.tree_leaves_with_path(
-      without_params(variables)
-    )
-    if name_of(path) not in known
+    name
+    for name, _ in trees.named(without_params(variables))
+    if name not in known
   ]
 
 
@@ -139,7 +137,7 @@ def _in_peer_order(
   """
 
   def combine(path, old, new):
-    momentum = known[name_of(path)]
+    momentum = known[trees.name(path)]
     index = lax.axis_index(PEER) * len(new) + jnp.arange(len(new))
     weight = (momentum ** (num_peers - 1 - index)).astype(new.dtype)
     own = jnp.tensordot(weight, new - momentum * old, 1)

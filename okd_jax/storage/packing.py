@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from okd_jax import trees
 from okd_jax.storage.manifest import Leaf
 
 # Path and value of a leaf.
@@ -17,10 +18,7 @@ Named = tuple[str, Any]
 
 def named(tree: Any) -> list[Named]:
   """Leaves of any pytree by path, as `params/stem/kernel`, in tree order."""
-  leaves = [
-    (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  ]
+  leaves = trees.named(tree)
   assert len(dict(leaves)) == len(leaves), "two leaves share a path"
   return leaves
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from okd_jax import core, groups, layers, training
+from okd_jax import core, groups, layers, training, trees
 from okd_jax.backbones.hourglass import Hourglass
 from okd_jax.backbones.network import Network
 from okd_jax.data.info import DataInfo
@@ -79,15 +79,13 @@ def meshes_agree(method: core.Method) -> None:
   for data, peer in MESHES[1:]:
     with jax.enable_x64(True):
       found = _train(_step(method, data, peer), _start(method))
-    for (path, value), wanted in zip(
-      jax.tree_util.tree_leaves_with_path(found),
-      jax.tree.leaves(expected),
-      strict=True,
+    for (leaf, value), wanted in zip(
+      trees.named(found), jax.tree.leaves(expected), strict=True
     ):
       if not np.allclose(value, wanted, rtol=allowed, atol=allowed):
         raise AssertionError(
           f"{name_of(method)} ends elsewhere on {data} x {peer} devices than "
-          f"on one: {jax.tree_util.keystr(path)}. Use whole arrays as they "
+          f"on one: {leaf}. Use whole arrays as they "
           "come, and draw random numbers of whole batches by ctx.key."
         )
 
@@ -113,13 +111,10 @@ def state_stays_as_it_is(method: core.Method) -> None:
   """Shapes and types of the state do not change, with bfloat16 networks."""
   before, traced = _traced(method)
   after, _ = traced.out_info
-  for (path, old), new in zip(
-    jax.tree_util.tree_leaves_with_path(before),
-    jax.tree.leaves(after),
-    strict=True,
+  for (leaf, old), new in zip(
+    trees.named(before), jax.tree.leaves(after), strict=True
   ):
     if (old.shape, old.dtype) != (new.shape, new.dtype):
-      leaf = jax.tree_util.keystr(path)
       raise AssertionError(
         f"{name_of(method)} turns {leaf} from {old.dtype} {old.shape} into "
         f"{new.dtype} {new.shape}; cast what is stored to the type that it has "

@@ -3,9 +3,9 @@
 from typing import Any
 
 from flax import errors
-import jax
 import jax.numpy as jnp
 
+from okd_jax import trees
 from okd_jax.core import (
   Array,
   Batch,
@@ -128,11 +128,9 @@ def check_refreshed(method: Method, memory: Variables, renewed: Any) -> None:
 
 
 def _described(tree: Any) -> str:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
   return ", ".join(
-    f"{jax.tree_util.keystr(path, simple=True, separator='/')} "
-    f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
-    for path, leaf in leaves
+    f"{name} {jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
+    for name, leaf in trees.named(tree)
   )
 
 

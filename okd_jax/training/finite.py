@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from okd_jax import trees
 from okd_jax.devices import mesh
 from okd_jax.errors import NotFiniteError
 from okd_jax.tasks.figure import element
@@ -67,12 +68,12 @@ def check_state(step: int, state: TrainState) -> None:
   """
   kept = _of_parameters(state)
   finite = _all_finite(dataclasses.replace(state, opt_state=kept))
-  for path, leaf in jax.tree_util.tree_leaves_with_path(mesh.to_host(finite)):
+  for name, leaf in trees.named(mesh.to_host(finite)):
     if not np.all(leaf):
       peers = np.flatnonzero(~np.atleast_1d(leaf))
       raise NotFiniteError(
-        f"state{jax.tree_util.keystr(path)} is not finite (index {peers[0]} of "
-        f"its first axis) after step {step}, and is not saved. Lower "
+        f"state/{name} is not finite (index {peers[0]} of its first axis) "
+        f"after step {step}, and is not saved. Lower "
         "config.optim.learning_rate; the last checkpoint stands."
       )
 

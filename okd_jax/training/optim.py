@@ -8,7 +8,7 @@ import jax
 import optax
 from optax import contrib
 
-from okd_jax import outside, rules
+from okd_jax import outside, rules, trees
 from okd_jax.errors import closest, ConfigError
 
 NAMES = ("sgd", "adam", "adamw", "lamb", "lion", "muon")
@@ -213,7 +213,7 @@ def _trust_ratio(shared: Sequence[str]) -> optax.GradientTransformation:
       return whole.update(update, state, param)[0]
 
     def one(path, update, param):
-      alone = _name(path).startswith(tuple(shared))
+      alone = trees.name(path).startswith(tuple(shared))
       return (scale if alone else jax.vmap(scale))(update, param)
 
     return jax.tree_util.tree_map_with_path(one, updates, params), state
@@ -225,7 +225,7 @@ def _matrices(shared: Sequence[str]) -> Callable[[Any], Any]:
   """Which axes of a kernel Muon takes as rows and columns of a matrix."""
 
   def one(path, leaf):
-    name = _name(path)
+    name = trees.name(path)
     first = 0 if name.startswith(tuple(shared)) else 1
     if not name.endswith("kernel") or leaf.ndim - first < 2:
       return None
@@ -238,7 +238,7 @@ def _matrices(shared: Sequence[str]) -> Callable[[Any], Any]:
 def _no_norms(params: Any) -> Any:
   """False for biases and for the parameters of normalisation layers."""
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: _name(path).rpartition("/")[2] not in ("bias", "scale"),
+    lambda path, _: trees.name(path).split("/")[-1] not in ("bias", "scale"),
     params,
   )
 
@@ -258,14 +258,14 @@ def _changed(settings: Optim, prefix: str, changes: dict[str, Any]) -> Optim:
 
 def _labels(prefixes: tuple[str, ...]) -> Callable[[Any], Any]:
   def label(path, _):
-    return next((p for p in prefixes if _name(path).startswith(p)), "")
+    return next((p for p in prefixes if trees.name(path).startswith(p)), "")
 
   def labels(params):
     found = jax.tree_util.tree_map_with_path(label, params)
     used = set(jax.tree.leaves(found))
     for prefix in (each for each in prefixes if each not in used):
-      paths = jax.tree_util.tree_leaves_with_path(params)
-      names = sorted({"/".join(_name(p).split("/")[:2]) for p, _ in paths})
+      leaves = trees.named(params)
+      names = sorted({"/".join(name.split("/")[:2]) for name, _ in leaves})
       raise ConfigError(
         f"optimizer_overrides['{prefix}'] fits no parameter, or only those of "
         f"an earlier prefix; there are {', '.join(names):.300}."
@@ -273,7 +273,3 @@ def _labels(prefixes: tuple[str, ...]) -> Callable[[Any], Any]:
     return found
 
   return labels
-
-
-def _name(path: Any) -> str:
-  return "/".join(str(entry.key) for entry in path)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from okd_jax import trees
 from okd_jax.core import Array, Method, Outputs, Variables
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError
@@ -257,12 +258,11 @@ def _draw_method(setup: Setup, shapes: Outputs, key: Array) -> Any:
 
 def _check_per_example(setup: Setup, made: Variables) -> None:
   for name in setup.method.needs.per_example:
-    leaves = jax.tree_util.tree_leaves_with_path(made.get(name, {}))
-    for path, leaf in leaves:
+    for where, leaf in trees.named({name: made.get(name, {})}):
       if leaf.shape[:1] != (setup.num_examples,):
         raise ConfigError(
-          f"{name}{jax.tree_util.keystr(path)} of the method has shape "
-          f"{leaf.shape}, and the method needs it per example; make its first "
-          f"axis ctx.num_examples={setup.num_examples} long, or take '{name}' "
-          "out of needs.per_example."
+          f"{where} of the method has shape {leaf.shape}, and the method needs "
+          "it per example; make its first axis ctx.num_examples="
+          f"{setup.num_examples} long, or take '{name}' out of "
+          "needs.per_example."
         )
