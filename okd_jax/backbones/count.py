@@ -6,6 +6,7 @@ from typing import Any
 
 from flax import linen as nn
 import jax
+from jax.extend.core import jaxprs_in_params
 import jax.numpy as jnp
 
 
@@ -84,10 +85,8 @@ def _sum(jaxpr: Any, count: Callable[[Any], int]) -> int:
       total += max(_sum(branch, count) for branch in eqn.params["branches"])
     else:
       repeats = eqn.params["length"] if eqn.primitive.name == "scan" else 1
-      for inner in jax.tree.leaves(
-        list(eqn.params.values()), is_leaf=_has_equations
-      ):
-        total += repeats * _sum(inner, count) if _has_equations(inner) else 0
+      inside = jaxprs_in_params(eqn.params)
+      total += repeats * sum(_sum(inner, count) for inner in inside)
   return total
 
 
@@ -95,10 +94,6 @@ def _multiply_adds(eqn: Any) -> int:
   if eqn.primitive.name == "dot_general":
     return _count_dot(eqn)
   return _count_conv(eqn)
-
-
-def _has_equations(value) -> bool:
-  return hasattr(value, "eqns")
 
 
 def _count_conv(eqn) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 
 from flax import linen as nn
 import jax
+from jax.extend.core import jaxprs_in_params
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec as P
 import numpy as np
@@ -108,11 +109,8 @@ def equations(traced: Any) -> Iterator[Any]:
   """The equations of a traced program and of all programs inside of it."""
   for equation in traced.eqns:
     yield equation
-    for inner in jax.tree.leaves(
-      list(equation.params.values()), is_leaf=lambda node: hasattr(node, "eqns")
-    ):
-      if hasattr(inner, "eqns"):
-        yield from equations(inner)
+    for inner in jaxprs_in_params(equation.params):
+      yield from equations(inner)
 
 
 @once.remembered

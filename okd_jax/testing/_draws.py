@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.extend.core import jaxprs_in_params
 
 from okd_jax import core
 from okd_jax.testing import _outputs
@@ -47,12 +48,7 @@ def _draws_the_same(jaxpr: Any, fixed: Sequence[bool]) -> bool:
     given = [_is_literal(v) or v in constants for v in eqn.invars]
     if eqn.primitive.name == "random_bits" and all(given):
       return True
-    for node in jax.tree.leaves(
-      list(eqn.params.values()), is_leaf=_has_equations
-    ):
-      if not _has_equations(node):
-        continue
-      inner: Any = getattr(node, "jaxpr", node)
+    for inner in jaxprs_in_params(eqn.params):
       # Arguments of loops become something else; those of calls do not.
       is_call = eqn.primitive.name in ("jit", "pjit")
       passed = given if is_call else [all(given)] * len(inner.invars)
@@ -65,7 +61,3 @@ def _draws_the_same(jaxpr: Any, fixed: Sequence[bool]) -> bool:
 
 def _is_literal(value: Any) -> bool:
   return hasattr(value, "val")
-
-
-def _has_equations(value: Any) -> bool:
-  return hasattr(value, "eqns")
