@@ -123,8 +123,7 @@ def check_mixing(net: nn.Module, entering: Any) -> None:
   """
 
   def trained(variables, batch):
-    with across_devices(DATA):
-      return train(net, variables, batch, jax.random.key(1))[0]
+    return train(net, variables, batch, jax.random.key(1))[0]
 
   def evaluated(variables, batch):
     return net.apply(variables, batch, train=False)
@@ -159,8 +158,7 @@ def _check_split(net: nn.Module, entering: Any) -> None:
   """Refuses a network that gives other values if the batch is in two parts."""
 
   def passed(variables, batch):
-    with across_devices(DATA):
-      outputs, state = train(net, variables, batch, jax.random.key(1))
+    outputs, state = train(net, variables, batch, jax.random.key(1))
     return jax.tree.leaves(outputs), dict(trees.named(state))
 
   @jax.jit
@@ -221,6 +219,7 @@ def _over(fn: Callable[..., Any]) -> Callable[..., Any]:
 def train(net: nn.Module, variables: Variables, x: Any, key: Array) -> Any:
   """Applies a network in training and returns its result and its state."""
   mutable = [name for name in variables if name != "params"]
-  return net.apply(
-    variables, x, train=True, mutable=mutable, rngs={"dropout": key}
-  )
+  with across_devices(DATA):
+    return net.apply(
+      variables, x, train=True, mutable=mutable, rngs={"dropout": key}
+    )

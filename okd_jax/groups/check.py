@@ -14,7 +14,6 @@ from okd_jax.groups import apart, once
 from okd_jax.groups.errors import GroupError
 from okd_jax.groups.group import Group
 from okd_jax.groups.layout import without_params
-from okd_jax.groups.map_peers import across_devices
 from okd_jax.groups.views import foreign, momenta
 
 
@@ -97,8 +96,7 @@ def check_state(net: nn.Module, variables: Variables, entering: Any) -> None:
   before = without_params(variables)
 
   def train(variables, batch):
-    with across_devices(DATA):
-      return apart.train(net, variables, batch, jax.random.key(0))[1]
+    return apart.train(net, variables, batch, jax.random.key(0))[1]
 
   try:
     # A network may name the axis of the data in training.
