@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from okd_jax import backbones
 from okd_jax.cli import common
+from okd_jax.groups import once
 from okd_jax.runs import display
 
 
@@ -69,9 +70,7 @@ def run(args: argparse.Namespace) -> None:
 def _describe(name: str, num_classes: int) -> dict[str, Any]:
   net = backbones.make(name, num_classes)
   image = jax.ShapeDtypeStruct((1, *net.image_shape), jnp.float32)
-  shapes = jax.eval_shape(
-    lambda x: net.init(jax.random.key(0), x, train=False), image
-  )
+  shapes = once.shapes(net, image)[1]
   return {
     "network": name,
     "parameters": backbones.count_parameters(shapes["params"]),

@@ -44,10 +44,9 @@ def check(group: Group, images: Array, *, has_views: bool = False) -> None:
       apart.check(net, entering, keeps_state=keeps_state)
   if own_state:
     shape = (group.num_peers,) * has_views + (data, *images.shape[1:])
-    variables = jax.eval_shape(group.init, jax.random.key(0), images)
     jax.eval_shape(
       lambda v, x: group.apply(v, x, jax.random.key(0), train=True),
-      variables,
+      group.shapes(images),
       jax.ShapeDtypeStruct(shape, images.dtype),
     )
 
@@ -57,12 +56,7 @@ def _inputs(group: Group, images: Array) -> Iterator[tuple[nn.Module, Any]]:
   entering = jax.ShapeDtypeStruct(images.shape, images.dtype)
   if group.stem is not None:
     yield group.stem, entering
-    stem = group.stem
-    entering = jax.eval_shape(
-      lambda key, x: stem.init_with_output(key, x, train=False)[0],
-      jax.random.key(0),
-      entering,
-    )
+    entering = once.shapes(group.stem, entering)[0]
   nets = tuple(stack.net for stack in group.stacks)
   for net in dict.fromkeys(nets) if once.is_hashable(nets) else nets:
     yield net, entering

@@ -97,11 +97,14 @@ class Group:
       return layout.join(None, self._init_stacks(key, images))
     stem_key, tails_key = jax.random.split(key)
     stem = once.init(self.stem)(stem_key, images)
-    hidden = jax.eval_shape(
-      functools.partial(self.stem.apply, train=False), stem, images
-    )
+    hidden = once.shapes(self.stem, images)[0]
     blank = jax.tree.map(lambda h: jnp.zeros(h.shape, h.dtype), hidden)
     return layout.join(stem, self._init_stacks(tails_key, blank))
+
+  def shapes(self, images: Any) -> Variables:
+    """The shapes of what `init` draws, by images or their shape."""
+    shapes: Variables = jax.eval_shape(self.init, jax.random.key(0), images)
+    return shapes
 
   def specs(self, variables: Variables) -> Variables:
     """Returns the partition spec of every variable."""

@@ -5,10 +5,10 @@ import dataclasses
 from typing import Any
 
 from flax import linen as nn
-import jax
 from jax.sharding import Mesh
 
 from okd_jax import trees
+from okd_jax.groups import once
 from okd_jax.groups.errors import check_network, GroupError
 from okd_jax.groups.group import Group
 from okd_jax.groups.layout import Stack
@@ -90,11 +90,7 @@ def _check_alike(
   nets: Sequence[nn.Module], trunks: Sequence[nn.Module], example: Any
 ) -> None:
   def shapes(trunk):
-    hidden, variables = jax.eval_shape(
-      lambda key, x: trunk.init_with_output(key, x, train=False),
-      jax.random.key(0),
-      example,
-    )
+    hidden, variables = once.shapes(trunk, example)
     leaves = trees.named({"output": hidden, **variables})
     return {name: leaf.shape for name, leaf in leaves}
 

@@ -56,6 +56,15 @@ def remembered(ask: Callable[[nn.Module, Any], T]) -> Callable[..., T]:
   return answer
 
 
+@remembered
+def shapes(net: nn.Module, entering: Any) -> tuple[Any, Variables]:
+  """Shapes of what a network returns in evaluation and of its variables."""
+  returned: tuple[Any, Variables] = jax.eval_shape(
+    lambda x: net.init_with_output(jax.random.key(0), x, train=False), entering
+  )
+  return returned
+
+
 def jitted(
   fn: Callable[..., Any],
   *given: Any,

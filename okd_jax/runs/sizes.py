@@ -13,14 +13,14 @@ from okd_jax.training.setup import Setup
 
 def of_peers(setup: Setup, peers: Iterable[int]) -> dict[str, dict[str, int]]:
   """Parameters and multiply-adds of each peer's network alone, by its name."""
-  shapes = _shapes(setup)
-  image_shape = setup.example_images().shape[1:]
+  images = setup.example_images()
+  shapes = setup.peers.shapes(images)
   sizes = {}
   for peer in peers:
     net, own = _of_peer(setup, shapes, peer)
     sizes[figure.peer(peer)] = {
       "parameters": count_parameters(own["params"]),
-      "multiply-adds": count_multiply_adds(net, image_shape),
+      "multiply-adds": count_multiply_adds(net, images.shape[1:]),
     }
   return sizes
 
@@ -32,19 +32,12 @@ def networks(num_peers: int, kind: str, net: str) -> str:
 
 def parameters(setup: Setup) -> int:
   """Number of parameters of all peers together."""
-  return count_parameters(_shapes(setup)["params"])
+  return count_parameters(setup.peers.shapes(setup.example_images())["params"])
 
 
 def text(size: dict[str, int]) -> str:
   """For people."""
   return ", ".join(f"{count:,} {what}" for what, count in size.items())
-
-
-def _shapes(setup: Setup) -> Variables:
-  shapes: Variables = jax.eval_shape(
-    setup.peers.init, jax.random.key(0), setup.example_images()
-  )
-  return shapes
 
 
 def _of_peer(

@@ -216,9 +216,7 @@ def check_networks(setup: Setup) -> None:
     setup.example_images(),
     has_views=setup.has_views,
   )
-  shapes = jax.eval_shape(
-    setup.peers.init, jax.random.key(0), setup.example_images()
-  )
+  shapes = setup.peers.shapes(setup.example_images())
   state_lib.outputs_like(setup, shapes)  # which refuses other logits
 
 

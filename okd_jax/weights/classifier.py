@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from flax import linen as nn
-import jax
 
 from okd_jax.core import Variables
 from okd_jax.errors import ConfigError
+from okd_jax.groups import once
 from okd_jax.training.setup import Setup
 from okd_jax.weights import exported
 
@@ -59,8 +59,4 @@ def of_classes(net: nn.Module, count: int) -> nn.Module:
 
 def shapes(setup: Setup, net: nn.Module) -> Variables:
   """The variables of a network, without their values."""
-  return jax.eval_shape(
-    lambda key, x: net.init(key, x, train=False),
-    jax.random.key(0),
-    setup.example_images(),
-  )
+  return once.shapes(net, setup.example_images())[1]

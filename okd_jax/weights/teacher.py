@@ -14,6 +14,7 @@ from okd_jax.core import Array, Outputs, Variables
 from okd_jax.data.info import DataInfo
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.errors import ConfigError, DataError
+from okd_jax.groups import once
 from okd_jax.runs import outcome, run as run_lib, same_data
 from okd_jax.settings import build, config as config_lib
 from okd_jax.settings.schema import RunConfig
@@ -141,10 +142,8 @@ def _from_state_dict(
   path: Path, config: RunConfig, info: DataInfo
 ) -> tuple[nn.Module, Variables]:
   net = backbones.make(config.teacher_net, info.num_classes)
-  image = jax.ShapeDtypeStruct((1, *info.image_shape), "float32")
-  shapes = jax.eval_shape(
-    lambda key, x: net.init(key, x, train=False), jax.random.key(0), image
-  )
+  image = jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
+  shapes = once.shapes(net, image)[1]
   try:
     return net, interop.load_torch(shapes, torch_archive.read_state_dict(path))
   except ValueError as error:
