@@ -107,16 +107,26 @@ def test_a_fresh_process_gives_the_same_logits(
       )
 
 
+def said(page):
+  """The packages that a page names to use a leader, and its program."""
+  text = (Path(__file__).parents[2] / page).read_text()
+  (packages,) = re.findall(r"`pip install (jax safetensors[^`]*)`", text)
+  (program,) = re.findall(
+    r"```python\n(import pathlib\nimport jax.export.*?)```", text, re.DOTALL
+  )
+  return packages, program
+
+
+def test_the_pages_agree_on_what_a_leader_needs():
+  assert said("docs/index.md") == said("README.md")
+
+
 @pytest.mark.slow  # installs packages
 @pytest.mark.checklist("K1")
 def test_the_readmes_program_needs_what_the_readme_names(
   expected, images, trained, tmp_path
 ):
-  readme = (Path(__file__).parents[2] / "README.md").read_text()
-  (packages,) = re.findall(r"`pip install (jax safetensors [^`]*)`", readme)
-  (program,) = re.findall(
-    r"```python\n(import pathlib\nimport jax.export.*?)```", readme, re.DOTALL
-  )
+  packages, program = said("README.md")
   python = tmp_path / "env" / "bin" / "python"
   subprocess.run(
     [sys.executable, "-m", "venv", str(tmp_path / "env")], check=True
