@@ -1,0 +1,61 @@
+"""What the pages say of the code, in tables and in words, is so."""
+
+from pathlib import Path
+import re
+
+from okd_jax import methods
+
+ROOT = Path(__file__).parents[1]
+
+
+def text_of(page):
+  return (ROOT / page).read_text()
+
+
+def tables(page, *columns):
+  """The tables of a page that have these columns, a dict for each row."""
+  for table in re.findall(r"(?:^\|.*\n)+", text_of(page), re.MULTILINE):
+    head, _, *lines = [
+      [cell.strip() for cell in line.strip("|").split("|")]
+      for line in table.splitlines()
+    ]
+    if set(columns) <= set(head):
+      yield [dict(zip(head, line, strict=True)) for line in lines]
+
+
+def rows(page, *columns):
+  """The rows of the only table that has these columns."""
+  (found,) = tables(page, *columns)
+  return found
+
+
+def names_in(cell):
+  """What stands in backquotes."""
+  return re.findall(r"`(.*?)`", cell)
+
+
+def peers_and_deployed(page):
+  return {
+    re.search(r"\[`?(\w+)", next(iter(row.values())))[1]: (
+      row["peers"],
+      row["deployed"],
+    )
+    for row in rows(page, "peers", "deployed")
+  }
+
+
+def test_the_tables_of_methods_say_which_peers_and_what_is_deployed():
+  found = peers_and_deployed("README.md")
+  assert peers_and_deployed("docs/methods/index.md") == found
+  assert sorted(found) == methods.names()
+  for name, (peers, deployed) in found.items():
+    method = methods.make(name)
+    kind = peers.split()[0]
+    assert (None if kind == "either" else kind) == method.needs.kind, name
+    place = {0: "first", -1: "last"}[method.leader]
+    assert [w for w in ("first", "last") if w in deployed] == [place], name
+    role = method.deployed_as
+    for word in ("averaged", "leader"):
+      assert (word in deployed) == (word in role), name
+    if called := re.match(r"the (\w+)", deployed):
+      assert called[1] == role, name
