@@ -3,7 +3,8 @@
 from pathlib import Path
 import re
 
-from okd_jax import methods
+from okd_jax import errors, methods
+from okd_jax.devices import early
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,3 +60,17 @@ def test_the_tables_of_methods_say_which_peers_and_what_is_deployed():
       assert (word in deployed) == (word in role), name
     if called := re.match(r"the (\w+)", deployed):
       assert called[1] == role, name
+
+
+def subclasses(kind):
+  return {kind}.union(*map(subclasses, kind.__subclasses__()))
+
+
+def test_the_table_of_exit_codes_is_that_of_the_errors():
+  ours = {
+    kind
+    for kind in subclasses(errors.OkdError)
+    if kind.__module__.startswith("okd_jax.")
+  }
+  listed = [int(row["exit code"]) for row in rows("README.md", "exit code")]
+  assert listed == sorted({0, 1, early.EXIT_CODE} | {k.exit_code for k in ours})
