@@ -3,8 +3,9 @@
 from pathlib import Path
 import re
 
-from okd_jax import errors, methods
+from okd_jax import backbones, errors, methods
 from okd_jax.devices import early
+from okd_jax.weights import torch_archive
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,3 +75,54 @@ def test_the_table_of_exit_codes_is_that_of_the_errors():
   }
   listed = [int(row["exit code"]) for row in rows("README.md", "exit code")]
   assert listed == sorted({0, 1, early.EXIT_CODE} | {k.exit_code for k in ours})
+
+
+def names_of_row(cell):
+  """Networks, where `resnet8`, `20` is short for `resnet8`, `resnet20`."""
+  known, found = backbones.names(), []
+  for name in names_in(cell):
+    if name not in known:
+      name = re.match(r"[a-z]+", found[-1])[0] + name
+    found.append(name)
+  return found
+
+
+def test_the_table_of_networks_says_how_each_is_split_and_fed():
+  listed = []
+  for row in rows("docs/networks.md", "names", "default split, of stages"):
+    names = names_of_row(row["names"])
+    splits = re.findall(r"\d of \d", row["default split, of stages"])
+    assert len(splits) in (1, len(names)), row
+    listed += names
+    splits = splits if len(splits) > 1 else splits * len(names)
+    for name, split in zip(names, splits, strict=True):
+      net = backbones.make(name, 10)
+      assert split == f"{net.split} of {net.num_stages}", name
+      remark = row["remarks"].replace("ImageNet", "224x224")
+      if said := re.search(r"(\d+)x(\d+)", remark):
+        assert said.groups() == (*map(str, net.image_shape[:2]),), name
+  assert sorted(listed) == sorted(backbones.names())
+
+
+def test_only_the_networks_that_the_page_names_become_narrower():
+  (words,) = re.findall(
+    r"This also works for the\nother networks called (.*?)\.$",
+    text_of("docs/networks.md"),
+    re.MULTILINE | re.DOTALL,
+  )
+  for name in backbones.names():
+    try:
+      backbones.make(f"{name}@4/5", 10)
+      narrow = True
+    except errors.ConfigError:
+      narrow = False
+    assert narrow == name.startswith((*names_in(words),)), name
+
+
+def test_the_page_names_the_keys_of_checkpoints():
+  (words,) = re.findall(
+    r"The state dict is looked for under\s(.*?), also nested",
+    text_of("docs/networks.md"),
+    re.DOTALL,
+  )
+  assert names_in(words) == [*torch_archive._PLACES]
