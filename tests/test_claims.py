@@ -1,10 +1,14 @@
 """What the pages say of the code, in tables and in words, is so."""
 
+import inspect
 from pathlib import Path
 import re
+from unittest import mock
 
 from okd_jax import backbones, errors, methods
-from okd_jax.devices import early
+from okd_jax.devices import alive, distributed, early
+from okd_jax.runs import events
+from okd_jax.storage import growing, lease
 from okd_jax.weights import torch_archive
 
 ROOT = Path(__file__).parents[1]
@@ -126,3 +130,49 @@ def test_the_page_names_the_keys_of_checkpoints():
     re.DOTALL,
   )
   assert names_in(words) == [*torch_archive._PLACES]
+
+
+WORDS = {"a": 1, "ten": 10, "two": 2, "five": 5}
+UNITS = {"s": 1, "second": 1, "minute": 60}
+
+
+def seconds(before, after="", page="docs/scaling_out.md"):
+  """The time that stands on a page between these words."""
+  text = re.sub(r"\s+", " ", text_of(page))
+  (found,) = re.findall(
+    rf"{before} (\w+) (second|minute|s\b)s?{after}", text
+  )
+  count, unit = found
+  return (int(count) if count.isdigit() else WORDS[count]) * UNITS[unit]
+
+
+def test_the_page_says_how_long_processes_wait():
+  assert seconds("says so after") == distributed._TELL_SECONDS
+  given_up = seconds("and ends with exit code 75 after")
+  assert given_up == distributed._GIVE_UP_SECONDS
+  assert seconds("signals once", " that it is alive") == alive._BEAT_SECONDS
+  assert seconds("or stops for") == alive._SILENT_SECONDS
+  longest = alive._SILENT_SECONDS + 5 * alive._BEAT_SECONDS
+  longest += alive._GRACE_SECONDS + alive._LEAVE_SECONDS
+  assert longest <= seconds("with exit code 75 after at most")
+  (signal,) = re.findall(r"`--signal=TERM@(\d+)`", text_of("docs/scaling_out.md"))
+  assert int(signal) == seconds("to save its state", " before its time is over")
+
+
+def default(function, name):
+  return inspect.signature(function).parameters[name].default
+
+
+def test_the_page_says_how_often_a_bucket_is_written_to(monkeypatch):
+  renewed = seconds("and written again every")
+  assert renewed == default(lease.Lease, "renewed_secs")
+  dead = seconds("that finds it unchanged for")
+  assert dead == default(lease.Lease, "dead_secs")
+  metrics = seconds("are written as a whole every")
+  assert metrics == default(growing.Uploads, "every_secs")
+  uploads = mock.Mock()
+  monkeypatch.setattr(growing, "Uploads", uploads)
+  # A path in a bucket is one that is not of pathlib.
+  events.Events(mock.MagicMock(), first_step=0).close()
+  often = seconds("events for TensorBoard every")
+  assert often == uploads.call_args.kwargs["every_secs"]
