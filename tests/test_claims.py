@@ -6,6 +6,7 @@ import re
 from unittest import mock
 
 from okd_jax import backbones, errors, methods
+from okd_jax.data.formats import finder
 from okd_jax.devices import alive, distributed, early
 from okd_jax.runs import events
 from okd_jax.storage import growing, lease
@@ -176,3 +177,21 @@ def test_the_page_says_how_often_a_bucket_is_written_to(monkeypatch):
   events.Events(mock.MagicMock(), first_step=0).close()
   often = seconds("events for TensorBoard every")
   assert often == uploads.call_args.kwargs["every_secs"]
+
+
+def test_the_page_names_the_folders_of_splits():
+  listed = {
+    row["for"].replace("training", "train"): names_in(
+      row["folders, in small letters or capitals"]
+    )
+    for row in rows("docs/data.md", "for", "folders, in small letters or capitals")
+  }
+  assert {k: set(v) for k, v in listed.items()} == finder._NAMES
+  (others,) = re.findall(
+    r"Names such as (.*?) are recognised too", text_of("docs/data.md")
+  )
+  for name in names_in(others):
+    assert finder.role_of(name), name
+  for role, names in listed.items():
+    for name in names:
+      assert finder.role_of(name) == finder.role_of(name.upper()) == role
