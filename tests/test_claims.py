@@ -5,11 +5,16 @@ from pathlib import Path
 import re
 from unittest import mock
 
+import jax.numpy as jnp
+import numpy as np
+
 from okd_jax import backbones, errors, methods
 from okd_jax.data.formats import finder
 from okd_jax.devices import alive, distributed, early
 from okd_jax.runs import events
+from okd_jax.settings import idle
 from okd_jax.storage import growing, lease
+from okd_jax.training import optim
 from okd_jax.weights import torch_archive
 
 ROOT = Path(__file__).parents[1]
@@ -140,9 +145,7 @@ UNITS = {"s": 1, "second": 1, "minute": 60}
 def seconds(before, after="", page="docs/scaling_out.md"):
   """The time that stands on a page between these words."""
   text = re.sub(r"\s+", " ", text_of(page))
-  (found,) = re.findall(
-    rf"{before} (\w+) (second|minute|s\b)s?{after}", text
-  )
+  (found,) = re.findall(rf"{before} (\w+) (second|minute|s\b)s?{after}", text)
   count, unit = found
   return (int(count) if count.isdigit() else WORDS[count]) * UNITS[unit]
 
@@ -156,7 +159,9 @@ def test_the_page_says_how_long_processes_wait():
   longest = alive._SILENT_SECONDS + 5 * alive._BEAT_SECONDS
   longest += alive._GRACE_SECONDS + alive._LEAVE_SECONDS
   assert longest <= seconds("with exit code 75 after at most")
-  (signal,) = re.findall(r"`--signal=TERM@(\d+)`", text_of("docs/scaling_out.md"))
+  (signal,) = re.findall(
+    r"`--signal=TERM@(\d+)`", text_of("docs/scaling_out.md")
+  )
   assert int(signal) == seconds("to save its state", " before its time is over")
 
 
@@ -184,7 +189,9 @@ def test_the_page_names_the_folders_of_splits():
     row["for"].replace("training", "train"): names_in(
       row["folders, in small letters or capitals"]
     )
-    for row in rows("docs/data.md", "for", "folders, in small letters or capitals")
+    for row in rows(
+      "docs/data.md", "for", "folders, in small letters or capitals"
+    )
   }
   assert {k: set(v) for k, v in listed.items()} == finder._NAMES
   (others,) = re.findall(
@@ -195,3 +202,40 @@ def test_the_page_names_the_folders_of_splits():
   for role, names in listed.items():
     for name in names:
       assert finder.role_of(name) == finder.role_of(name.upper()) == role
+
+
+def updated(**settings):
+  """The last of some updates of a kernel and a bias of two peers."""
+  params = {"kernel": jnp.ones((2, 30, 20)), "bias": jnp.ones((2, 20))}
+  made = optim.make(optim.Optim(**settings))
+  state, rng = made.init(params), np.random.default_rng(0)
+  for _ in range(3):  # Lion sees only signs, which have to change
+    gradients = {k: 0.01 * rng.normal(size=v.shape) for k, v in params.items()}
+    updates, state = made.update(gradients, state, params, learning_rate=0.1)
+  return np.concatenate([np.ravel(update) for update in updates.values()])
+
+
+def test_the_table_of_optimisers_names_the_keys_that_count():
+  others = {"momentum": 0.5, "nesterov": False}
+  others |= {"beta1": 0.5, "beta2": 0.3, "epsilon": 1e-3}
+  keys = "keys besides `learning_rate` and `weight_decay`"
+  listed = {}
+  for row in rows("docs/training.md", keys):
+    (name,) = names_in(row["name"])
+    listed[name] = set(names_in(row[keys]))
+  for found in listed.values():
+    for like in found & set(listed):
+      found |= listed[like]
+      found.remove(like)
+  assert set(listed) == set(optim.NAMES)
+  for name, found in listed.items():
+    plain = updated(name=name)
+    counts = {
+      key
+      for key, value in others.items()
+      if np.any(updated(**{"name": name, key: value}) != plain)
+    }
+    assert counts == found, name
+  for key in ("beta1", "beta2", "epsilon"):
+    _, names = idle._BELONGS[f"optim.{key}"]
+    assert set(names) == {name for name in listed if key in listed[name]}
