@@ -1,5 +1,6 @@
 """What the pages say of the code, in tables and in words, is so."""
 
+import importlib
 import inspect
 from pathlib import Path
 import re
@@ -12,10 +13,11 @@ from okd_jax import backbones, errors, methods
 from okd_jax.data.formats import finder
 from okd_jax.devices import alive, distributed, early
 from okd_jax.runs import events
-from okd_jax.settings import idle
+from okd_jax.settings import freeze, idle
 from okd_jax.storage import growing, lease
 from okd_jax.training import optim
 from okd_jax.weights import torch_archive
+import toys
 
 ROOT = Path(__file__).parents[1]
 
@@ -239,3 +241,91 @@ def test_the_table_of_optimisers_names_the_keys_that_count():
   for key in ("beta1", "beta2", "epsilon"):
     _, names = idle._BELONGS[f"optim.{key}"]
     assert set(names) == {name for name in listed if key in listed[name]}
+
+
+PARTS = {"half": 0.5, "three quarters": 0.75, "tenth": 0.1, "fifth": 0.2}
+
+
+def usual_recipe():
+  """What the page says of recipes that are not in its table."""
+  text = re.sub(r"\s+", " ", text_of("docs/methods/index.md"))
+  said = re.search(
+    r"(\d+) epochs of SGD with Nesterov momentum ([\d.]+), batches of (\d+), a "
+    r"learning rate of ([\d.]+) that drops to a (\w+) at (\w+) and "
+    r"(three quarters) of the epochs, and weight decay of ([\de-]+)\.",
+    text,
+  )
+  epochs, momentum, batch, rate, factor, *drops, decay = said.groups()
+  return {
+    "name": "sgd",
+    "nesterov": True,
+    "epochs": int(epochs),
+    "momentum": float(momentum),
+    "batch_size": int(batch),
+    "learning_rate": float(rate),
+    "factor": PARTS[factor],
+    "drops": tuple(PARTS[drop] for drop in drops),
+    "weight_decay": float(decay),
+    "schedule": "multistep",
+  }
+
+
+def changed(recipe, words):
+  """The recipe with the differences of a cell; every word of it counts."""
+  recipe = dict(recipe)
+
+  def take(pattern):
+    nonlocal words
+    found = re.search(pattern, words)
+    words = re.sub(pattern, "", words)
+    return found
+
+  if found := take(r"(\d+) epochs"):
+    recipe["epochs"] = int(found[1])
+  if found := take(r"weight decay ([\de-]+)"):
+    recipe["weight_decay"] = float(found[1])
+  if found := take(r"batches of (\d+)"):
+    recipe["batch_size"] = int(found[1])
+  if found := take(r"a rate of ([\d.]+)"):
+    recipe["learning_rate"] = float(found[1])
+  if take(r"(the rate|that) falls by a cosine"):
+    recipe["schedule"] = "cosine"
+  if take(r"no Nesterov momentum"):
+    recipe["nesterov"] = False
+  pattern = r"a (\w+) of the rate at epochs ([\d, and]+\d)(, counted from 1)?"
+  if found := take(pattern):
+    recipe["factor"] = PARTS[found[1]]
+    first = 1 if found[3] else 0
+    recipe["drops"] = tuple(
+      (int(epoch) - first) / recipe["epochs"]
+      for epoch in re.findall(r"\d+", found[2])
+    )
+  assert not words.strip(" ,"), f"not understood: {words}"
+  return recipe
+
+
+def trained(config):
+  keys = "name nesterov momentum learning_rate factor drops weight_decay"
+  found = {key: getattr(config.optim, key) for key in keys.split()}
+  found |= {"epochs": config.epochs, "batch_size": config.batch_size}
+  return found | {"schedule": config.schedule.name}
+
+
+def test_the_page_says_how_recipes_for_cifar_100_differ():
+  usual, differ = usual_recipe(), {}
+  more = re.compile(r" \((\d+) with three networks\)")
+  for row in rows("docs/methods/index.md", "recipe", "what differs"):
+    for name in row["recipe"].split(", "):
+      differ[name] = row["what differs"]
+  for name in toys.OF_CLASSES:
+    words = differ.pop(name, "")
+    recipe = importlib.import_module(f"configs.{name}_c100")
+    cases = {"": more.sub("", words)}
+    if more.search(words):
+      cases["1t2s"] = re.sub(
+        r"\d+ epochs \((\d+) with.*?\)", r"\1 epochs", words
+      )
+    for variant, said in cases.items():
+      config = freeze.freeze(recipe.get_config(variant))
+      assert trained(config) == changed(usual, said), (name, variant)
+  assert not differ
