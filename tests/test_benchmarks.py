@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+import re
 import subprocess
 import sys
 
@@ -250,6 +251,35 @@ def test_a_slice_of_tpus_is_said_to_need_cores_and_seconds():
 def test_the_pages_have_the_tables_of_the_results():
   for page, written in tpu_table.tables(tpu_table.read()).items():
     assert written in page.read_text()
+
+
+def test_readme_has_the_results_of_training_steps():
+  """Every row of both tables is of a file, and every file has its rows."""
+  readme = (ROOT / "README.md").read_text()
+  files = sorted((ROOT / "benchmarks" / "results").rglob("*.json"))
+  measured = {
+    f"| {' | '.join(row)} |"
+    for path in files
+    for row in table.rows(json.loads(path.read_text()))
+  }
+  shown = re.findall(r"^\| \d resnet32 .*\|$", readme, re.MULTILINE)
+  assert sorted(shown) == sorted(measured)
+
+
+def test_readme_says_what_four_networks_cost_and_how_fast_a_run_was():
+  readme = " ".join((ROOT / "README.md").read_text().split())
+  (times,) = re.findall(r"Four networks take ([\d.]+) times as long", readme)
+  folder = ROOT / "benchmarks" / "results" / "h100"
+  four, one = (
+    json.loads((folder / f"{name}_bf16.json").read_text())["variants"]
+    for name in ("independent", "single")
+  )
+  ratio = np.median(four["jax chunk"]["step_seconds"])
+  ratio /= np.median(one["jax chunk"]["step_seconds"])
+  assert times == f"{ratio:.1f}"
+  (speed,) = re.findall(r"images an epoch at ([\d,]+) images/s", readme)
+  page = (ROOT / "docs" / "results.md").read_text()
+  assert re.search(rf"^\| okddip, 4 \| .* \| {speed} \|$", page, re.MULTILINE)
 
 
 def test_the_best_interval_loses_least():
