@@ -329,3 +329,20 @@ def test_the_page_says_how_recipes_for_cifar_100_differ():
       config = freeze.freeze(recipe.get_config(variant))
       assert trained(config) == changed(usual, said), (name, variant)
   assert not differ
+
+
+def test_the_matrix_has_every_method_and_kind():
+  shown = list(tables("docs/matrix.md", "method", "kind"))
+  assert len(shown) == 2
+  for table in shown:
+    cells = {
+      (row.pop("method"), row.pop("kind")): set(row.values()) for row in table
+    }
+    assert cells.keys() == {
+      (name, kind)
+      for name in toys.OF_CLASSES
+      for kind in ("replicas", "branches")
+    }
+    for (name, kind), found in cells.items():
+      only = methods.make(name).needs.kind
+      assert ("-" in found) == (only not in (None, kind)), (name, kind)
