@@ -9,7 +9,7 @@ from unittest import mock
 import jax.numpy as jnp
 import numpy as np
 
-from okd_jax import backbones, errors, methods
+from okd_jax import backbones, errors, losses, methods
 from okd_jax.data.formats import finder
 from okd_jax.devices import alive, distributed, early
 from okd_jax.runs import events
@@ -346,3 +346,16 @@ def test_the_matrix_has_every_method_and_kind():
     for (name, kind), found in cells.items():
       only = methods.make(name).needs.kind
       assert ("-" in found) == (only not in (None, kind)), (name, kind)
+
+
+def test_the_page_and_the_docstring_list_the_losses_of_whole_batches():
+  found = []
+  for text in (losses.__doc__, text_of("docs/losses.md")):
+    (words,) = re.findall(
+      r"(?:treat the batch|use the batch) as a whole(.*?\"batch\")",
+      text,
+      re.DOTALL,
+    )
+    found.append(re.findall(r"`(\w+)`", words))
+  assert found[0] == found[1]
+  assert set(found[0]) <= set(losses.__all__)
