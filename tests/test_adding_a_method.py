@@ -1,5 +1,6 @@
 """docs/adding_a_method.md does what it says, in a copy of the repository."""
 
+import importlib
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ import sys
 
 import pytest
 
+from okd_jax import testing
 from okd_jax.cli import new_method
 from okd_jax.errors import ConfigError
 
@@ -76,6 +78,18 @@ def named_files():
 def lint(root, *paths):
   for command in ("check --quiet", "format --check --quiet"):
     shell(f"python -m ruff {command} {' '.join(paths)}", root)
+
+
+@pytest.mark.long
+def test_the_method_of_the_page_passes_all_checks(tmp_path, monkeypatch):
+  code = re.search(
+    r"`okd_jax/methods/weighted_mean.py`:\n\n```python\n(.*?)```",
+    PAGE,
+    re.DOTALL,
+  )
+  (tmp_path / "page_mean.py").write_text(code[1])
+  monkeypatch.syspath_prepend(tmp_path)
+  testing.check_method(importlib.import_module("page_mean").Method)
 
 
 @pytest.mark.long

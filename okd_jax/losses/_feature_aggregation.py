@@ -94,7 +94,7 @@ def feature_aggregation(
   ]
   attend = _logits_of_the_code if form == "code" else _logits_of_the_paper
   logits = attend(features, views, params)
-  logits = logits.reshape(len(features), num_branches, num_joints)
+  logits = logits.reshape(features.shape[0], num_branches, num_joints)
   attention = jax.nn.softmax(logits, axis=1)
   ensemble = jnp.einsum("btj,tbhwj->bhwj", attention, maps, precision=HIGHEST)
   return ensemble, attention

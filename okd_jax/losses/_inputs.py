@@ -196,7 +196,7 @@ def check_temperature(
 def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
   """The shape that these shapes broadcast to; None if they do not."""
   try:
-    return np.broadcast_shapes(*shapes)
+    return jnp.broadcast_shapes(*shapes)  # also of symbolic sizes
   except ValueError:
     return None
 

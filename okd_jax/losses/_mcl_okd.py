@@ -283,4 +283,6 @@ def _log_mean(positive: Array, negative: Array) -> Array:
     jax.nn.logsumexp(negative, axis=(-2, -1)),
   )
   num_examples, num_negatives = negative.shape[-2:]
-  return total - math.log(max(1, num_examples) * (num_negatives + 1))
+  # Only the running program may know the size of a batch.
+  count = jnp.maximum(1, jnp.asarray(num_examples, total.dtype))
+  return total - jnp.log(count) - math.log(num_negatives + 1)

@@ -11,6 +11,7 @@ from okd_jax.testing import (
   _float64,
   _gradients,
   _memory,
+  _programs,
   _training,
 )
 
@@ -30,8 +31,9 @@ CHECKS: tuple[Callable[[core.Method], None], ...] = (
   _evaluation.evaluation_reads_no_target,
   _evaluation.predictions_are_of_single_examples,
   _memory.refresh_fits_the_state,
-  _training.state_stays_as_it_is,
-  _training.lowers_for_accelerators,
+  _programs.predictions_are_of_any_batch,
+  _programs.state_stays_as_it_is,
+  _programs.lowers_for_accelerators,
   _training.goes_on_exactly,
   _training.meshes_agree,
 )

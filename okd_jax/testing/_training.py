@@ -20,7 +20,6 @@ from okd_jax.tasks import classification, keypoints
 from okd_jax.tasks.task import Task
 from okd_jax.testing import _float64, _outputs
 from okd_jax.testing._checks import name_of
-from okd_jax.training import state as state_lib
 
 NUM_PEERS, NUM_CLASSES, BATCH_SIZE, NUM_EXAMPLES = 4, 5, 16, 64
 IMAGE_SHAPE = (6, 6, 1)
@@ -107,32 +106,6 @@ def goes_on_exactly(method: core.Method) -> None:
       )
 
 
-def state_stays_as_it_is(method: core.Method) -> None:
-  """Shapes and types of the state do not change, with bfloat16 networks."""
-  before, traced = _traced(method)
-  after, _ = traced.out_info
-  for (leaf, old), new in zip(
-    trees.named(before), jax.tree.leaves(after), strict=True
-  ):
-    if (old.shape, old.dtype) != (new.shape, new.dtype):
-      raise AssertionError(
-        f"{name_of(method)} turns {leaf} from {old.dtype} {old.shape} into "
-        f"{new.dtype} {new.shape}; cast what is stored to the type that it has "
-        "at first."
-      )
-
-
-def lowers_for_accelerators(method: core.Method) -> None:
-  """The step can be lowered for CUDA and TPU; nothing is compiled."""
-  _, traced = _traced(method)
-  try:
-    traced.lower(lowering_platforms=("tpu", "cuda"))
-  except NotImplementedError as error:
-    raise AssertionError(
-      f"{name_of(method)} has no program for TPU and CUDA: {error}"
-    ) from error
-
-
 @dataclasses.dataclass(frozen=True)
 class _Maps(keypoints.Task):
   """Keypoints whose batches hold heat maps and float images already."""
@@ -141,7 +114,8 @@ class _Maps(keypoints.Task):
     return batch
 
 
-def _net(method: core.Method, dtype: Any = None) -> nn.Module:
+def net_of(method: core.Method, dtype: Any = None) -> nn.Module:
+  """A small network of the kind that the method needs."""
   if _outputs.of_maps(method):
     return Hourglass(
       NUM_CLASSES, split=1, stacks=2, width=8, depth=1, dtype=dtype
@@ -169,7 +143,7 @@ def _task(method: core.Method, dtype: Any) -> Task:
   return _Maps(info, dtype)
 
 
-def _setup(
+def setup_of(
   method: core.Method,
   data: int = 1,
   peer: int = 1,
@@ -177,7 +151,8 @@ def _setup(
   dtype: Any = jnp.float32,
   net: nn.Module | None = None,
 ) -> training.Setup:
-  net = net or _net(method)
+  """A run of the method on small networks."""
+  net = net or net_of(method)
   mesh = mesh_lib.make_mesh(data, peer)
   if method.needs.kind == "branches":
     peers = groups.branches(
@@ -203,19 +178,10 @@ def _setup(
 
 
 @functools.cache
-def _traced(method: core.Method) -> tuple[Any, Any]:
-  """The shapes of the state, and the traced step, with bfloat16 networks."""
-  setup = _setup(method, net=_net(method, dtype=jnp.bfloat16))
-  before = state_lib.abstract(setup, jax.random.key(0))
-  step = jax.jit(functools.partial(training.train_step, setup))
-  return before, step.trace(*_arguments(setup, before))
-
-
-@functools.cache
 def _start(method: core.Method) -> Any:
   """The initial state on the host, in float64."""
   state = training.init(
-    _setup(method, *MESHES[0], dtype=jnp.float64), jax.random.key(0)
+    setup_of(method, *MESHES[0], dtype=jnp.float64), jax.random.key(0)
   )
   return jax.tree.map(lambda leaf: _cast(np.asarray(leaf), jnp.float64), state)
 
@@ -223,7 +189,7 @@ def _start(method: core.Method) -> Any:
 @functools.cache
 def _step(method: core.Method, data: int, peer: int) -> tuple[Any, Any, Any]:
   """A setup in float64, the shardings of its state, and its compiled step."""
-  setup = _setup(method, data, peer, dtype=jnp.float64)
+  setup = setup_of(method, data, peer, dtype=jnp.float64)
   where = training.shardings(setup, _start(method))
   step = jax.jit(
     functools.partial(training.train_step, setup),
@@ -247,11 +213,11 @@ def _train(
   setup, where, step = compiled
   state = mesh_lib.place(start, where)
   for i in range(first, last):
-    state, measured = step(*_arguments(setup, state, i))
+    state, measured = step(*arguments_of(setup, state, i))
   return jax.device_get((state, measured))
 
 
-def _arguments(setup: training.Setup, state: Any, seed: int = 0) -> Any:
+def arguments_of(setup: training.Setup, state: Any, seed: int = 0) -> Any:
   """Arguments of a step: state, batch, key, teacher, labels of all examples."""
   rng = np.random.default_rng(seed)
   views = (NUM_PEERS,) if setup.method.needs.views else ()

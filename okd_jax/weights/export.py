@@ -265,7 +265,7 @@ def _program(fn, weights, image_shape) -> bytes:
 
 @contextlib.contextmanager
 def _any_batch_size() -> Iterator[None]:
-  """Explains the error of a network that needs a fixed batch size."""
+  """Explains the error of a program that needs a fixed batch size."""
   unknown = jax.errors.InconclusiveDimensionOperation
   try:
     yield
@@ -273,7 +273,7 @@ def _any_batch_size() -> Iterator[None]:
     if not (isinstance(error, unknown) or "_DimExpr" in str(error)):
       raise
     raise ConfigError(
-      f"the network cannot be exported for every batch size ({error}); take "
-      "the size of the batch from images.shape[0], not len(images), and use it "
+      f"it cannot be exported for every batch size ({error}); in networks and "
+      "methods take sizes from x.shape, not len(x), and use that of the batch "
       "only for shapes."
     ) from error

@@ -175,6 +175,19 @@ def test_types_are_not_mixed(name):
     jax.eval_shape(CASES[name], inputs)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_any_size_of_the_batch(name):
+  """Programs that are exported for every size of the batch can call it."""
+  (size,) = jax.export.symbolic_shape("b")
+
+  def any_size(x):
+    shape = tuple(size if n == B else n for n in x.shape)
+    return jax.ShapeDtypeStruct(shape, x.dtype)
+
+  call = functools.partial(with_gradients, CASES[name])
+  jax.eval_shape(call, jax.tree.map(any_size, INPUTS))
+
+
 @EVERY_LOSS
 def test_without_jit(name):
   assert_close(CASES[name](INPUTS), plain(name)[0])

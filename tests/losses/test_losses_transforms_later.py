@@ -133,6 +133,19 @@ def test_types_are_not_mixed():
     jax.eval_shape(call_with_gradients, jax.tree.map(jnp.asarray, draw()))
 
 
+def test_any_size_of_the_batch():
+  """Programs that are exported for every size of the batch can call them."""
+  (size,) = jax.export.symbolic_shape("b")
+
+  def any_size(name, x):
+    axis = BATCH_AXIS[name]
+    shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
+    return jax.ShapeDtypeStruct(shape, x.dtype)
+
+  inputs = {name: any_size(name, x) for name, x in draw().items()}
+  jax.eval_shape(call_with_gradients, inputs)
+
+
 def test_only_what_compares_examples_needs_arrays_without_some():
   """A mask does for the others: their terms are the same without the last."""
   x = draw()

@@ -167,6 +167,13 @@ class PredictsBy(Right):
     return core.MethodOutput({"ce": loss}, {"all": logits + added})
 
 
+class CountsTheBatch(Right):
+  def __call__(self, outputs, batch, ctx):
+    loss, logits = self.loss(outputs, batch, ctx), outputs.logits[0]
+    together = logits.reshape(len(batch.index), -1)
+    return core.MethodOutput({"ce": loss}, {"all": together})
+
+
 class NoGradient(Right):
   def loss(self, outputs, batch, ctx):
     return jax.lax.stop_gradient(super().loss(outputs, batch, ctx))
@@ -441,6 +448,7 @@ WRONG = [
       (lambda: {"weights": {"peers": jnp.ones(3)}}, r"with peers float32\[3\]"),
     ]
   ),
+  ("predictions_are_of_any_batch", CountsTheBatch, "take sizes from x.shape"),
   ("state_stays_as_it_is", Rounding, "cast what is stored"),
   ("lowers_for_accelerators", OnCpuAlone, "no program for TPU and CUDA"),
   ("goes_on_exactly", HostState, "keep everything that a step depends on"),
