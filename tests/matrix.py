@@ -46,7 +46,8 @@ TOY = """
 
 Each cell is the largest difference of any number in the state or the measures
 from that number on one device, relative for numbers above one. `-` means that
-the method is not for this kind of group.
+the method is not for this kind of group. The tables are of classes, and leave
+out `okdhp`, which is for keypoints alone.
 """
 TRACED = """
 ## Networks of the papers, one step traced

@@ -10,6 +10,7 @@ from okd_jax import backbones, data, methods, rules
 from okd_jax.core import Method
 from okd_jax.data import order
 from okd_jax.errors import ConfigError
+from okd_jax.settings import idle
 from okd_jax.settings.freeze import flatten, replace
 from okd_jax.settings.schema import RunConfig
 from okd_jax.storage import files, paths
@@ -66,7 +67,7 @@ def check(config: RunConfig) -> None:
   require_one_average(config.ema_decay or None, method)
   _check_best_by(config.best_by)
   _check_teacher(config, method.needs.teacher)
-  _check_idle(config)
+  idle.check(config)
   require_one_mixture(config.augment.mix_per_peer, method)
 
 
@@ -80,20 +81,6 @@ def _check_draws(config: RunConfig) -> None:
       f"config.accumulate={config.accumulate} must divide the {draws} draws of "
       f"config.data.per_class={per_class} images in a batch, so that they stay "
       "together; change one of them."
-    )
-
-
-def _check_idle(config: RunConfig) -> None:
-  """Refuses settings without any effect, which users would not notice."""
-  if config.augment.mix_per_peer and not config.augment.mixes:
-    raise ConfigError(
-      "config.augment.mix_per_peer=True, and nothing is mixed; set "
-      "config.augment.mixup or config.augment.cutmix, or leave it out."
-    )
-  if not config.init_from_head and not config.init_from:
-    raise ConfigError(
-      "config.init_from_head=False, and every classifier is drawn anew without "
-      "config.init_from; set that, or leave it out."
     )
 
 

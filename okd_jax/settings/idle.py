@@ -5,6 +5,7 @@ import dataclasses
 
 from okd_jax.data.config import Config, Keypoints
 from okd_jax.data.info import KNOWN
+from okd_jax.errors import ConfigError
 from okd_jax.settings.schema import RunConfig
 
 # Which value of which setting each of these belongs to. Recipes set others,
@@ -17,6 +18,24 @@ _BELONGS = {
   "optim.epsilon": ("optim.name", ("adam", "adamw", "lamb", "muon")),
   "schedule.final": ("schedule.name", ("cosine", "linear")),
 }
+
+
+def check(config: RunConfig) -> None:
+  """Refuses settings without any effect that no recipe brings along.
+
+  Raises:
+    ConfigError: if there is one.
+  """
+  if config.augment.mix_per_peer and not config.augment.mixes:
+    raise ConfigError(
+      "config.augment.mix_per_peer=True, and nothing is mixed; set "
+      "config.augment.mixup or config.augment.cutmix, or leave it out."
+    )
+  if not config.init_from_head and not config.init_from:
+    raise ConfigError(
+      "config.init_from_head=False, and every classifier is drawn anew without "
+      "config.init_from; set that, or leave it out."
+    )
 
 
 def notes(config: RunConfig) -> Iterator[str]:

@@ -214,7 +214,7 @@ def test_a_network_that_counts_its_batch_is_not_exported(tmp_path, caplog):
   config.peers.num_peers = 1
   config.epochs = 1
   train.train(freeze(config), tmp_path)
-  says = r"images.shape\[0\], not len\(images\)"
+  says = r"take sizes from x.shape, not len\(x\)"
   assert re.search(f"leader was not exported: .*{says}", caplog.text)
   with pytest.raises(ConfigError, match=says):
     export.export(run_lib.run(tmp_path), tmp_path / "leader")
