@@ -180,7 +180,7 @@ def _run(
   if not train:
     return result, {}
   return result, {
-    leaf: _as_kept(blueprint, leaf, values[leaf], value)
+    leaf: _one_value(blueprint, leaf, values[leaf], value)
     for leaf, value in blueprint.take_apart(module).items()
     if leaf.collection not in ("", "params")
   }
@@ -199,14 +199,28 @@ def _key_of_stream(key: Array | None, number: int) -> Array:
   return jax.random.fold_in(jax.random.key(0) if key is None else key, number)
 
 
-def _as_kept(blueprint: Blueprint, leaf: Leaf, old: Any, new: Any) -> Array:
-  """The new value of a state array, with its shape and dtype kept."""
+def _one_value(blueprint: Blueprint, leaf: Leaf, old: Any, new: Any) -> Array:
+  """The new value of a state array: the same on all devices, its dtype kept.
+
+  Batch norm has computed its statistics over all devices already. Other values
+  that differ between devices are averaged; devices have equal parts of the
+  batch.
+  """
   if jnp.shape(new) != jnp.shape(old):
     raise ConfigError(
       f"{blueprint.network.__name__} changes the shape of '{leaf.name}' from "
       f"{jnp.shape(old)} to {jnp.shape(new)} in its call; keep the shape."
     )
-  return jnp.asarray(new, jnp.result_type(old))
+  new, dtype = jnp.asarray(new), jnp.result_type(old)
+  if DATA in jax.typeof(new).manual_axis_type.varying:
+    if not jnp.issubdtype(new.dtype, jnp.inexact):
+      raise ConfigError(
+        f"{blueprint.network.__name__} keeps '{leaf.name}' of type {new.dtype} "
+        "that depends on the examples, and devices see different ones; keep a "
+        "floating-point number, whose mean over the devices is taken."
+      )
+    new = lax.pmean(new, DATA)
+  return new.astype(dtype)
 
 
 def _first_values(blueprint: Blueprint, key: Array) -> Values:

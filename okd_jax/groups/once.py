@@ -59,8 +59,12 @@ def remembered(ask: Callable[[nn.Module, Any], T]) -> Callable[..., T]:
 @remembered
 def shapes(net: nn.Module, entering: Any) -> tuple[Any, Variables]:
   """Shapes of what a network returns in evaluation and of its variables."""
-  returned: tuple[Any, Variables] = jax.eval_shape(
+  traced = jax.eval_shape(
     lambda x: net.init_with_output(jax.random.key(0), x, train=False), entering
+  )
+  # Without the mesh at which the first caller asked.
+  returned: tuple[Any, Variables] = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), traced
   )
   return returned
 

@@ -186,7 +186,7 @@ def _exchange(students, targets, temperature, mask_diagonal):
   """What peers learn from others' rows, [P, B] from [P, P, B, B]."""
   num_examples = students.shape[-1]
   # Rows of no columns have no softmax.
-  if num_examples <= mask_diagonal:
+  if num_examples == 0 or (mask_diagonal and num_examples == 1):
     shape = jnp.broadcast_shapes(students.shape, targets.shape)
     return jnp.zeros(shape[1:3], students.dtype)
   if mask_diagonal:

@@ -64,8 +64,8 @@ def warn_if_unfinished(setting: str, run: run_lib.Run) -> None:
   """Warns that the weights which `setting` names are of a run that goes on."""
   if finished(run.config, run.workdir) is None:
     _log.warning(
-      "%s='%s' has not finished: its weights are those of step %s of %s. Train "
-      "it to its end first, if this is not wanted.",
+      "%s='%s' is not a finished run: its weights are those of step %s of %s. "
+      "Let its command go on to its end first, if this is not wanted.",
       *(setting, run.workdir, f"{run.step:,}", f"{run.setup.total_steps:,}"),
     )
 

@@ -108,7 +108,7 @@ class Lease(Held):
     if _is_dead(found[0]):
       return found[1]
     _log.warning(
-      "%s is held by %s; waiting up to %g s to see whether it lives.",
+      "%s is in use (%s); waiting up to %g s to see whether its owner lives.",
       *(self.workdir, owner.name(found[0]), self.dead_secs),
     )
     until = time.monotonic() + self.dead_secs

@@ -44,8 +44,8 @@ def names(setup: Setup, net: nn.Module, own: Mapping[str, Any]) -> set[str]:
   if not clear:
     raise ConfigError(
       f"config.init_from: the classifier of {type(net).__name__} cannot be "
-      f"told ({sorted(found) or 'nothing'} may be it), and must differ between "
-      "peers; give the network a field `num_classes` that its classifier has."
+      f"told ({sorted(found) or 'nothing'} may be it), to be drawn anew; give "
+      "the network a field `num_classes` that its classifier depends on."
     )
   return found
 

@@ -273,7 +273,7 @@ def _any_batch_size() -> Iterator[None]:
     if not (isinstance(error, unknown) or "_DimExpr" in str(error)):
       raise
     raise ConfigError(
-      f"it cannot be exported for every batch size ({error}); in networks and "
-      "methods take sizes from x.shape, not len(x), and use that of the batch "
-      "only for shapes."
+      f"this cannot be exported for every batch size ({error}); in networks "
+      "and methods take sizes from x.shape, not len(x), and use that of the "
+      "batch only for shapes."
     ) from error

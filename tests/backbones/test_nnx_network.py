@@ -273,7 +273,7 @@ class MissingLayer(BothHalves):
   [
     (KeepsKey, "keeps the random key 'Variable/key'"),
     (AsksMore, "asks for 'mask'"),
-    (Counts, "keeps 'Variable/steps' of dtype int32"),
+    (Counts, "keeps 'Variable/steps' of type int32"),
     (Bare, "without __call__"),
     (NoRngs, "cannot be made with the arguments num_classes, rngs"),
   ],

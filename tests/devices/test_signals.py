@@ -347,7 +347,7 @@ def test_i2_second_run_is_refused_and_a_stale_lock_recovered(tmp_path: Path):
 def test_i2_damaged_owner_and_unusable_workdir(tmp_path: Path):
   with RunLock(tmp_path):
     (tmp_path / "run.lock.json").write_text("{")
-    with pytest.raises(RunLockError, match="not said yet"):
+    with pytest.raises(RunLockError, match="has not said who"):
       RunLock(tmp_path).acquire()
   (tmp_path / "file").write_text("")
   with pytest.raises(RunLockError, match="cannot be locked"):

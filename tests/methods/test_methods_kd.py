@@ -60,12 +60,12 @@ def test_teacher_is_what_a_run_deploys(trained):
 def test_a_teacher_that_has_not_finished_is_named(trained, tmp_path, caplog):
   mesh = mesh_lib.make_mesh(1)
   teacher.load(configured(trained), INFO, mesh)
-  assert "has not finished" not in caplog.text
+  assert "not a finished run" not in caplog.text
   begun = tmp_path / "begun"
   shutil.copytree(trained, begun)
   (begun / "summary.json").unlink()
   teacher.load(configured(begun), INFO, mesh)
-  assert f"config.teacher='{begun}' has not finished" in caplog.text
+  assert f"config.teacher='{begun}' is not a finished run" in caplog.text
   assert "of step 5 of 5." in caplog.text
 
 

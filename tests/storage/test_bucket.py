@@ -307,7 +307,7 @@ def test_a_dead_owner_elsewhere_is_waited_for(place, caplog):
   began = time.monotonic()
   with lease(place):
     assert time.monotonic() - began >= 0.6
-  assert "held by host elsewhere, process id 1; waiting" in caplog.text
+  assert "in use (host elsewhere, process id 1); waiting" in caplog.text
 
 
 def test_a_run_that_was_taken_over_notices(place):

@@ -61,6 +61,16 @@ def setup_like(trained, class_names=None, **peers):
   return build.setup(config, info, train_size, make_mesh(1, 1))
 
 
+def test_weights_of_an_unfinished_run_are_named(trained, tmp_path, caplog):
+  filled(setup_like(trained), trained)
+  assert "not a finished run" not in caplog.text
+  begun = tmp_path / "begun"
+  shutil.copytree(trained, begun)
+  (begun / "summary.json").unlink()
+  filled(setup_like(trained), begun)
+  assert f"config.init_from='{begun}' is not a finished run" in caplog.text
+
+
 def filled(setup, path, **options):
   """The variables of every peer, drawn and filled."""
   drawn = state_lib.init(setup, jax.random.key(5))
