@@ -1,9 +1,12 @@
 """Differences between rows of a comparison: by hand, and by many draws."""
 
+import json
+
 import numpy as np
 import pytest
 
 from okd_jax.results import differences
+from scripts import paired
 
 
 def test_differences_are_paired_by_seed():
@@ -15,6 +18,28 @@ def test_differences_are_paired_by_seed():
   # t(3) 3.182446 / 2 = 1.591 is below 2.
   assert found.needed == 4
   assert (found.seeds, str(found)) == (3, "+2.00 ± 2.48")
+
+
+def test_rows_of_several_folders_are_compared_by_seed(tmp_path, capsys):
+  rows = {"ours": {1: 0.11, 2: 0.22, 3: 0.33}, "theirs": {1: 0.1, 2: 0.2}}
+  for row, figures in rows.items():
+    for seed, value in figures.items():
+      workdir = tmp_path / row / f"seed{seed}"
+      workdir.mkdir(parents=True)
+      last = {"step": 9, "test/leader/accuracy": value}
+      (workdir / "summary.json").write_text(json.dumps({"last": last}))
+  folders = [str(tmp_path / row) for row in rows]
+  paired.main(folders)
+  # By hand: 1 and 2, so 1.5 ± 12.706 * 0.7071 / sqrt(2).
+  assert capsys.readouterr().out == (
+    "test/leader/accuracy, seeds [1, 2]: "
+    "16.50 ± 7.78 - 15.00 ± 7.07 = +1.50 ± 6.35\n"
+  )
+  with pytest.raises(SystemExit, match="has no figure test/all/accuracy, but"):
+    paired.main([*folders, "--figures=test/all/accuracy"])
+  (tmp_path / "theirs" / "seed1" / "summary.json").unlink()
+  with pytest.raises(SystemExit, match=r"fewer than two seeds in common"):
+    paired.main(folders)
 
 
 def test_a_difference_that_is_sure_needs_no_more_seeds():
