@@ -59,3 +59,8 @@ class Context:
   num_examples: int = struct.field(pytree_node=False)
   train: bool = struct.field(pytree_node=False)
   train_labels: Array | None = None
+
+
+def has_views(images: Any) -> bool:
+  """Whether images are one view per peer, [P, B, H, W, c], not [B, H, W, c]."""
+  return images.ndim == 5

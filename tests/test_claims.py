@@ -58,7 +58,7 @@ def peers_and_deployed(page):
   }
 
 
-def test_the_tables_of_methods_say_which_peers_and_what_is_deployed():
+def test_the_tables_of_otherssay_which_peers_and_what_is_deployed():
   found = peers_and_deployed("README.md")
   assert peers_and_deployed("docs/methods/index.md") == found
   assert sorted(found) == methods.names()
@@ -359,3 +359,34 @@ def test_the_page_and_the_docstring_list_the_losses_of_whole_batches():
     found.append(re.findall(r"`(\w+)`", words))
   assert found[0] == found[1]
   assert set(found[0]) <= set(losses.__all__)
+
+
+def test_the_first_table_is_that_of_the_results():
+  """Each difference, its interval and its seeds, where the head links to."""
+  text = text_of("docs/results.md")
+  sections = {
+    re.sub(r"[^\w -]", "", head).lower().replace(" ", "-"): body
+    for head, body in re.findall(
+      r"^## (.*)\n((?:(?!## ).*\n?)*)", text, re.MULTILINE
+    )
+  }
+  shown = rows("README.md", "training", "[digits, 200 images](docs/results.md#few-digits-where-groups-help)")
+  alone, *others = shown
+  for head in list(alone)[1:]:
+    section = sections[re.search(r"#([\w-]+)\)", head)[1]]
+    assert f" {alone[head]} |" in section, head
+    for row in others:
+      if not row[head]:
+        continue
+      name = names_in(row["training"])[0]
+      bold, difference, mean, half, count = re.fullmatch(
+        r"(\**)(([+-][\d.]+) ± ([\d.]+))\1 \((\d+)\)", row[head]
+      ).groups()
+      assert bool(bold) == (abs(float(mean)) > float(half)), row
+      lines = re.findall(rf"^\| `?{name}`? \|.*", section, re.MULTILINE)
+      assert any(f"| {difference} " in line for line in lines), (name, head)
+      assert count in {
+        str(int(last) - int(first) + 1 if word == "to" else int(last))
+        for line in lines
+        for first, word, last in re.findall(r"\| (\d+) (of|to) (\d+) \|", line)
+      }, (name, head)

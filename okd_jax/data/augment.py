@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 
+from okd_jax.batch import has_views
 from okd_jax.data import erasing, policies
 from okd_jax.data.augmentation import Augment, PLAIN
 from okd_jax.data.info import DataInfo
@@ -65,8 +66,8 @@ def augment(
   Returns:
     [B, H, W, c], or [P, B, H, W, c] with views.
   """
-  has_views = info.resized_crop and num_views
-  leading = (num_views, None) if has_views else (None,)
+  viewed = info.resized_crop and num_views
+  leading = (num_views, None) if viewed else (None,)
   chex.assert_shape(images, (*leading, *info.image_shape))
   chex.assert_type(images, jnp.uint8)
   if pad_mode not in ("constant", "reflect", "symmetric"):
@@ -91,7 +92,7 @@ def augment(
     local,
     mesh=mesh,
     in_specs=(
-      PartitionSpec("peer", "data") if has_views else spec,
+      PartitionSpec("peer", "data") if viewed else spec,
       PartitionSpec(),
       PartitionSpec(axis),
       spec,
@@ -125,10 +126,10 @@ def _check_divides(what, size, mesh, axis):
 
 
 def _views(images, key, views, slots, *, info, pad_mode, dtype, how):
-  has_views = images.ndim == 5
+  viewed = has_views(images)
   if not info.resized_crop:
     images = _crops(images, key, views, slots, info, pad_mode, crops=how.crop)
-    has_views = True
+    viewed = True
   if not _changes(how):
     return normalize(images, info, dtype)
 
@@ -154,7 +155,7 @@ def _views(images, key, views, slots, *, info, pad_mode, dtype, how):
     return image
 
   examples = jax.vmap(one, in_axes=(0, None, 0))
-  return jax.vmap(examples, in_axes=(0 if has_views else None, 0, None))(
+  return jax.vmap(examples, in_axes=(0 if viewed else None, 0, None))(
     images, views, slots
   )
 

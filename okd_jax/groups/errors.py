@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from okd_jax import trees
+from okd_jax.batch import has_views
 from okd_jax.core import Outputs
 from okd_jax.devices.mesh import DATA, PEER
 from okd_jax.errors import ConfigError
@@ -60,7 +61,7 @@ def check_batch(images: Any, mesh: Mesh) -> None:
     images: [B, H, W, c], or one view per peer [P, B, H, W, c].
     mesh: the devices.
   """
-  size = images.shape[1 if images.ndim == 5 else 0]
+  size = images.shape[1 if has_views(images) else 0]
   devices = mesh.shape[DATA]
   if size % devices:
     raise GroupError(

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec as P
 import numpy as np
 
+from okd_jax.batch import has_views
 from okd_jax.core import Array, Outputs, Variables
 from okd_jax.devices.mesh import DATA, make_mesh, PEER
 from okd_jax.groups import layout, local, once
@@ -147,8 +148,7 @@ class Group:
         variables are of another number of peers.
     """
     check_batch(images, self.mesh)
-    has_views = images.ndim == 5
-    batch = P(PEER, DATA) if has_views else P(DATA)
+    batch = P(PEER, DATA) if has_views(images) else P(DATA)
     stem, stacks = self._separate(variables)
     check_counts(self.stacks, stacks)
     results, pooled, stem_after, after = jax.shard_map(
@@ -212,8 +212,8 @@ class Group:
     )
 
   def _on_this_device(self, train, stem, stacks, images, key):
-    has_views, pooled, stem_after = images.ndim == 5, None, None
-    if not has_views:
+    viewed, pooled, stem_after = has_views(images), None, None
+    if not viewed:
       # Else a gradient by the images that a network takes in its forward pass
       # would be summed over the devices of other peers.
       images = jax.lax.pcast(images, PEER, to="varying")
@@ -234,7 +234,7 @@ class Group:
       images,
       key,
       mapping=self.mapping,
-      has_views=has_views,
+      viewed=viewed,
       only_first=self.trunk_gradient == "first",
       train=train,
     )

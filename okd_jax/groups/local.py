@@ -9,6 +9,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from okd_jax import layers, losses
+from okd_jax.batch import has_views
 from okd_jax.core import Array, Outputs, Variables
 from okd_jax.devices.mesh import PEER
 from okd_jax.groups import views
@@ -31,7 +32,7 @@ def through_stacks(
   key: Array,
   *,
   mapping: str,
-  has_views: bool,
+  viewed: bool,
   only_first: bool,
   train: bool,
 ) -> tuple[list[Outputs], list[Variables]]:
@@ -48,10 +49,10 @@ def through_stacks(
     seen, stack_key = images, key
     if len(stacks) > 1:
       stack_key = jax.random.fold_in(key, i)
-      if has_views:
+      if viewed:
         seen = jax.tree.map(lambda x, i=first, n=count: x[i : i + n], images)
     through = with_outputs(apply_network(stack.net, train))
-    axes: tuple[int | None, ...] = (0, 0 if has_views else None, 0)
+    axes: tuple[int | None, ...] = (0, 0 if viewed else None, 0)
     args: tuple[Any, ...] = (own, seen, peer_keys(stack_key, count))
     if only_first:
       place = first + lax.axis_index(PEER) * count + jnp.arange(count)
@@ -96,8 +97,8 @@ def through_stem(
     lambda v: lax.pcast(v, PEER, to="varying"), variables.get("params", {})
   )
   variables = variables | {"params": params}
-  has_views = images.ndim == 5
-  if has_views:
+  viewed = has_views(images)
+  if viewed:
     # Folding in P, beyond every peer index, keeps the masks apart.
     keys = jax.vmap(jax.random.fold_in, (0, None))(
       peer_keys(key, num_peers // lax.axis_size(PEER)), num_peers
@@ -110,9 +111,9 @@ def through_stem(
     hidden, after = apply_network(net, train)(variables, images, stem_key)
     after = over_peers(after)
   check_trunk(net, hidden)
-  positions = tuple(range(1 + has_views, hidden.ndim - 1))
+  positions = tuple(range(1 + viewed, hidden.ndim - 1))
   pooled = layers.at_least_float32(jnp.mean(hidden, positions))
-  if not has_views:
+  if not viewed:
     pooled = lax.pmean(pooled, PEER)
   if mean_gradient:
     hidden = losses.scale_gradient(hidden, 1 / num_peers)

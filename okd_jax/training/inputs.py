@@ -6,6 +6,7 @@ from flax import struct
 import jax
 import numpy as np
 
+from okd_jax.batch import has_views
 from okd_jax.core import Array, Batch, Context, Outputs, Variables
 from okd_jax.devices.mesh import DATA
 from okd_jax.errors import ConfigError
@@ -145,7 +146,7 @@ def _taught(
       "the setup has frozen teachers; pass their variables, as setup.teacher."
       "init draws them or as they were trained, as `teacher` to the step."
     )
-  first_view = images[0] if images.ndim == 5 else images
+  first_view = images[0] if has_views(images) else images
   devices = setup.teacher.mesh.shape[DATA]
   if len(first_view) % devices:
     raise ConfigError(

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from okd_jax.batch import has_views
 from okd_jax.core import Array, Batch, Context
 from okd_jax.devices import mesh as mesh_lib
 from okd_jax.training.setup import Setup
@@ -31,7 +32,7 @@ def split(setup: Setup, batch: Batch) -> Batch:
     return jnp.moveaxis(array.reshape(shape), axis + 1, 0)
 
   return Batch(
-    image=cut(batch.image, 1 if batch.image.ndim == 5 else 0),
+    image=cut(batch.image, 1 if has_views(batch.image) else 0),
     target=jax.tree.map(lambda leaf: cut(leaf, axis), batch.target),
     index=cut(batch.index),
     mask=cut(batch.mask),

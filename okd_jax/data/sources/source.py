@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from okd_jax import core
+from okd_jax.batch import has_views
 from okd_jax.data import checks, order
 from okd_jax.data.info import DataSet
 from okd_jax.devices import mesh as mesh_lib
@@ -273,7 +274,7 @@ def to_devices(
     )
     for name in ("target", "index", "mask")
   }
-  if local.image.ndim == 5:
+  if has_views(local.image):
     image = put(local.image, (num_views, size), ("peer", "data"))
   else:
     image = put(local.image, (size,), ("data",))

@@ -12,6 +12,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from okd_jax import core
+from okd_jax.batch import has_views
 from okd_jax.data import crops, headers, images
 from okd_jax.data.formats import prepare
 from okd_jax.data.formats.listing import Listing
@@ -161,7 +162,7 @@ class StreamSource(Source):
           raise lost[0] from error
         raise _explain(files, rows, exif, error) from error
       batch = core.Batch(
-        image=np.moveaxis(image, 1, 0) if image.ndim == 5 else image,
+        image=np.moveaxis(image, 1, 0) if has_views(image) else image,
         target=files.labels[rows],
         index=rows,
         mask=mask,
