@@ -370,7 +370,11 @@ def test_the_first_table_is_that_of_the_results():
       r"^## (.*)\n((?:(?!## ).*\n?)*)", text, re.MULTILINE
     )
   }
-  shown = rows("README.md", "training", "[digits, 200 images](docs/results.md#few-digits-where-groups-help)")
+  shown = rows(
+    "README.md",
+    "training",
+    "[digits, 200 images](docs/results.md#few-digits-where-groups-help)",
+  )
   alone, *others = shown
   for head in list(alone)[1:]:
     section = sections[re.search(r"#([\w-]+)\)", head)[1]]

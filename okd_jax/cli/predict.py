@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> None:
 
   Raises:
     ConfigError: if several networks would write the same file, or if a drawing
-      cannot be made or would replace a file that is not a drawing.
+      cannot be made, would replace a file that is not a drawing, or would lie
+      among the pictures of a folder.
     DataError: naming the files that cannot be used, after all others are done.
   """
   target: Path = args.target
@@ -80,7 +81,10 @@ def run(args: argparse.Namespace) -> None:
   networks = [predict.open_network(each, boxes=args.boxes) for each in targets]
   files = predict.find(args.images)
   first = networks[0].asking
-  drawings = _drawings(first, files, args.draw) if args.draw else []
+  drawings = []
+  if args.draw:
+    _require_apart(args.draw, args.images)
+    drawings = _drawings(first, files, args.draw)
   with display.progress("pictures", len(files)) as progress:
     results = predict.ask(networks, files, progress)
   if args.draw:
@@ -116,6 +120,17 @@ def _show(
   ]
   if rows:
     display.table(title, ["image", *asking.heads], rows)
+
+
+def _require_apart(folder: pathlib.Path, images: Sequence[Path]) -> None:
+  """Refuses a folder in which the next call would ask about the drawings."""
+  place = pathlib.Path(os.path.realpath(folder))
+  for searched in images:
+    if searched.is_dir() and place.is_relative_to(os.path.realpath(searched)):
+      raise ConfigError(
+        f"--draw={folder} lies in {searched}, where the next call would take "
+        "the drawings for pictures; choose another folder."
+      )
 
 
 def _drawings(

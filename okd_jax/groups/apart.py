@@ -131,7 +131,7 @@ def check_mixing(net: nn.Module, entering: Any) -> None:
   @jax.jit
   def before_and_after(key):
     batch = _split(_draw(key, entering), 2)
-    variables = net.init(key, jax.tree.map(lambda x: x[0], batch), train=False)
+    variables = once.variables(net, key, jax.tree.map(lambda x: x[0], batch))
     changed = jax.tree.map(lambda x: x.at[0, 0].multiply(-2), batch)
     return [
       [jax.tree.leaves(_over(fn)(variables, x)) for x in (batch, changed)]
@@ -164,7 +164,7 @@ def _check_split(net: nn.Module, entering: Any) -> None:
   @jax.jit
   def whole_and_parts(key):
     batch = _draw(key, entering)
-    variables = net.init(key, batch, train=False)
+    variables = once.variables(net, key, batch)
     return [_over(passed)(variables, _split(batch, n)) for n in (1, 2)]
 
   (whole, state), (parts, state_of_parts) = jax.device_get(

@@ -94,17 +94,17 @@ def _check_alike(
     leaves = trees.named({"output": hidden, **variables})
     return {name: leaf.shape for name, leaf in leaves}
 
-  first = shapes(trunks[0])
+  first, absent = shapes(trunks[0]), "missing"
   for number, trunk in enumerate(trunks):
     found = shapes(trunk)
     names = first.keys() | found.keys()
     for name in sorted(n for n in names if first.get(n) != found.get(n)):
       raise GroupError(
-        f"config.peers.net: the trunk of peer {number}, a "
-        f"{type(nets[number]).__name__}, has '{name}' of shape "
-        f"{found.get(name)}, and that of peer 0, which is to be shared, "
-        f"{first.get(name)}; name networks with the same trunk, or share less "
-        "of them with config.peers.split."
+        f"config.peers.net: the shape of '{name}' is "
+        f"{found.get(name, absent)} in the trunk of peer {number}, a "
+        f"{type(nets[number]).__name__}, and {first.get(name, absent)} in that "
+        "of peer 0, which is to be shared; name networks with the same trunk, "
+        "or share less of them with config.peers.split."
       )
 
 

@@ -32,10 +32,20 @@ def by_value(make: Callable[..., T]) -> Callable[..., T]:
   return get
 
 
+def variables(net: nn.Module, key: Array, images: Any) -> Variables:
+  """New variables of one network, as plain arrays.
+
+  A network is whole on each of its devices, so names of axes that it has for
+  partitioning (`nn.with_partitioning`) are left out.
+  """
+  drawn: Variables = nn.meta.unbox(net.init(key, images, train=False))
+  return drawn
+
+
 @by_value
 def init(net: nn.Module) -> Callable[[Array, Any], Variables]:
   """Returns fn(key, images) -> variables of one network, compiled."""
-  return jax.jit(functools.partial(net.init, train=False))
+  return jax.jit(functools.partial(variables, net))
 
 
 def remembered(ask: Callable[[nn.Module, Any], T]) -> Callable[..., T]:
@@ -64,7 +74,7 @@ def shapes(net: nn.Module, entering: Any) -> tuple[Any, Variables]:
   )
   # Without the mesh at which the first caller asked.
   returned: tuple[Any, Variables] = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), traced
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nn.meta.unbox(traced)
   )
   return returned
 

@@ -5,6 +5,7 @@ normalisation, whose momentum m is known, the results of views that start from
 the same r are combined. Any other state of a stem is passed from view to view.
 """
 
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -50,7 +51,7 @@ def momenta(net: nn.Module, images: Any) -> tuple[Variables, Momenta]:
 
   with nn.intercept_methods(record):
     shapes = jax.eval_shape(
-      lambda key, x: net.init(key, x, train=False), jax.random.key(0), images
+      functools.partial(once.variables, net), jax.random.key(0), images
     )
   return shapes, {
     "/".join(("batch_stats", *path, name)): found[0]

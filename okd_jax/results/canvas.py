@@ -143,7 +143,7 @@ def panels(
   for panel in axes[count:]:
     panel.remove()
   if title:
-    figure.suptitle(letters(title))
+    figure.suptitle(letters(title), wrap=True)
   figure.supxlabel("epoch")
   figure.supylabel(label)
   return figure, list(axes[:count])
@@ -202,8 +202,7 @@ def draw(panel: Axes, curve: Curve, mark: str = "o", **look: Any) -> None:
     return
   panel.fill_between(
     curve.epochs,
-    curve.values - curve.deviation,
-    curve.values + curve.deviation,
+    *curve.ends,
     color=line.get_color(),
     alpha=0.2,
     linewidth=0,
@@ -213,9 +212,10 @@ def draw(panel: Axes, curve: Curve, mark: str = "o", **look: Any) -> None:
 def set_range(panel: Axes, curves: Sequence[Curve], measure: Measure) -> None:
   """Sets the vertical range of a panel without the first fifth of the curves.
 
-  The values of the first epochs would make the rest look like a flat line.
+  The values of the first epochs would make the rest look like a flat line. Of
+  the later ones the deviations are seen, too.
   """
-  later = [curve.values[len(curve.values) // 5 :] for curve in curves]
+  later = [end[len(end) // 5 :] for curve in curves for end in curve.ends]
   values = np.concatenate([*later, []])
   values = values[np.isfinite(values)]
   if not len(values):

@@ -66,16 +66,18 @@ def _headlines(rows: Sequence[Row]) -> Figure:
     )
   margin = 0.15 * max(high - low, 1.0)
   most = 100.0 if measure.fraction else np.inf
-  panel.set_xlim(max(0.0, low - 2 * margin), min(most, high + margin))
+  left = max(0.0, low - 2 * margin)
+  panel.set_xlim(left, min(most, high + margin))
   panel.set_yticks(range(len(rows)), [row.name for row in rows])
   panel.invert_yaxis()
   panel.grid(visible=False, axis="y")
   panel.set_axisbelow(True)
+  cut = ";\nthe axis does not start at 0" if left else ""
   panel.set_xlabel(
     f"{measure.words} at the last epoch{measure.unit}, mean and standard "
-    "deviation over seeds;\nthe axis does not start at 0"
+    f"deviation over seeds{cut}"
   )
-  panel.set_title(_title(rows))
+  panel.set_title(_title(rows), wrap=True)
   figure.legend(loc="outside right center")
   return figure
 
@@ -100,7 +102,7 @@ def _diversity(rows: Sequence[Row]) -> Figure:
   panel.set_ylim(bottom=0)
   panel.set_xlabel("epoch")
   panel.set_ylabel(canvas.DISTANCE)
-  panel.set_title(_title(several))
+  panel.set_title(_title(several), wrap=True)
   figure.legend(loc="outside right center")
   return figure
 

@@ -25,6 +25,12 @@ class Curve:
   values: np.ndarray
   deviation: np.ndarray | None = None
 
+  @property
+  def ends(self) -> tuple[np.ndarray, np.ndarray]:
+    """The values less the deviation, and those with it."""
+    deviation = 0.0 if self.deviation is None else self.deviation
+    return self.values - deviation, self.values + deviation
+
   def scaled(self, factor: float) -> "Curve":
     """The curve in another unit: values and deviation times a factor."""
     deviation = self.deviation

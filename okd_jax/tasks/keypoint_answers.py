@@ -151,9 +151,10 @@ class Asking(asking.Asking):
 
   def _around(self, given: Found, file: Path, size: boxes_lib.Size) -> _Crop:
     if given.size not in (None, size):
+      meant = " x ".join(map(str, given.size))
       raise DataError(
         f"{file} is {size[0]} x {size[1]}, and its boxes are for a picture of "
-        f"{given.size}; give boxes of the pictures that are used."
+        f"{meant}; give boxes of the pictures that are used."
       )
     if boxes_lib.is_outside(given.box, size):
       raise DataError(

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from okd_jax.core import Batch, Method
 from okd_jax.errors import ConfigError
@@ -55,6 +56,16 @@ def check_batch(batch: Any) -> None:
     raise ConfigError(
       f"a batch must be core.Batch(image [B, H, W, c], target, index [B], mask "
       f"[B]); got a {type(batch).__name__} with the shapes {shapes}."
+    )
+
+
+def check_no_padding(batch: Batch) -> None:
+  """Raises ConfigError if the mask of a training batch is known to be False."""
+  if not isinstance(batch.mask, jax.core.Tracer) and not np.all(batch.mask):
+    raise ConfigError(
+      f"mask is False for {np.sum(~np.asarray(batch.mask))} example(s) of a "
+      "training batch, and training uses all; only evaluation may pad. Leave "
+      "the rest of an epoch out, or fill the batch with other examples."
     )
 
 

@@ -57,6 +57,7 @@ def prepare(
       group and does not get them; also for known labels that are unsuitable.
   """
   given.check_batch(batch)
+  given.check_no_padding(batch)
   given.check_key(key)
   devices = setup.mesh.shape[DATA]
   if len(batch.index) % (devices * setup.accumulate):

@@ -161,7 +161,10 @@ def _from_leader(
 def _from_file(
   setup: Setup, drawn: Variables, path: Path, head: bool
 ) -> Variables:
-  state_dict = torch_archive.read_state_dict(path)
+  try:
+    state_dict = torch_archive.read_state_dict(path)
+  except WeightsError as error:
+    raise WeightsError(f"config.init_from='{path}': {error}") from error
   *places, wanted = setup.task.out_shape()
   # Heat maps are not the output of a linear layer.
   count = None if places else torch_layers.num_classes(state_dict)

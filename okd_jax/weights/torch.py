@@ -145,6 +145,12 @@ def _match(leaves, state_dict) -> Iterator[tuple[tuple[str, ...], str]]:
   theirs = layers_lib.in_order(
     our_layers, layers_lib.theirs(state_dict), leaves, state_dict
   )
+  hint = ""
+  if layers_lib.are_sorted(state_dict):
+    hint = (
+      " If it is, give it as .pth: names in .safetensors are sorted, and where "
+      "numbers are missing they do not tell in which order the layers run."
+    )
   for ours in our_layers:
     other = next((each for each in theirs if each.kind == ours.kind), None)
     if other is None:
@@ -163,7 +169,7 @@ def _match(leaves, state_dict) -> Iterator[tuple[tuple[str, ...], str]]:
           f"'{'/'.join(leaf)}' of shape {tuple(leaves[leaf].shape)} needs "
           f"{shape} in PyTorch's layout, but '{name or missing}' of the "
           f"state dict is {theirs_shape or 'absent'}; give one of the same "
-          f"network, size of images and number of classes."
+          f"network, size of images and number of classes.{hint}"
         )
       yield leaf, name
     extra = other.entries.keys() - ours.entries.keys()

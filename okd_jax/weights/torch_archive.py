@@ -91,8 +91,10 @@ def _descend(loaded: Any) -> Any:
   for _ in _PLACES:
     if not isinstance(loaded, dict):
       break
-    inner = next((loaded[place] for place in _PLACES if place in loaded), None)
-    if not isinstance(inner, dict):
+    # Beside the weights may be the name of the network, or the network itself.
+    found = (loaded.get(place) for place in _PLACES)
+    inner = next((value for value in found if isinstance(value, dict)), None)
+    if inner is None:
       break
     loaded = inner
   return loaded
@@ -121,8 +123,9 @@ def read(path: pathlib.Path) -> Any:
   """
   if not zipfile.is_zipfile(path):
     raise WeightsError(
-      f"{path} is neither .safetensors nor a PyTorch zip archive; load it in "
-      f"PyTorch and save its state dict again."
+      f"{path} is neither .safetensors nor a PyTorch zip archive, or it is "
+      "incomplete; copy it again, or load it in PyTorch and save its state "
+      "dict again."
     )
   try:
     with zipfile.ZipFile(path) as archive:

@@ -1,5 +1,6 @@
 """Lists the layers of our variables and of PyTorch state dicts in order."""
 
+from collections.abc import Iterable
 import logging
 import re
 from typing import Any, NamedTuple
@@ -131,9 +132,15 @@ def theirs(state_dict) -> list[Layer]:
   found = []
   for prefix, of_prefix in entries.items():
     found += _of_prefix(prefix, of_prefix, rename or str, state_dict)
-  if rename or names == sorted(names):
+  if rename or are_sorted(names):
     found.sort(key=lambda layer: layer.order)
   return found
+
+
+def are_sorted(names: Iterable[str]) -> bool:
+  """Whether names are in alphabetical order, as in every safetensors file."""
+  names = list(names)
+  return names == sorted(names)
 
 
 def _of_prefix(prefix, entries, rename, state_dict) -> list[Layer]:

@@ -175,6 +175,8 @@ def test_drawings_replace_drawings_alone(painter, pictures, tmp_path, capsys):
     (pictures / "more" / "a.png", pictures),
     (pictures / "b.jpg", tmp_path / "links"),
     (tmp_path / "drawn" / "c.png", tmp_path / "drawn"),
+    # Nor among pictures that the next call would look for.
+    (pictures, pictures / "drawn"),
   ):
     with leaving(ConfigError.exit_code):
       command("predict", "net", asked, f"--draw={folder}")

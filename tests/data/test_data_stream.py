@@ -363,7 +363,7 @@ def test_damaged_copies_are_refused(imagenet):
   (path,) = folder.rglob("*train.tfrecord-00001*")
   about = prepared.inspect(path.parent)
   path.write_bytes(path.read_bytes()[:-100])
-  with pytest.raises(DataError, match="is damaged .*ends after its file"):
+  with pytest.raises(DataError, match="is damaged .*ends in a record"):
     listing.from_copy("imagenet2012", about, SIZE, 0.2)
   path.write_bytes(b"")
   with pytest.raises(DataError, match="holds 0 examples; 5 were"):

@@ -26,6 +26,7 @@ from okd_jax import data
 from okd_jax.data.formats import (
   prepare,
   publisher,
+  shards,
   tfds as prepared,
   tfrecord as records,
 )
@@ -195,7 +196,7 @@ def test_any_other_name_with_images_of_many_sizes(tmp_path):
   about |= {"name": "animals", "configName": "big"}
   (root / "dataset_info.json").write_text(json.dumps(about))
   copy = prepared.inspect(prepared.find("animals", tmp_path))
-  assert copy.image_shape == (None, None, 3) and copy.test_split is None
+  assert copy.image_shape == (None, None, 3)
   numpy = prepared.read("animals/big", copy, 16, 0.25)
   tensorflow = tfds.read("animals/big", copy, 16, 0.25)
   # Counts of the held-out quarter: one of each class of four.
@@ -248,8 +249,24 @@ def flip_image(path):
   path.write_bytes(bytes(contents))
 
 
+def flip_label(path):
+  contents = bytearray(path.read_bytes())
+  # Behind its name: two numbers each of the feature, its list and the values.
+  contents[contents.index(b"label") + len(b"label") + 6] ^= 1
+  path.write_bytes(bytes(contents))
+
+
+def flip_length(path):
+  contents = bytearray(path.read_bytes())
+  contents[0] ^= 1
+  path.write_bytes(bytes(contents))
+
+
 @pytest.mark.parametrize("source", ["memory", "tfds"])
-@pytest.mark.parametrize("harm", [truncate, flip_image, pathlib.Path.unlink])
+@pytest.mark.parametrize(
+  "harm",
+  [truncate, flip_image, flip_label, flip_length, pathlib.Path.unlink],
+)
 @pytest.mark.checklist("H1")
 def test_damaged_records_are_named(tmp_path, source, harm):
   images, labels = animals(12, (8, 8))
@@ -260,6 +277,40 @@ def test_damaged_records_are_named(tmp_path, source, harm):
     make(tmp_path, source, "animals")
 
 
+@pytest.mark.parametrize("harm", [flip_image, flip_label, flip_length])
+def test_damaged_records_get_no_index(tmp_path, harm):
+  images, labels = animals(12, (8, 8))
+  root = tmp_path / "animals" / "1.0.0"
+  write_copy(root, [encode(i, "png") for i in images], labels, shape=(8, 8, 3))
+  copy = prepared.inspect(root)
+  shards.write_index(copy).unlink()
+  harm(root / "animals-train.tfrecord-00000-of-00001")
+  with pytest.raises(DataError, match=r"is damaged .*checksum is wrong"):
+    shards.write_index(copy)
+
+
+@pytest.mark.parametrize("source", ["memory", "tfds", "stream"])
+def test_labels_that_the_publisher_keeps_are_not_tested_on(tmp_path, source):
+  images, labels = animals(12, (8, 8))
+  contents = [encode(image, "png") for image in images]
+  for splits in (("train", "validation", "test"), ("train", "test")):
+    root = tmp_path / str(len(splits)) / "animals" / "1.0.0"
+    write_copy(
+      root, contents, labels, shape=(8, 8, 3), splits=splits, hidden=["test"]
+    )
+    made = data.make(
+      {"name": "animals", "source": source, "dir": str(root.parents[1])},
+      batch_size=4,
+      eval_batch_size=12,
+      seed=0,
+    )
+    # Without a validation split a fraction of the training split is for tests.
+    expected = (12, 12) if len(splits) == 3 else (9, 3)
+    assert (made.info.num_train, made.info.num_test) == expected
+    (batch,) = made.evaluation("test")
+    assert np.min(batch.target) >= 0
+
+
 @pytest.mark.parametrize(
   ("file", "old", "new", "message"),
   [
@@ -267,6 +318,7 @@ def test_damaged_records_are_named(tmp_path, source, harm):
     ("dataset_info.json", 'tfrecord"', 'riegeli"', "in the format riegeli"),
     ("dataset_info.json", '"train"', '"test"', "train was expected"),
     ("features.json", 'classLabel"', 'text"', "is not a prepared copy"),
+    ("features.json", "uint8", "float32", "images of the type float32"),
     ("label.labels.txt", "cat\n", "", "has 2 lines; 3 classes"),
   ],
 )

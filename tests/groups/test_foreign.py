@@ -1,6 +1,7 @@
 """Networks that keep state of their own: what is kept, on every mesh."""
 
 import dataclasses
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -270,6 +271,35 @@ def test_a_network_called_otherwise_is_refused():
     groups.replicas(Deterministic(), 2, make_mesh(1))
   with pytest.raises(groups.GroupError, match="argument: 'mask'.*a default"):
     groups.replicas(Masking(), 2, make_mesh(1))
+
+
+class Partitioned(nn.Module):
+  """Names axes for its parameters, as networks for large machines do."""
+
+  names: tuple[str | None, ...]
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    init = nn.initializers.lecun_normal()
+    kernel_init = nn.with_partitioning(init, self.names)
+    return nn.Dense(5, kernel_init=kernel_init)(x.mean((1, 2)))
+
+
+@pytest.mark.parametrize("mapping", ["unroll", "vmap"])
+@pytest.mark.parametrize("axis", ["model", "data"])
+def test_a_network_is_whole_whatever_its_partitioning(axis, mapping):
+  found = []
+  for names in ((None, None), (None, axis)):
+    net = Partitioned(names)
+    group = groups.replicas(net, 2, make_mesh(2, 2), mapping)
+    groups.check(group, IMAGES[:1])
+    variables = group.init(jax.random.key(0), IMAGES[:1])
+    apply = functools.partial(group.apply, train=True)
+    found.append(jax.jit(apply)(variables, IMAGES, jax.random.key(1))[0].logits)
+    assert isinstance(group.extract(variables, 1)[1]["params"], dict)
+    leaf = variables["params"]["Dense_0"]["kernel"]
+    assert isinstance(leaf, jax.Array)
+  np.testing.assert_array_equal(*found)
 
 
 class Normalised(nn.Module):

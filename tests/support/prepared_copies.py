@@ -8,10 +8,13 @@ import numpy as np
 from okd_jax.data.formats import prepare
 
 
-def write_copy(root, images, labels, *, shape, splits=("train",), shards=1):
+def write_copy(
+  root, images, labels, *, shape, splits=("train",), shards=1, hidden=()
+):
   """Writes a copy as TensorFlow Datasets does, by TensorFlow's own writer.
 
-  Every split has all images, one after another in so many record files.
+  Every split has all images, one after another in so many record files. Splits
+  in `hidden` have no labels.
   """
   prepare.import_tfds()
   import tensorflow as tf
@@ -28,7 +31,9 @@ def write_copy(root, images, labels, *, shape, splits=("train",), shards=1):
             bytes_list=tf.train.BytesList(value=[images[row]])
           ),
           "label": tf.train.Feature(
-            int64_list=tf.train.Int64List(value=[labels[row]])
+            int64_list=tf.train.Int64List(
+              value=[-1 if split in hidden else labels[row]]
+            )
           ),
         }
         message = tf.train.Example(features=tf.train.Features(feature=feature))

@@ -59,6 +59,15 @@ def test_a_tuple_is_no_batch(setup, state):
     step(setup, state, (batch.image, batch.target))
 
 
+def test_known_padding_is_not_trained_on(setup, state):
+  batch = toys.batch(0)
+  mask = batch.mask.at[3:5].set(False)
+  padded = dataclasses.replace(batch, mask=mask)
+  with pytest.raises(ConfigError, match=r"False for 2 example\(s\)"):
+    training.train_step(setup, state, padded, KEY)
+  training.eval_step(setup, state.params, state.memory, padded)
+
+
 def test_a_number_is_no_key(setup, state):
   with pytest.raises(ConfigError, match="key=3 must be .* jax.random.key"):
     step(setup, state, key=3)

@@ -480,6 +480,10 @@ def test_what_lies_beside_weights_is_skipped(save):
   }
   read = torch_archive.read_state_dict(save(beside | {"net": weights}))
   np.testing.assert_array_equal(read["w"], [1, 1])
+  # So is the name of the network, and the network itself.
+  for other in ("resnet20", Odd()):
+    read = torch_archive.read_state_dict(save({"model": other, "net": weights}))
+    np.testing.assert_array_equal(read["w"], [1, 1])
   # A whole network was saved, by its class.
   with pytest.raises(
     WeightsError, match="holds a .*test_torch.Odd, not a dict"

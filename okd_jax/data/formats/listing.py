@@ -8,6 +8,7 @@ from okd_jax.data.formats import (
   fingerprint,
   shards,
   stored,
+  tested,
   tfds as prepared,
 )
 from okd_jax.data.formats.stored import Files
@@ -63,13 +64,7 @@ def from_copy(
     DataError: if the copy is damaged, or in a bucket and has no index.
   """
   images = shards.images(copy)
-  test: Files | None = None
-  for split in ("test", "validation"):
-    if split in copy.shards and test is None:
-      found = images(split)
-      # The publisher of ImageNet keeps the labels of its test split.
-      if (found.labels >= 0).all():
-        test = found
+  test = tested.first_known(copy.shards, images)
   train, test = stored.train_and_test(images("train"), test, test_fraction)
   return _list(name, train, test, copy.class_names, image_size)
 

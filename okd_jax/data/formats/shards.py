@@ -61,7 +61,7 @@ def write_index(copy: prepared.Copy) -> Path:
     DataError: if a record file is damaged.
   """
   index.remove(copy.path)
-  splits = {split: _locate(copy, split) for split in copy.shards}
+  splits = {split: _locate(copy, split, whole=True) for split in copy.shards}
   content: dict[str, Any] = {
     "sizes": _sizes(copy),
     "splits": {
@@ -82,14 +82,17 @@ def _sizes(copy: prepared.Copy) -> dict[str, int]:
   return {name: found[name] for name in sorted(names & set(found))}
 
 
-def _locate(copy: prepared.Copy, split: str) -> np.ndarray:
+def _locate(
+  copy: prepared.Copy, split: str, *, whole: bool = False
+) -> np.ndarray:
   """Offset, length and label of every image of a split, int64 [3, N]."""
 
   def locate(name: str) -> list[tuple[int, int, int]]:
     path = copy.path / name
     try:
       with files.on_disk(path) as file:
-        return list(records.locate(file, copy.image_key, copy.label_key))
+        keys = copy.image_key, copy.label_key
+        return list(records.locate(file, *keys, whole=whole))
     except (OSError, ValueError, KeyError, IndexError) as error:
       raise DataError(
         f"{path} is damaged ({error!r}); remove the folder to prepare it again."

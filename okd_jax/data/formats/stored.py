@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 
-from okd_jax.data.formats import finder, index, tfds as prepared
+from okd_jax.data.formats import finder, index, tested
 from okd_jax.storage import files
 from okd_jax.storage.paths import Path
 
@@ -150,7 +150,7 @@ def train_and_test(
   """Both splits; a missing test split is a fraction of the training split."""
   if test is not None:
     return train, test
-  kept, held_out = prepared.hold_out_rows(train.labels, test_fraction)
+  kept, held_out = tested.hold_out_rows(train.labels, test_fraction)
   return train.take(kept), train.take(held_out)
 
 

@@ -1,19 +1,19 @@
 """Copies that TensorFlow Datasets has prepared, found and read with NumPy.
 
-Neither TensorFlow nor TensorFlow Datasets is imported. Checksums of the record
-format are not verified; the counts, the structure and the images themselves
-are.
+Neither TensorFlow nor TensorFlow Datasets is imported.
 """
 
+from collections.abc import Callable
 import dataclasses
+import itertools
 import json
 import os
 import re
 
 import numpy as np
 
-from okd_jax.data import checks, images as pictures, order
-from okd_jax.data.formats import tfrecord as records
+from okd_jax.data import images as pictures
+from okd_jax.data.formats import tested, tfrecord as records
 from okd_jax.data.info import describe, HostData, Split
 from okd_jax.devices import host
 from okd_jax.errors import ConfigError, DataError
@@ -22,7 +22,7 @@ from okd_jax.storage.paths import Path
 
 _FOLDER = "TFDS_DATA_DIR"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
-_TEST = 0x7E58  # fixed: the test split of sets that have none
+_DTYPES = ("uint8", "uint16")
 MAX_BYTES = 2**31  # of decoded images, a split
 # Record files that are read before they are asked for.
 _AHEAD = 2
@@ -63,11 +63,6 @@ class Copy:
   label_key: str
   image_shape: tuple[int | None, ...]
   class_names: tuple[str, ...]
-
-  @property
-  def test_split(self) -> str | None:
-    """The split to test on; None if the copy has training data only."""
-    return next((s for s in ("test", "validation") if s in self.shards), None)
 
   def names(self, split: str) -> tuple[str, ...]:
     """Names of the record files of a split, one for each of `shards`."""
@@ -148,7 +143,8 @@ def inspect(path: Path) -> Copy:
     features = features["featuresDict"]["features"]
     keys = about["supervisedKeys"]["tuple"]["items"]
     image_key, label_key = (key["featureKey"] for key in keys)
-    dimensions = features[image_key]["image"]["shape"]["dimensions"]
+    image = features[image_key]["image"]
+    dimensions, dtype = image["shape"]["dimensions"], image.get("dtype")
     num_classes = int(features[label_key]["classLabel"]["numClasses"])
     shards = {
       split["name"]: tuple(int(n) for n in split["shardLengths"])
@@ -169,6 +165,12 @@ def inspect(path: Path) -> Copy:
       "it again with TensorFlow Datasets' file_format='tfrecord', or convert "
       f"it: tfds convert_format --dataset_version_dir={path} --out_file_format="
       f"tfrecord --out_dir=OTHER/{file_name}/{path.name}"
+    )
+  # Floats are stored as the bytes of four channels, which are no colours.
+  if dtype not in (None, *_DTYPES):
+    raise DataError(
+      f"{path} has images of the type {dtype}; {' or '.join(_DTYPES)} was "
+      "expected. Choose another data set, or prepare one of such images."
     )
   if "train" not in shards:
     raise DataError(
@@ -216,36 +218,28 @@ def read(
   Returns:
     The examples in their order on disk.
   """
-  train = _read_split(copy, "train", image_size, exif)
-  if copy.test_split:
-    test = _read_split(copy, copy.test_split, image_size, exif)
-  else:
-    train, test = hold_out(train, test_fraction)
-  return describe(name, train, test, copy.class_names)
+
+  def of_split(split: str) -> Split:
+    return _read_split(copy, split, image_size, exif)
+
+  return divided(name, copy, of_split, test_fraction)
 
 
-def hold_out(split: Split, test_fraction: float) -> tuple[Split, Split]:
-  """Holds out a fixed fraction of each class for testing."""
-  train, test = hold_out_rows(split.labels, test_fraction)
-  return (
-    Split(split.images[train], split.labels[train]),
-    Split(split.images[test], split.labels[test]),
-  )
+def divided(
+  name: str, copy: Copy, read: Callable[[str], Split], test_fraction: float
+) -> HostData:
+  """The examples of a copy, for training and for tests.
 
-
-def hold_out_rows(
-  labels: np.ndarray, test_fraction: float
-) -> tuple[np.ndarray, np.ndarray]:
-  """The same for labels [N]: positions to train on and to test on.
-
-  Raises:
-    ConfigError: if a fraction above 0 leaves nothing to test on.
+  Args:
+    name: name of the data set.
+    copy: its metadata.
+    read: returns the examples of a split.
+    test_fraction: as for `read`.
   """
-  count = checks.share(
-    "config.data.test_fraction", test_fraction, len(labels), "pictures"
-  )
-  test, train = order.stratified(labels, count, _TEST)
-  return train, test
+  train, test = read("train"), tested.first_known(copy.shards, read)
+  if test is None:
+    train, test = tested.hold_out(train, test_fraction)
+  return describe(name, train, test, copy.class_names)
 
 
 def _read_split(copy: Copy, split: str, image_size: int, exif: bool) -> Split:
@@ -258,21 +252,19 @@ def _read_split(copy: Copy, split: str, image_size: int, exif: bool) -> Split:
   contents = host.in_threads(records.content, shards, _AHEAD)
   for file, length, content in zip(shards, lengths, contents, strict=True):
     count = 0
-    for record in records.split(content):
-      if count == length:
-        break
-      try:
+    try:
+      for record in itertools.islice(records.split(content), length):
         example = records.parse_example(record)
         (encoded,) = example[copy.image_key]
         (labels[at],) = example[copy.label_key]
         images[at] = pictures.whole(encoded, mode, images.shape[1:3], exif=exif)
-      except (KeyError, ValueError, IndexError, OSError, SyntaxError) as error:
-        raise DataError(
-          f"{file} is damaged in record {count} ({error!r}); remove the "
-          "folder to prepare it again."
-        ) from error
-      at += 1
-      count += 1
+        at += 1
+        count += 1
+    except (KeyError, ValueError, IndexError, OSError, SyntaxError) as error:
+      raise DataError(
+        f"{file} is damaged in record {count} ({error!r}); remove the folder "
+        "to prepare it again."
+      ) from error
     if count != length:
       raise DataError(
         f"{file} holds {count} examples; {length} were expected. Remove the "

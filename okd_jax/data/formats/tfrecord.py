@@ -5,9 +5,14 @@ import mmap
 import pathlib
 import struct
 
+import google_crc32c
+
 from okd_jax.errors import DataError
 from okd_jax.storage import files
 from okd_jax.storage.paths import Path
+
+# Is added to checksums, so that those of data with checksums in them differ.
+_MASK = 0xA282EAD8
 
 
 def content(path: Path) -> bytes:
@@ -26,22 +31,28 @@ def content(path: Path) -> bytes:
 
 
 def split(data: bytes) -> Iterator[bytes]:
-  """Reads TFRECORD: length (8), its checksum (4), data, its checksum (4)."""
-  at = 0
-  while at + 12 <= len(data):
-    (length,) = struct.unpack_from("<Q", data, at)
-    if at + 16 + length > len(data):
-      return
-    yield data[at + 12 : at + 12 + length]
-    at += 16 + length
+  """Yields the records of the content of a TFRECORD file.
+
+  Raises:
+    ValueError: if a record is damaged.
+  """
+  for start, stop in _records(data):
+    record = data[start:stop]
+    _check(record, data, stop)
+    yield record
 
 
 def locate(
-  path: pathlib.Path, image_key: str, label_key: str
+  path: pathlib.Path, image_key: str, label_key: str, *, whole: bool = False
 ) -> Iterator[tuple[int, int, int]]:
   """Yields where the encoded images of a TFRECORD file are, and their labels.
 
-  The images themselves are not read.
+  Args:
+    path: the file.
+    image_key: name of the feature that is the image.
+    label_key: name of the feature that is the label.
+    whole: whether records are read as a whole, to compare their checksums;
+      otherwise the images themselves are not read.
 
   Yields:
     Offset of an image in the file, its length, and its label.
@@ -55,17 +66,41 @@ def locate(
     path.open("rb") as file,
     mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
   ):
-    # Otherwise every look at a record would read its neighbourhood too.
-    data.madvise(mmap.MADV_RANDOM)
-    at = 0
-    while at + 16 <= len(data):
-      (length,) = struct.unpack_from("<Q", data, at)
-      start, stop = at + 12, at + 12 + length
-      if stop + 4 > len(data):
-        raise ValueError("record ends after its file")
+    if not whole:
+      # Otherwise every look at a record would read its neighbourhood too.
+      data.madvise(mmap.MADV_RANDOM)
+    for start, stop in _records(data):
+      if whole:
+        _check(data[start:stop], data, stop)
       image, label = _locate_in_example(data, start, stop, image_key, label_key)
       yield *image, label
-      at = stop + 4
+
+
+def _records(data: bytes | mmap.mmap) -> Iterator[tuple[int, int]]:
+  """Where records begin and end: length (8), checksum (4), data, checksum (4).
+
+  Only the checksums of the lengths are compared.
+  """
+  at = 0
+  while at < len(data):
+    if at + 16 > len(data):
+      raise ValueError("the file ends in a record")
+    length = data[at : at + 8]
+    _check(length, data, at + 8)
+    start = at + 12
+    stop = start + int.from_bytes(length, "little")
+    if stop + 4 > len(data):
+      raise ValueError("the file ends in a record")
+    yield start, stop
+    at = stop + 4
+
+
+def _check(part: bytes, data: bytes | mmap.mmap, at: int) -> None:
+  """Raises ValueError unless the checksum at a place is that of a part."""
+  crc = google_crc32c.value(part)
+  masked = ((crc >> 15 | crc << 17) + _MASK) & 0xFFFFFFFF
+  if (masked,) != struct.unpack_from("<I", data, at):
+    raise ValueError("a checksum is wrong")
 
 
 def _locate_in_example(data, start, stop, image_key, label_key):

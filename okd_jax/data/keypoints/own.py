@@ -16,7 +16,7 @@ import zlib
 
 import numpy as np
 
-from okd_jax.data.formats import finder, fingerprint, tfds as prepared, walk
+from okd_jax.data.formats import finder, fingerprint, tested, walk
 from okd_jax.data.keypoints import coco, description
 from okd_jax.data.keypoints.figures import Figure
 from okd_jax.data.keypoints.info import KeypointInfo
@@ -271,7 +271,7 @@ def _divided(
 ) -> dict[str, Sequence[Figure]]:
   """Some pictures, with all figures in them, for tests."""
   ids = sorted({figure.image_id for figure in figures})
-  kept, chosen = prepared.hold_out_rows(np.zeros(len(ids), int), test_fraction)
+  kept, chosen = tested.hold_out_rows(np.zeros(len(ids), int), test_fraction)
   if not len(kept):
     raise ConfigError(
       f"config.data.test_fraction={test_fraction} leaves none of {len(ids)} "

@@ -220,9 +220,10 @@ def _decoded(
     ) from error
   height, width = picture.shape[:2]
   if figure.size not in (None, (width, height)):
+    meant = " x ".join(map(str, figure.size))
     raise DataError(
       f"{path} is {width} x {height}, and its annotations are for a picture of "
-      f"{figure.size}; annotate the pictures that are used, or change "
+      f"{meant}; annotate the pictures that are used, or change "
       "config.data.exif where width and height have changed places."
     )
   return picture

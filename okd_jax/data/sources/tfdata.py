@@ -8,6 +8,7 @@ TensorFlow is imported when a source is made, and never sees a GPU.
 
 from collections.abc import Iterator
 import pathlib
+import re
 from typing import Unpack
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from okd_jax import core
 from okd_jax.data import images as pictures
 from okd_jax.data.formats import prepare, tfds as prepared
-from okd_jax.data.info import describe, HostData, Split
+from okd_jax.data.info import HostData, Split
 from okd_jax.data.sources import pipeline
 from okd_jax.data.sources.source import (
   Batching,
@@ -23,7 +24,7 @@ from okd_jax.data.sources.source import (
   Source,
   to_devices,
 )
-from okd_jax.errors import DataError
+from okd_jax.errors import DataError, OkdError
 
 
 def read(
@@ -44,20 +45,22 @@ def read(
   tfds = prepare.import_tfds()
   try:
     builder = tfds.builder_from_directory(copy.path)
-    train = _decode(tfds, builder, copy, "train", image_size, exif)
-    if copy.test_split:
-      test = _decode(tfds, builder, copy, copy.test_split, image_size, exif)
-    else:
-      train, test = prepared.hold_out(train, test_fraction)
-  except DataError:
+    return prepared.divided(
+      name,
+      copy,
+      lambda split: _decode(tfds, builder, copy, split, image_size, exif),
+      test_fraction,
+    )
+  except OkdError:
     raise
   # TensorFlow's errors have no common base below Exception.
   except Exception as error:
+    # Which operation of TensorFlow has failed says nothing to a user.
+    why = re.sub(r"\{\{.*?\}\} ?", "", str(error))
     raise DataError(
-      f"{copy.path} cannot be read ({type(error).__name__}: {error}); remove "
+      f"{copy.path} cannot be read ({type(error).__name__}: {why}); remove "
       "the folder to prepare it again."
     ) from error
-  return describe(name, train, test, copy.class_names)
 
 
 def _decode(tfds, builder, copy, split, image_size, exif) -> Split:
