@@ -143,7 +143,7 @@ def panels(
   for panel in axes[count:]:
     panel.remove()
   if title:
-    figure.suptitle(letters(title), wrap=True)
+    figure.suptitle(letters(title))
   figure.supxlabel("epoch")
   figure.supylabel(label)
   return figure, list(axes[:count])

@@ -77,7 +77,7 @@ def _headlines(rows: Sequence[Row]) -> Figure:
     f"{measure.words} at the last epoch{measure.unit}, mean and standard "
     f"deviation over seeds{cut}"
   )
-  panel.set_title(_title(rows), wrap=True)
+  panel.set_title(_title(rows))
   figure.legend(loc="outside right center")
   return figure
 
@@ -102,7 +102,7 @@ def _diversity(rows: Sequence[Row]) -> Figure:
   panel.set_ylim(bottom=0)
   panel.set_xlabel("epoch")
   panel.set_ylabel(canvas.DISTANCE)
-  panel.set_title(_title(several), wrap=True)
+  panel.set_title(_title(several))
   figure.legend(loc="outside right center")
   return figure
 
