@@ -58,7 +58,7 @@ def peers_and_deployed(page):
   }
 
 
-def test_the_tables_of_otherssay_which_peers_and_what_is_deployed():
+def test_the_tables_of_methods_say_which_peers_and_what_is_deployed():
   found = peers_and_deployed("README.md")
   assert peers_and_deployed("docs/methods/index.md") == found
   assert sorted(found) == methods.names()
