@@ -144,6 +144,18 @@ def test_alphabetical_state_dicts_of_all_networks(name):
   )
 
 
+def test_sorted_names_without_numbers_are_told():
+  shapes, state = case("resnet32")
+  named = {name.replace("stem", "begin"): state[name] for name in state}
+  assert named.keys() != state.keys()
+  assert_same(
+    interop.load_torch(shapes, named), interop.load_torch(shapes, state)
+  )
+  alphabetical = {name: named[name] for name in sorted(named)}
+  with pytest.raises(WeightsError, match=r"number of classes\. .* as \.pth"):
+    interop.load_torch(shapes, alphabetical)
+
+
 @pytest.mark.parametrize(
   "name", quick.only(["resnet32"], ["resnet32", "vgg16", "densenet40_12"])
 )
