@@ -305,7 +305,7 @@ def test_labels_that_the_publisher_keeps_are_not_tested_on(tmp_path, source):
       seed=0,
     )
     # Without a validation split a fraction of the training split is for tests.
-    expected = (12, 12) if len(splits) == 3 else (9, 3)
+    expected = (12, 12) if len(splits) == 3 else (10, 2)
     assert (made.info.num_train, made.info.num_test) == expected
     (batch,) = made.evaluation("test")
     assert np.min(batch.target) >= 0
