@@ -158,16 +158,18 @@ def test_predict_says_what_is_measured(whole, folder, leader, exported_too):
 def test_predict_finds_joints_where_people_see_them(leader, folder, tmp_path):
   """A whole picture, and the same one, stored lying on its side."""
   file = sorted((folder / "images").glob("test_*"))[0]
-  turned = tmp_path / "turned.png"
+  photos = tmp_path / "photos"
+  photos.mkdir()
+  turned = photos / "turned.png"
   exif = Image.Exif()
   exif[ExifTags.Base.Orientation] = 6
   with Image.open(file) as image:
     wide = Image.new("RGB", (120, 96))
     wide.paste(image)
-    wide.save(tmp_path / "upright.png")
+    wide.save(photos / "upright.png")
     wide.rotate(90, expand=True).save(turned, exif=exif)
-  (tmp_path / "broken.png").write_bytes(file.read_bytes()[:100])
-  arguments = ["predict", str(leader), str(tmp_path)]
+  (photos / "broken.png").write_bytes(file.read_bytes()[:100])
+  arguments = ["predict", str(leader), str(photos)]
   arguments += [f"--to={tmp_path}/found.json", f"--draw={tmp_path}/drawn"]
   with pytest.raises(SystemExit) as left:
     __main__.main(arguments)
